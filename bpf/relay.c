@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The data plane. The controller decides, these programs carry it out: what has no entry goes up to userspace, for a
+ * counted reason. Compiled by bcc, which rewrites map accesses in this file only, so all lookups stand here.
+ */
+#include <linux/bpf.h>
+#include "maps.h"
+#include "parse.h"
+#include "verdict.h"
+#include "rewrite.h"
+#include "account.h"
+
+/* Names carry the instance, so that a restarted controller finds what its killed predecessor left. */
+#ifndef ON_XDP
+#define ON_XDP on_xdp
+#endif
+#ifndef ON_STEER
+#define ON_STEER on_steer
+#endif
+
+/* The address that media ports are on, network order; 0 for any address of the host. */
+#ifndef LISTEN_HOST
+#define LISTEN_HOST 0
+#endif
+
+int ON_XDP(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *data_end = (void *)(long)ctx->data_end;
+	struct datagram d = {};
+	struct entry e;
+	struct way_out out;
+	struct rtp_mark mark;
+	__u32 zero = 0, port;
+	__u64 now_ns;
+
+	struct verdicts *count = verdicts.lookup(&zero);
+	if (!count)
+		return XDP_PASS;
+
+	enum parse_result parsed = parse_ethernet(data, data_end, &d);
+	if (parsed == PARSE_OK)
+		parsed = parse_ipv4_udp(data_end, &d);
+	switch (parsed) {
+	case PARSE_OK:
+		break;
+	case PARSE_NOT_IPV4:
+		count->up_not_ipv4++;
+		return XDP_PASS;
+	case PARSE_VLAN:
+		count->up_vlan++;
+		return XDP_PASS;
+	case PARSE_NOT_UDP:
+		count->up_not_udp++;
+		return XDP_PASS;
+	case PARSE_FRAGMENT:
+		count->up_fragment++;
+		return XDP_PASS;
+	case PARSE_IP_OPTIONS:
+		count->up_ip_options++;
+		return XDP_PASS;
+	case PARSE_MALFORMED:
+		count->up_malformed++;
+		return XDP_PASS;
+	}
+
+	port = __builtin_bswap16(d.udp->dest);
+	struct port_row *row = port_rows.lookup(&port);
+	if (!row || !row->is_open) {
+		count->up_not_ours++;
+		return XDP_PASS;
+	}
+	switch (verdict_read_entry(row, &e)) {
+	case ENTRY_OK:
+		break;
+	case ENTRY_NONE:
+		count->up_no_entry++;
+		return XDP_PASS;
+	case ENTRY_CHANGING:
+		count->up_entry_changing++;
+		return XDP_PASS;
+	}
+	if (d.ip->daddr != e.local_host) {
+		count->up_other_address++;
+		return XDP_PASS;
+	}
+
+	struct port_counters *counters = port_counters.lookup(&port);
+	if (!counters)
+		return XDP_PASS;
+	now_ns = bpf_ktime_get_coarse_ns();
+	if (!verdict_is_locked_source(&e, &d)) {
+		if (account_other_source(counters, now_ns)) {
+			count->up_other_source++;
+			return XDP_PASS;
+		}
+		count->dropped_other_source++;
+		return XDP_DROP;
+	}
+
+	struct next_hop *hop = next_hops.lookup(&e.next_hop);
+	if (!hop)
+		return XDP_PASS;
+	switch (verdict_read_next_hop(hop, &out)) {
+	case ENTRY_OK:
+		break;
+	case ENTRY_NONE:
+		count->up_no_next_hop++;
+		return XDP_PASS;
+	case ENTRY_CHANGING:
+		count->up_entry_changing++;
+		return XDP_PASS;
+	}
+	if (d.ip_bytes > out.mtu) {
+		count->up_too_long++;
+		return XDP_PASS;
+	}
+
+	if (e.is_rtp && parse_rtp(data_end, &d, &mark))
+		account_rtp(counters, &mark, now_ns);
+	account_forwarded(counters, d.payload_bytes, now_ns);
+	count->forwarded++;
+	rewrite_udp(d.udp, &e);
+	rewrite_ipv4(d.ip, &e);
+	rewrite_ethernet(d.eth, &out);
+	return bpf_redirect(out.ifindex, 0);
+}
+
+/* Hands packets for an open port to one of the controller's sockets; everything else goes its usual way. */
+int ON_STEER(struct bpf_sk_lookup *ctx)
+{
+	__u32 port = ctx->local_port, number;
+
+	if (ctx->family != 2 /* AF_INET */ || ctx->protocol != IPPROTO_UDP)
+		return SK_PASS;
+	if (LISTEN_HOST && ctx->local_ip4 != LISTEN_HOST)
+		return SK_PASS;
+	struct port_row *row = port_rows.lookup(&port);
+	if (!row || !row->is_open)
+		return SK_PASS;
+	number = (port >> 1) % STEERED_SOCKETS;
+	struct bpf_sock *socket = (void *)steered_sockets.lookup(&number);
+	if (!socket)
+		return SK_PASS;
+	bpf_sk_assign(ctx, socket, 0);
+	bpf_sk_release(socket);
+	return SK_PASS;
+}

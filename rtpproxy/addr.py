@@ -1,0 +1,71 @@
+"""Immutable address values and their text forms."""
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+_NUMBER = re.compile(r"0[xX]([0-9a-fA-F]{1,8})|(0[0-7]{0,11})|([1-9][0-9]{0,9})", re.ASCII)
+
+
+class Endpoint(NamedTuple):
+    """An IP address in text form and a UDP port in host order. Equal to the tuple that a socket reports."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_ipv4(host: str) -> bool:
+    """Whether `host` is a dotted IPv4 address in its full form."""
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_ipv4(text: str) -> str | None:
+    """The dotted form of a numeric IPv4 address as the C library reads it, or None.
+
+    Accepts one to four parts, each decimal, octal (leading 0) or hexadecimal (0x); the last part fills the
+    remaining bytes (`127.0.1` is 127.0.0.1), as inet_aton(3) does. Source: protocol.md 2.3.
+    """
+    parts = text.split(".")
+    if not 1 <= len(parts) <= 4:
+        return None
+    numbers = [_parse_part(part) for part in parts]
+    value = 0
+    for number in numbers[:-1]:
+        if number is None or number > 255:
+            return None
+        value = value << 8 | number
+    last, last_bits = numbers[-1], 8 * (5 - len(parts))
+    if last is None or last >= 1 << last_bits:
+        return None
+    return str(ipaddress.IPv4Address(value << last_bits | last))
+
+
+def _parse_part(text: str) -> int | None:
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return None
+    hexadecimal, octal, decimal = found.groups()
+    if hexadecimal:
+        return int(hexadecimal, 16)
+    return int(octal, 8) if octal else int(decimal, 10)
+
+
+def parse_ipv6(text: str) -> str | None:
+    """The canonical form of a numeric IPv6 address without zone, or None."""
+    try:
+        return str(ipaddress.IPv6Address(text)) if "%" not in text else None
+    except ValueError:
+        return None
+
+
+def ipv4_number(host: str) -> int:
+    """The 32-bit value of a dotted IPv4 address, host order."""
+    a, b, c, d = host.split(".")
+    return int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)

@@ -1,0 +1,129 @@
+"""The relay's configuration: one frozen value, made by `cli`, passed to whoever needs it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rtpproxy.errors import ConfigError
+
+DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
+DEFAULT_CONTROL_PORT = 22222
+DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+
+
+class ControlKind(Enum):
+    """How commands are framed on a control socket (protocol.md 1.1)."""
+
+    UNIX = "unix"
+    """Unix stream socket, one command a connection."""
+    CUNIX = "cunix"
+    """Unix stream socket, one command a line."""
+    UDP = "udp"
+    """IPv4 datagrams with a cookie."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlAddress:
+    """Where one control socket listens: `path` for Unix sockets, else `host` (empty for any) and `port`."""
+
+    kind: ControlKind
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        where = self.path if self.kind is not ControlKind.UDP else f"{self.host or '*'}:{self.port}"
+        return f"{self.kind.value}:{where}"
+
+
+class OffloadMode(Enum):
+    """What `--offload` asks for."""
+
+    AUTO = "auto"
+    """The best tier each interface can have."""
+    XDP = "xdp"
+    """Native XDP on every interface named or found, else refuse to start."""
+    OFF = "off"
+    """The kernel forwards nothing."""
+
+
+class PortsMode(Enum):
+    """How the relay owns its media ports (`--ports`)."""
+
+    AUTO = "auto"
+    """Steered where BPF can be loaded, bound where not."""
+    STEERED = "steered"
+    """One socket for all ports, fed by an sk_lookup program; refuse to start without it."""
+    BOUND = "bound"
+    """A UDP socket per stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the command line decides."""
+
+    control: tuple[ControlAddress, ...] = (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
+    listen_host: str = ""
+    """IPv4 address that media ports are on; empty for all local addresses."""
+    port_min: int = 35000
+    """First RTP port, even."""
+    port_max: int = 65000
+    """Last port that may hold RTP, even; its RTCP port is one above."""
+    is_sequential: bool = False
+    """Allocate ports in ascending order instead of a random one."""
+    idle_timeout_s: int = 60
+    """Seconds without media until an established session ends."""
+    setup_timeout_s: int = 60
+    """Seconds until a session that has only one leg ends."""
+    is_foreground: bool = False
+    log_level: str = "ERR"
+    pid_file: str = DEFAULT_PID_FILE
+    is_root_allowed: bool = False
+    """Skip the check that a remotely controlled relay does not run as root."""
+    offload: OffloadMode = OffloadMode.AUTO
+    ports: PortsMode = PortsMode.AUTO
+    interfaces: tuple[str, ...] = ()
+    """Interfaces to attach to; empty for those that carry a listen address."""
+
+    @property
+    def instance(self) -> str:
+        """What tells this relay from others on the host: its control sockets, in a fixed order."""
+        return " ".join(sorted(str(address) for address in self.control))
+
+
+def parse_control_address(text: str) -> ControlAddress:
+    """Read the argument of `-s`. A text with no known prefix is the path of a `unix` socket.
+
+    Raises ConfigError for an empty path or an unusable port.
+    """
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix == "udp":
+        return _parse_host_port(rest)
+    kind = ControlKind.UNIX
+    if colon and prefix in ("unix", "cunix"):
+        kind, text = ControlKind(prefix), rest
+    if not text:
+        raise ConfigError("control socket: the path is empty")
+    return ControlAddress(kind, path=text)
+
+
+def _parse_host_port(text: str) -> ControlAddress:
+    host, colon, port_text = text.rpartition(":")
+    if not colon:
+        host, port_text = text, str(DEFAULT_CONTROL_PORT)
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
+        raise ConfigError(f"control socket udp:{text}: port {port_text!r} is not a number from 1 to 65535")
+    if not host:
+        raise ConfigError(f"control socket udp:{text}: the host is empty; write * for any address")
+    return ControlAddress(ControlKind.UDP, host="" if host == "*" else host, port=int(port_text))
+
+
+def port_range(low: int, high: int) -> tuple[int, int]:
+    """The RTP ports from first to last, both even, that `-m low -M high` allow (protocol.md 7.1).
+
+    Raises ConfigError when no pair of ports fits.
+    """
+    first = low + low % 2
+    last = high - 1 if high % 2 else high - 2
+    if first > last:
+        raise ConfigError(f"ports {low} to {high}: no room for a pair; raise -M or lower -m")
+    return first, last

@@ -1,0 +1,161 @@
+"""The process: who may start it, foreground or daemon, pid file, log, clock."""
+
+import logging
+import logging.handlers
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+
+import uvloop
+
+from rtpproxy.config import Config, ControlKind
+from rtpproxy.errors import RtpproxyError, StartError
+from rtpproxy.relay import Relay
+
+log = logging.getLogger(__name__)
+
+FACILITIES = {name.upper(): number for name, number in logging.handlers.SysLogHandler.facility_names.items()}
+_LEVELS = {
+    "DBUG": logging.DEBUG,
+    "INFO": logging.INFO,
+    "WARN": logging.WARNING,
+    "ERR": logging.ERROR,
+    "CRIT": logging.CRITICAL,
+}
+_READY = b"ready"
+_MESSAGE_BYTES = 4096
+
+
+def run(config: Config) -> int:
+    """Run the relay and return the exit status; in daemon mode, that of its start. Raises StartError."""
+    check_root(config)
+    if config.is_foreground:
+        start_log(config)
+        _serve(config, lambda: None)
+        return 0
+    return _daemonize(config)
+
+
+def check_root(config: Config) -> None:
+    """Refuse to be root with a control socket that others can reach (protocol.md 1.8)."""
+    if os.geteuid() != 0 or config.is_root_allowed:
+        return
+    if any(address.kind is ControlKind.UDP for address in config.control):
+        raise StartError("running as root with a UDP control socket is refused; say -F if only you can reach it")
+
+
+def start_log(config: Config) -> None:
+    """Log to standard error in the foreground, else to syslog, as `LEVEL:ID:function:line: text`."""
+    for name, number in _LEVELS.items():
+        logging.addLevelName(number, name)
+    level, _, facility = config.log_level.partition(":")
+    handler: logging.Handler = logging.StreamHandler()
+    text = "%(levelname)s:GLOBAL:%(funcName)s:%(lineno)d: %(message)s"
+    if not config.is_foreground and os.path.exists("/dev/log"):
+        handler = logging.handlers.SysLogHandler("/dev/log", FACILITIES[facility or "DAEMON"])
+        text = f"rtpproxy[{os.getpid()}]: {text}"
+    handler.setFormatter(logging.Formatter(text))
+    logging.basicConfig(level=_LEVELS[level], handlers=[handler], force=True)
+
+
+def _serve(config: Config, on_ready: Callable[[], None]) -> None:
+    async def main() -> None:
+        pid_file = PidFile(config.pid_file)
+        relay = Relay(config, time.monotonic)
+
+        def ready() -> None:
+            pid_file.write()
+            on_ready()
+
+        try:
+            await relay.serve(ready, abort)
+        finally:
+            pid_file.remove()
+
+    uvloop.run(main())
+
+
+def abort(number: int) -> None:
+    """Leave at once: the second signal while stopping."""
+    os._exit(128 + number)
+
+
+class PidFile:
+    """Where operators' scripts find the process number. Only ever a regular file, and removed only if we wrote it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._is_ours = False
+
+    def write(self) -> None:
+        """Write the number; what prevents it is logged, and the relay goes on (protocol.md 1.7)."""
+        try:
+            if os.path.lexists(self._path) and not stat.S_ISREG(os.lstat(self._path).st_mode):
+                log.error("pid file %s is not a regular file; left alone", self._path)
+                return
+            with open(self._path, "w") as file:
+                file.write(f"{os.getpid()}\n")
+            self._is_ours = True
+        except OSError as error:
+            log.error("pid file %s: %s", self._path, error.strerror)
+
+    def remove(self) -> None:
+        """Remove the file if it is still ours."""
+        if not self._is_ours:
+            return
+        try:
+            with open(self._path) as file:
+                is_ours = file.read().strip() == str(os.getpid())
+            if is_ours:
+                os.unlink(self._path)
+        except OSError as error:
+            log.error("pid file %s: %s", self._path, error.strerror)
+
+
+def _daemonize(config: Config) -> int:
+    """Go to the background. The parent waits until the daemon serves, and prints why if it does not."""
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        message = _read_all(reader)
+        if message == _READY:
+            return 0
+        print(f"rtpproxy: {message.decode(errors='replace') or 'the daemon died at start'}", file=sys.stderr)
+        return 1
+    os.close(reader)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    # The daemon leaves through here only, so that nothing of the parent's is run twice.
+    os._exit(_be_daemon(config, writer))
+
+
+def _be_daemon(config: Config, writer: int) -> int:
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    start_log(config)
+
+    def on_ready() -> None:
+        os.write(writer, _READY)
+        os.close(writer)
+
+    try:
+        _serve(config, on_ready)
+    except RtpproxyError as error:
+        log.error("%s", error)
+        os.write(writer, str(error).encode()[:_MESSAGE_BYTES])
+        return 1
+    return 0
+
+
+def _read_all(reader: int) -> bytes:
+    message = b""
+    while part := os.read(reader, _MESSAGE_BYTES):
+        message += part
+    os.close(reader)
+    return message

@@ -1,0 +1,188 @@
+"""The kernel side of a running relay, put together: programs loaded and attached, events followed.
+
+The parts are in `offload/`; here is what must happen in which order, at start, on each event, and at exit.
+"""
+
+import hashlib
+import logging
+import os
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from pathlib import Path
+
+from rtpproxy.addr import ipv4_number
+from rtpproxy.config import Config, OffloadMode
+from rtpproxy.errors import OffloadError, StartError
+from rtpproxy.offload import loader
+from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, Report, Tier, carriers
+from rtpproxy.offload.forwarder import Forwarder
+from rtpproxy.offload.netlink import Events, Message, Rtnetlink
+from rtpproxy.offload.nexthop import NextHops
+from rtpproxy.offload.syscall import attach_sk_lookup, sockmap_set
+from rtpproxy.offload.tables import Tables
+
+log = logging.getLogger(__name__)
+
+REROUTE_DELAY_S = 0.05
+"""Route events come in bursts; routes are asked again this long after the first."""
+REROUTE_BATCH = 32
+"""Routes asked before packets and commands get their turn."""
+_DEFAULT_TTL = Path("/proc/sys/net/ipv4/ip_default_ttl")
+
+
+def instance_name(config: Config) -> str:
+    """Eight characters that tell this relay from others: they are in the names of its programs."""
+    return hashlib.sha256(config.instance.encode()).hexdigest()[:8]
+
+
+class Programs:
+    """The loaded programs and mapped tables. `close` leaves nothing but what is attached to interfaces."""
+
+    def __init__(self, config: Config, tos: int) -> None:
+        """Load everything. Raises OffloadError."""
+        name = instance_name(config)
+        self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
+        host = ipv4_number(config.listen_host) if config.listen_host else 0
+        self._loaded = loader.load(
+            {
+                "ON_XDP": self.xdp_name,
+                "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
+                "LISTEN_HOST": f"__constant_htonl({host:#x})" if host else "0",
+            }
+        )
+        ttl = int(_DEFAULT_TTL.read_text())
+        self.tables = Tables(self._loaded, config.port_min, config.port_max + 1, tos, ttl)
+        self._steer_link = -1
+
+    @property
+    def xdp_fd(self) -> int:
+        """Descriptor of the XDP program."""
+        return self._loaded.xdp_fd
+
+    def steer(self, receivers: list[int]) -> None:
+        """Hand packets for open ports to these sockets. Raises OffloadError."""
+        try:
+            for number, receiver in enumerate(receivers):
+                sockmap_set(self._loaded.map_fds["steered_sockets"], number, receiver)
+            self._steer_link = attach_sk_lookup(self._loaded.steer_fd)
+        except OSError as error:
+            raise OffloadError(f"cannot attach the sk_lookup program: {error.strerror}") from error
+
+    def mark(self, port: int, is_open: bool) -> None:
+        """Open or close a port in the port table."""
+        (self.tables.open_port if is_open else self.tables.close_port)(port)
+
+    def close(self) -> None:
+        """Stop steering and let everything go."""
+        if self._steer_link >= 0:
+            os.close(self._steer_link)
+        self.tables.close()
+        self._loaded.close()
+
+
+class KernelTier:
+    """The XDP program on the host's interfaces, with next hops that follow the network."""
+
+    def __init__(self, config: Config, programs: Programs, on_routes: Callable[[], None]) -> None:
+        """`on_routes` is called when routes or addresses changed. Nothing is attached before `start`."""
+        self._config = config
+        self._on_routes = on_routes
+        self._events = Events()
+        self._netlink = Rtnetlink()
+        self._interfaces = Interfaces(self._netlink, programs.xdp_fd, programs.xdp_name)
+        tables = programs.tables
+        self._next_hops = NextHops(self._netlink, self._interfaces, tables.write_next_hop, tables.max_next_hops)
+        self.forwarder = Forwarder(tables, self._next_hops)
+        self._loop: AbstractEventLoop | None = None
+        self._rerouting: TimerHandle | None = None
+
+    def start(self, loop: AbstractEventLoop) -> list[Report]:
+        """Clear what a killed predecessor left, attach, and follow events. Raises StartError under `--offload xdp`."""
+        for name in self._interfaces.clear_leftovers():
+            log.warning("%s: detached the XDP program that a killed predecessor left", name)
+        self._check_names()
+        reports = self._attach_wanted()
+        if self._config.offload is OffloadMode.XDP:
+            self._require_xdp(reports)
+        self._loop = loop
+        loop.add_reader(self._events.fileno(), self._on_events)
+        return reports
+
+    def close(self) -> None:
+        """Detach from every interface."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._events.fileno())
+        if self._rerouting is not None:
+            self._rerouting.cancel()
+        self._interfaces.detach_all()
+        self._events.close()
+        self._netlink.close()
+
+    def _check_names(self) -> None:
+        for name in self._config.interfaces:
+            if self._interfaces.by_name(name) is None:
+                raise StartError(f"--interface {name}: there is no such interface")
+
+    def _attach_wanted(self) -> list[Report]:
+        """Attach to what the options name, or to what carries a listen address; nothing is attached twice."""
+        if self._config.interfaces:
+            links = [self._interfaces.by_name(name) for name in self._config.interfaces]
+            indexes = [link.index for link in links if link is not None]
+        else:
+            indexes = carriers(self._netlink, self._config.listen_host)
+        return [self._interfaces.attach(index) for index in indexes]
+
+    def _require_xdp(self, reports: list[Report]) -> None:
+        # Under the wildcard, the loopback interface is found too; it has no native XDP on any host.
+        missing = [
+            report
+            for report in reports
+            if report.tier is not Tier.XDP and (report.name != "lo" or report.name in self._config.interfaces)
+        ]
+        if missing or not any(report.tier is Tier.XDP for report in reports):
+            why = "; ".join(str(report) for report in missing) or "no interface carries a listen address"
+            raise StartError(f"--offload xdp cannot be had: {why}")
+
+    def _on_events(self) -> None:
+        messages = self._events.read()
+        if messages is None:
+            log.warning("netlink events were lost; asking for everything again")
+            self._interfaces.reload()
+            self._next_hops.reload()
+            self._reroute_soon()
+            return
+        for message in messages:
+            self._on_event(message)
+
+    def _on_event(self, message: Message) -> None:
+        event = message["event"]
+        if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
+            self._next_hops.on_neighbour(message)
+            return
+        if event in ("RTM_NEWLINK", "RTM_DELLINK"):
+            index = self._interfaces.on_event(message)
+            if index is None:
+                return
+            self._next_hops.on_link(index)
+        self._reroute_soon()
+
+    def _reroute_soon(self) -> None:
+        if self._rerouting is None and self._loop is not None:
+            self._rerouting = self._loop.call_later(REROUTE_DELAY_S, self._reroute)
+
+    def _reroute(self) -> None:
+        assert self._loop is not None
+        self._rerouting = None
+        self._on_routes()
+        try:
+            for report in self._attach_wanted():
+                log.debug("%s", report)
+        except OffloadError as error:
+            log.error("cannot ask for addresses: %s", error)
+        self._next_hops.start_reroute()
+        self._continue_reroute()
+
+    def _continue_reroute(self) -> None:
+        assert self._loop is not None
+        if self.forwarder.reroute(REROUTE_BATCH) and self._rerouting is None:
+            self._loop.call_soon(self._continue_reroute)

@@ -1,0 +1,121 @@
+"""What a range of media ports owes the rest of the host.
+
+Steered ports are not bound, so the kernel does not know that they are taken. Two things make up for that. Relays
+tell each other: each holds an abstract Unix socket (which dies with it) whose name carries its address and range. And
+the range is kept out of the ports that the kernel gives to programs that ask for any
+(`net.ipv4.ip_local_reserved_ports`), until exit; a note under /run lets a successor undo what a killed relay left.
+"""
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+from rtpproxy.errors import StartError
+
+log = logging.getLogger(__name__)
+
+_CLAIM = "rtpproxy/media/"
+_RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_NOTES = Path("/run/rtpproxy")
+Ranges = list[tuple[int, int]]
+"""First and last port of each range, in ascending order."""
+
+
+def claim(listen_host: str, first: int, last: int, *, is_steered: bool) -> socket.socket:
+    """Tell other relays in this network namespace about our ports, for as long as the returned socket is open.
+
+    Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that bind
+    their ports find out by themselves which are taken.
+    """
+    for other in Path("/proc/net/unix").read_text().splitlines():
+        name = other.rpartition(" @")[2]
+        if name.startswith(_CLAIM):
+            _check_overlap(name, listen_host, first, last, is_steered)
+    way = "steered" if is_steered else "bound"
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    holder.bind(f"\0{_CLAIM}{listen_host or '*'}/{first}-{last}/{way}/{os.getpid()}")
+    return holder
+
+
+def _check_overlap(name: str, listen_host: str, first: int, last: int, is_steered: bool) -> None:
+    host, ports, way, process = name.removeprefix(_CLAIM).split("/")
+    low, high = (int(port) for port in ports.split("-"))
+    is_same_host = "*" in (host, listen_host or "*") or host == listen_host
+    if is_same_host and low <= last and first <= high and (is_steered or way == "steered"):
+        raise StartError(
+            f"media ports {first}-{last} overlap {low}-{high} of the rtpproxy that runs as process {process}: "
+            "give each instance a range of its own with -m and -M"
+        )
+
+
+class Reservation:
+    """The media range in the list of ports that the kernel does not give away by itself."""
+
+    def __init__(self, instance: str) -> None:
+        """`instance` names this relay among those of the host, as part of a file name."""
+        self._note = _NOTES / f"{instance}-{os.stat('/proc/self/ns/net').st_ino}.reserved"
+
+    def make(self, first: int, last: int) -> None:
+        """Reserve a range; a warning says so where that is not permitted."""
+        try:
+            self.undo()
+            before = parse_ranges(_RESERVED.read_text())
+            ours = subtract([(first, last)], before)
+            _NOTES.mkdir(mode=0o755, exist_ok=True)
+            self._note.write_text(format_ranges(ours))
+            _RESERVED.write_text(format_ranges(merge(before + ours)))
+        except OSError as error:
+            log.warning(
+                "media ports %d-%d are not kept out of ephemeral allocation: %s; reserve them in %s yourself",
+                first,
+                last,
+                error.strerror,
+                "net.ipv4.ip_local_reserved_ports",
+            )
+
+    def undo(self) -> None:
+        """Take back what this instance added, now or in an earlier life."""
+        try:
+            ours = parse_ranges(self._note.read_text())
+        except FileNotFoundError:
+            return
+        _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
+        self._note.unlink()
+
+
+def parse_ranges(text: str) -> Ranges:
+    """Read the kernel's form, `1000,2000-2010`."""
+    ranges = []
+    for part in text.strip().split(","):
+        if part:
+            low, _, high = part.partition("-")
+            ranges.append((int(low), int(high or low)))
+    return ranges
+
+
+def format_ranges(ranges: Ranges) -> str:
+    """Write the kernel's form, with the line feed that makes an empty list one."""
+    return ",".join(f"{low}-{high}" for low, high in ranges) + "\n"
+
+
+def merge(ranges: Ranges) -> Ranges:
+    """The same ports in as few ranges as can be."""
+    merged: Ranges = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(high, merged[-1][1])
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
+    """The ports of `ranges` that are not in `taken`."""
+    left = merge(ranges)
+    for low, high in taken:
+        pieces = []
+        for start, end in left:
+            pieces += [(start, min(end, low - 1)), (max(start, high + 1), end)]
+        left = [(start, end) for start, end in merge([piece for piece in pieces if piece[0] <= piece[1]])]
+    return left

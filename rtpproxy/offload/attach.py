@@ -1,0 +1,200 @@
+"""The host's interfaces: what each can do for the relay, and attaching the XDP program to them.
+
+An XDP program attached by netlink stays when its process dies. Its name carries the instance of the relay, so a
+successor recognizes what a killed predecessor left, and nobody touches a program that somebody else attached.
+"""
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_SETLINK
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
+from rtpproxy.offload.syscall import program_name
+
+log = logging.getLogger(__name__)
+
+_XDP_IF_NOEXIST, _XDP_DRIVER_MODE = 1, 4
+_NATIVE = "xdp"  # what pyroute2 calls the driver mode
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_ETHERNET = 1
+_AF_INET = 2
+PROGRAM_PREFIX = "rtpp_"
+
+
+class Tier(Enum):
+    """Who forwards what arrives at an interface."""
+
+    XDP = "kernel, native XDP"
+    USERSPACE = "userspace"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Which tier an interface got, and why not a better one (empty when it is the best)."""
+
+    name: str
+    tier: Tier
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.tier.value}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel describes it. `mtu` in bytes of IP packet."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    is_up: bool
+    is_ethernet: bool
+    xdp_mode: str
+    """pyroute2's word for how an XDP program is attached, empty for none."""
+    xdp_program_id: int
+
+
+class Interfaces:
+    """The links of this network namespace, kept true by events, and the attachments to them."""
+
+    def __init__(self, netlink: Rtnetlink, program_fd: int, program: str) -> None:
+        """`program` is the XDP program's name, by which own attachments are recognized."""
+        self._netlink = netlink
+        self._program_fd = program_fd
+        self._program = program
+        self._links: dict[int, Link] = {}
+        self._reports: dict[int, Report] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Ask the kernel for all links."""
+        self._links = {
+            message["index"]: _link(message)
+            for message in self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
+        }
+
+    def link(self, index: int) -> Link | None:
+        """The link with that number, if there is one."""
+        return self._links.get(index)
+
+    def by_name(self, name: str) -> Link | None:
+        """The link with that name, if there is one."""
+        return next((link for link in self._links.values() if link.name == name), None)
+
+    def clear_leftovers(self) -> list[str]:
+        """Detach what a killed predecessor of this instance left; names of the interfaces it was on."""
+        cleared = []
+        for link in list(self._links.values()):
+            if link.xdp_mode == _NATIVE and program_name(link.xdp_program_id) == self._program:
+                self._set_program(link.index, -1, _XDP_DRIVER_MODE)
+                cleared.append(link.name)
+        if cleared:
+            self.reload()
+        return cleared
+
+    def attach(self, index: int) -> Report:
+        """Attach to an interface, unless that was tried before. The report says what came of it."""
+        known = self._reports.get(index)
+        if known is not None:
+            return known
+        report = self._attach(index)
+        self._reports[index] = report
+        return report
+
+    def _attach(self, index: int) -> Report:
+        link = self._links.get(index)
+        if link is None:
+            return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
+        if not link.is_ethernet:
+            return Report(link.name, Tier.USERSPACE, "not an Ethernet interface")
+        if link.xdp_mode:
+            return Report(link.name, Tier.USERSPACE, _taken_by(program_name(link.xdp_program_id)))
+        try:
+            self._set_program(index, self._program_fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
+        except OffloadError as error:
+            return Report(link.name, Tier.USERSPACE, f"no native XDP: {error}")
+        return Report(link.name, Tier.XDP)
+
+    def reports(self) -> list[Report]:
+        """What became of every interface that was tried."""
+        return list(self._reports.values())
+
+    def is_attached(self, index: int) -> bool:
+        """Whether our program runs there, which is also what lets drivers send redirected frames."""
+        report = self._reports.get(index)
+        return report is not None and report.tier is Tier.XDP
+
+    def detach_all(self) -> None:
+        """Take our program off every interface; what somebody else put there meanwhile stays."""
+        self.reload()
+        for index, report in self._reports.items():
+            link = self._links.get(index)
+            if report.tier is not Tier.XDP or link is None:
+                continue
+            if program_name(link.xdp_program_id) != self._program:
+                log.warning("%s: our XDP program was replaced by somebody else's; left alone", link.name)
+                continue
+            try:
+                self._set_program(index, -1, _XDP_DRIVER_MODE)
+            except OffloadError as error:
+                log.error("%s: cannot detach the XDP program: %s", link.name, error)
+        self._reports.clear()
+
+    def on_event(self, message: Message) -> int | None:
+        """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
+        if message["event"] == "RTM_NEWLINK":
+            # Bridges report their ports under another family; that is no change of the link.
+            if message["family"] not in (0, None):
+                return None
+            link = _link(message)
+            self._links[link.index] = link
+            return link.index
+        if message["event"] == "RTM_DELLINK" and message["family"] in (0, None):
+            self._links.pop(message["index"], None)
+            self._reports.pop(message["index"], None)
+            return int(message["index"])
+        return None
+
+    def _set_program(self, index: int, fd: int, flags: int) -> None:
+        message = ifinfmsg()
+        message["index"] = index
+        message["attrs"] = [("IFLA_XDP", {"attrs": [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", flags)]})]
+        self._netlink.request(message, RTM_SETLINK)
+
+
+def carriers(netlink: Rtnetlink, listen_host: str) -> list[int]:
+    """Numbers of the interfaces that carry the listen address, or any IPv4 address when it is empty."""
+    message = ifaddrmsg()
+    message["family"] = _AF_INET
+    found: dict[int, None] = {}
+    for address in netlink.request(message, RTM_GETADDR, NLM_F_DUMP):
+        if not listen_host or attribute(address, "IFA_LOCAL") == listen_host:
+            found[address["index"]] = None
+    return list(found)
+
+
+def _link(message: Message) -> Link:
+    xdp = attribute(message, "IFLA_XDP")
+    mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
+    return Link(
+        index=message["index"],
+        name=attribute(message, "IFLA_IFNAME") or "?",
+        mac=attribute(message, "IFLA_ADDRESS") or "",
+        mtu=attribute(message, "IFLA_MTU") or 0,
+        is_up=message["flags"] & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING,
+        is_ethernet=message["ifi_type"] == _ETHERNET,
+        xdp_mode=mode or "",
+        xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+    )
+
+
+def _taken_by(name: str) -> str:
+    if name.startswith(PROGRAM_PREFIX):
+        return f"another rtpproxy instance has it: XDP program {name}"
+    return f"somebody else's XDP program {name or 'without name'} is attached; it was left alone"

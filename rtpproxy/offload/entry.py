@@ -1,0 +1,118 @@
+"""Forwarding entries as values: what the kernel should do for a session, and how to get there. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rtpproxy.addr import Endpoint, is_ipv4
+from rtpproxy.session.session import Component, Role, Session, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingEntry:
+    """Match and rewrite for what arrives at one port, addresses in text form, ports in host order."""
+
+    port: int
+    """Local UDP port that packets arrive at."""
+    local_host: str
+    """Our address that they are sent to."""
+    source: Endpoint
+    """The learned endpoint that the stream is locked to."""
+    is_any_source_port: bool
+    """Asymmetric party: only the host of `source` is locked."""
+    is_rtp: bool
+    from_host: str
+    """Our address that they leave from; empty to let the route decide."""
+    from_port: int
+    to: Endpoint
+    """The peer's endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Where frames for a neighbour go. `mtu` is that of the IP packet, in bytes."""
+
+    ifindex: int
+    to_mac: str
+    from_mac: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortCounters:
+    """What the kernel counted at a port since the programs were loaded. Times in seconds, monotonic, 0.0 for never."""
+
+    packets: int
+    payload_bytes: int
+    last_seen: float
+    others_dropped: int
+    """Packets from other sources than the locked one that were dropped."""
+    ssrc: int
+    sequence: int
+    """A recent sequence number of `ssrc`, set at most once a second."""
+    ssrc_changed_at: float
+    sequence_set_at: float
+
+
+class NotOffloaded(str):
+    """Why a stream has no entry, in words for the log."""
+
+    __slots__ = ()
+
+
+INCOMPLETE = NotOffloaded("the session has one leg only")
+NOT_LEARNED = NotOffloaded("its source is not learned yet")
+PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
+NOT_IPV4 = NotOffloaded("only IPv4 is forwarded")
+
+
+def plan(session: Session, listen_host: str) -> dict[int, ForwardingEntry | NotOffloaded]:
+    """What every open port of the session should have: an entry, or the reason for none.
+
+    `listen_host` is the address the relay listens on, empty for any.
+    """
+    wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
+    for role in Role:
+        leg, peer_leg = session.leg(role), session.leg(role.peer)
+        for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
+            if stream.local_port:
+                wanted[stream.local_port] = (
+                    _plan_stream(stream, peer, listen_host) if session.is_complete else INCOMPLETE
+                )
+    return wanted
+
+
+def _plan_stream(stream: Stream, peer: Stream, listen_host: str) -> ForwardingEntry | NotOffloaded:
+    source, to = stream.latch.remote, peer.latch.remote
+    local_host = listen_host or stream.local_host
+    if source is None or not stream.latch.is_locked or not local_host:
+        return NOT_LEARNED
+    if to is None or not to.port or not peer.local_port:
+        return PEER_UNKNOWN
+    if not (is_ipv4(source.host) and is_ipv4(to.host)):
+        return NOT_IPV4
+    return ForwardingEntry(
+        port=stream.local_port,
+        local_host=local_host,
+        source=source,
+        is_any_source_port=stream.latch.is_asymmetric,
+        is_rtp=stream.component is Component.RTP,
+        from_host=listen_host or peer.local_host,
+        from_port=peer.local_port,
+        to=to,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What to do, in this order, so that no port is ever left with an entry that is not wanted."""
+
+    withdraw: tuple[int, ...]
+    install: tuple[ForwardingEntry, ...]
+
+
+def diff(have: Mapping[int, ForwardingEntry], want: Mapping[int, ForwardingEntry]) -> Diff:
+    """From the entries that are installed to those that are wanted; an entry that changed is only installed."""
+    return Diff(
+        withdraw=tuple(port for port in have if port not in want),
+        install=tuple(entry for port, entry in want.items() if have.get(port) != entry),
+    )

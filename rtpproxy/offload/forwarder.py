@@ -1,0 +1,133 @@
+"""The kernel tier as the service sees it: sessions' wanted entries go in, rows of the port table come out.
+
+It keeps what is installed, and moves it from there to what is wanted (see `entry.diff`), also when a route changes
+under it. The parts that touch the kernel are handed in.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, diff
+from rtpproxy.offload.nexthop import NextHops, NoRoute
+
+log = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """The part of `tables.Tables` that is used here."""
+
+    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int) -> None: ...
+    def withdraw(self, port: int) -> None: ...
+    def counters(self, port: int) -> PortCounters: ...
+    def total_forwarded(self) -> int: ...
+    def total_dropped(self) -> int: ...
+    def last_seen(self) -> npt.NDArray[np.float64]: ...
+    def row(self, port: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """An entry that a session wants, with the session's name for the log."""
+
+    entry: ForwardingEntry
+    label: str
+
+
+class Forwarder:
+    """Installs and withdraws forwarding entries."""
+
+    def __init__(self, rows: Rows, next_hops: NextHops) -> None:
+        self._rows = rows
+        self._next_hops = next_hops
+        self._wishes: dict[int, _Wish] = {}
+        self._ports_by_target: dict[tuple[str, str], set[int]] = {}
+        self._installed: set[int] = set()
+        self.counters = rows.counters
+        self.total_forwarded = rows.total_forwarded
+        self.total_dropped = rows.total_dropped
+        self.last_seen = rows.last_seen
+        self.row = rows.row
+
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
+        """Make the entries of a session's ports what is wanted; `label` names the session in the log."""
+        entries = {port: want for port, want in wanted.items() if isinstance(want, ForwardingEntry)}
+        have = {port: self._wishes[port].entry for port in wanted if port in self._wishes}
+        change = diff(have, entries)
+        for port in change.withdraw:
+            self._forget(port, str(wanted[port]))
+        for entry in change.install:
+            self._want(_Wish(entry, label))
+
+    def withdraw(self, port: int, reason: str) -> None:
+        """Take the entry of a port out, if there is one."""
+        if port in self._wishes:
+            self._forget(port, reason)
+
+    def is_installed(self, port: int) -> bool:
+        """Whether the kernel has an entry for the port now."""
+        return port in self._installed
+
+    def reroute(self, most: int) -> bool:
+        """Put the entries of up to `most` peers where their routes lead now; True when there are more to look at."""
+        for target in self._next_hops.reroute(most):
+            for port in self._ports_by_target.get(target, ()):
+                self._place(self._wishes[port])
+        return not self._next_hops.is_rerouted
+
+    def _want(self, wish: _Wish) -> None:
+        port = wish.entry.port
+        target = _target(wish.entry)
+        old = self._wishes.get(port)
+        # The new target is acquired before the old one is released, so that a row they share stays.
+        self._next_hops.acquire(*target)
+        if old is not None:
+            self._release(old)
+        self._wishes[port] = wish
+        self._ports_by_target.setdefault(target, set()).add(port)
+        self._place(wish)
+
+    def _place(self, wish: _Wish) -> None:
+        """Write the row as the route stands."""
+        entry = wish.entry
+        route = self._next_hops.current(*_target(entry))
+        if isinstance(route, NoRoute):
+            self._leave(entry.port, wish.label, route.reason)
+            return
+        was_installed = entry.port in self._installed
+        self._rows.install(entry, route.from_host, route.number)
+        self._installed.add(entry.port)
+        if log.isEnabledFor(logging.INFO):
+            what = "changed in the kernel" if was_installed else "enters the kernel: both ends are known"
+            where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
+            log.info("%s: stream %s; %s", wish.label, where, what)
+
+    def _leave(self, port: int, label: str, reason: str) -> None:
+        if port in self._installed:
+            self._rows.withdraw(port)
+            self._installed.discard(port)
+            log.info("%s: stream at port %d leaves the kernel: %s", label, port, reason)
+        else:
+            log.info("%s: stream at port %d stays in userspace: %s", label, port, reason)
+
+    def _forget(self, port: int, reason: str) -> None:
+        wish = self._wishes.pop(port)
+        if port in self._installed:
+            self._leave(port, wish.label, reason)
+        self._release(wish)
+
+    def _release(self, wish: _Wish) -> None:
+        target = _target(wish.entry)
+        ports = self._ports_by_target[target]
+        ports.discard(wish.entry.port)
+        if not ports:
+            del self._ports_by_target[target]
+        self._next_hops.release(*target)
+
+
+def _target(entry: ForwardingEntry) -> tuple[str, str]:
+    return entry.to.host, entry.from_host

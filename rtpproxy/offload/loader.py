@@ -1,0 +1,185 @@
+"""Compile and load `bpf/relay.c` in a short-lived child; the only file that imports bcc.
+
+bcc maps a whole compiler into the process (some 135 MB), which the controller must not carry for years. So this
+module is run as a child process: it compiles, loads, sends the descriptors of programs and maps over a socket pair
+together with the layout of every struct, and exits. Maps and programs live on in the parent's descriptors.
+"""
+
+import array
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtpproxy.errors import OffloadError
+
+LOAD_DEADLINE_S = 30.0
+_TABLES = ("port_rows", "port_counters", "next_hops", "verdicts")
+_MAPS = (*_TABLES, "steered_sockets")
+_SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
+_MAX_MESSAGE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the members of a map's value lie: name -> (struct format character or `Ns`, offset in bytes)."""
+
+    members: dict[str, tuple[str, int]]
+    size: int
+    """Of the value, bytes."""
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Descriptors of what was loaded, and the maps' layouts. The holder closes the descriptors."""
+
+    xdp_fd: int
+    steer_fd: int
+    map_fds: dict[str, int]
+    layouts: dict[str, Layout]
+
+    def close(self) -> None:
+        """Let go of all programs and maps; what is attached lives on."""
+        for fd in (self.xdp_fd, self.steer_fd, *self.map_fds.values()):
+            os.close(fd)
+
+
+def bpf_directory() -> Path:
+    """Where `relay.c` is: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for directory in (package / "bpf", package.parent / "bpf"):
+        if (directory / "relay.c").is_file():
+            return directory
+    raise OffloadError(f"bpf/relay.c is missing beside {package}: the installation is incomplete")
+
+
+def load(defines: dict[str, str]) -> Loaded:
+    """Load the programs with the given macros (`ON_XDP` and `ON_STEER` name them).
+
+    Raises OffloadError with the reason in one line: no bcc, no privilege, an old kernel, a missing header.
+    """
+    request = json.dumps({"defines": defines, "directory": str(bpf_directory())})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "rtpproxy.offload.loader", str(theirs.fileno()), request],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        theirs.close()
+        try:
+            _, messages = child.communicate(timeout=LOAD_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise OffloadError(f"loading the BPF programs took over {LOAD_DEADLINE_S:.0f} s") from None
+        return _receive(ours, messages.decode(errors="replace"))
+
+
+def _receive(ours: socket.socket, messages: str) -> Loaded:
+    ours.setblocking(False)
+    try:
+        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, 2 + len(_MAPS), socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        data, fds = b"", []
+    if not data:
+        raise OffloadError(f"the BPF loader died: {_last_line(messages)}")
+    answer = json.loads(data)
+    if "error" in answer:
+        raise OffloadError(answer["error"])
+    layouts = {
+        name: Layout({key: (form, offset) for key, form, offset in members}, size, entries)
+        for name, (members, size, entries) in answer["layouts"].items()
+    }
+    return Loaded(fds[0], fds[1], dict(zip(_MAPS, fds[2:], strict=True)), layouts)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+# What follows runs in the child only.
+
+
+def _child_main(channel_fd: int, request: str) -> None:
+    channel = socket.socket(fileno=channel_fd)
+    try:
+        answer, fds = _compile_and_load(**json.loads(request))
+    except OffloadError as error:
+        answer, fds = {"error": str(error)}, []
+    payload = [json.dumps(answer).encode()]
+    if fds:
+        channel.sendmsg(payload, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    else:
+        channel.sendmsg(payload)
+
+
+def _compile_and_load(defines: dict[str, str], directory: str) -> tuple[dict[str, Any], list[int]]:
+    os.environ["BCC_KERNEL_SOURCE"] = str(Path(directory) / "kernel")
+    try:
+        from bcc import BPF, lib
+    except ImportError:
+        raise OffloadError(
+            f"bcc is not installed for {sys.executable}: install Debian's python3-bpfcc "
+            "and run from a virtual environment with system site packages"
+        ) from None
+    if not Path("/usr/include/linux/bpf.h").exists():
+        raise OffloadError("the kernel's user API headers are missing: install Debian's linux-libc-dev")
+    flags = [
+        f"-I{directory}",
+        *("-isystem", "/usr/include"),
+        *("-isystem", f"/usr/include/{os.uname().machine}-linux-gnu"),
+        *(f"-D{name}={value}" for name, value in defines.items()),
+        "-Wno-macro-redefined",
+    ]
+    module = _attempt("compile", lambda: BPF(src_file=str(Path(directory) / "relay.c"), cflags=flags))
+    xdp = _attempt("load the XDP program", lambda: module.load_func(defines["ON_XDP"], BPF.XDP))
+    steer = _attempt(
+        "load the sk_lookup program",
+        lambda: module.load_func(defines["ON_STEER"], _SK_LOOKUP_TYPE, attach_type=_SK_LOOKUP_ATTACH),
+    )
+    layouts = {name: _describe(module[name]) for name in _TABLES}
+    # bcc 0.26 has no Python class for a sockmap, so descriptors are asked of its library.
+    map_fds = [lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
+    return {"layouts": layouts}, [xdp.fd, steer.fd, *map_fds]
+
+
+def _attempt(what: str, step: Callable[[], Any]) -> Any:  # noqa: ANN401 - bcc is untyped
+    """Run one bcc call. bcc raises bare `Exception`, so this is the one place that may catch it."""
+    try:
+        return step()
+    except Exception as error:
+        raise OffloadError(f"cannot {what}: {_hint(str(error))}") from error
+
+
+def _hint(reason: str) -> str:
+    if os.geteuid() != 0 and ("not permitted" in reason or "Failed to" in reason):
+        return "no privilege; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"
+    if "Invalid argument" in reason or "Failed to load" in reason:
+        return f"{reason} (kernel {os.uname().release}; 5.11 or later is needed)"
+    return reason
+
+
+def _describe(table: Any) -> tuple[list[tuple[str, str, int]], int, int]:  # noqa: ANN401 - bcc is untyped
+    import ctypes
+
+    leaf = getattr(table, "sLeaf", table.Leaf)  # of one CPU, where there are several
+    members = []
+    for name, ctype in getattr(leaf, "_fields_", ()):
+        is_array = issubclass(ctype, ctypes.Array)
+        form = f"{ctypes.sizeof(ctype)}s" if is_array else {1: "B", 2: "H", 4: "I", 8: "Q"}[ctypes.sizeof(ctype)]
+        members.append((name, form, getattr(leaf, name).offset))
+    return members, ctypes.sizeof(leaf), table.max_entries
+
+
+if __name__ == "__main__":
+    _child_main(int(sys.argv[1]), sys.argv[2])

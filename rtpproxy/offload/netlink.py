@@ -1,0 +1,155 @@
+"""Requests to and events from rtnetlink, in pyroute2's messages.
+
+pyroute2's own sockets want an event loop of their own, which uvloop is not, so the two sockets here are plain ones:
+the kernel answers a request before `send` returns, and events are read when the loop says so.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from pyroute2.netlink.rtnl import (
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV4_RULE,
+    RTMGRP_LINK,
+    RTMGRP_NEIGH,
+)
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+from rtpproxy.errors import OffloadError
+
+Message = Any
+"""A pyroute2 netlink message (the library is untyped)."""
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR_MESSAGE = 1
+_ACK_WITH_ATTRIBUTES = 0x200
+_RECEIVE_BYTES = 1 << 17
+_EVENT_BUFFER_BYTES = 1 << 22
+_EVENT_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
+
+
+class Rtnetlink:
+    """A socket for requests. Not for use from several threads."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+        self._socket.bind((0, 0))
+        self._marshal = MarshalRtnl()
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def request(self, message: Message, kind: int, flags: int = 0) -> list[Message]:
+        """Send a message of type `kind` and return what the kernel answers.
+
+        Raises OffloadError with the kernel's own words where it gives them; its `__cause__` is the OSError.
+        """
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        header = message["header"]
+        header["type"], header["sequence_number"] = kind, self._sequence
+        header["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
+        message.encode()
+        self._socket.send(message.data)
+        answers: list[Message] = []
+        while not self._take(self._socket.recv(_RECEIVE_BYTES), answers):
+            pass
+        return answers
+
+    def _take(self, data: bytes, answers: list[Message]) -> bool:
+        """Add the messages of one datagram; True when the answer is complete."""
+        is_complete = False
+        for kind, flags, sequence, raw in _split(data):
+            if sequence != self._sequence:
+                continue
+            if kind == _NLMSG_ERROR:
+                _raise_error(raw, flags)
+                is_complete = True
+            elif kind == _NLMSG_DONE:
+                is_complete = True
+            else:
+                answers.extend(self._marshal.parse(raw, None, None))
+        return is_complete
+
+
+class Events:
+    """A socket that hears of links, neighbours, IPv4 routes, rules and addresses."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, 33, _EVENT_BUFFER_BYTES)  # SO_RCVBUFFORCE
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER_BYTES)
+        self._socket.bind((0, _EVENT_GROUPS))
+        self._socket.setblocking(False)
+        self._marshal = MarshalRtnl()
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> list[Message] | None:
+        """The events that wait; None when some were lost, so that everything must be asked again."""
+        events: list[Message] = []
+        is_complete = True
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return events if is_complete else None
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                is_complete = False
+                continue
+            events.extend(self._marshal.parse(data, None, None))
+
+
+def attribute(message: Message, name: str) -> Any:  # noqa: ANN401 - pyroute2 is untyped
+    """The value of one attribute, None when it is absent."""
+    return message.get_attr(name)
+
+
+def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    position = 0
+    while position + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, position)
+        yield kind, flags, sequence, data[position : position + length]
+        position += (length + 3) & ~3
+
+
+def _raise_error(raw: bytes, flags: int) -> None:
+    (number,) = struct.unpack_from("=i", raw, _HEADER.size)
+    if number == 0:
+        return
+    cause = OSError(-number, os.strerror(-number))
+    raise OffloadError(_kernel_words(raw, flags) or os.strerror(-number)) from cause
+
+
+def _kernel_words(raw: bytes, flags: int) -> str:
+    """The text attribute of an extended acknowledgement, empty when there is none."""
+    position = _HEADER.size + 4 + _HEADER.size
+    while flags & _ACK_WITH_ATTRIBUTES and position + _ATTRIBUTE.size <= len(raw):
+        length, kind = _ATTRIBUTE.unpack_from(raw, position)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind & 0x3FFF == _ERROR_MESSAGE:
+            return raw[position + _ATTRIBUTE.size : position + length].rstrip(b"\0").decode(errors="replace")
+        position += (length + 3) & ~3
+    return ""

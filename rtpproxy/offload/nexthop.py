@@ -1,0 +1,249 @@
+"""Routes and neighbours: where frames for a peer go, kept true by the kernel's events.
+
+A route is asked of the kernel once for each pair of peer and local address. The neighbour it leads to is one row of
+the kernel tier's next hop table, shared by everything that leaves through it. A neighbour that is gone, a link that
+is down or an interface that cannot send redirected frames make the row unusable: its packets go up to userspace,
+where sending resolves the neighbour again, and the event that follows makes the row usable.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyroute2.netlink.rtnl import RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWNEIGH
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.attach import Interfaces
+from rtpproxy.offload.entry import NextHop
+from rtpproxy.offload.netlink import NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
+
+log = logging.getLogger(__name__)
+
+_AF_INET = 2
+_UNICAST, _LOCAL = 1, 2
+_USE = 0x1  # NTF_USE: as if a packet were sent, so that the kernel asks whether the neighbour is still there
+_REACHABLE, _STALE, _DELAY, _PROBE, _PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
+_VALID = _REACHABLE | _STALE | _DELAY | _PROBE | _PERMANENT
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to a peer: number of the next hop row, and the address of ours that packets leave from."""
+
+    number: int
+    from_host: str
+    description: str
+    """For the log: `via 192.0.2.1 dev eth0`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoute:
+    """Why the kernel tier cannot reach a peer."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class _Neighbour:
+    number: int
+    mtu: int
+    routes: int = 0
+    is_usable: bool = False
+
+
+_Key = tuple[int, str]
+"""Interface number and neighbour address."""
+_Target = tuple[str, str]
+"""Peer address and local address (empty: the route decides)."""
+
+
+class NextHops:
+    """Routes to peers and the next hop rows that they use."""
+
+    def __init__(
+        self,
+        netlink: Rtnetlink,
+        interfaces: Interfaces,
+        write: Callable[[int, NextHop | None], None],
+        capacity: int,
+    ) -> None:
+        """`write` changes a row of the next hop table, which has `capacity` rows."""
+        self._netlink = netlink
+        self._interfaces = interfaces
+        self._write = write
+        self._free = list(range(capacity - 1, -1, -1))
+        self._routes: dict[_Target, tuple[Route | NoRoute, _Key | None]] = {}
+        self._users: dict[_Target, int] = {}
+        self._neighbours: dict[_Key, _Neighbour] = {}
+        self._macs: dict[_Key, tuple[str, int]] = {}
+        """Address and state of every neighbour that the kernel knows."""
+        self._unchecked: list[_Target] = []
+        self._load_macs()
+
+    def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
+        """The route to a peer, kept until `release`."""
+        target = to_host, from_host
+        self._users[target] = self._users.get(target, 0) + 1
+        known = self._routes.get(target)
+        if known is None:
+            known = self._routes[target] = self._resolve(target)
+        return known[0]
+
+    def release(self, to_host: str, from_host: str) -> None:
+        """One user of a route less."""
+        target = to_host, from_host
+        self._users[target] -= 1
+        if not self._users[target]:
+            del self._users[target]
+            self._drop(self._routes.pop(target)[1])
+
+    def current(self, to_host: str, from_host: str) -> Route | NoRoute:
+        """What `acquire` would answer now, without acquiring."""
+        return self._routes[to_host, from_host][0]
+
+    def start_reroute(self) -> None:
+        """Routes may have changed: let `reroute` go over all of them, from the first."""
+        self._unchecked = list(self._routes)
+
+    def reroute(self, most: int) -> list[_Target]:
+        """Ask the kernel again for up to `most` routes; the peers whose route is another now."""
+        changed = []
+        batch, self._unchecked = self._unchecked[:most], self._unchecked[most:]
+        for target in batch:
+            if target not in self._routes:
+                continue
+            old, old_key = self._routes[target]
+            self._routes[target] = new = self._resolve(target)
+            self._drop(old_key)
+            if new[0] != old:
+                changed.append(target)
+        return changed
+
+    @property
+    def is_rerouted(self) -> bool:
+        """Whether `reroute` has gone over all routes."""
+        return not self._unchecked
+
+    def reload(self) -> None:
+        """Events were lost: ask for all neighbours again. `reroute` must follow."""
+        self._load_macs()
+        for key in self._neighbours:
+            self._update(key)
+
+    def on_neighbour(self, message: Message) -> None:
+        """Take in a neighbour event."""
+        if message["family"] != _AF_INET:
+            return
+        key = message["ifindex"], attribute(message, "NDA_DST")
+        mac, state = attribute(message, "NDA_LLADDR"), message["state"]
+        if message["event"] == "RTM_DELNEIGH" or not state & _VALID or not mac:
+            self._macs.pop(key, None)
+        else:
+            self._macs[key] = mac, state
+        if key in self._neighbours:
+            self._update(key)
+            if message["event"] != "RTM_DELNEIGH" and state == _STALE:
+                self._confirm(key)
+
+    def on_link(self, index: int) -> None:
+        """The link with that number changed, came or went."""
+        for key in self._neighbours:
+            if key[0] == index:
+                self._update(key)
+
+    def _resolve(self, target: _Target) -> tuple[Route | NoRoute, _Key | None]:
+        to_host, from_host = target
+        message = rtmsg()
+        message["family"], message["dst_len"] = _AF_INET, 32
+        message["attrs"] = [("RTA_DST", to_host)]
+        if from_host:
+            message["src_len"] = 32
+            message["attrs"].append(("RTA_SRC", from_host))
+        try:
+            (answer,) = self._netlink.request(message, RTM_GETROUTE)
+        except OffloadError as error:
+            return NoRoute(f"no route to {to_host}: {error}"), None
+        return self._accept(answer, to_host, from_host)
+
+    def _accept(self, answer: Message, to_host: str, from_host: str) -> tuple[Route | NoRoute, _Key | None]:
+        index, source = attribute(answer, "RTA_OIF"), from_host or attribute(answer, "RTA_PREFSRC")
+        link = self._interfaces.link(index) if index else None
+        if answer["type"] == _LOCAL:
+            return NoRoute(f"{to_host} is an address of this host"), None
+        if answer["type"] != _UNICAST or link is None or not source:
+            return NoRoute(f"{to_host} is not reached by an ordinary route"), None
+        if attribute(answer, "RTA_VIA") or attribute(answer, "RTA_ENCAP"):
+            return NoRoute(f"the route to {to_host} changes the packet's family or wraps it"), None
+        report = self._interfaces.attach(index)
+        if not self._interfaces.is_attached(index):
+            return NoRoute(f"its way out has no native XDP: {report}"), None
+        metrics = attribute(answer, "RTA_METRICS")
+        mtu = min(link.mtu, (metrics.get_attr("RTAX_MTU") if metrics else None) or link.mtu)
+        neighbour_host = attribute(answer, "RTA_GATEWAY") or to_host
+        key = index, neighbour_host
+        number = self._take(key, mtu)
+        if number is None:
+            return NoRoute("the table of next hops is full"), None
+        return Route(number, source, f"via {neighbour_host} dev {link.name}"), key
+
+    def _take(self, key: _Key, mtu: int) -> int | None:
+        neighbour = self._neighbours.get(key)
+        if neighbour is None:
+            if not self._free:
+                return None
+            neighbour = self._neighbours[key] = _Neighbour(self._free.pop(), mtu)
+        neighbour.routes += 1
+        neighbour.mtu = mtu
+        self._update(key)
+        if self._macs.get(key, ("", 0))[1] == _STALE:
+            self._confirm(key)
+        return neighbour.number
+
+    def _drop(self, key: _Key | None) -> None:
+        if key is None:
+            return
+        neighbour = self._neighbours[key]
+        neighbour.routes -= 1
+        if not neighbour.routes:
+            del self._neighbours[key]
+            self._write(neighbour.number, None)
+            self._free.append(neighbour.number)
+
+    def _update(self, key: _Key) -> None:
+        """Write the neighbour's row as things stand."""
+        neighbour = self._neighbours[key]
+        link = self._interfaces.link(key[0])
+        mac = self._macs.get(key, ("", 0))[0]
+        is_usable = bool(mac and link and link.is_up and self._interfaces.is_attached(key[0]))
+        if is_usable and link:
+            self._write(neighbour.number, NextHop(key[0], mac, link.mac, min(neighbour.mtu, link.mtu)))
+        else:
+            self._write(neighbour.number, None)
+        if is_usable != neighbour.is_usable:
+            neighbour.is_usable = is_usable
+            name = link.name if link else f"interface {key[0]}"
+            if is_usable:
+                log.info("next hop %s on %s is %s: its streams are forwarded by the kernel", key[1], name, mac)
+            else:
+                log.info("next hop %s on %s is not usable: its streams are relayed by userspace", key[1], name)
+
+    def _confirm(self, key: _Key) -> None:
+        """Have the kernel ask a neighbour that it has not heard from: forwarded frames are no news to it."""
+        message = ndmsg()
+        message["family"], message["ifindex"], message["flags"] = _AF_INET, key[0], _USE
+        message["attrs"] = [("NDA_DST", key[1])]
+        try:
+            self._netlink.request(message, RTM_NEWNEIGH, NLM_F_REPLACE)
+        except OffloadError as error:
+            log.debug("cannot confirm neighbour %s: %s", key[1], error)
+
+    def _load_macs(self) -> None:
+        message = ndmsg()
+        message["family"] = _AF_INET
+        self._macs = {}
+        for answer in self._netlink.request(message, RTM_GETNEIGH, NLM_F_DUMP):
+            mac, state = attribute(answer, "NDA_LLADDR"), answer["state"]
+            if mac and state & _VALID:
+                self._macs[answer["ifindex"], attribute(answer, "NDA_DST")] = mac, state

@@ -1,0 +1,33 @@
+"""The kernel tier of a relay that has none: everything stays in userspace."""
+
+from collections.abc import Mapping
+
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded
+
+
+class NoOffload:
+    """Same interface as `forwarder.Forwarder`; forwards nothing and has counted nothing."""
+
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
+        """Do nothing."""
+
+    def withdraw(self, port: int, reason: str) -> None:
+        """Do nothing."""
+
+    def counters(self, port: int) -> None:
+        """Nothing was counted."""
+
+    def total_forwarded(self) -> int:
+        """No packet."""
+        return 0
+
+    def total_dropped(self) -> int:
+        """No packet."""
+        return 0
+
+    def last_seen(self) -> None:
+        """Never, at any port."""
+
+    def row(self, port: int) -> int:
+        """No row belongs to a port."""
+        return -1

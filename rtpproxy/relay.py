@@ -1,0 +1,190 @@
+"""One running relay: every part built, wired to the event loop, and taken down again in reverse order."""
+
+import asyncio
+import logging
+import random
+import signal
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from rtpproxy.config import Config, ControlKind, OffloadMode, PortsMode
+from rtpproxy.control.dispatch import Dispatcher
+from rtpproxy.control.server import ControlServer
+from rtpproxy.errors import OffloadError, StartError
+from rtpproxy.kernel import KernelTier, Programs, instance_name
+from rtpproxy.media.bound import BoundMedia
+from rtpproxy.media.portrange import Reservation, claim
+from rtpproxy.media.steered import SteeredMedia, check_local
+from rtpproxy.offload.off import NoOffload
+from rtpproxy.service import Service
+from rtpproxy.session.ports import PortAllocator
+
+log = logging.getLogger(__name__)
+
+TOS = 0xB8
+"""Expedited forwarding, on every media packet that leaves (protocol.md 6.3)."""
+TICK_S = 1.0
+REPORT_INTERVAL_S = 60.0
+_STOP_SIGNALS = ("TERM", "INT", "USR1", "USR2", "XCPU", "XFSZ", "VTALRM", "PROF")
+
+Clock = Callable[[], float]
+
+
+class Relay:
+    """The relay that a configuration describes."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        """Nothing is opened before `serve`."""
+        self._config = config
+        self._clock = clock
+        self._stack = ExitStack()
+        self._stopped = asyncio.Event()
+        self._programs: Programs | None = None
+        self._verdicts: dict[str, int] = {}
+        self._service: Service
+        self._media: SteeredMedia | BoundMedia
+        self._dispatcher: Dispatcher
+
+    async def serve(self, on_ready: Callable[[], None], abort: Callable[[int], None]) -> None:
+        """Run until a signal, or the end of a slow stop. Raises StartError when it cannot start.
+
+        `on_ready` is called once everything serves; `abort` with the number of a signal that came while stopping.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_exception)
+        with self._stack:
+            await self._start(loop)
+            self._catch_signals(loop, abort)
+            log.info("rtpproxy started")
+            on_ready()
+            await self._stopped.wait()
+        log.info("rtpproxy stopped")
+
+    # Start
+
+    async def _start(self, loop: AbstractEventLoop) -> None:
+        config = self._config
+        check_local(config.listen_host)
+        self._build_media(loop)
+        kernel = self._build_kernel_tier()
+        excluded = {address.port for address in config.control if address.kind is ControlKind.UDP}
+        ports = PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
+        self._service = Service(config, self._media, kernel.forwarder if kernel else NoOffload(), ports)
+        self._dispatcher = Dispatcher(self._service)
+        server = ControlServer(config.control, self._dispatcher.execute, self._clock)
+        await server.start()
+        self._stack.callback(server.close)
+        # From here on it is certain that no other relay with these control sockets runs.
+        is_steered = isinstance(self._media, SteeredMedia)
+        claimed = claim(config.listen_host, config.port_min, config.port_max + 1, is_steered=is_steered)
+        self._stack.callback(claimed.close)
+        if is_steered:
+            reservation = Reservation(instance_name(config))
+            reservation.make(config.port_min, config.port_max + 1)
+            self._stack.callback(reservation.undo)
+        self._announce(kernel, loop, "steered" if is_steered else "bound")
+        loop.call_later(TICK_S, self._tick, loop, self._clock() + TICK_S)
+
+    def _build_media(self, loop: AbstractEventLoop) -> None:
+        config = self._config
+        is_bpf_wanted = config.ports is not PortsMode.BOUND
+        try:
+            if is_bpf_wanted:
+                self._media = self._build_steered(loop)
+                return
+        except OffloadError as error:
+            if config.ports is PortsMode.STEERED or config.offload is OffloadMode.XDP:
+                raise StartError(f"BPF cannot be used: {error}") from error
+            log.warning("ports are bound, and userspace relays everything: BPF cannot be used: %s", error)
+        media = BoundMedia(config.listen_host, TOS, self._on_datagram, self._clock)
+        media.start(loop)
+        self._stack.callback(media.close_all)
+        self._media = media
+
+    def _build_steered(self, loop: AbstractEventLoop) -> SteeredMedia:
+        config = self._config
+        with ExitStack() as stack:
+            programs = Programs(config, TOS)
+            stack.callback(programs.close)
+            media = SteeredMedia(config.listen_host, TOS, self._on_datagram, self._clock, programs.mark)
+            stack.callback(media.close_all)
+            try:
+                receivers = media.start(loop)
+            except PermissionError as error:
+                raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
+            programs.steer(receivers)
+            self._stack.push(stack.pop_all())
+        self._programs = programs
+        return media
+
+    def _build_kernel_tier(self) -> KernelTier | None:
+        if self._programs is None or self._config.offload is OffloadMode.OFF:
+            return None
+        kernel = KernelTier(self._config, self._programs, self._media.routes_changed)
+        self._stack.callback(self._report_verdicts)
+        self._stack.callback(kernel.close)
+        return kernel
+
+    def _announce(self, kernel: KernelTier | None, loop: AbstractEventLoop, way: str) -> None:
+        config = self._config
+        for address in config.control:
+            log.info("control socket %s", address)
+        where = config.listen_host or "all local addresses"
+        log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
+        if kernel is None:
+            reason = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
+            log.info("all interfaces: userspace (%s)", reason)
+            return
+        for report in kernel.start(loop):
+            log.info("%s", report)
+
+    def _on_datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        self._service.datagram(port, data, source, local_host, now)
+
+    # Running
+
+    def _tick(self, loop: AbstractEventLoop, due: float) -> None:
+        now = self._clock()
+        self._service.tick(now)
+        if self._service.is_finished:
+            log.info("the last session of a slow stop has ended")
+            self._stopped.set()
+        if int(due / REPORT_INTERVAL_S) != int((due - TICK_S) / REPORT_INTERVAL_S):
+            self._report_verdicts()
+        # Ticks keep their rhythm; those that were missed are not made up for.
+        due = max(due + TICK_S, now)
+        loop.call_later(due - now, self._tick, loop, due)
+
+    def _report_verdicts(self) -> None:
+        """Log the kernel's counters by reason, if they changed."""
+        if self._programs is None or not log.isEnabledFor(logging.INFO):
+            return
+        verdicts = self._programs.tables.verdicts()
+        if verdicts != self._verdicts:
+            self._verdicts = verdicts
+            counts = ", ".join(f"{name} {count}" for name, count in verdicts.items() if count)
+            log.info("frames by verdict: %s", counts or "none")
+
+    def _catch_signals(self, loop: AbstractEventLoop, abort: Callable[[int], None]) -> None:
+        def stop(number: int) -> None:
+            if self._stopped.is_set():
+                abort(number)
+            log.info("stopping on signal %d", number)
+            self._stopped.set()
+
+        for name in _STOP_SIGNALS:
+            number = signal.Signals[f"SIG{name}"]
+            loop.add_signal_handler(number, stop, int(number))
+        loop.add_signal_handler(signal.SIGHUP, self._stop_slowly)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _stop_slowly(self) -> None:
+        log.info("stopping slowly: no new sessions; exit when the last one ends")
+        self._service.stop_slowly()
+
+
+def _log_exception(_: AbstractEventLoop, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    trace = (type(error), error, error.__traceback__) if isinstance(error, BaseException) else None
+    log.error("unexpected: %s", context.get("message"), exc_info=trace)

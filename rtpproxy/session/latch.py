@@ -1,0 +1,212 @@
+"""Endpoint learning: whose packets a stream accepts, and where it sends.
+
+The law of this file:
+
+1. Every rule by which a stream learns its remote endpoint is here, and nobody else writes a `Latch`.
+2. It knows nothing of ports, sessions, sockets or the kernel: endpoints, headers and the time come in, a verdict
+   goes out.
+3. A packet that is ignored changes nothing.
+
+A stream is *open* (no remote, or not latched: the next packet takes it), or *latched* (only its remote is accepted).
+A latched RTP stream may hold a *memory*, the SSRC and a recent sequence number of its source; another source that
+goes on where the memory ends is the same phone behind another address, and takes the stream over. The names of the
+steps (learn, latch, override, refresh) are those of protocol.md section 5, and so is their order.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.media.rtp import RtpHeader
+
+UPDATE_WINDOW_S = 10.0
+"""Seconds after a command on a known endpoint during which any RTP source may take the stream over."""
+SEQUENCE_DISTANCE = 536
+"""How far ahead of the memory, modulo 65536, another source may go on."""
+REFRESH_INTERVAL_S = 1.0
+"""Least seconds between two refreshes of the memory's sequence number."""
+LAST_PORT = 65535
+
+
+class Verdict(Enum):
+    """What a packet did to the stream that it came in on."""
+
+    IGNORED = "ignored"
+    """Wrong source: drop it. Nothing changed."""
+    ACCEPTED = "accepted"
+    """Hand it on. Nothing changed that forwarding depends on."""
+    LEARNED = "learned"
+    """Hand it on. The remote endpoint or the lock changed, so the forwarding plan must be made again."""
+
+
+# Looked up for every packet: a global is found faster than a member of an enum.
+_IGNORED = Verdict.IGNORED
+_ACCEPTED = Verdict.ACCEPTED
+_LEARNED = Verdict.LEARNED
+
+
+@dataclass(slots=True, eq=False)
+class Latch:
+    """What one stream knows about its remote endpoint (protocol.md 5.1)."""
+
+    remote: Endpoint | None = None
+    """Where packets of this stream are sent to and, but for asymmetric mode, accepted from."""
+    previous: Endpoint | None = None
+    """The latched remote that a command replaced."""
+    is_latched: bool = False
+    is_asymmetric: bool = False
+    """Accept any port of the remote's host; never move (5.5)."""
+    is_untrusted: bool = False
+    """The remote was learned from a packet, so what commands say is ignored from now on."""
+    has_moved: bool = False
+    """Whether the latest LEARNED changed `remote`: then the RTCP sibling of an RTP stream must `guess`."""
+    updated_at: float | None = None
+    """Time of the last command that found a remote set, seconds, monotonic."""
+    ssrc: int | None = None
+    """SSRC of the memory; None without memory, and always for RTCP."""
+    sequence: int = 0
+    """Sequence number of the memory."""
+    refreshed_at: float = 0.0
+    """Time that the memory was last set or refreshed, seconds, monotonic."""
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether packets of one known source are accepted and all others refused, so that the kernel may do it.
+
+        The source is `remote`; in asymmetric mode it is any port of `remote.host`.
+        """
+        return self.remote is not None and (self.is_latched or self.is_asymmetric)
+
+    def signal(self, endpoint: Endpoint, now: float) -> bool:
+        """Prefill from a command (5.2); True when the remote changed.
+
+        The caller adds 1 to the port for RTCP, leaves null addresses out, and absorbs what the kernel saw first.
+        """
+        if self.remote is not None:
+            self.updated_at = now
+        if self.is_untrusted or self.remote == endpoint:
+            return False
+        if self.remote is not None and self.is_latched:
+            self.previous = self.remote
+        self.remote = endpoint
+        return True
+
+    def set_asymmetric(self, is_asymmetric: bool) -> None:
+        """Apply the mode that a command asked for (5.2, 5.5). Going back to symmetric keeps the stream latched."""
+        self.is_asymmetric = is_asymmetric
+        if is_asymmetric:
+            self.is_latched = True
+
+    def observe(self, source: tuple[str, int], header: RtpHeader | None, is_rtp_stream: bool, now: float) -> Verdict:
+        """Judge and learn from a packet on a complete session (5.3, 5.5).
+
+        `header` is None where the packet does not parse as RTP; it is not looked at on RTCP streams.
+        """
+        if source == self.remote and self.is_latched:
+            if header is not None and now - self.refreshed_at >= REFRESH_INTERVAL_S and header.ssrc == self.ssrc:
+                self.sequence = header.sequence
+                self.refreshed_at = now
+            return _ACCEPTED
+        if not is_rtp_stream:
+            header = None
+        verdict = self._judge(source, header, now)
+        if verdict is not _IGNORED:
+            self._refresh(header, now)
+        return verdict
+
+    def change_ssrc(self, header: RtpHeader, now: float) -> Verdict:
+        """Take over the new SSRC of the accepted source of an RTP stream, noticed by its sequence tracker (5.3)."""
+        return self._relatch(header.ssrc, header.sequence, now)
+
+    def guess(self, endpoint: Endpoint) -> bool:
+        """Apply to an RTCP stream that its RTP sibling learned `endpoint` (5.6); True when the remote changed."""
+        if self.remote is not None and self.remote.host == endpoint.host:
+            return False
+        if endpoint.port == LAST_PORT:
+            return False
+        self.remote = Endpoint(endpoint.host, endpoint.port + 1)
+        self.is_latched = self.is_asymmetric
+        return True
+
+    def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:
+        """Bring the memory to where the packets that the kernel forwarded for this RTP stream would have brought it.
+
+        `ssrc` is the last that the kernel saw, `sequence` a number of that SSRC seen at `refreshed_at`, not more than
+        REFRESH_INTERVAL_S old when traffic flows, and `changed_at` when the SSRC last changed from one to another,
+        0.0 for never; seconds, monotonic. May be called again with values that did not advance. Call it before
+        `signal`, so that a change is judged by the window that it fell into.
+        """
+        seen_at = min(refreshed_at, now)
+        # A change older than the memory was dealt with, or is not of this source. One older than the latest command
+        # is not in that command's window.
+        is_new = changed_at > self.refreshed_at
+        if is_new and (self.updated_at is None or not 0.0 <= changed_at - self.updated_at < UPDATE_WINDOW_S):
+            before = self.is_latched
+            self._remember(ssrc, sequence, seen_at)
+            return self._verdict(before)
+        if ssrc == self.ssrc and seen_at > self.refreshed_at:
+            self.sequence = sequence
+            self.refreshed_at = seen_at
+        return _ACCEPTED
+
+    def _judge(self, source: tuple[str, int], header: RtpHeader | None, now: float) -> Verdict:
+        if self.remote is None:
+            return self._learn(source)
+        if self.is_asymmetric:
+            return _ACCEPTED if source[0] == self.remote.host else _IGNORED
+        if source == self.remote:
+            return self._latch(header, now)
+        if not self.is_latched:
+            self._latch(header, now)
+        elif not self._override(header, now):
+            return _IGNORED
+        return self._learn(source)
+
+    def _learn(self, source: tuple[str, int]) -> Verdict:
+        self.is_untrusted = True
+        self.has_moved = True
+        self.remote = Endpoint(*source)
+        if self.previous != self.remote:
+            self.is_latched = True
+        return _LEARNED
+
+    def _latch(self, header: RtpHeader | None, now: float) -> Verdict:
+        if header is None:
+            return self._relatch(None, 0, now)
+        return self._relatch(header.ssrc, header.sequence, now)
+
+    def _relatch(self, ssrc: int | None, sequence: int, now: float) -> Verdict:
+        before = self.is_latched
+        if self.updated_at is None or now - self.updated_at >= UPDATE_WINDOW_S:
+            self._remember(ssrc, sequence, now)
+        return self._verdict(before)
+
+    def _verdict(self, was_latched: bool) -> Verdict:
+        if was_latched == self.is_latched:
+            return _ACCEPTED
+        self.has_moved = False
+        return _LEARNED
+
+    def _remember(self, ssrc: int | None, sequence: int, now: float) -> None:
+        self.ssrc = ssrc
+        self.sequence = sequence
+        self.refreshed_at = now
+        self.is_latched = ssrc != 0
+
+    def _override(self, header: RtpHeader | None, now: float) -> bool:
+        """Whether a packet of another source may take a latched stream over. RTCP streams have no memory."""
+        if self.ssrc is None or header is None:
+            return False
+        if self.updated_at is None or now - self.updated_at > UPDATE_WINDOW_S:
+            ahead = (header.sequence - self.sequence) % 65536
+            if header.ssrc != self.ssrc or ahead > SEQUENCE_DISTANCE:
+                return False
+        self.sequence = header.sequence
+        self.refreshed_at = now
+        return True
+
+    def _refresh(self, header: RtpHeader | None, now: float) -> None:
+        is_due = now - self.refreshed_at >= REFRESH_INTERVAL_S
+        if is_due and header is not None and header.ssrc == self.ssrc:
+            self.sequence = header.sequence
+            self.refreshed_at = now

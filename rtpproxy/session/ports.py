@@ -1,0 +1,76 @@
+"""Which RTP ports are free, and in which order they are tried (protocol.md 7.1, 16 item 5)."""
+
+import random
+from array import array
+from collections.abc import Collection, Iterator
+
+_FREE = b"\x00"
+_TAKEN = 1
+
+
+class PortAllocator:
+    """The even RTP ports from `first` to `last`, walked round in a fixed order.
+
+    A walk starts after the port taken last and ends before it, so that port is never offered next, and a range of
+    one pair offers nothing (as the C RTPproxy). The caller opens a candidate, goes on to the next one where the
+    port is busy, and takes the one that it got. Ports of a pair that holds a number in `exclude` are never offered.
+    """
+
+    __slots__ = ("_first", "_last_taken", "_order", "_positions", "_taken")
+
+    def __init__(
+        self, first: int, last: int, is_sequential: bool, seed: random.Random, exclude: Collection[int] = ()
+    ) -> None:
+        ports = list(range(first, last + 1, 2))
+        if not is_sequential:
+            seed.shuffle(ports)
+        self._first = first
+        self._order = array("H", ports)
+        # Where in the order a port stands, by its distance from the first in pairs.
+        self._positions = array("H", bytes(2 * len(ports)))
+        for position, port in enumerate(ports):
+            self._positions[(port - first) // 2] = position
+        # One byte a position: searched for the next free one at the speed of memchr.
+        self._taken = bytearray(len(ports))
+        self._last_taken = len(ports) - 1
+        for number in exclude:
+            if first <= number <= last + 1:
+                self._taken[self._position(number)] = _TAKEN
+
+    def candidates(self) -> Iterator[int]:
+        """The free RTP ports in the order to try them, each at most once."""
+        start, end = self._last_taken + 1, len(self._order)
+        yield from self._free_between(start, end)
+        yield from self._free_between(0, start - 1)
+
+    def next_free(self) -> int | None:
+        """The first candidate, or None when there is none."""
+        return next(self.candidates(), None)
+
+    def take(self, port: int) -> None:
+        """Mark an RTP port as in use. Raises ValueError where it is already, or was excluded."""
+        position = self._position(port)
+        if self._taken[position]:
+            raise ValueError(f"port {port} is taken")
+        self._taken[position] = _TAKEN
+        self._last_taken = position
+
+    def release(self, port: int) -> None:
+        """Make a taken RTP port free again. Raises ValueError where it is free."""
+        position = self._position(port)
+        if not self._taken[position]:
+            raise ValueError(f"port {port} is free")
+        self._taken[position] = 0
+
+    def _position(self, port: int) -> int:
+        """Where in the order the pair of a port stands; RTCP counts to its RTP port."""
+        index = (port - self._first) // 2
+        if not 0 <= index < len(self._positions):
+            raise ValueError(f"port {port} is not in the range")
+        return self._positions[index]
+
+    def _free_between(self, start: int, end: int) -> Iterator[int]:
+        position = self._taken.find(_FREE, start, end)
+        while position >= 0:
+            yield self._order[position]
+            position = self._taken.find(_FREE, position + 1, end)

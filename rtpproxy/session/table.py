@@ -1,0 +1,80 @@
+"""All sessions, found by call-id and tags. Knows the matching rules of protocol.md 4.2 and nothing else."""
+
+from collections.abc import Iterator
+
+from rtpproxy.session.session import Session
+
+
+class SessionTable:
+    """Sessions by call-id. A call has one or two, so a lone one is held without a list around it."""
+
+    __slots__ = ("_by_call_id", "_sessions")
+
+    def __init__(self) -> None:
+        self._by_call_id: dict[bytes, Session | list[Session]] = {}
+        self._sessions: dict[Session, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        """All sessions in the order of their creation; they may be removed meanwhile."""
+        return iter(tuple(self._sessions))
+
+    def add(self, session: Session) -> None:
+        """Add a session as the latest of its call-id."""
+        self._sessions[session] = None
+        found = self._by_call_id.setdefault(session.call_id, session)
+        if isinstance(found, list):
+            found.append(session)
+        elif found is not session:
+            self._by_call_id[session.call_id] = [found, session]
+
+    def remove(self, session: Session) -> None:
+        """Remove a session. Raises KeyError for one that is not in the table."""
+        del self._sessions[session]
+        found = self._by_call_id[session.call_id]
+        if isinstance(found, list):
+            found.remove(session)
+        if found is session or not found:
+            del self._by_call_id[session.call_id]
+
+    def find(self, call_id: bytes, from_tag: bytes, to_tag: bytes | None) -> tuple[Session, bool] | None:
+        """The first session that the tags match exactly, and whether in reverse direction."""
+        for session in self._of_call(call_id):
+            if session.from_tag == from_tag:
+                return session, False
+            if to_tag is not None and _is_reverse(session.from_tag, from_tag, to_tag):
+                return session, True
+        return None
+
+    def find_all(self, call_id: bytes, from_tag: bytes, to_tag: bytes | None) -> list[tuple[Session, bool]]:
+        """Every session whose tag equals or, followed by a media number, starts with one of the tags.
+
+        The from-tag is tried first; the flag says that only the to-tag matched (reverse direction).
+        """
+        matches = []
+        for session in self._of_call(call_id):
+            if _is_prefix(from_tag, session.from_tag):
+                matches.append((session, False))
+            elif to_tag is not None and _is_prefix(to_tag, session.from_tag):
+                matches.append((session, True))
+        return matches
+
+    def _of_call(self, call_id: bytes) -> list[Session]:
+        found = self._by_call_id.get(call_id)
+        if found is None:
+            return []
+        return found if isinstance(found, list) else [found]
+
+
+def _is_prefix(tag: bytes, session_tag: bytes) -> bool:
+    return session_tag.startswith(tag) and session_tag[len(tag) : len(tag) + 1] in (b"", b";")
+
+
+def _is_reverse(session_tag: bytes, from_tag: bytes, to_tag: bytes) -> bool:
+    """Whether the to-tag is the session's, as it stands or with the media number that ends the from-tag."""
+    if to_tag == session_tag:
+        return True
+    _, semicolon, number = from_tag.rpartition(b";")
+    return bool(semicolon) and to_tag + semicolon + number == session_tag

@@ -1,0 +1,21 @@
+"""Waiting for something outside the process: the only place in the tests that may sleep."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_POLL_S = 0.002
+_T = TypeVar("_T")
+
+
+def wait_for(condition: Callable[[], _T], deadline_s: float, what: str) -> _T:
+    """Poll `condition` until it is true and return its value; AssertionError naming `what` after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while True:
+        is_last = time.monotonic() >= end
+        value = condition()
+        if value:
+            return value
+        if is_last:
+            raise AssertionError(f"waited {deadline_s} s in vain for {what}; last value: {value!r}")
+        time.sleep(_POLL_S)
