@@ -1,7 +1,7 @@
-// Counts and drops the generator's packets where they arrive, measures how old those with a time are, and checks the checksums of
-// some. Everything else goes up. Compiled with FIRST_PORT and LAST_PORT (of the destination, both included),
-// UDP_BYTES (length of a packet from its UDP header on), VERIFY_EVERY (a power of two; 0: never), CPUS,
-// BUCKETS (a power of two) and BUCKET_SHIFT (a bucket is 2^BUCKET_SHIFT ns wide; the last takes all that is older).
+// Counts and drops the generator's packets where they arrive, measures how old those are that say when they were sent,
+// and checks the checksums of some. Everything else goes up. Compiled with FIRST_PORT and LAST_PORT (destination, both
+// included), UDP_BYTES (length of a packet from its UDP header on), VERIFY_EVERY (a power of two; 0: never), CPUS,
+// BUCKETS and BUCKET_SHIFT (a bucket is 2^BUCKET_SHIFT ns wide; the last takes all that is older).
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -17,7 +17,6 @@ struct tally {
     __u64 verified;
     __u64 bad_ip_checksum;
     __u64 bad_udp_checksum;      // wrong or missing
-    __u64 delays[BUCKETS];
 };
 
 struct headers {
@@ -26,7 +25,9 @@ struct headers {
     struct udphdr udp;
 } __attribute__((packed));
 
-BPF_ARRAY(tallies, struct tally, CPUS);  // a row per core, for nobody else to write to
+// Each core writes to a row, and to a run of buckets, of its own.
+BPF_ARRAY(tallies, struct tally, CPUS);
+BPF_ARRAY(delays, __u64, CPUS * BUCKETS);
 
 static __always_inline bool is_expected(const struct headers *headers)
 {
@@ -56,13 +57,14 @@ static __always_inline void verify(struct tally *tally, struct headers *headers)
         tally->bad_udp_checksum++;
 }
 
-static __always_inline void measure(struct tally *tally, __u64 sent_ns)
+// Number of the bucket for a packet that this core gets now.
+static __always_inline __u32 delay_bucket(int cpu, __u64 sent_ns)
 {
     __u64 bucket = (bpf_ktime_get_ns() - sent_ns) >> BUCKET_SHIFT;
 
     if (bucket > BUCKETS - 1)
         bucket = BUCKETS - 1;
-    tally->delays[bucket]++;
+    return cpu * BUCKETS + bucket;
 }
 
 int count(struct xdp_md *ctx)
@@ -88,7 +90,11 @@ int count(struct xdp_md *ctx)
     if (VERIFY_EVERY && !(tally->packets & (VERIFY_EVERY - 1)))
         verify(tally, headers);
     __u64 sent_ns = *(__u64 *)(data + STAMP_OFFSET);
-    if (sent_ns)
-        measure(tally, sent_ns);
+    if (!sent_ns)
+        return XDP_DROP;
+    __u32 bucket = delay_bucket(cpu, sent_ns);
+    __u64 *delay = delays.lookup(&bucket);
+    if (delay)
+        (*delay)++;
     return XDP_DROP;
 }

@@ -79,8 +79,11 @@ def test_bare_redirect_loses_nothing(topology, interval_ns):
     ):
         sent = generator.run(0.3, interval_ns)
         wait_for(lambda: sink.counts().packets >= sent.packets, 1.0, "all packets to arrive")
-        counts = sink.counts()
+        counts, delays = sink.counts(), sink.delays()
+        sink.reset()
+        assert (sink.counts().packets, sink.delays().max_us) == (0, 0)
 
+    assert 0 < delays.p50_us <= delays.p99_us <= delays.max_us
     assert counts.packets == counts.verified == sent.packets
     assert counts.bytes == sent.packets * FRAME_BYTES
     assert (counts.wrong_length, counts.bad_ip_checksum, counts.bad_udp_checksum) == (0, 0, 0)
@@ -106,8 +109,6 @@ def test_sink_tells_what_is_not_right(topology):
             sender.send(frame)
         wait_for(lambda: sink.counts().packets + sink.counts().passed >= 5, 1.0, "five frames to arrive")
         counts = sink.counts()
-        sink.reset()
-        assert sink.counts().packets == 0
 
     assert (counts.packets, counts.verified, counts.passed, counts.wrong_length) == (4, 3, 1, 1)
     assert (counts.bad_ip_checksum, counts.bad_udp_checksum) == (1, 1)

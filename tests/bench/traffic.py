@@ -213,7 +213,8 @@ class Sink:
 
     def delays(self) -> Delays:
         """Middle of the histogram's bucket for each; all zero when nothing arrived."""
-        buckets = sum(numpy.array(row.delays, dtype=numpy.uint64) for row in self._bpf[b"tallies"].values())
+        of_cores = [value for _, value in self._bpf[b"delays"].items_lookup_batch()]
+        buckets = numpy.array(of_cores, dtype=numpy.uint64).reshape(-1, _BUCKETS).sum(axis=0)
         below = numpy.cumsum(buckets)
         if not below[-1]:
             return Delays(0.0, 0.0, 0.0)
@@ -225,6 +226,9 @@ class Sink:
     def reset(self) -> None:
         """Forget everything; best while nothing arrives."""
         self._bpf[b"tallies"].clear()
+        delays = self._bpf[b"delays"]
+        size = len(delays)
+        delays.items_update_batch((delays.Key * size)(*range(size)), (delays.Leaf * size)())
 
     def close(self) -> None:
         """Detach and unload."""

@@ -53,7 +53,7 @@ def run(prog_fd: int, frame: bytes, *, ingress_ifindex: int | None = None, repea
     """Run the program on `frame`; an XDP program may be given the interface that the frame came in by.
 
     The interface is looked up in the network namespace of the calling thread, and the kernel refuses it (EINVAL)
-    unless its receive queues are set up for XDP: on a veth, unless an XDP program is attached to it. Loopback passes.
+    unless its receive queue is set up for XDP: on a veth, unless it runs an XDP program or has GRO on. Loopback passes.
     """
     out = ctypes.create_string_buffer(_OUT_BYTES)
     attr = _Attr(prog_fd=prog_fd, repeat=repeat, data_size_out=_OUT_BYTES, data_out=ctypes.addressof(out))

@@ -1,0 +1,157 @@
+"""The installed daemon as a process of its own, and phones as sockets: what end-to-end tests talk to."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.netns import Host
+from tests.waiting import wait_for
+
+START_DEADLINE_S = 20.0
+STOP_DEADLINE_S = 10.0
+PROGRAM = str(Path(sys.executable).parent / "rtpproxy")
+
+
+class RunningRelay:
+    """A relay in a namespace (or on this host), with its control socket and log in a directory of the test."""
+
+    def __init__(self, directory: Path, *options: str, host: Host | None = None, name: str = "rtpproxy") -> None:
+        self.socket_path = directory / f"{name}.sock"
+        self.log_path = directory / f"{name}.log"
+        self.pid_path = directory / f"{name}.pid"
+        self._host = host
+        self._arguments = [
+            *(PROGRAM, "-f", "-d", "INFO", "-s", f"unix:{self.socket_path}", "-p", str(self.pid_path)),
+            *options,
+        ]
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "RunningRelay":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for leftover in (self.socket_path, self.pid_path):
+            leftover.unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Start, or start again, and wait until it says that it serves."""
+        with self.log_path.open("ab") as log:
+            before = self.log_path.stat().st_size
+            popen = subprocess.Popen if self._host is None else self._host.popen
+            self._process = popen(self._arguments, stdout=log, stderr=log)
+        process = self._process
+        wait_for(
+            lambda: b"rtpproxy started" in self.log_path.read_bytes()[before:] or process.poll() is not None,
+            START_DEADLINE_S,
+            "the relay to start",
+        )
+        assert process.poll() is None, self.log
+
+    @property
+    def process(self) -> subprocess.Popen:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def log(self) -> str:
+        """Everything logged so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """End it by SIGTERM; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_DEADLINE_S)
+
+    def kill(self) -> None:
+        """End it so that it cannot clean up."""
+        self.process.kill()
+        self.process.wait(STOP_DEADLINE_S)
+
+    def ask(self, command: str) -> str:
+        """One command over the control socket; the reply without its line feed."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(STOP_DEADLINE_S)
+            client.connect(str(self.socket_path))
+            client.sendall(command.encode())
+            reply = b""
+            while part := client.recv(4096):
+                reply += part
+        return reply.decode().removesuffix("\n")
+
+    def port(self, command: str) -> int:
+        """One `U` or `L`; the port it is answered with."""
+        reply = self.ask(command)
+        assert re.fullmatch(r"\d+( [0-9.]+)?", reply), f"{command} -> {reply}"
+        return int(reply.split()[0])
+
+    def counters(self, call: str) -> dict[str, int]:
+        """`Q` of a session, by name."""
+        pairs = (pair.split("=") for pair in self.ask(f"Qv {call}").split())
+        return {name: int(value) for name, value in pairs}
+
+    def totals(self) -> dict[str, int]:
+        """`I`, by name."""
+        lines = (line.split(": ") for line in self.ask("I").splitlines())
+        return {name: int(value) for name, value in lines}
+
+    def forwarded(self) -> int:
+        """Frames that the kernel forwarded, as the relay's last report says; ask after `stop`."""
+        found = re.findall(r"forwarded (\d+)", self.log)
+        return int(found[-1]) if found else 0
+
+
+def rtp(sequence: int, *, ssrc: int = 0x1234, payload: bytes = b"\xd5" * 160, marker: bool = False) -> bytes:
+    """An RTP packet, PCMU, 20 ms a packet."""
+    head = bytes((0x80, 0x80 if marker else 0))
+    return head + (sequence % 65536).to_bytes(2) + (sequence * 160 % 2**32).to_bytes(4) + ssrc.to_bytes(4) + payload
+
+
+class PhoneSocket:
+    """One port of a phone."""
+
+    def __init__(self, host: Host, ip: str, port: int) -> None:
+        self._socket = host.socket()
+        self._socket.bind((ip, port))
+        self._socket.setblocking(False)
+        self.address = ip, port
+
+    def __enter__(self) -> "PhoneSocket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes, to: tuple[str, int]) -> None:
+        """Send one datagram."""
+        self._socket.sendto(data, to)
+
+    def take(self) -> list[tuple[bytes, tuple[str, int]]]:
+        """What has arrived, with its sources; does not wait."""
+        arrived = []
+        while True:
+            try:
+                arrived.append(self._socket.recvfrom(65535))
+            except BlockingIOError:
+                return arrived
+
+    def expect(self, count: int = 1, deadline_s: float = 5.0) -> list[tuple[bytes, tuple[str, int]]]:
+        """Wait for so many datagrams; all that arrived by then."""
+        arrived: list[tuple[bytes, tuple[str, int]]] = []
+
+        def collect() -> bool:
+            arrived.extend(self.take())
+            return len(arrived) >= count
+
+        wait_for(collect, deadline_s, f"{count} datagrams at {self.address}")
+        return arrived
