@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 _CLAIM = "rtpproxy/media/"
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LEAST_EPHEMERAL = 1024
+"""Ports that must be left for programs that ask for any, TCP included."""
 _NOTES = Path("/run/rtpproxy")
 Ranges = list[tuple[int, int]]
 """First and last port of each range, in ascending order."""
@@ -62,16 +65,23 @@ class Reservation:
             self.undo()
             before = parse_ranges(_RESERVED.read_text())
             ours = subtract([(first, last)], before)
+            low, high = (int(port) for port in _EPHEMERAL.read_text().split())
+            left = sum(end - start + 1 for start, end in subtract([(low, high)], before + ours))
+            if left < LEAST_EPHEMERAL:
+                log.warning(
+                    "media ports %d-%d are not kept out of ephemeral allocation: only %d of the ports %d-%d would be "
+                    "left for other programs; narrow the range with -m and -M",
+                    *(first, last, left, low, high),
+                )
+                return
             _NOTES.mkdir(mode=0o755, exist_ok=True)
             self._note.write_text(format_ranges(ours))
             _RESERVED.write_text(format_ranges(merge(before + ours)))
         except OSError as error:
             log.warning(
-                "media ports %d-%d are not kept out of ephemeral allocation: %s; reserve them in %s yourself",
-                first,
-                last,
-                error.strerror,
-                "net.ipv4.ip_local_reserved_ports",
+                "media ports %d-%d are not kept out of ephemeral allocation: %s; "
+                "reserve them in net.ipv4.ip_local_reserved_ports yourself",
+                *(first, last, error.strerror),
             )
 
     def undo(self) -> None:

@@ -160,8 +160,11 @@ class SteeredMedia:
         return sender
 
     def _route_source(self, to_host: str) -> str:
-        """The address of ours that the kernel would send from: what an unsent connect(2) binds to."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        """The address of ours that the kernel would send from: what connect(2) binds to.
+
+        Of a raw socket, which needs no ephemeral port, and with this protocol receives nothing.
+        """
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as probe:
             probe.connect((to_host, 9))
             source: str = probe.getsockname()[0]
         self._sources[to_host] = source
