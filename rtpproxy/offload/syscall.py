@@ -16,7 +16,7 @@ _PROG_INFO_BYTES = 128
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _bpf(command: int, attributes: bytes) -> int:
+def bpf(command: int, attributes: bytes) -> int:
     """Call bpf(2). Raises OSError with the kernel's number, OffloadError on an unknown machine type."""
     number = _NUMBERS.get(os.uname().machine)
     if number is None:
@@ -33,7 +33,7 @@ def map_read(map_fd: int, key: int, value_bytes: int) -> bytes:
     """The value under a 32-bit key. For a per-CPU map `value_bytes` covers all possible CPUs."""
     value = ctypes.create_string_buffer(value_bytes)
     key_buffer = ctypes.c_uint32(key)
-    _bpf(
+    bpf(
         _MAP_LOOKUP_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0),
     )
@@ -43,7 +43,7 @@ def map_read(map_fd: int, key: int, value_bytes: int) -> bytes:
 def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:
     """Put a socket into a sockmap; the map keeps it until it is closed."""
     key_buffer, value = ctypes.c_uint32(key), ctypes.c_uint64(socket_fd)
-    _bpf(
+    bpf(
         _MAP_UPDATE_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0),
     )
@@ -53,7 +53,7 @@ def attach_sk_lookup(program_fd: int) -> int:
     """Attach to this process's network namespace; the attachment lives as long as the returned descriptor."""
     netns_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _bpf(_LINK_CREATE, struct.pack("=IIII", program_fd, netns_fd, _ATTACH_SK_LOOKUP, 0))
+        return bpf(_LINK_CREATE, struct.pack("=IIII", program_fd, netns_fd, _ATTACH_SK_LOOKUP, 0))
     finally:
         os.close(netns_fd)
 
@@ -61,12 +61,12 @@ def attach_sk_lookup(program_fd: int) -> int:
 def program_name(program_id: int) -> str:
     """The name of a loaded program (at most 15 characters), empty when it is gone or has none."""
     try:
-        fd = _bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+        fd = bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
     except FileNotFoundError:
         return ""
     try:
         info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
-        _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+        bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
     finally:
         os.close(fd)
     name = info.raw[_PROG_NAME_OFFSET : _PROG_NAME_OFFSET + _PROG_NAME_BYTES]

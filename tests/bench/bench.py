@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench.control import measure_control
+from tests.bench.control import measure_control, measure_idle_check, measure_memory
 from tests.bench.traffic import BareRedirect, Generator, Sink, StreamSpec
 from tests.netns import Topology
 from tests.running import RunningRelay
@@ -169,6 +169,9 @@ def main(rounds: int, seconds: float, sizes: tuple[int, ...], only: str | None) 
         bench_forwarding(list(sizes), rounds, seconds)
     if only in (None, "control"):
         measure_control()
+    if only in (None, "idle"):
+        measure_idle_check()
+        measure_memory()
 
 
 if __name__ == "__main__":

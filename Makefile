@@ -1,0 +1,70 @@
+# What a newcomer types. Everything that is missing is installed first: Debian packages (as root or by sudo), and PyPI
+# packages into .venv, which is made from the distribution's own python3, because that one has bcc.
+
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PEER ?=
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+RUN_PACKAGES := python3-bpfcc linux-libc-dev python3-venv
+TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint demo bench clean
+
+help:
+	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
+	@echo "make test            set up and run all tests"
+	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
+	@echo "make bench           measure, beside a bare redirect"
+	@echo "make lint            ruff and mypy"
+	@echo "make clean           remove what was installed here"
+
+run: $(VENV)/run.ok
+	exec $(SUDO) $(BIN)/rtpproxy -f -d INFO $(ARGS)
+
+test: $(VENV)/test.ok
+	$(SUDO) $(BIN)/python -m pytest $(ARGS)
+
+demo: $(VENV)/test.ok
+	$(SUDO) $(BIN)/python -m tests.demo $(ARGS)
+
+bench: $(VENV)/test.ok
+	$(SUDO) $(BIN)/python -m tests.bench.bench $(ARGS)
+
+lint: $(VENV)/test.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Installs those of the Debian packages $(1) that are missing, and says what to do where that is not permitted.
+define install_packages
+	@missing=$$(for name in $(1); do \
+	    dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || printf '%s ' $$name; \
+	done); \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; then \
+	        echo "missing Debian packages: $$missing- install them as root, or run make as root" >&2; exit 1; \
+	    fi; \
+	    echo "installing $$missing"; \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+endef
+
+$(VENV)/run.ok: pyproject.toml
+	$(call install_packages,$(RUN_PACKAGES))
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test.ok: pyproject.toml
+	$(call install_packages,$(TEST_PACKAGES))
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(VENV)/run.ok $@

@@ -1,0 +1,98 @@
+"""The loaded XDP program with rows that a test owns: put an entry in, run a frame, see what came of it."""
+
+import itertools
+import mmap
+import struct
+from typing import NamedTuple
+
+from rtpproxy.offload.entry import ForwardingEntry, NextHop
+from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.tables import Tables
+from tests.bpf.frames import CALLEE, CALLER, HOP, RELAY_IN, RELAY_OUT
+from tests.bpf.prog_run import run
+
+_ports = itertools.count(20000)
+_hops = itertools.count(1)
+
+
+class Outcome(NamedTuple):
+    """What the program answered, the frame as it left it, and the verdict counters that moved."""
+
+    action: int
+    frame: bytes
+    counted: dict[str, int]
+
+
+class DataPlane:
+    """Ports and next hops used here were used by no test before, so that their counters start at 0."""
+
+    def __init__(self, loaded: Loaded, tables: Tables) -> None:
+        self._loaded = loaded
+        self.tables = tables
+        self._open: list[int] = []
+
+    def __enter__(self) -> "DataPlane":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for port in self._open:
+            self.tables.withdraw(port)
+            self.tables.close_port(port)
+
+    def open_port(self) -> int:
+        """A port that belongs to a stream, without an entry."""
+        port = next(_ports)
+        self.tables.open_port(port)
+        self._open.append(port)
+        return port
+
+    def next_hop(self, hop: NextHop | None = HOP) -> int:
+        """The number of a new next hop."""
+        number = next(_hops)
+        self.tables.write_next_hop(number, hop)
+        return number
+
+    def install(self, hop: NextHop | None = HOP, **changes: object) -> ForwardingEntry:
+        """An installed entry from the caller to the callee, on a new port, leaving by a next hop of its own."""
+        return self.install_by(self.next_hop(hop), **changes)
+
+    def install_by(self, number: int, **changes: object) -> ForwardingEntry:
+        """The same, leaving by next hop `number`."""
+        fields = {
+            "port": self.open_port(),
+            "local_host": RELAY_IN,
+            "source": CALLER,
+            "is_any_source_port": False,
+            "is_rtp": True,
+            "from_host": RELAY_OUT,
+            "from_port": 31000,
+            "to": CALLEE,
+        }
+        entry = ForwardingEntry(**{**fields, **changes})
+        self.tables.install(entry, entry.from_host, number)
+        return entry
+
+    def run(self, frame: bytes) -> Outcome:
+        """Run the program on a frame."""
+        before = self.tables.verdicts()
+        result = run(self._loaded.xdp_fd, frame)
+        after = self.tables.verdicts()
+        moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+        return Outcome(result.verdict, result.frame, moved)
+
+    def peek(self, map_name: str, index: int, member: str) -> int:
+        """One number in a map."""
+        return self._access(map_name, index, member, None)
+
+    def poke(self, map_name: str, index: int, member: str, value: int) -> None:
+        """Write one number into a map behind the back of its writer."""
+        self._access(map_name, index, member, value)
+
+    def _access(self, map_name: str, index: int, member: str, value: int | None) -> int:
+        layout = self._loaded.layouts[map_name]
+        form, offset = layout.members[member]
+        position = index * layout.size + offset
+        with mmap.mmap(self._loaded.map_fds[map_name], layout.size * layout.entries) as memory:
+            if value is not None:
+                struct.pack_into("=" + form, memory, position, value)
+            return int(struct.unpack_from("=" + form, memory, position)[0])

@@ -1,0 +1,100 @@
+"""The layouts that the compiled headers have: what a relay and the programs it finds must agree on."""
+
+import struct
+
+import pytest
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+SIZES = {"port_rows": 64, "port_counters": 64, "next_hops": 32, "verdicts": 120}
+ENTRIES = {"port_rows": 65536, "port_counters": 65536, "next_hops": 4096, "verdicts": 1}
+MEMBERS = {
+    "port_rows": [
+        ("is_open", "B", 0),
+        ("reserved", "3s", 1),
+        ("sequence", "I", 4),
+        ("is_forwarding", "B", 8),
+        ("is_any_source_port", "B", 9),
+        ("is_rtp", "B", 10),
+        ("tos", "B", 11),
+        ("remote_host", "I", 12),
+        ("local_host", "I", 16),
+        ("remote_port", "H", 20),
+        ("from_port", "H", 22),
+        ("from_host", "I", 24),
+        ("to_host", "I", 28),
+        ("to_port", "H", 32),
+        ("udp_delta", "H", 34),
+        ("ip_sum", "H", 36),
+        ("ttl", "B", 38),
+        ("reserved2", "B", 39),
+        ("next_hop", "I", 40),
+        ("reserved3", "20s", 44),
+    ],
+    "port_counters": [
+        ("packets", "Q", 0),
+        ("bytes", "Q", 8),
+        ("last_seen_ns", "Q", 16),
+        ("ssrc_changed_ns", "Q", 24),
+        ("sequence_set_ns", "Q", 32),
+        ("ssrc", "I", 40),
+        ("sequence", "H", 44),
+        ("others_passed", "H", 46),
+        ("others_since_ns", "Q", 48),
+        ("others_dropped", "Q", 56),
+    ],
+    "next_hops": [
+        ("sequence", "I", 0),
+        ("ifindex", "I", 4),
+        ("mtu", "I", 8),
+        ("to_mac", "6s", 12),
+        ("from_mac", "6s", 18),
+        ("reserved", "8s", 24),
+    ],
+}
+# Never renumbered: a new one goes to the end, one that is no longer used stays as a placeholder.
+VERDICTS = [
+    "forwarded",
+    "dropped_other_source",
+    "up_not_ipv4",
+    "up_vlan",
+    "up_not_udp",
+    "up_not_ours",
+    "up_fragment",
+    "up_ip_options",
+    "up_malformed",
+    "up_no_entry",
+    "up_entry_changing",
+    "up_other_address",
+    "up_other_source",
+    "up_no_next_hop",
+    "up_too_long",
+]
+
+
+def members(layout):
+    return [(name, form, offset) for name, (form, offset) in layout.members.items()]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members(loaded, name):
+    assert members(loaded.layouts[name]) == MEMBERS[name]
+
+
+def test_verdicts_keep_their_places(loaded):
+    expected = [(name, "Q", 8 * place) for place, name in enumerate(VERDICTS)]
+    assert members(loaded.layouts["verdicts"]) == expected
+
+
+def test_sizes(loaded):
+    assert {name: layout.size for name, layout in loaded.layouts.items()} == SIZES
+    assert {name: layout.entries for name, layout in loaded.layouts.items()} == ENTRIES
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_no_hidden_padding(loaded, name):
+    layout, end = loaded.layouts[name], 0
+    for form, offset in layout.members.values():
+        assert offset == end
+        end = offset + struct.calcsize("=" + form)
+    assert end == layout.size

@@ -1,0 +1,70 @@
+"""What tests need of the machine, and the loaded programs that they share.
+
+A test marked `root` or `kernel` is skipped where a probe shows that it cannot run. The reason names what is missing
+and starts with `needs privilege:` or `needs software:`; a run that must be complete looks for these words.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from rtpproxy.offload import loader
+from rtpproxy.offload.tables import Tables
+from tests.plain_xdp import load_plain_xdp
+
+TOS, TTL = 0xB8, 64
+"""Of packets that leave."""
+FIRST_PORT, LAST_PORT = 1024, 65535
+XDP_NAME, STEER_NAME = "rtpp_x_test", "rtpp_s_test"
+
+
+@functools.cache
+def _missing_namespaces() -> str:
+    for tool in ("ip", "ethtool", "unshare"):
+        if shutil.which(tool) is None:
+            return f"needs software: {tool}"
+    probe = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
+    return f"needs privilege: network namespaces ({probe.stderr.strip()})" if probe.returncode else ""
+
+
+@functools.cache
+def _missing_bpf() -> str:
+    try:
+        os.close(load_plain_xdp("probe"))
+    except OSError as error:
+        return f"needs privilege: loading BPF programs ({error.strerror})"
+    probe = subprocess.run(
+        [sys.executable, "-P", "-c", "from bcc import BPF"], capture_output=True, text=True, check=False
+    )
+    if probe.returncode:
+        return f"needs software: bcc for {sys.executable} ({probe.stderr.strip().splitlines()[-1]})"
+    return ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip before any fixture is set up."""
+    probes = {"root": _missing_namespaces, "kernel": _missing_bpf}
+    for mark, missing in probes.items():
+        if item.get_closest_marker(mark) and missing():
+            pytest.skip(missing())
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    """The real programs and maps, loaded once, attached to nothing."""
+    loaded = loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME})
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="session")
+def tables(loaded):
+    """The maps of `loaded`, as the relay maps them."""
+    tables = Tables(loaded, FIRST_PORT, LAST_PORT, TOS, TTL)
+    yield tables
+    tables.close()

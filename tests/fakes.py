@@ -1,0 +1,158 @@
+"""In-memory doubles of what the service is given. Those that share a journal show in which order they were asked."""
+
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.errors import PortBusyError
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
+from rtpproxy.session.ports import PortAllocator
+
+Journal = list[tuple[str, int]]
+"""What was asked for and at which port, in order."""
+
+NOTHING_COUNTED = PortCounters(
+    packets=0,
+    payload_bytes=0,
+    last_seen=0.0,
+    others_dropped=0,
+    ssrc=0,
+    sequence=0,
+    ssrc_changed_at=0.0,
+    sequence_set_at=0.0,
+)
+
+
+class Sent(NamedTuple):
+    """A datagram that left."""
+
+    from_port: int
+    from_host: str
+    to: Endpoint
+    data: bytes
+
+
+class FakeMedia:
+    """Ports that are open or not, and a list of what was sent from them."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal: Journal = [] if journal is None else journal
+        self.open_ports: set[int] = set()
+        """RTP ports, one a pair."""
+        self.busy: set[int] = set()
+        """Ports, RTP or RTCP, that another program has."""
+        self.open_error: OSError | None = None
+        """Raised by `open`, for whatever port."""
+        self.unreachable: set[str] = set()
+        """Hosts that the kernel refuses to send to."""
+        self.sent: list[Sent] = []
+
+    def open(self, rtp_port: int) -> None:
+        assert rtp_port not in self.open_ports
+        if self.open_error is not None:
+            raise self.open_error
+        if self.busy & {rtp_port, rtp_port + 1}:
+            raise PortBusyError(f"port {rtp_port} is busy")
+        self.journal.append(("open", rtp_port))
+        self.open_ports.add(rtp_port)
+
+    def close(self, rtp_port: int) -> None:
+        self.journal.append(("close", rtp_port))
+        self.open_ports.remove(rtp_port)
+
+    def send(self, from_port: int, from_host: str, to: Endpoint, data: bytes) -> bool:
+        assert from_port & ~1 in self.open_ports, f"sending from port {from_port}, which is closed"
+        if to.host in self.unreachable:
+            return False
+        self.sent.append(Sent(from_port, from_host, to, data))
+        return True
+
+
+class FakeOffload:
+    """A kernel tier that forwards only what a test says it did. A port's row is its number."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal: Journal = [] if journal is None else journal
+        self.installed: dict[int, ForwardingEntry | NotOffloaded] = {}
+        """By port what was applied last, until withdrawn."""
+        self.labels: dict[int, str] = {}
+        self.applied = 0
+        """How many times entries were applied."""
+        self._counters: dict[int, PortCounters] = {}
+        self._last_seen = np.zeros(65536)
+
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
+        self.applied += 1
+        self.installed.update(wanted)
+        self.labels.update(dict.fromkeys(wanted, label))
+
+    def withdraw(self, port: int, reason: str) -> None:
+        self.journal.append(("withdraw", port))
+        self.installed.pop(port, None)
+        self.labels.pop(port, None)
+
+    def counters(self, port: int) -> PortCounters:
+        return self._counters.get(port, NOTHING_COUNTED)
+
+    def total_forwarded(self) -> int:
+        return sum(counters.packets for counters in self._counters.values())
+
+    def total_dropped(self) -> int:
+        return sum(counters.others_dropped for counters in self._counters.values())
+
+    def row(self, port: int) -> int:
+        return port
+
+    def last_seen(self) -> npt.NDArray[np.float64]:
+        return self._last_seen
+
+    def entry(self, port: int) -> ForwardingEntry | None:
+        """What the kernel forwards for the port, if anything."""
+        found = self.installed.get(port)
+        return found if isinstance(found, ForwardingEntry) else None
+
+    def forward(self, port: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0) -> None:
+        """Count so many packets at a port that has an entry, the last of them now and with these numbers."""
+        assert self.entry(port) is not None, f"the kernel has no entry for port {port}"
+        before = self.counters(port)
+        is_change = before.sequence_set_at > 0.0 and before.ssrc != ssrc
+        self._counters[port] = replace(
+            before,
+            packets=before.packets + packets,
+            payload_bytes=before.payload_bytes + 172 * packets,
+            last_seen=now,
+            ssrc=ssrc,
+            sequence=sequence,
+            ssrc_changed_at=now if is_change else before.ssrc_changed_at,
+            sequence_set_at=now,
+        )
+        self._last_seen[port] = now
+
+    def drop_others(self, port: int, packets: int) -> None:
+        """Count so many packets dropped for their source."""
+        before = self.counters(port)
+        self._counters[port] = replace(before, others_dropped=before.others_dropped + packets)
+
+
+class JournalledPorts(PortAllocator):
+    """The real allocator, which also notes what is taken and released."""
+
+    def __init__(self, first: int, last: int, journal: Journal, exclude: Collection[int] = ()) -> None:
+        super().__init__(first, last, True, random.Random(0), exclude)
+        self.held: set[int] = set()
+        self._journal = journal
+
+    def take(self, port: int) -> None:
+        super().take(port)
+        self._journal.append(("take", port))
+        self.held.add(port)
+
+    def release(self, port: int) -> None:
+        super().release(port)
+        self._journal.append(("release", port))
+        self.held.remove(port)

@@ -1,0 +1,229 @@
+"""That the kernel forwards, where it does and where it cannot, and what the relay says of it."""
+
+import re
+
+import pytest
+
+from tests.netns import Topology
+from tests.netns_call.call import DEADLINE_S, KERNEL, Call, Foreign, is_attached, kernel_only, paused, rtcp, verdicts
+from tests.running import RunningRelay, rtp
+from tests.waiting import wait_for
+
+
+@kernel_only
+def test_the_kernel_forwards_while_the_relay_stands_still(call, relay, way):
+    call.establish(way)
+    with paused(relay):
+        for number in range(2, 102):
+            call.cross(rtp(number))
+            call.cross(rtcp(number), is_rtcp=True)
+    call.cross(rtp(102))
+
+
+@kernel_only
+def test_what_the_kernel_forwards_is_counted_exactly(call, relay, way):
+    """In `Q` and `I` while it goes on, and by verdict: nothing of it went up."""
+    call.establish(way)
+    with paused(relay):
+        for number in range(2, 52):
+            call.cross(rtp(number))
+        for number in range(52, 62):
+            call.caller.send(rtp(number))
+        call.callee.rtp.expect(10)
+        for number in range(7):
+            call.cross(rtcp(number), is_rtcp=True)
+    # The first packet of each of four streams, 50 and 7 both ways, 10 one way.
+    quote = call.quote()
+    assert (quote["npkts_ina"], quote["npkts_ino"], quote["nrelayed"], quote["ndropped"]) == (61, 51, 112, 0)
+    assert relay.ask(f"Q {call.tags}").split()[1:] == ["61", "51", "112", "0"]
+    totals = relay.totals()
+    assert (totals["packets received"], totals["packets transmitted"]) == (128, 128)
+    call.cross(rtp(62))
+    assert call.quote()["nrelayed"] == 114
+    assert relay.stop() == 0
+    counts = verdicts(relay)
+    assert (counts["forwarded"], counts["up_no_entry"]) == (126, 4)
+    assert counts.keys() <= {"forwarded", "up_no_entry", "up_not_ipv4"}
+
+
+@kernel_only
+def test_userspace_has_nothing_to_do(call, relay, way):
+    """The relay's process gets no turn on a processor for the packets that the kernel forwards."""
+
+    def turns() -> int:
+        with open(f"/proc/{relay.process.pid}/schedstat") as file:
+            return int(file.read().split()[2])
+
+    call.establish(way)
+    before = turns()
+    for number in range(2, 502):
+        call.cross(rtp(number))
+    # What remains is a few timers.
+    assert turns() - before < 50
+
+
+def test_interfaces_are_reported_at_start(relay, way):
+    said = [line for line in relay.log.splitlines() if "_announce" in line]
+    if way.is_kernel:
+        assert [line.partition(": ")[2] for line in said[-3:]] == [
+            "lo: userspace (not an Ethernet interface)",
+            "to-caller: kernel, native XDP",
+            "to-callee: kernel, native XDP",
+        ]
+    else:
+        assert said[-1].endswith("all interfaces: userspace (--offload off)")
+    assert said[-4 if way.is_kernel else -2].endswith("bound" if way.name == "bound" else "steered")
+
+
+@pytest.mark.parametrize("options", [("--offload", "off"), ("--ports", "bound", "--offload", "off")])
+def test_without_offload_nothing_is_attached(start, topology, options):
+    start(*options)
+    assert not is_attached(topology, "caller")
+    assert not is_attached(topology, "callee")
+
+
+def test_a_foreign_program_is_left_alone(start, topology):
+    """Calls over its interface work in userspace; it is still there at exit."""
+    with Foreign(topology.relay, "to-callee") as foreign:
+        relay = start()
+        assert re.search(r"to-callee: userspace \(somebody else's XDP program foreign is attached", relay.log)
+        assert "to-caller: kernel, native XDP" in relay.log
+        with Call(relay, topology.caller, topology.callee) as call:
+            for number in range(1, 20):
+                call.cross(rtp(number))
+            assert call.quote()["nrelayed"] == 38
+        assert foreign.is_attached()
+        assert relay.stop() == 0
+        assert foreign.is_attached()
+        assert not is_attached(topology, "caller")
+        assert relay.forwarded() == 0
+
+
+def test_a_program_that_replaced_ours_is_left_alone(start, topology):
+    relay = start()
+    with Foreign(topology.relay, "to-callee") as foreign:
+        assert relay.stop() == 0
+        assert "to-callee: our XDP program was replaced by somebody else's; left alone" in relay.log
+        assert foreign.is_attached()
+    assert not is_attached(topology, "caller")
+
+
+def test_an_interface_is_attached_when_media_leaves_by_it(start, topology):
+    """The listen address is on the caller's interface only; the callee reaches it through another."""
+    relay = start("-l", "10.0.1.1")
+    assert is_attached(topology, "caller")
+    assert not is_attached(topology, "callee")
+    with Call(relay, topology.caller, topology.callee, relay_host="10.0.1.1") as call:
+        call.establish(KERNEL)
+        assert is_attached(topology, "callee")
+        with paused(relay):
+            call.cross(rtp(2))
+            call.cross(rtcp(2), is_rtcp=True)
+    assert relay.stop() == 0
+    assert relay.forwarded() == 4
+    assert not is_attached(topology, "callee")
+
+
+def test_attaching_on_demand_is_reported(start, topology):
+    relay = start("-l", "10.0.1.1")
+    with Call(relay, topology.caller, topology.callee, relay_host="10.0.1.1") as call:
+        call.establish(KERNEL)
+    assert "to-callee: kernel, native XDP" in relay.log
+
+
+def test_only_a_named_interface_is_used(start, topology):
+    """The way to the callee is not named, so the call stays in userspace and its interface untouched."""
+    relay = start("--interface", "to-caller")
+    assert "to-caller: kernel, native XDP" in relay.log
+    assert "to-callee" not in relay.log
+    with Call(relay, topology.caller, topology.callee) as call:
+        for number in range(1, 10):
+            call.cross(rtp(number))
+        assert not is_attached(topology, "callee")
+    assert relay.stop() == 0
+    assert relay.forwarded() == 0
+
+
+def test_named_interfaces_forward(start, topology):
+    relay = start("--interface", "to-caller", "--interface", "to-callee", "--offload", "xdp")
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(KERNEL)
+        with paused(relay):
+            call.cross(rtp(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--interface", "lo"), "lo: userspace (not an Ethernet interface)"),
+        (("--interface", "to-caller", "--interface", "lo"), "lo: userspace (not an Ethernet interface)"),
+        (("-l", "127.0.0.1"), "no interface carries a listen address"),
+        (("--interface", "nosuch"), "there is no such interface"),
+    ],
+)
+def test_offload_xdp_refuses_where_it_cannot_be_had(topology, tmp_path, options, reason):
+    relay = RunningRelay(tmp_path, "--offload", "xdp", *options, host=topology.relay)
+    with pytest.raises(AssertionError):
+        relay.start()
+    assert relay.process.wait() == 1
+    assert reason in relay.log.splitlines()[-1]
+    assert not is_attached(topology, "caller")
+    assert not relay.socket_path.exists()
+    relay.__exit__()
+
+
+def test_offload_xdp_refuses_beside_a_foreign_program(topology, tmp_path):
+    with Foreign(topology.relay, "to-callee") as foreign:
+        relay = RunningRelay(tmp_path, "--offload", "xdp", host=topology.relay)
+        with pytest.raises(AssertionError):
+            relay.start()
+        assert "somebody else's XDP program foreign" in relay.log.splitlines()[-1]
+        assert foreign.is_attached()
+        assert not is_attached(topology, "caller")
+        relay.__exit__()
+
+
+def test_both_phones_behind_one_interface(relay, topology, way):
+    """Frames go back out of the interface that they came in by."""
+    topology.caller.run(["ip", "addr", "add", "10.0.1.3/24", "dev", "caller"])
+    with Call(relay, topology.caller, topology.caller, callee_at=("10.0.1.3", 5000)) as call:
+        call.establish(way)
+        for number in range(2, 12):
+            call.cross(rtp(number))
+        if way.is_kernel:
+            with paused(relay):
+                call.cross(rtp(12))
+    assert relay.stop() == 0
+    assert relay.forwarded() == (22 if way.is_kernel else 0)
+
+
+def test_a_call_to_oneself(relay, topology, way):
+    """Two ports of one phone, at one address."""
+    with Call(relay, topology.caller, topology.caller) as call:
+        call.establish(way)
+        call.cross(rtp(2))
+
+
+def test_a_new_interface_is_attached(start, topology):
+    """A host that joins after the relay started."""
+    relay = start()
+    late = topology.add_host("late")
+    wait_for(lambda: is_attached(topology, "late"), DEADLINE_S, "the new interface to be attached")
+    with Call(relay, topology.caller, late) as call:
+        call.establish(KERNEL)
+        with paused(relay):
+            call.cross(rtp(2))
+
+
+def test_two_topologies_do_not_disturb_each_other(relay, topology, way, tmp_path_factory):
+    """The same addresses in other namespaces are other addresses."""
+    with (
+        Topology() as other,
+        RunningRelay(tmp_path_factory.mktemp("other"), *way.options, host=other.relay) as other_relay,
+        Call(relay, topology.caller, topology.callee) as call,
+        Call(other_relay, other.caller, other.callee) as other_call,
+    ):
+        call.establish(way)
+        other_call.establish(way)
+        assert other_relay.stop() == 0
+        call.cross(rtp(2))

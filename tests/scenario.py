@@ -1,0 +1,121 @@
+"""A playbook for the service: a command and its reply, a packet and exactly what goes out for it, and the time.
+
+    play = Scenario()
+    play.command("U call 10.0.1.2 4000 from", "20000")
+    play.command("L call 10.0.2.2 5000 from to", "20002")
+    play.at(1.0)
+    play.packet(CALLEE, 20000, rtp(1), (20002, CALLER))
+
+Media ports are given away in ascending order from 20000, so that they can be written down.
+"""
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.config import Config
+from rtpproxy.control.dispatch import Dispatcher
+from rtpproxy.service import Service
+from tests.fakes import FakeMedia, FakeOffload, Journal, JournalledPorts, Sent
+
+FIRST_PORT = 20000
+OUR_HOST = "10.0.0.1"
+CALLER = Endpoint("10.0.1.2", 4000)
+CALLER_RTCP = Endpoint("10.0.1.2", 4001)
+CALLEE = Endpoint("10.0.2.2", 5000)
+CALLEE_RTCP = Endpoint("10.0.2.2", 5001)
+STRANGER = Endpoint("203.0.113.9", 666)
+
+FACES_CALLEE, FACES_CALLEE_RTCP, FACES_CALLER, FACES_CALLER_RTCP = range(FIRST_PORT, FIRST_PORT + 4)
+"""The ports of the first session, once both its legs have them: the callee sends to the first."""
+
+Out = tuple[int, Endpoint]
+"""A port of ours that a packet leaves from, and where it goes."""
+
+
+class Scenario:
+    """A service between fakes, and a clock that stands still until told."""
+
+    def __init__(
+        self,
+        *,
+        listen_host: str = "",
+        pairs: int = 10,
+        idle_timeout_s: int = 60,
+        setup_timeout_s: int = 60,
+        now: float = 1000.0,
+    ) -> None:
+        config = Config(listen_host=listen_host, idle_timeout_s=idle_timeout_s, setup_timeout_s=setup_timeout_s)
+        self.journal: Journal = []
+        self.media = FakeMedia(self.journal)
+        self.offload = FakeOffload(self.journal)
+        self.ports = JournalledPorts(FIRST_PORT, FIRST_PORT + 2 * (pairs - 1), self.journal)
+        self.service = Service(config, self.media, self.offload, self.ports)
+        self.now = now
+        self._start = now
+        self._dispatcher = Dispatcher(self.service)
+
+    def at(self, second: float) -> None:
+        """It is so many seconds after the start now."""
+        assert self._start + second >= self.now, "time goes forward only"
+        self.now = self._start + second
+
+    def ask(self, command: str) -> str:
+        """Give a command; its reply without the line feed. No packet goes out for it."""
+        before = len(self.media.sent)
+        reply = self._dispatcher.execute(command.encode(), self.now).decode()
+        assert reply.endswith("\n")
+        assert len(self.media.sent) == before
+        return reply[:-1]
+
+    def command(self, command: str, reply: str) -> None:
+        """Give a command and check its reply."""
+        assert self.ask(command) == reply, command
+
+    def call(self, call_id: str = "call", *, caller: Endpoint = CALLER, callee: Endpoint = CALLEE) -> None:
+        """Make a session with both legs; the first one gets the ports FACES_CALLEE and FACES_CALLER."""
+        for text, port in ((f"U {call_id} {caller.host} {caller.port} f", 0), (_answer(call_id, callee), 2)):
+            reply = self.ask(text)
+            if call_id == "call":
+                assert int(reply.split()[0]) == FIRST_PORT + port
+
+    def packet(self, source: Endpoint, port: int, data: bytes, *outs: Out, local_host: str = OUR_HOST) -> None:
+        """A datagram arrives at a port of ours; it must go out unchanged in these ways, and in no other."""
+        before = len(self.media.sent)
+        self.service.datagram(port, data, tuple(source), local_host, self.now)
+        sent = self.media.sent[before:]
+        assert [(one.from_port, one.to, one.data) for one in sent] == [(port, to, data) for port, to in outs]
+
+    def tick(self, second: float | None = None) -> None:
+        """The second hand moves; to that second, if one is given."""
+        if second is not None:
+            self.at(second)
+        self.service.tick(self.now)
+
+    def counters(self, call: str) -> dict[str, int]:
+        """`Q` of a session, by name. Only with a to-tag are counters taken."""
+        pairs = (pair.split("=") for pair in self.ask(f"Qv {call}").split())
+        return {name: int(value) for name, value in pairs}
+
+    def totals(self) -> dict[str, int]:
+        """`I`, by name."""
+        lines = (line.split(": ") for line in self.ask("I").splitlines())
+        return {name: int(value) for name, value in lines}
+
+    @property
+    def sessions(self) -> int:
+        """How many there are."""
+        return self.totals()["active sessions"]
+
+    @property
+    def last_sent(self) -> Sent:
+        """The datagram that left last."""
+        return self.media.sent[-1]
+
+    def assert_nothing_is_left(self) -> None:
+        """Check that no session holds anything any more."""
+        assert self.sessions == 0
+        assert self.media.open_ports == set()
+        assert self.ports.held == set()
+        assert self.offload.installed == {}
+
+
+def _answer(call_id: str, callee: Endpoint) -> str:
+    return f"L {call_id} {callee.host} {callee.port} f t"
