@@ -17,10 +17,14 @@ static __always_inline void account_forwarded(struct port_counters *c, __u32 pay
 	c->last_seen_ns = now_ns;
 }
 
-/* What the latching rules remember of an accepted source: its SSRC, and a sequence number not over a second old. */
-static __always_inline void account_rtp(struct port_counters *c, const struct rtp_mark *mark, __u64 now_ns)
+/*
+ * What the latching rules remember of an accepted source: its SSRC, and a sequence number not over a second old.
+ * `known_ssrc` is what c->ssrc was.
+ */
+static __always_inline void account_rtp(struct port_counters *c, __u32 known_ssrc, const struct rtp_mark *mark,
+					__u64 now_ns)
 {
-	if (c->ssrc != mark->ssrc || !c->ssrc_changed_ns) {
+	if (known_ssrc != mark->ssrc || !c->ssrc_changed_ns) {
 		c->ssrc = mark->ssrc;
 		c->ssrc_changed_ns = now_ns;
 	} else if (now_ns - c->sequence_set_ns < SECOND_NS) {

@@ -1,7 +1,9 @@
 """In-memory doubles of what the service is given. Those that share a journal show in which order they were asked."""
 
+import asyncio
+import itertools
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
 from rtpproxy.session.ports import PortAllocator
+from tests.waiting import wait_for
 
 Journal = list[tuple[str, int]]
 """What was asked for and at which port, in order."""
@@ -156,3 +159,46 @@ class JournalledPorts(PortAllocator):
         super().release(port)
         self._journal.append(("release", port))
         self.held.remove(port)
+
+
+class Arrived(NamedTuple):
+    """A datagram as the media hand it on."""
+
+    port: int
+    data: bytes
+    source: tuple[str, int]
+    local_host: str
+    now: float
+
+
+class Inbox:
+    """Takes datagrams in place of the service. Its clock goes on by a second each time that it is read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.arrived: list[Arrived] = []
+        self.on_arrival: Callable[[], None] = lambda: None
+        self._loop = loop
+        self._seconds = itertools.count(1)
+
+    def on_datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        self.arrived.append(Arrived(port, data, source, local_host, now))
+        self.on_arrival()
+
+    def clock(self) -> float:
+        return float(next(self._seconds))
+
+    def turn(self) -> None:
+        """Let the event loop look once at what is readable."""
+        self._loop.call_soon(self._loop.stop)
+        self._loop.run_forever()
+
+    def take(self, count: int = 1) -> list[Arrived]:
+        """Wait for so many datagrams; all that arrived by then, each once."""
+
+        def is_complete() -> bool:
+            self.turn()
+            return len(self.arrived) >= count
+
+        wait_for(is_complete, 5.0, f"{count} datagrams")
+        taken, self.arrived = self.arrived, []
+        return taken

@@ -1,4 +1,4 @@
-"""An XDP program that passes everything, loaded without a compiler: somebody else's program, and a probe of privilege."""
+"""An XDP program that passes everything, loaded without a compiler: somebody else's, and a probe of privilege."""
 
 import ctypes
 import os

@@ -1,10 +1,14 @@
 """The installed daemon as a process of its own, and phones as sockets: what end-to-end tests talk to."""
 
+import contextlib
+import ctypes
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.netns import Host
@@ -13,17 +17,51 @@ from tests.waiting import wait_for
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 10.0
 PROGRAM = str(Path(sys.executable).parent / "rtpproxy")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def own_namespace() -> Iterator[None]:
+    """A network namespace with nothing but loopback for the main thread, and for what it starts; root only.
+
+    It has no name, so it goes with the last process that is in it.
+    """
+    with open("/proc/self/ns/net") as before:
+        _check(_libc.unshare(_CLONE_NEWNET))
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            yield
+        finally:
+            _check(_libc.setns(before.fileno(), _CLONE_NEWNET))  # os.setns comes with Python 3.12
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 class RunningRelay:
     """A relay in a namespace (or on this host), with its control socket and log in a directory of the test."""
 
-    def __init__(self, directory: Path, *options: str, host: Host | None = None, name: str = "rtpproxy") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        host: Host | None = None,
+        name: str = "rtpproxy",
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`prefix` is a command that runs the program, such as setpriv(1); `environment` is added to this process's."""
         self.socket_path = directory / f"{name}.sock"
         self.log_path = directory / f"{name}.log"
         self.pid_path = directory / f"{name}.pid"
         self._host = host
+        self._environment = {**os.environ, **(environment or {})}
         self._arguments = [
+            *prefix,
             *(PROGRAM, "-f", "-d", "INFO", "-s", f"unix:{self.socket_path}", "-p", str(self.pid_path)),
             *options,
         ]
@@ -49,7 +87,7 @@ class RunningRelay:
         with self.log_path.open("ab") as log:
             before = self.log_path.stat().st_size
             popen = subprocess.Popen if self._host is None else self._host.popen
-            self._process = popen(self._arguments, stdout=log, stderr=log)
+            self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment)
         process = self._process
         wait_for(
             lambda: b"rtpproxy started" in self.log_path.read_bytes()[before:] or process.poll() is not None,

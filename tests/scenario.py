@@ -67,7 +67,8 @@ class Scenario:
 
     def command(self, command: str, reply: str) -> None:
         """Give a command and check its reply."""
-        assert self.ask(command) == reply, command
+        answered = self.ask(command)
+        assert answered == reply, f"{command} -> {answered}, not {reply}"
 
     def call(self, call_id: str = "call", *, caller: Endpoint = CALLER, callee: Endpoint = CALLEE) -> None:
         """Make a session with both legs; the first one gets the ports FACES_CALLEE and FACES_CALLER."""
@@ -80,8 +81,9 @@ class Scenario:
         """A datagram arrives at a port of ours; it must go out unchanged in these ways, and in no other."""
         before = len(self.media.sent)
         self.service.datagram(port, data, tuple(source), local_host, self.now)
-        sent = self.media.sent[before:]
-        assert [(one.from_port, one.to, one.data) for one in sent] == [(port, to, data) for port, to in outs]
+        sent = [(one.from_port, one.to, one.data) for one in self.media.sent[before:]]
+        expected = [(from_port, to, data) for from_port, to in outs]
+        assert sent == expected, f"{source} to port {port} at {self.now - self._start} s"
 
     def tick(self, second: float | None = None) -> None:
         """The second hand moves; to that second, if one is given."""

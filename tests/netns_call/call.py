@@ -1,9 +1,7 @@
 """Calls between phones in namespaces: two phones, their sockets, and the relay's ports between them."""
 
 import contextlib
-import ctypes
 import os
-import platform
 import re
 import signal
 import socket
@@ -18,9 +16,11 @@ from pyroute2 import IPRoute
 from scapy.all import IP, UDP, Ether, Raw
 
 from tests.netns import Host, Phone, Topology
+from tests.plain_xdp import load_plain_xdp
 from tests.running import PhoneSocket, RunningRelay, rtp
 from tests.waiting import wait_for
 
+_XDP_FLAGS_DRV_MODE = 1 << 2
 TOS = 0xB8
 ETH_P_IP = 0x0800
 DEADLINE_S = 10.0
@@ -187,7 +187,7 @@ class Call:
     def wait_offloaded(self, *ports: int) -> None:
         """Wait until the relay says that streams are in the kernel, by default all four, and their next hops known."""
         wait_for(
-            lambda: all(self._is_offloaded(port) for port in ports or self.ports) and _are_next_hops_usable(self.relay),
+            lambda: all(self._is_offloaded(port) for port in ports or self.ports),
             DEADLINE_S,
             f"streams of {self.name} to be offloaded; log: {self.relay.log}",
         )
@@ -197,18 +197,19 @@ class Call:
         return self.relay.counters(self.tags)
 
     def _is_offloaded(self, port: int) -> bool:
-        said = re.findall(rf"{re.escape(self.name)}: stream .*\bport {port}\b.*", self.relay.log)
-        return bool(said) and ("enters the kernel" in said[-1] or "changed in the kernel" in said[-1])
+        """Whether the latest that the log has of a port is an entry, and of its next hop that it can be used."""
+        log = self.relay.log
+        lines = re.findall(rf"{re.escape(self.name)}: stream .*\bport {port}\b.*", log)
+        entry = re.search(r" via (\S+) dev (\S+); (enters|changed in) the kernel", lines[-1]) if lines else None
+        if entry is None:
+            return False
+        hops = re.findall(rf"next hop {re.escape(entry[1])} on {entry[2]} is (not)?", log)
+        return bool(hops) and not hops[-1]
 
 
 def _party(phone: Phone, at: Address) -> Party:
     host, port = at
     return Party(PhonePort(phone, host, port), PhonePort(phone, host, port + 1))
-
-
-def _are_next_hops_usable(relay: RunningRelay) -> bool:
-    last = dict(re.findall(r"next hop (\S+ on \S+) is (.*)", relay.log))
-    return all("not usable" not in said for said in last.values())
 
 
 @contextlib.contextmanager
@@ -306,20 +307,13 @@ def numbered(number: int) -> bytes:
     return rtp(number, payload=struct.pack("!I", number) + b"\xd5" * 156)
 
 
-_BPF_NUMBERS = {"x86_64": 321, "aarch64": 280}
-_PROG_LOAD, _PROG_TYPE_XDP = 5, 6
-_XDP_FLAGS_DRV_MODE = 1 << 2
-_PASS_ALL = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
 class Foreign:
-    """Somebody else's XDP program, `foreign`, on an interface: two instructions that pass everything."""
+    """Somebody else's XDP program, `foreign`, on an interface."""
 
     def __init__(self, host: Host, ifname: str) -> None:
         self._host = host
         self._ifname = ifname
-        self._fd = host.call(self._load)
+        self._fd = load_plain_xdp("foreign")
         self._set(self._fd)
         self._line = xdp_of(host, ifname)
 
@@ -333,15 +327,6 @@ class Foreign:
     def is_attached(self) -> bool:
         """Whether the very same program is still there."""
         return xdp_of(self._host, self._ifname) == self._line != ""
-
-    def _load(self) -> int:
-        code, licence = ctypes.create_string_buffer(_PASS_ALL), ctypes.create_string_buffer(b"GPL")
-        head = struct.pack("=IIQQ", _PROG_TYPE_XDP, 2, ctypes.addressof(code), ctypes.addressof(licence))
-        attributes = ctypes.create_string_buffer(head + struct.pack("=IIQII16s", 0, 0, 0, 0, 0, b"foreign"), 128)
-        fd = _libc.syscall(_BPF_NUMBERS[platform.machine()], _PROG_LOAD, attributes, 128)
-        if fd < 0:
-            raise OSError(ctypes.get_errno(), "BPF_PROG_LOAD")
-        return fd
 
     def _set(self, fd: int) -> None:
         def set_program() -> None:

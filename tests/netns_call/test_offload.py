@@ -5,9 +5,24 @@ import re
 import pytest
 
 from tests.netns import Topology
-from tests.netns_call.call import DEADLINE_S, KERNEL, Call, Foreign, is_attached, kernel_only, paused, rtcp, verdicts
+from tests.netns_call.call import (
+    DEADLINE_S,
+    KERNEL,
+    Call,
+    Foreign,
+    PhonePort,
+    is_attached,
+    kernel_only,
+    paused,
+    rtcp,
+    verdicts,
+)
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
+
+FLOOD = 500
+OTHERS_PER_SECOND = 8
+"""Packets from other sources than the locked one that go up to userspace, per port (bpf/types.h)."""
 
 
 @kernel_only
@@ -60,6 +75,30 @@ def test_userspace_has_nothing_to_do(call, relay, way):
         call.cross(rtp(number))
     # What remains is a few timers.
     assert turns() - before < 50
+
+
+@kernel_only
+@pytest.mark.parametrize("relay_host", ["10.0.1.1", "10.0.3.1"])
+def test_a_flood_is_dropped_in_the_kernel(topology, start, way, relay_host):
+    """A few a second go up, whichever address of the relay it is sent to."""
+    stranger = topology.add_host("stranger")
+    relay = start()
+    with (
+        Call(relay, topology.caller, topology.callee) as call,
+        PhonePort(stranger, stranger.ip, 6000) as port,
+    ):
+        call.establish(way)
+        with paused(relay):
+            for number in range(FLOOD):
+                port.send(rtp(number, ssrc=0xBAD), (relay_host, call.caller.to[1]))
+            call.cross(rtp(2))
+        call.cross(rtp(3))
+        assert port.take() == []
+    assert relay.stop() == 0
+    counts = verdicts(relay)
+    up = counts.get("up_other_source", 0) + counts.get("up_other_address", 0)
+    assert up <= 3 * OTHERS_PER_SECOND, counts
+    assert counts.get("dropped_other_source", 0) == FLOOD - up
 
 
 def test_interfaces_are_reported_at_start(relay, way):

@@ -1,5 +1,6 @@
 """Numbered streams at a constant rate while something changes: what was sent, what arrived, where, how often."""
 
+import errno
 import select
 import threading
 import time
@@ -33,8 +34,14 @@ class Stream:
         return [number for number, count in counts.items() if count > 1]
 
     def send(self) -> None:
-        self.sender.send(numbered(self.sent), self.to)
-        self.sent += 1
+        """Send the next, unless the phone has no way to."""
+        try:
+            self.sender.send(numbered(self.sent), self.to)
+        except OSError as error:
+            if error.errno not in (errno.ENETUNREACH, errno.ENETDOWN):
+                raise
+        else:
+            self.sent += 1
 
 
 class Traffic:
@@ -68,7 +75,9 @@ class Traffic:
         """Wait until so many packets of each stream that are sent from now on arrived."""
         marks = [stream.sent for stream in self._streams]
         self._wait(
-            lambda: all(_arrived_since(stream, mark) >= count for stream, mark in zip(self._streams, marks, strict=True)),
+            lambda: all(
+                _arrived_since(stream, mark) >= count for stream, mark in zip(self._streams, marks, strict=True)
+            ),
             "traffic to resume",
         )
 

@@ -1,0 +1,83 @@
+"""A process that changes one row between two contents as fast as it can, until its standard input ends."""
+
+import pickle
+import select
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rtpproxy.offload.entry import ForwardingEntry, NextHop
+from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.tables import Tables
+from tests.conftest import FIRST_PORT, LAST_PORT, TOS, TTL
+
+CHANGES_A_LOOK = 200
+
+Change = tuple[str, tuple[object, ...]]
+"""Name of a method of Tables, and its arguments."""
+
+
+@contextmanager
+def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = True) -> Iterator[None]:
+    """Apply `changes` in turn, over and over, in a process of its own; without `sequence` where asked to."""
+    fds = loaded.map_fds.values()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bpf.row_writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds
+    )
+    try:
+        pickle.dump((loaded.map_fds, loaded.layouts, changes, is_sequenced), process.stdin)
+        process.stdin.flush()
+        assert process.stdout.read(1) == b"."
+        yield
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait(10.0)
+    assert process.returncode == 0
+
+
+def main() -> None:
+    map_fds, layouts, changes, is_sequenced = pickle.load(sys.stdin.buffer)
+    tables = Tables(Loaded(-1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT, TOS, TTL)
+    apply = _sequenced if is_sequenced else _unsequenced
+    steps = [apply(tables, method, arguments) for method, arguments in changes]
+    print(end=".", flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        for _ in range(CHANGES_A_LOOK):
+            for step in steps:
+                step()
+
+
+def _sequenced(tables: Tables, method: str, arguments: tuple[object, ...]) -> Callable[[], None]:
+    return lambda: getattr(tables, method)(*arguments)
+
+
+def _unsequenced(tables: Tables, method: str, arguments: tuple[object, ...]) -> Callable[[], None]:
+    """The same change as stores of single members, which a reader may see in between."""
+    mapping, index = _place(tables, method, arguments)
+    getattr(tables, method)(*arguments)
+    start, end = mapping.offset(index), mapping.offset(index) + mapping.layout.size
+    content = mapping.memory[start:end]
+    members = [place for name, place in mapping.layout.members.items() if name != "sequence"]
+    stores = [("=" + form, start + offset, struct.unpack_from("=" + form, content, offset)) for form, offset in members]
+
+    def step() -> None:
+        for form, position, values in stores:
+            struct.pack_into(form, mapping.memory, position, *values)
+
+    return step
+
+
+def _place(tables: Tables, method: str, arguments: tuple[object, ...]) -> tuple[object, int]:
+    match method, arguments[0]:
+        case "install", ForwardingEntry(port=port):
+            return tables._rows, port
+        case "write_next_hop", int(number) if isinstance(arguments[1], NextHop):
+            return tables._hops, number
+    raise ValueError(method)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A row changes as a whole: what leaves while a row is being changed is always of one of its contents.
+
+Two ways to look. One frame at a time, every byte of every result compared. And millions of times on one frame inside
+the kernel, so that the program reads while the row is stored: there the contents are chosen so that what they make of
+a frame is taken again, and a mix, once made, stays in the frame.
+"""
+
+from collections import Counter
+
+import pytest
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.offload.entry import NextHop
+from tests.bpf.frames import CALLER, HOP, RELAY_IN, forwarded, received, rtp
+from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT, run
+from tests.bpf.row_writer import row_writer
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+FRAMES = 50_000
+ROUNDS, RUNS_A_ROUND = 20, 500_000
+OTHER_HOP = NextHop(22, "02:55:55:55:55:55", "02:66:66:66:66:66", 1500)
+OTHER_WAY = {"from_host": "172.31.255.9", "from_port": 65001, "to": Endpoint("192.168.77.66", 40404)}
+MULTICAST_HOP = NextHop(21, "03:55:55:55:55:55", "02:66:66:66:66:66", 100)
+
+
+# One frame at a time
+
+
+def changing_entry(plane):
+    """The received frame, what may leave for it, and the changes between the two contents."""
+    number = plane.next_hop()
+    a = plane.install_by(number)
+    b = plane.install_by(number, port=a.port, **OTHER_WAY)
+    whole = {(XDP_REDIRECT, forwarded(entry, rtp())) for entry in (a, b)}
+    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number)) for entry in (a, b)]
+
+
+def changing_next_hop(plane):
+    number = plane.next_hop()
+    entry = plane.install_by(number)
+    whole = {(XDP_REDIRECT, forwarded(entry, rtp(), hop=hop)) for hop in (HOP, OTHER_HOP)}
+    return received(entry.port, rtp()), whole, [("write_next_hop", (number, hop)) for hop in (HOP, OTHER_HOP)]
+
+
+def entry_that_comes_and_goes(plane):
+    number = plane.next_hop()
+    entry = plane.install_by(number)
+    changes = [("install", (entry, entry.from_host, number)), ("withdraw", (entry.port,))]
+    return received(entry.port, rtp()), {(XDP_REDIRECT, forwarded(entry, rtp()))}, changes
+
+
+def next_hop_that_comes_and_goes(plane):
+    number = plane.next_hop()
+    entry = plane.install_by(number)
+    changes = [("write_next_hop", (number, hop)) for hop in (HOP, None)]
+    return received(entry.port, rtp()), {(XDP_REDIRECT, forwarded(entry, rtp()))}, changes
+
+
+def results(loaded, frame):
+    """Run many equal frames; how often each result occurred."""
+    return Counter(run(loaded.xdp_fd, frame)[:2] for _ in range(FRAMES))
+
+
+@pytest.mark.parametrize(
+    "changing", [changing_entry, changing_next_hop, entry_that_comes_and_goes, next_hop_that_comes_and_goes]
+)
+def test_every_frame_is_whole(plane, loaded, changing):
+    frame, whole, changes = changing(plane)
+    before = plane.tables.verdicts()
+    with row_writer(loaded, changes):
+        seen = results(loaded, frame)
+    after = plane.tables.verdicts()
+    moved = {name: after[name] - before[name] for name in after}
+
+    assert set(seen) == whole | {(XDP_PASS, frame)}
+    assert moved["up_entry_changing"] > 0
+    assert moved["forwarded"] == sum(seen[result] for result in whole)
+    assert sum(moved.values()) == FRAMES
+
+
+@pytest.mark.parametrize("changing", [changing_entry, changing_next_hop])
+def test_frames_are_mixed_without_the_sequence_number(plane, loaded, changing):
+    frame, whole, changes = changing(plane)
+    with row_writer(loaded, changes, is_sequenced=False):
+        seen = results(loaded, frame)
+    assert set(seen) - whole - {(XDP_PASS, frame)}
+
+
+# Inside the kernel
+
+
+def round_trip_entry(plane):
+    """Two entries that send the caller's packet back to where it was sent, from one port or another.
+
+    A port with the other's checksum delta leaves a wrong checksum, which later runs keep as wrong as it is.
+    """
+    number = plane.next_hop()
+    back = {"is_any_source_port": True, "from_host": CALLER.host}
+    a = plane.install_by(number, from_port=1000, **back)
+    a, b = (
+        plane.install_by(number, port=a.port, from_port=port, to=Endpoint(RELAY_IN, a.port), **back)
+        for port in (1000, 2000)
+    )
+    whole = {forwarded(entry, rtp()) for entry in (a, b)}
+    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number)) for entry in (a, b)]
+
+
+def multicast_next_hop(plane):
+    """Two next hops: a usable one, and one to a multicast MAC over which every packet is too long.
+
+    The MTU of the first with the MAC of the second leaves a multicast frame, which no later run touches.
+    """
+    number = plane.next_hop()
+    port = plane.open_port()
+    entry = plane.install_by(
+        number, port=port, to=Endpoint(RELAY_IN, port), from_host=CALLER.host, from_port=CALLER.port
+    )
+    changes = [("write_next_hop", (number, hop)) for hop in (HOP, MULTICAST_HOP)]
+    return received(entry.port, rtp()), {forwarded(entry, rtp())}, changes
+
+
+def frames_after_many_runs(loaded, frame):
+    """What is left of a frame that the program runs on again and again, for some frames."""
+    return {run(loaded.xdp_fd, frame, repeat=RUNS_A_ROUND).frame for _ in range(ROUNDS)}
+
+
+@pytest.mark.parametrize("changing", [round_trip_entry, multicast_next_hop])
+def test_no_run_of_millions_makes_a_mix(plane, loaded, changing):
+    frame, whole, changes = changing(plane)
+    before = plane.tables.verdicts()
+    with row_writer(loaded, changes):
+        left = frames_after_many_runs(loaded, frame)
+    after = plane.tables.verdicts()
+
+    assert left == whole
+    assert after["up_entry_changing"] > before["up_entry_changing"]
+    assert sum(after.values()) - sum(before.values()) == ROUNDS * RUNS_A_ROUND
+
+
+@pytest.mark.parametrize("changing", [round_trip_entry, multicast_next_hop])
+def test_runs_make_mixes_without_the_sequence_number(plane, loaded, changing):
+    frame, whole, changes = changing(plane)
+    with row_writer(loaded, changes, is_sequenced=False):
+        left = frames_after_many_runs(loaded, frame)
+    assert left - whole

@@ -1,0 +1,273 @@
+"""The network and the calls change under traffic: nothing is lost where the network stays able, and nothing doubled."""
+
+import contextlib
+
+import pytest
+
+from tests.netns_call.call import DEADLINE_S, Call, PhonePort, Tap, paused
+from tests.netns_call.traffic import Stream, Traffic
+from tests.running import rtp
+from tests.waiting import wait_for
+
+
+def both_ways(call):
+    """A stream from either phone to the other."""
+    caller, callee = call.caller, call.callee
+    return Stream(caller.rtp, caller.to, callee.rtp), Stream(callee.rtp, callee.to, caller.rtp)
+
+
+def rtp_ports(call):
+    return call.ports[::2]
+
+
+def in_the_kernel_again(call, way, traffic):
+    """Traffic flows both ways; where it is the kernel's, without the relay's process."""
+    traffic.resumed()
+    if way.is_kernel:
+        call.wait_offloaded(*rtp_ports(call))
+        with paused(call.relay):
+            traffic.resumed()
+
+
+def ip(host, command):
+    host.run(["ip", *command.split()])
+
+
+def test_nothing_is_lost_while_the_kernel_takes_over(call, way):
+    """From the very first packet on, with neighbours still unknown."""
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        in_the_kernel_again(call, way, traffic)
+        traffic.finish()
+    for stream in streams:
+        assert not stream.doubled
+    total = sum(stream.sent for stream in streams)
+    assert call.quote()["nrelayed"] == total
+    totals = call.relay.totals()
+    assert totals["packets received"] == totals["packets transmitted"] == total
+
+
+@pytest.mark.parametrize("command", ["L", "U"])
+def test_a_re_invite_moves_the_destination_at_once(call, topology, way, command):
+    """What is sent after the reply comes out at the new address, and all before it at one of the two."""
+    call.establish(way)
+    sender, receiver = (call.caller, call.callee) if command == "L" else (call.callee, call.caller)
+    move = call.lookup if command == "L" else call.update
+    host, port = receiver.rtp.address
+    phone = topology.callee if command == "L" else topology.caller
+    with PhonePort(phone, host, port + 10) as moved:
+        stream = Stream(sender.rtp, sender.to, receiver.rtp, moved)
+        marks = []
+        with Traffic(stream) as traffic:
+            for number in range(20):
+                traffic.more(50)
+                move(host, port + (0 if number % 2 else 10))
+                marks.append(stream.sent)
+            traffic.more(50)
+            traffic.finish()
+        assert not stream.doubled
+        for number, (start, end) in enumerate(zip(marks, [*marks[1:], stream.sent], strict=True)):
+            wrong = receiver.rtp if number % 2 == 0 else moved
+            # The last packets before a mark may be under way while it moves.
+            assert not [n for n in stream.arrived[wrong] if start <= n < end - 60]
+        assert stream.arrived[receiver.rtp]
+        assert stream.arrived[moved]
+
+
+def test_re_invites_of_both_parties_under_traffic_both_ways(call, topology, way):
+    """Asymmetric parties: they send from where they always did, and receive where they last said."""
+    with PhonePort(topology.caller, "10.0.1.2", 4010) as caller_moved:
+        relay = call.relay
+        with PhonePort(topology.callee, "10.0.2.2", 5010) as callee_moved:
+            relay.port("Ua c1 10.0.1.2 4000 f t")
+            relay.port("La c1 10.0.2.2 5000 f t")
+            call.cross(rtp(1))
+            streams = (
+                Stream(call.caller.rtp, call.caller.to, call.callee.rtp, callee_moved),
+                Stream(call.callee.rtp, call.callee.to, call.caller.rtp, caller_moved),
+            )
+            with Traffic(*streams) as traffic:
+                for number in range(20):
+                    traffic.more(50)
+                    away = 0 if number % 2 else 10
+                    relay.port(f"Ua c1 10.0.1.2 {4000 + away} f t")
+                    relay.port(f"La c1 10.0.2.2 {5000 + away} f t")
+                traffic.more(50)
+                traffic.finish()
+            for stream in streams:
+                assert not stream.doubled
+                assert all(len(numbers) > 100 for numbers in stream.arrived.values())
+
+
+def test_new_calls_do_not_disturb_one_under_way(call, topology, way):
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        for number in range(30):
+            with Call(
+                *(call.relay, topology.caller, topology.callee, f"beside{number}"),
+                caller_at=("10.0.1.2", 4100),
+                callee_at=("10.0.2.2", 5100),
+            ) as beside:
+                beside.cross(rtp(1))
+                assert call.relay.ask(f"D {beside.tags}") == "0"
+        traffic.finish()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_nothing_is_lost_when_neighbours_are_forgotten(call, topology, way):
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        for _ in range(5):
+            traffic.more(100)
+            ip(topology.relay, "neigh del 10.0.2.2 dev to-callee")
+            traffic.more(100)
+            ip(topology.relay, "neigh del 10.0.1.2 dev to-caller")
+        in_the_kernel_again(call, way, traffic)
+        traffic.finish()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_nothing_is_lost_while_neighbours_are_confirmed(call, topology, way):
+    """Entries that go stale and are probed while frames that the kernel forwards are no news to them."""
+    for name in ("to-caller", "to-callee"):
+        topology.relay.run(["sysctl", "-qw", f"net.ipv4.neigh.{name}.base_reachable_time_ms=100"])
+        topology.relay.run(["sysctl", "-qw", f"net.ipv4.neigh.{name}.delay_first_probe_time=1"])
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        traffic.more(3000)
+        in_the_kernel_again(call, way, traffic)
+        traffic.finish()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_nothing_is_lost_when_another_link_goes_down(call, topology, way):
+    topology.add_host("bystander")
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        traffic.more(100)
+        ip(topology.relay, "link set to-bystander down")
+        traffic.more(200)
+        ip(topology.relay, "link set to-bystander up")
+        traffic.more(200)
+        ip(topology.relay, "link del to-bystander")
+        in_the_kernel_again(call, way, traffic)
+        traffic.finish()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_nothing_is_lost_when_addresses_and_routes_change(call, topology, way):
+    """Events that make the relay ask for every route again, with the same answer."""
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        for number in range(5):
+            ip(topology.relay, f"addr add 10.9.{number}.1/24 dev to-callee")
+            traffic.more(50)
+            ip(topology.relay, f"route add 10.10.{number}.0/24 via 10.0.1.2")
+            traffic.more(50)
+        in_the_kernel_again(call, way, traffic)
+        traffic.finish()
+    for stream in streams:
+        assert not stream.doubled
+
+
+@pytest.mark.parametrize("name", ["caller", "callee"])
+def test_media_resumes_after_a_link_of_the_relay_was_down(call, topology, way, name):
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        traffic.more(100)
+        ip(topology.relay, f"link set to-{name} down")
+        if way.is_kernel:
+            wait_for(
+                lambda: "leaves the kernel" in call.relay.log or "is not usable" in call.relay.log,
+                DEADLINE_S,
+                "the relay to notice",
+            )
+        traffic.more(200)
+        ip(topology.relay, f"link set to-{name} up")
+        in_the_kernel_again(call, way, traffic)
+        traffic.stop_sending()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_media_resumes_after_the_link_of_a_phone_was_down(call, topology, way):
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        traffic.more(100)
+        ip(topology.callee, "link set callee down")
+        wait_for(
+            lambda: "NO-CARRIER" in topology.relay.run(["ip", "link", "show", "to-callee"]).stdout,
+            DEADLINE_S,
+            "the carrier to go",
+        )
+        ip(topology.callee, "link set callee up")
+        ip(topology.callee, "route add default via 10.0.2.1")
+        in_the_kernel_again(call, way, traffic)
+        traffic.stop_sending()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def udp_to(address):
+    """Whether a frame is UDP to that address and port."""
+    host, port = address
+    end = bytes(map(int, host.split("."))), port.to_bytes(2)
+    return lambda frame: frame[23] == 17 and (frame[30:34], frame[36:38]) == end
+
+
+def test_media_follows_a_phone_whose_mac_changes(call, topology, way):
+    call.establish(way)
+    streams = both_ways(call)
+    new = "02:00:00:00:02:99"
+    with Traffic(*streams) as traffic, Tap(topology.callee) as tap:
+        traffic.more(100)
+        ip(topology.callee, f"link set callee address {new}")
+        in_the_kernel_again(call, way, traffic)
+        is_media = udp_to(call.callee.rtp.address)
+        frame = tap.expect(lambda frame: is_media(frame) and frame[:6] != bytes.fromhex("020000000202"))
+        assert frame[:6] == bytes.fromhex(new.replace(":", ""))
+        traffic.stop_sending()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_media_leaves_with_the_new_mac_of_the_relay(call, topology, way):
+    call.establish(way)
+    streams = both_ways(call)
+    new = bytes.fromhex("020000000299")
+    with Traffic(*streams) as traffic, Tap(topology.callee) as tap:
+        traffic.more(100)
+        ip(topology.relay, f"link set to-callee address {new.hex(':')}")
+        in_the_kernel_again(call, way, traffic)
+        is_media = udp_to(call.callee.rtp.address)
+        tap.expect(lambda frame: is_media(frame) and frame[6:12] == new)
+        traffic.stop_sending()
+    for stream in streams:
+        assert not stream.doubled
+
+
+def test_a_smaller_mtu_of_the_way_out_makes_fragments(call, topology, way):
+    call.establish(way)
+    ip(topology.relay, "link set to-callee mtu 1000")
+    payload = bytes(index % 251 for index in range(1400))
+
+    def is_in_force():
+        call.caller.send(payload)
+        with contextlib.suppress(AssertionError):
+            return call.callee.rtp.expect(1, 0.2) == [(payload, call.callee.to)]
+        return False
+
+    # Frames that the kernel tier forwards before it hears of it are lost, as they are in any router.
+    wait_for(is_in_force, DEADLINE_S, "large payloads to arrive")
+    call.cross(rtp(2))
