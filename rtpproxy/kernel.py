@@ -115,8 +115,18 @@ class KernelTier:
         if self._rerouting is not None:
             self._rerouting.cancel()
         self._interfaces.detach_all()
+        self._interfaces.close()
         self._events.close()
         self._netlink.close()
+
+    def tick(self) -> None:
+        """Look at what no event tells. To be called every second."""
+        self._next_hops.confirm_some()
+        changed = self._interfaces.check_senders()
+        for index in changed:
+            self._next_hops.on_link(index)
+        if changed:
+            self._reroute_soon()
 
     def _check_names(self) -> None:
         for name in self._config.interfaces:

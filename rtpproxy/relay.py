@@ -41,6 +41,7 @@ class Relay:
         self._stack = ExitStack()
         self._stopped = asyncio.Event()
         self._programs: Programs | None = None
+        self._kernel: KernelTier | None = None
         self._verdicts: dict[str, int] = {}
         self._service: Service
         self._media: SteeredMedia | BoundMedia
@@ -67,7 +68,7 @@ class Relay:
         config = self._config
         check_local(config.listen_host)
         self._build_media(loop)
-        kernel = self._build_kernel_tier()
+        kernel = self._kernel = self._build_kernel_tier()
         excluded = {address.port for address in config.control if address.kind is ControlKind.UDP}
         ports = PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
         self._service = Service(config, self._media, kernel.forwarder if kernel else NoOffload(), ports)
@@ -147,6 +148,8 @@ class Relay:
     def _tick(self, loop: AbstractEventLoop, due: float) -> None:
         now = self._clock()
         self._service.tick(now)
+        if self._kernel is not None:
+            self._kernel.tick()
         if self._service.is_finished:
             log.info("the last session of a slow stop has ended")
             self._stopped.set()

@@ -13,6 +13,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from rtpproxy.errors import OffloadError
+from rtpproxy.offload.features import XdpFeatures
 from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
 from rtpproxy.offload.syscall import program_name
 
@@ -55,6 +56,8 @@ class Link:
     mtu: int
     is_up: bool
     is_ethernet: bool
+    kind: str
+    """`veth`, `vlan`, ...; empty for a plain device."""
     xdp_mode: str
     """pyroute2's word for how an XDP program is attached, empty for none."""
     xdp_program_id: int
@@ -70,7 +73,13 @@ class Interfaces:
         self._program = program
         self._links: dict[int, Link] = {}
         self._reports: dict[int, Report] = {}
+        self._features = XdpFeatures()
+        self._can_send: dict[int, bool] = {}
         self.reload()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._features.close()
 
     def reload(self) -> None:
         """Ask the kernel for all links."""
@@ -130,6 +139,26 @@ class Interfaces:
         report = self._reports.get(index)
         return report is not None and report.tier is Tier.XDP
 
+    def can_send(self, index: int) -> bool:
+        """Whether frames redirected to that interface leave it, as far as the kernel tells."""
+        known = self._can_send.get(index)
+        if known is None:
+            known = self._can_send[index] = self.is_attached(index) and self._can_transmit(index)
+        return known
+
+    def check_senders(self) -> list[int]:
+        """Ask again; numbers of the interfaces that could send and cannot now, or the other way round."""
+        before, self._can_send = self._can_send, {}
+        return [index for index, could_send in before.items() if self.can_send(index) != could_send]
+
+    def _can_transmit(self, index: int) -> bool:
+        answer = self._features.can_transmit(index)
+        if answer is None:
+            # A kernel before 6.3. With our program attached all drivers can; a veth depends on its far end.
+            link = self._links.get(index)
+            return link is not None and link.kind != "veth"
+        return answer
+
     def detach_all(self) -> None:
         """Take our program off every interface; what somebody else put there meanwhile stays."""
         self.reload()
@@ -158,6 +187,7 @@ class Interfaces:
         if message["event"] == "RTM_DELLINK" and message["family"] in (0, None):
             self._links.pop(message["index"], None)
             self._reports.pop(message["index"], None)
+            self._can_send.pop(message["index"], None)
             return int(message["index"])
         return None
 
@@ -182,6 +212,7 @@ def carriers(netlink: Rtnetlink, listen_host: str) -> list[int]:
 def _link(message: Message) -> Link:
     xdp = attribute(message, "IFLA_XDP")
     mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
+    linkinfo = attribute(message, "IFLA_LINKINFO")
     return Link(
         index=message["index"],
         name=attribute(message, "IFLA_IFNAME") or "?",
@@ -189,6 +220,7 @@ def _link(message: Message) -> Link:
         mtu=attribute(message, "IFLA_MTU") or 0,
         is_up=message["flags"] & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING,
         is_ethernet=message["ifi_type"] == _ETHERNET,
+        kind=(linkinfo.get_attr("IFLA_INFO_KIND") or "") if linkinfo else "",
         xdp_mode=mode or "",
         xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
     )

@@ -17,7 +17,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload.attach import Interfaces
 from rtpproxy.offload.entry import NextHop
-from rtpproxy.offload.netlink import NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
+from rtpproxy.offload.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ _AF_INET = 2
 _UNICAST, _LOCAL = 1, 2
 _USE = 0x1  # NTF_USE: as if a packet were sent, so that the kernel asks whether the neighbour is still there
 _REACHABLE, _STALE, _DELAY, _PROBE, _PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
+_CANNOT_SEND = "the far end of a veth must run XDP or have GRO on"
+CONFIRM_INTERVAL_S = 20
+"""Every neighbour in use is confirmed this often."""
 _VALID = _REACHABLE | _STALE | _DELAY | _PROBE | _PERMANENT
 
 
@@ -80,6 +83,8 @@ class NextHops:
         self._macs: dict[_Key, tuple[str, int]] = {}
         """Address and state of every neighbour that the kernel knows."""
         self._unchecked: list[_Target] = []
+        self._unconfirmed: list[_Key] = []
+        self._share = 0
         self._load_macs()
 
     def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
@@ -147,6 +152,16 @@ class NextHops:
             if message["event"] != "RTM_DELNEIGH" and state == _STALE:
                 self._confirm(key)
 
+    def confirm_some(self) -> None:
+        """Confirm a share of the neighbours. To be called every second."""
+        if not self._unconfirmed:
+            self._unconfirmed = list(self._neighbours)
+            self._share = -(-len(self._unconfirmed) // CONFIRM_INTERVAL_S)
+        batch, self._unconfirmed = self._unconfirmed[: self._share], self._unconfirmed[self._share :]
+        for key in batch:
+            if key in self._neighbours and self._macs.get(key, ("", 0))[1] != _PERMANENT:
+                self._confirm(key)
+
     def on_link(self, index: int) -> None:
         """The link with that number changed, came or went."""
         for key in self._neighbours:
@@ -179,6 +194,8 @@ class NextHops:
         report = self._interfaces.attach(index)
         if not self._interfaces.is_attached(index):
             return NoRoute(f"its way out has no native XDP: {report}"), None
+        if not self._interfaces.can_send(index):
+            return NoRoute(f"{link.name} cannot send redirected frames; {_CANNOT_SEND}"), None
         metrics = attribute(answer, "RTA_METRICS")
         mtu = min(link.mtu, (metrics.get_attr("RTAX_MTU") if metrics else None) or link.mtu)
         neighbour_host = attribute(answer, "RTA_GATEWAY") or to_host
@@ -197,7 +214,7 @@ class NextHops:
         neighbour.routes += 1
         neighbour.mtu = mtu
         self._update(key)
-        if self._macs.get(key, ("", 0))[1] == _STALE:
+        if self._macs.get(key, ("", 0))[1] in (0, _STALE):
             self._confirm(key)
         return neighbour.number
 
@@ -216,7 +233,7 @@ class NextHops:
         neighbour = self._neighbours[key]
         link = self._interfaces.link(key[0])
         mac = self._macs.get(key, ("", 0))[0]
-        is_usable = bool(mac and link and link.is_up and self._interfaces.is_attached(key[0]))
+        is_usable = bool(mac and link and link.is_up and self._interfaces.can_send(key[0]))
         if is_usable and link:
             self._write(neighbour.number, NextHop(key[0], mac, link.mac, min(neighbour.mtu, link.mtu)))
         else:
@@ -230,12 +247,15 @@ class NextHops:
                 log.info("next hop %s on %s is not usable: its streams are relayed by userspace", key[1], name)
 
     def _confirm(self, key: _Key) -> None:
-        """Have the kernel ask a neighbour that it has not heard from: forwarded frames are no news to it."""
+        """As if a packet were sent to the neighbour: forwarded frames are no news to the kernel.
+
+        It resolves an unknown neighbour, and asks one that it has not heard from whether it is still there.
+        """
         message = ndmsg()
         message["family"], message["ifindex"], message["flags"] = _AF_INET, key[0], _USE
         message["attrs"] = [("NDA_DST", key[1])]
         try:
-            self._netlink.request(message, RTM_NEWNEIGH, NLM_F_REPLACE)
+            self._netlink.request(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
         except OffloadError as error:
             log.debug("cannot confirm neighbour %s: %s", key[1], error)
 
