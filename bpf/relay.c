@@ -101,8 +101,10 @@ int ON_XDP(struct xdp_md *ctx)
 	}
 
 	struct next_hop *hop = next_hops.lookup(&e.next_hop);
-	if (!hop)
+	if (!hop) {
+		count->up_no_next_hop++;
 		return XDP_PASS;
+	}
 	switch (verdict_read_next_hop(hop, &out)) {
 	case ENTRY_OK:
 		break;

@@ -151,8 +151,8 @@ def make_config(  # noqa: PLR0913 - one parameter an option
     mode, ownership = OffloadMode(offload), PortsMode(ports)
     if mode is OffloadMode.XDP and ownership is PortsMode.BOUND:
         raise ConfigError("--offload xdp needs steered ports; leave --ports bound out")
-    if mode is OffloadMode.OFF and others["interfaces"]:
-        raise ConfigError("--interface names where the kernel forwards; with --offload off it forwards nowhere")
+    if others["interfaces"] and (mode is OffloadMode.OFF or ownership is PortsMode.BOUND):
+        raise ConfigError("--interface names where the kernel forwards; with --offload off or --ports bound it does not")
     control = tuple(parse_control_address(text) for text in sockets)
     if len(set(control)) < len(control):
         raise ConfigError("the same control socket is given twice with -s")
@@ -181,8 +181,9 @@ def _listen_host(addresses: tuple[str, ...]) -> str:
         raise ConfigError(f"-l {address}: bridging, labels, advertised and IPv6 addresses are not supported so far")
     try:
         found = socket.getaddrinfo(address, None, socket.AF_INET, socket.SOCK_DGRAM)
-    except OSError as error:
-        raise ConfigError(f"-l {address}: not an IPv4 address, and not found as a name: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise ConfigError(f"-l {address}: not an IPv4 address, and not found as a name: {reason}") from error
     return str(found[0][4][0])
 
 

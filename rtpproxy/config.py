@@ -7,6 +7,8 @@ from rtpproxy.errors import ConfigError
 
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
+_OTHER_TRANSPORTS = ("udp6", "tcp", "tcp6", "stdio", "stdioc", "systemd")
+"""What the C RTPproxy knows besides; never the path of a Unix socket."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 
 
@@ -98,6 +100,8 @@ def parse_control_address(text: str) -> ControlAddress:
     prefix, colon, rest = text.partition(":")
     if colon and prefix == "udp":
         return _parse_host_port(rest)
+    if colon and prefix in _OTHER_TRANSPORTS:
+        raise ConfigError(f"control socket {text}: {prefix} sockets are not supported so far")
     kind = ControlKind.UNIX
     if colon and prefix in ("unix", "cunix"):
         kind, text = ControlKind(prefix), rest

@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvloop
 
@@ -31,6 +32,7 @@ _MESSAGE_BYTES = 4096
 def run(config: Config) -> int:
     """Run the relay and return the exit status; in daemon mode, that of its start. Raises StartError."""
     check_root(config)
+    config = with_absolute_paths(config)
     if config.is_foreground:
         start_log(config)
         _serve(config, lambda: None)
@@ -44,6 +46,14 @@ def check_root(config: Config) -> None:
         return
     if any(address.kind is ControlKind.UDP for address in config.control):
         raise StartError("running as root with a UDP control socket is refused; say -F if only you can reach it")
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Paths mean the directory that the relay was started in, wherever a daemon goes afterwards."""
+    control = tuple(
+        replace(address, path=os.path.abspath(address.path)) if address.path else address for address in config.control
+    )
+    return replace(config, control=control, pid_file=os.path.abspath(config.pid_file))
 
 
 def start_log(config: Config) -> None:
@@ -74,7 +84,10 @@ def _serve(config: Config, on_ready: Callable[[], None]) -> None:
         finally:
             pid_file.remove()
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except OSError as error:
+        raise StartError(f"cannot start: {error.strerror or error}") from error
 
 
 def abort(number: int) -> None:

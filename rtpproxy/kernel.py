@@ -150,7 +150,7 @@ class KernelTier:
             if report.tier is not Tier.XDP and (report.name != "lo" or report.name in self._config.interfaces)
         ]
         if missing or not any(report.tier is Tier.XDP for report in reports):
-            why = "; ".join(str(report) for report in missing) or "no interface carries a listen address"
+            why = "; ".join(map(str, missing or reports)) or "no interface carries a listen address"
             raise StartError(f"--offload xdp cannot be had: {why}")
 
     def _on_events(self) -> None:

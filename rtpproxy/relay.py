@@ -43,9 +43,8 @@ class Relay:
         self._programs: Programs | None = None
         self._kernel: KernelTier | None = None
         self._verdicts: dict[str, int] = {}
-        self._service: Service
+        self._service: Service | None = None
         self._media: SteeredMedia | BoundMedia
-        self._dispatcher: Dispatcher
 
     async def serve(self, on_ready: Callable[[], None], abort: Callable[[int], None]) -> None:
         """Run until a signal, or the end of a slow stop. Raises StartError when it cannot start.
@@ -54,11 +53,12 @@ class Relay:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_exception)
+        self._catch_signals(loop, abort)
         with self._stack:
             await self._start(loop)
-            self._catch_signals(loop, abort)
-            log.info("rtpproxy started")
-            on_ready()
+            if not self._stopped.is_set():
+                log.info("rtpproxy started")
+                on_ready()
             await self._stopped.wait()
         log.info("rtpproxy stopped")
 
@@ -71,9 +71,8 @@ class Relay:
         kernel = self._kernel = self._build_kernel_tier()
         excluded = {address.port for address in config.control if address.kind is ControlKind.UDP}
         ports = PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
-        self._service = Service(config, self._media, kernel.forwarder if kernel else NoOffload(), ports)
-        self._dispatcher = Dispatcher(self._service)
-        server = ControlServer(config.control, self._dispatcher.execute, self._clock)
+        service = self._service = Service(config, self._media, kernel.forwarder if kernel else NoOffload(), ports)
+        server = ControlServer(config.control, Dispatcher(service).execute, self._clock)
         await server.start()
         self._stack.callback(server.close)
         # From here on it is certain that no other relay with these control sockets runs.
@@ -85,7 +84,7 @@ class Relay:
             reservation.make(config.port_min, config.port_max + 1)
             self._stack.callback(reservation.undo)
         self._announce(kernel, loop, "steered" if is_steered else "bound")
-        loop.call_later(TICK_S, self._tick, loop, self._clock() + TICK_S)
+        loop.call_later(TICK_S, self._tick, loop, service, self._clock() + TICK_S)
 
     def _build_media(self, loop: AbstractEventLoop) -> None:
         config = self._config
@@ -141,23 +140,24 @@ class Relay:
             log.info("%s", report)
 
     def _on_datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        assert self._service is not None
         self._service.datagram(port, data, source, local_host, now)
 
     # Running
 
-    def _tick(self, loop: AbstractEventLoop, due: float) -> None:
+    def _tick(self, loop: AbstractEventLoop, service: Service, due: float) -> None:
         now = self._clock()
-        self._service.tick(now)
+        service.tick(now)
         if self._kernel is not None:
             self._kernel.tick()
-        if self._service.is_finished:
+        if service.is_finished:
             log.info("the last session of a slow stop has ended")
             self._stopped.set()
         if int(due / REPORT_INTERVAL_S) != int((due - TICK_S) / REPORT_INTERVAL_S):
             self._report_verdicts()
         # Ticks keep their rhythm; those that were missed are not made up for.
         due = max(due + TICK_S, now)
-        loop.call_later(due - now, self._tick, loop, due)
+        loop.call_later(due - now, self._tick, loop, service, due)
 
     def _report_verdicts(self) -> None:
         """Log the kernel's counters by reason, if they changed."""
@@ -184,7 +184,10 @@ class Relay:
 
     def _stop_slowly(self) -> None:
         log.info("stopping slowly: no new sessions; exit when the last one ends")
-        self._service.stop_slowly()
+        if self._service is None:
+            self._stopped.set()
+        else:
+            self._service.stop_slowly()
 
 
 def _log_exception(_: AbstractEventLoop, context: dict[str, object]) -> None:

@@ -96,9 +96,10 @@ class Service:
         if found is None:
             return self._create(command, now)
         session, is_reverse = found
+        line = self._answer(session, Role.CALLER if is_reverse else Role.CALLEE, command.media, now)
         if not command.media.is_weak:
             session.is_strong = True
-        return self._answer(session, Role.CALLER if is_reverse else Role.CALLEE, command.media, now)
+        return line
 
     def lookup(self, command: Lookup, now: float) -> PortLine | None:
         """The answering party's media; the port for the party that called, None when there is no such session.
@@ -193,15 +194,14 @@ class Service:
             self.discarded += 1
             return
         self._activity.touch(session.activity, now)
-        if is_rtp and self._track(session, stream, header, now):
-            verdict = _LEARNED
-        if local_host != stream.local_host:
-            stream.local_host = local_host
-            verdict = _LEARNED
+        is_unlocked = is_rtp and self._track(stream, header, now)
         stream.received_packets += 1
         self._relay(stream, peer, data)
         if verdict is _LEARNED:
-            self._learned(session, stream, peer)
+            self._guess_rtcp(session, stream)
+        if verdict is _LEARNED or is_unlocked or local_host != stream.local_host:
+            stream.local_host = local_host
+            self._replan(session)
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote
@@ -217,7 +217,7 @@ class Service:
             stream.dropped_packets += 1
             self.discarded += 1
 
-    def _track(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
+    def _track(self, stream: Stream, header: RtpHeader | None, now: float) -> bool:
         """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
         tracker = stream.tracker
         if tracker is None:
@@ -226,12 +226,12 @@ class Service:
             return False
         return stream.latch.change_ssrc(header, now) is _LEARNED
 
-    def _learned(self, session: Session, stream: Stream, peer: Stream) -> None:
+    def _guess_rtcp(self, session: Session, stream: Stream) -> None:
+        """An RTP stream that moved tells where its RTCP may be (protocol.md 5.6)."""
         latch = stream.latch
         if stream.component is Component.RTP and latch.has_moved and latch.remote is not None:
             leg = session.caller if session.caller.rtp is stream else session.callee
             leg.rtcp.latch.guess(latch.remote)
-        self._replan(session)
 
     # Time
 
@@ -347,9 +347,11 @@ class Service:
         stream.forwarded_packets = counters.packets
         stream.received_packets += packets
         stream.relayed_packets += packets
-        tracker = stream.tracker
-        if tracker is None or counters.sequence_set_at < session.created_at:
+        if stream.component is not Component.RTP or counters.sequence_set_at < session.created_at:
             return
+        tracker = stream.tracker
+        if tracker is None:
+            tracker = stream.tracker = SequenceTracker()
         changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
         stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
         tracker.absorb_forwarded(packets, counters.ssrc, counters.last_seen)

@@ -27,7 +27,9 @@ def say(text: str) -> None:
     click.secho(text, bold=True)
 
 
-def talk(relay: RunningRelay, maps: ProgramMaps, ends: list[tuple[PhoneSocket, tuple[str, int]]], seconds: float) -> None:
+def talk(
+    relay: RunningRelay, maps: ProgramMaps, ends: list[tuple[PhoneSocket, tuple[str, int]]], seconds: float
+) -> None:
     """Let both phones send a packet each 20 ms, and show who relayed them as the numbers grow."""
     click.echo(f"{'':8}{'caller -> callee':^34}  {'callee -> caller':^34}")
     click.echo(f"{'time':8}" + f"{'userspace':>11}{'kernel':>11}{'received':>12}  " * 2)
@@ -67,9 +69,7 @@ def main(seconds: float) -> None:
     with ExitStack() as stack:
         topology = stack.enter_context(Topology())
         caller, callee = topology.caller, topology.callee
-        click.echo(
-            PICTURE.format(caller=caller.ip, near=caller.gateway.ip, far=callee.gateway.ip, callee=callee.ip)
-        )
+        click.echo(PICTURE.format(caller=caller.ip, near=caller.gateway.ip, far=callee.gateway.ip, callee=callee.ip))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         relay = stack.enter_context(RunningRelay(directory, host=topology.relay))
         click.echo(relay.log)
@@ -84,9 +84,7 @@ def main(seconds: float) -> None:
         stay_behind(topology, relay, ends)
 
 
-def call_set_up(
-    stack: ExitStack, topology: Topology, relay: RunningRelay
-) -> list[tuple[PhoneSocket, tuple[str, int]]]:
+def call_set_up(stack: ExitStack, topology: Topology, relay: RunningRelay) -> list[tuple[PhoneSocket, tuple[str, int]]]:
     """Offer and answer; each phone with the address of ours that it sends to."""
     caller, callee = topology.caller, topology.callee
     say("a SIP proxy sets up a call:")
@@ -106,9 +104,7 @@ def ask(relay: RunningRelay, command: str) -> str:
     return reply
 
 
-def stay_behind(
-    topology: Topology, relay: RunningRelay, ends: list[tuple[PhoneSocket, tuple[str, int]]]
-) -> None:
+def stay_behind(topology: Topology, relay: RunningRelay, ends: list[tuple[PhoneSocket, tuple[str, int]]]) -> None:
     """Show that nothing is left of the call, and after the relay's end nothing of the relay."""
     phone, to = ends[0]
     phone.send(rtp(0), to)

@@ -8,6 +8,7 @@ the range is kept out of the ports that the kernel gives to programs that ask fo
 
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rtpproxy.errors import StartError
 log = logging.getLogger(__name__)
 
 _CLAIM = "rtpproxy/media/"
+_CLAIMS = re.compile(rf" @{_CLAIM}([0-9.]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE)
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LEAST_EPHEMERAL = 1024
@@ -31,19 +33,16 @@ def claim(listen_host: str, first: int, last: int, *, is_steered: bool) -> socke
     Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that bind
     their ports find out by themselves which are taken.
     """
-    for other in Path("/proc/net/unix").read_text().splitlines():
-        name = other.rpartition(" @")[2]
-        if name.startswith(_CLAIM):
-            _check_overlap(name, listen_host, first, last, is_steered)
+    for other in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
+        _check_overlap(other, listen_host, first, last, is_steered)
     way = "steered" if is_steered else "bound"
     holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     holder.bind(f"\0{_CLAIM}{listen_host or '*'}/{first}-{last}/{way}/{os.getpid()}")
     return holder
 
 
-def _check_overlap(name: str, listen_host: str, first: int, last: int, is_steered: bool) -> None:
-    host, ports, way, process = name.removeprefix(_CLAIM).split("/")
-    low, high = (int(port) for port in ports.split("-"))
+def _check_overlap(other: re.Match[str], listen_host: str, first: int, last: int, is_steered: bool) -> None:
+    host, low, high, way, process = other[1], int(other[2]), int(other[3]), other[4], other[5]
     is_same_host = "*" in (host, listen_host or "*") or host == listen_host
     if is_same_host and low <= last and first <= high and (is_steered or way == "steered"):
         raise StartError(
@@ -62,21 +61,8 @@ class Reservation:
     def make(self, first: int, last: int) -> None:
         """Reserve a range; a warning says so where that is not permitted."""
         try:
-            self.undo()
-            before = parse_ranges(_RESERVED.read_text())
-            ours = subtract([(first, last)], before)
-            low, high = (int(port) for port in _EPHEMERAL.read_text().split())
-            left = sum(end - start + 1 for start, end in subtract([(low, high)], before + ours))
-            if left < LEAST_EPHEMERAL:
-                log.warning(
-                    "media ports %d-%d are not kept out of ephemeral allocation: only %d of the ports %d-%d would be "
-                    "left for other programs; narrow the range with -m and -M",
-                    *(first, last, left, low, high),
-                )
-                return
-            _NOTES.mkdir(mode=0o755, exist_ok=True)
-            self._note.write_text(format_ranges(ours))
-            _RESERVED.write_text(format_ranges(merge(before + ours)))
+            self._undo()
+            self._make(first, last)
         except OSError as error:
             log.warning(
                 "media ports %d-%d are not kept out of ephemeral allocation: %s; "
@@ -85,7 +71,34 @@ class Reservation:
             )
 
     def undo(self) -> None:
-        """Take back what this instance added, now or in an earlier life."""
+        """Take back what this instance added."""
+        try:
+            self._undo()
+        except OSError as error:
+            log.warning("the media ports stay in net.ipv4.ip_local_reserved_ports: %s", error.strerror)
+
+    def _make(self, first: int, last: int) -> None:
+        before = parse_ranges(_RESERVED.read_text())
+        ours = subtract([(first, last)], before)
+        low, high = (int(port) for port in _EPHEMERAL.read_text().split())
+        left = sum(end - start + 1 for start, end in subtract([(low, high)], before + ours))
+        if left < LEAST_EPHEMERAL:
+            log.warning(
+                "media ports %d-%d are not kept out of ephemeral allocation: only %d of the ports %d-%d would be "
+                "left for other programs; narrow the range with -m and -M",
+                *(first, last, left, low, high),
+            )
+            return
+        _NOTES.mkdir(mode=0o755, exist_ok=True)
+        self._note.write_text(format_ranges(ours))
+        try:
+            _RESERVED.write_text(format_ranges(merge(before + ours)))
+        except OSError:
+            self._note.unlink()
+            raise
+
+    def _undo(self) -> None:
+        """Take back what the note says, of this life or an earlier one."""
         try:
             ours = parse_ranges(self._note.read_text())
         except FileNotFoundError:

@@ -173,7 +173,7 @@ class SteeredMedia:
     def _on_readable(self, receiver: socket.socket) -> None:
         now = self._clock()
         buffers, view, hosts = (self._buffer,), self._view, self._hosts
-        on_datagram = self._on_datagram
+        on_datagram, listen_host = self._on_datagram, self._listen_host
         for _ in range(BATCH):
             try:
                 size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)
@@ -188,6 +188,8 @@ class SteeredMedia:
             host = hosts.get(address[4:8])
             if host is None:
                 host = hosts[address[4:8]] = socket.inet_ntoa(address[4:8])
+            if listen_host and host != listen_host:
+                continue  # to a receiving socket itself, by a program on this host
             on_datagram(address[2] << 8 | address[3], bytes(view[:size]), source, host, now)
 
 

@@ -15,7 +15,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload.features import XdpFeatures
 from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
-from rtpproxy.offload.syscall import program_name
+from rtpproxy.offload.syscall import program_id, program_name
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ class Interfaces:
     def reload(self) -> None:
         """Ask the kernel for all links."""
         self._links = {
-            message["index"]: _link(message)
-            for message in self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
+            message["index"]: _link(message) for message in self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
         }
 
     def link(self, index: int) -> Link | None:
@@ -112,20 +111,19 @@ class Interfaces:
         known = self._reports.get(index)
         if known is not None:
             return known
-        report = self._attach(index)
-        self._reports[index] = report
+        if index not in self._links:
+            # Its event is still to come; then it is tried again.
+            return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
+        report = self._reports[index] = self._attach(self._links[index])
         return report
 
-    def _attach(self, index: int) -> Report:
-        link = self._links.get(index)
-        if link is None:
-            return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
+    def _attach(self, link: Link) -> Report:
         if not link.is_ethernet:
             return Report(link.name, Tier.USERSPACE, "not an Ethernet interface")
         if link.xdp_mode:
             return Report(link.name, Tier.USERSPACE, _taken_by(program_name(link.xdp_program_id)))
         try:
-            self._set_program(index, self._program_fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
+            self._set_program(link.index, self._program_fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
         except OffloadError as error:
             return Report(link.name, Tier.USERSPACE, f"no native XDP: {error}")
         return Report(link.name, Tier.XDP)
@@ -166,7 +164,9 @@ class Interfaces:
             link = self._links.get(index)
             if report.tier is not Tier.XDP or link is None:
                 continue
-            if program_name(link.xdp_program_id) != self._program:
+            if not link.xdp_program_id:
+                continue
+            if link.xdp_program_id != program_id(self._program_fd):
                 log.warning("%s: our XDP program was replaced by somebody else's; left alone", link.name)
                 continue
             try:

@@ -22,6 +22,9 @@ LOAD_DEADLINE_S = 30.0
 _TABLES = ("port_rows", "port_counters", "next_hops", "verdicts")
 _MAPS = (*_TABLES, "steered_sockets")
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
+_CAPS_TO_LOAD = (38, 39)
+"""CAP_PERFMON and CAP_BPF; CAP_SYS_ADMIN stands for both."""
 _MAX_MESSAGE_BYTES = 1 << 16
 
 
@@ -68,7 +71,8 @@ def load(defines: dict[str, str]) -> Loaded:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         child = subprocess.Popen(
-            [sys.executable, "-m", "rtpproxy.offload.loader", str(theirs.fileno()), request],
+            # -P: what lies in the working directory is not imported by root.
+            [sys.executable, "-P", "-m", "rtpproxy.offload.loader", str(theirs.fileno()), request],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -87,14 +91,20 @@ def load(defines: dict[str, str]) -> Loaded:
 def _receive(ours: socket.socket, messages: str) -> Loaded:
     ours.setblocking(False)
     try:
-        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, 2 + len(_MAPS), socket.MSG_CMSG_CLOEXEC)
+        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, 2 + len(_MAPS))
     except BlockingIOError:
         data, fds = b"", []
+    for fd in fds:
+        os.set_inheritable(fd, False)
     if not data:
         raise OffloadError(f"the BPF loader died: {_last_line(messages)}")
     answer = json.loads(data)
     if "error" in answer:
         raise OffloadError(answer["error"])
+    if len(fds) < 2 + len(_MAPS):
+        for fd in fds:
+            os.close(fd)
+        raise OffloadError("the descriptors of programs and maps did not all arrive: Too many open files")
     layouts = {
         name: Layout({key: (form, offset) for key, form, offset in members}, size, entries)
         for name, (members, size, entries) in answer["layouts"].items()
@@ -162,11 +172,18 @@ def _attempt(what: str, step: Callable[[], Any]) -> Any:  # noqa: ANN401 - bcc i
 
 
 def _hint(reason: str) -> str:
-    if os.geteuid() != 0 and ("not permitted" in reason or "Failed to" in reason):
-        return "no privilege; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"
+    if not _is_privileged():
+        return "no privilege; run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW"
     if "Invalid argument" in reason or "Failed to load" in reason:
         return f"{reason} (kernel {os.uname().release}; 5.11 or later is needed)"
     return reason
+
+
+def _is_privileged() -> bool:
+    """Whether this process may load: capabilities, not the user, decide that (capabilities(7))."""
+    status = Path("/proc/self/status").read_text()
+    held = int(status.partition("CapEff:")[2].split()[0], 16)
+    return all(held & (1 << number | _CAP_SYS_ADMIN) for number in _CAPS_TO_LOAD) and bool(held & _CAP_NET_ADMIN)
 
 
 def _describe(table: Any) -> tuple[list[tuple[str, str, int]], int, int]:  # noqa: ANN401 - bcc is untyped

@@ -59,18 +59,28 @@ def attach_sk_lookup(program_fd: int) -> int:
 
 
 def program_name(program_id: int) -> str:
-    """The name of a loaded program (at most 15 characters), empty when it is gone or has none."""
+    """The name of a loaded program, at most 15 characters; empty when it is gone, has none, or may not be looked at."""
     try:
         fd = bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return ""
     try:
-        info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
-        bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+        info = _program_info(fd)
     finally:
         os.close(fd)
-    name = info.raw[_PROG_NAME_OFFSET : _PROG_NAME_OFFSET + _PROG_NAME_BYTES]
+    name = info[_PROG_NAME_OFFSET : _PROG_NAME_OFFSET + _PROG_NAME_BYTES]
     return name.partition(b"\0")[0].decode(errors="replace")
+
+
+def program_id(program_fd: int) -> int:
+    """The number of a program that we hold, by which the kernel tells what is attached."""
+    return int(struct.unpack_from("=I", _program_info(program_fd), 4)[0])
+
+
+def _program_info(program_fd: int) -> bytes:
+    info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+    bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program_fd, len(info), ctypes.addressof(info)))
+    return info.raw
 
 
 def possible_cpus() -> int:

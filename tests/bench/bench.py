@@ -68,7 +68,11 @@ def bare(calls: int) -> Iterator[tuple[Generator, Sink, None]]:
         ports = [FIRST_CALLEE_PORT + 2 * number for number in range(calls)]
         sink = stack.enter_context(Sink(topology.callee, FIRST_CALLEE_PORT, FIRST_CALLEE_PORT + 2 * calls))
         stack.enter_context(BareRedirect(topology, topology.caller, topology.callee))
-        yield stack.enter_context(Generator(topology.caller, streams_of(topology, ports), cpu=GENERATOR_CPU)), sink, None
+        yield (
+            stack.enter_context(Generator(topology.caller, streams_of(topology, ports), cpu=GENERATOR_CPU)),
+            sink,
+            None,
+        )
 
 
 @contextmanager
@@ -77,9 +81,7 @@ def relayed(calls: int, *options: str) -> Iterator[tuple[Generator, Sink, Runnin
     with ExitStack() as stack:
         topology = stack.enter_context(Topology())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        relay = stack.enter_context(
-            RunningRelay(directory, "-m", "2048", "-M", "65000", *options, host=topology.relay)
-        )
+        relay = stack.enter_context(RunningRelay(directory, "-m", "2048", "-M", "65000", *options, host=topology.relay))
         os.sched_setaffinity(relay.process.pid, {RELAY_CPU})
         sink = stack.enter_context(Sink(topology.callee, FIRST_CALLEE_PORT, FIRST_CALLEE_PORT + 2 * calls))
         ports = set_up_calls(relay, topology, calls)
@@ -96,7 +98,7 @@ def run_once(generator: Generator, sink: Sink, seconds: float, interval_ns: int)
     sent = generator.run(seconds, interval_ns)
     arrived = settle(lambda: sink.counts().packets, sent.packets)
     counts = sink.counts()
-    assert not counts.bad_ip_checksum and not counts.bad_udp_checksum and not counts.wrong_length, counts
+    assert counts.bad_ip_checksum + counts.bad_udp_checksum + counts.wrong_length == 0, counts
     delays = sink.delays()
     share = arrived / sent.packets
     return Measured(sent.rate * share, 1 - share, delays.p50_us, delays.p99_us)

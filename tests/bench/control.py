@@ -58,7 +58,9 @@ def measure_idle_check() -> None:
     config = Config(port_min=2048, port_max=65000)
     programs = Programs(config, 0)
     try:
-        service = Service(config, _NoMedia(), _CountersOnly(programs), PortAllocator(2048, 65000, True, random.Random()))
+        service = Service(
+            config, _NoMedia(), _CountersOnly(programs), PortAllocator(2048, 65000, True, random.Random())
+        )
         for number in range(HELD_CALLS):
             call_id = b"call%d" % number
             service.update(Update(call_id, b"f", None, MediaDescription()), 0.0)

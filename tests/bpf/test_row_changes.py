@@ -133,7 +133,7 @@ def test_no_run_of_millions_makes_a_mix(plane, loaded, changing):
         left = frames_after_many_runs(loaded, frame)
     after = plane.tables.verdicts()
 
-    assert left == whole
+    assert left - {frame} == whole  # it stays as it was where the writer was held up all the while
     assert after["up_entry_changing"] > before["up_entry_changing"]
     assert sum(after.values()) - sum(before.values()) == ROUNDS * RUNS_A_ROUND
 

@@ -1,6 +1,7 @@
 """Ports as sockets, on the loopback interface."""
 
 import asyncio
+import logging
 import socket
 from collections import Counter
 from contextlib import ExitStack
@@ -158,8 +159,9 @@ def test_one_socket_does_not_keep_the_others_waiting(media, inbox, phone):
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 8]
 
 
-def test_pair_may_be_closed_by_what_arrives(media, inbox, phone):
+def test_pair_may_be_closed_by_what_arrives(media, inbox, phone, caplog):
     """As by a command that is executed meanwhile; what waits in the socket is gone with it."""
+    caplog.set_level(logging.DEBUG, "rtpproxy")
     port = free_pair()
     media.open(port)
     inbox.on_arrival = lambda: media.close(port)
@@ -168,6 +170,7 @@ def test_pair_may_be_closed_by_what_arrives(media, inbox, phone):
     assert len(inbox.take()) == 1
     inbox.turn()
     assert inbox.arrived == []
+    assert caplog.records == []
     assert_free(port)
 
 

@@ -97,6 +97,11 @@ class PhonePort(PhoneSocket):
         self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 0)
 
 
+def allow_refusals(host: Host) -> None:
+    """Let the host answer every packet to a closed port; the kernel holds most of such answers back."""
+    host.run(["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0"])
+
+
 @dataclass
 class Party:
     """A phone in a call: its sockets, and the relay's address and RTP port that it was told."""
@@ -167,6 +172,11 @@ class Call:
         """The relay's four ports."""
         return [self.caller.to[1], self.caller.to[1] + 1, self.callee.to[1], self.callee.to[1] + 1]
 
+    @property
+    def rtp_ports(self) -> list[int]:
+        """Those of RTP."""
+        return self.ports[::2]
+
     def cross(self, data: bytes, *, is_rtcp: bool = False) -> None:
         """Send the same both ways; each must arrive alone and intact, from the address that its receiver sends to."""
         for sender, receiver in ((self.caller, self.callee), (self.callee, self.caller)):
@@ -186,11 +196,11 @@ class Call:
 
     def wait_offloaded(self, *ports: int) -> None:
         """Wait until the relay says that streams are in the kernel, by default all four, and their next hops known."""
-        wait_for(
-            lambda: all(self._is_offloaded(port) for port in ports or self.ports),
-            DEADLINE_S,
-            f"streams of {self.name} to be offloaded; log: {self.relay.log}",
-        )
+        try:
+            wait_for(lambda: all(self._is_offloaded(port) for port in ports or self.ports), DEADLINE_S, "offload")
+        except AssertionError as error:
+            lines = [line for line in self.relay.log.splitlines() if f" {self.name}: " in line or "next hop" in line]
+            raise AssertionError("\n".join([str(error), *lines])) from None
 
     def quote(self) -> dict[str, int]:
         """`Q`, by name."""

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.netns import Topology
-from tests.netns_call.call import WAYS, Call
+from tests.netns_call.call import WAYS, Call, allow_refusals
 from tests.running import RunningRelay
 
 
@@ -17,8 +17,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def topology():
     with Topology() as topology:
-        # Refusals are part of what is tested, so none may be held back.
-        topology.relay.run(["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0"])
+        allow_refusals(topology.relay)
         yield topology
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.netns_call.call import DEADLINE_S, KERNEL, WAYS, Call, kernel_only, paused, rtcp
+from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, STEERED, Call, kernel_only, paused, rtcp, verdicts
 from tests.running import rtp
 from tests.waiting import wait_for
 
@@ -29,37 +29,41 @@ def test_an_idle_session_ends_and_its_ports_are_reused(start, topology, way):
         again.establish(way)
 
 
-@pytest.mark.parametrize("is_rtcp", [False, True])
+@pytest.mark.parametrize(
+    ("way", "is_rtcp"),
+    [(KERNEL, False), (KERNEL, True), (STEERED, False), (BOUND, True)],
+    ids=["kernel-rtp", "kernel-rtcp", "steered-rtp", "bound-rtcp"],
+    indirect=["way"],
+)
 def test_a_busy_session_never_ends(start, topology, way, is_rtcp):
     """One direction is enough, and the kernel alone may keep it busy. Other sessions time out meanwhile."""
     relay = start(*way.options, "-T", "1")
     with Call(relay, topology.caller, topology.callee) as call:
         call.establish(way)
         sent = 1
-        for number in range(2):
-            tags = f"idle{number} f t"
-            relay.port(f"U idle{number} 10.0.1.2 4000 f")
 
-            def send_until_the_other_ends(tags=tags):
-                nonlocal sent
-                sent += 1
-                if is_rtcp:
-                    call.caller.send_rtcp(rtcp(sent))
-                else:
-                    call.caller.send(rtp(sent))
-                return is_gone(relay, tags)
+        def send_until_it_ends(name):
+            nonlocal sent
+            sent += 1
+            if is_rtcp:
+                call.caller.send_rtcp(rtcp(sent))
+            else:
+                call.caller.send(rtp(sent))
+            return is_gone(relay, f"{name} f t")
 
-            wait_for(send_until_the_other_ends, DEADLINE_S, "a session beside it to time out")
+        relay.port("U beside 10.0.1.2 4000 f")
+        wait_for(lambda: send_until_it_ends("beside"), DEADLINE_S, "a session beside it to time out")
+        relay.port("U again 10.0.1.2 4000 f")
+        wait_for(lambda: send_until_it_ends("again"), DEADLINE_S, "another session beside it to time out")
         receiver = call.callee.rtcp if is_rtcp else call.callee.rtp
         receiver.expect(sent - 1)
         assert not is_gone(relay, call.tags)
         assert int(relay.ask(f"Q {call.tags}").split()[0]) == 1
-        wait_for(lambda: is_gone(relay, call.tags), DEADLINE_S, "the session to end when nothing comes any more")
     assert relay.stop() == 0
     assert relay.forwarded() == (sent - 1 if way.is_kernel else 0)
 
 
-@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.name, indirect=True)
+@pytest.mark.parametrize("way", [KERNEL, STEERED], ids=lambda way: way.name, indirect=True)
 def test_a_stranger_does_not_keep_a_session(start, topology, way):
     relay = start(*way.options, "-T", "1")
     with Call(relay, topology.caller, topology.callee) as call:
@@ -85,33 +89,6 @@ def test_a_half_open_session_has_its_own_timeout(start, topology):
         call.cross(rtp(2))
 
 
-@pytest.mark.parametrize("command", ["D c1 f t", "D c1 f", "X"])
-def test_a_session_ends_at_once(call, relay, way, command):
-    """After the reply its ports are closed ports, in every tier."""
-    call.establish(way)
-    assert relay.ask(command) == "0"
-    for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
-        sender.rtp.expect_refusal(rtp(2), sender.to)
-        sender.rtcp.expect_refusal(rtcp(2), sender.to_rtcp)
-        assert receiver.rtp.take() == receiver.rtcp.take() == []
-    assert relay.ask(f"Q {call.tags}") == "E50"
-    assert relay.ask("D c1 f t") == "E50"
-
-
-def test_other_sessions_go_on(call, relay, topology, way):
-    with Call(
-        *(relay, topology.caller, topology.callee, "c2"), caller_at=("10.0.1.2", 4020), callee_at=("10.0.2.2", 5020)
-    ) as other_call:
-        call.establish(way)
-        other_call.establish(way)
-        assert relay.ask("D c1 f t") == "0"
-        other_call.cross(rtp(2))
-        call.caller.send(rtp(2))
-        other_call.cross(rtp(3))
-        assert call.callee.rtp.take() == []
-        assert other_call.quote()["nrelayed"] == 6
-
-
 @kernel_only
 def test_counters_of_a_reused_port_start_at_zero(start, topology, way):
     """The kernel's counters of a port are never reset; a new session does not inherit them."""
@@ -129,6 +106,31 @@ def test_counters_of_a_reused_port_start_at_zero(start, topology, way):
     assert len({port for ports in used for port in ports}) == 6
     totals = relay.totals()
     assert totals["packets transmitted"] == totals["packets received"] == 4 * 20
+
+
+@kernel_only
+def test_a_reused_port_does_not_forward_for_its_former_owners(start, topology, way):
+    """Their phones go on sending; the ports are half-open sessions' now."""
+    relay = start("-m", "40000", "-M", "40009")
+    beside_at = {"caller_at": ("10.0.1.2", 4010), "callee_at": ("10.0.2.2", 5010)}
+    with (
+        Call(relay, topology.caller, topology.callee, "beside", **beside_at) as beside,
+        Call(relay, topology.caller, topology.callee) as call,
+    ):
+        beside.establish(way)
+        call.establish(way)
+        assert relay.ask(f"D {call.tags}") == "0"
+        again = {relay.port(f"U half{number} 10.0.1.2 4000 f") for number in range(3)}
+        assert again > set(call.rtp_ports)
+        for number in range(2, 12):
+            for party in (call.caller, call.callee):
+                party.send(rtp(number))
+                party.send_rtcp(rtcp(number))
+        beside.cross(rtp(2))
+        for party in (call.caller, call.callee):
+            assert party.rtp.take() == party.rtcp.take() == []
+        assert relay.stop() == 0
+    assert verdicts(relay)["up_no_entry"] == 4 + 4 + 40
 
 
 def test_a_port_of_another_process_is_never_given_out(start, topology, way):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 
-from tests.netns_call.call import DEADLINE_S, Address, PhonePort, number_of, numbered
+from tests.netns_call.call import DEADLINE_S, Address, Call, PhonePort, number_of, numbered
 from tests.waiting import wait_for
 
 INTERVAL_S = 1 / 2000
@@ -34,14 +34,20 @@ class Stream:
         return [number for number, count in counts.items() if count > 1]
 
     def send(self) -> None:
-        """Send the next, unless the phone has no way to."""
+        """Send the next, unless the phone's link is down: no way out, or packets pile up before it."""
         try:
             self.sender.send(numbered(self.sent), self.to)
         except OSError as error:
-            if error.errno not in (errno.ENETUNREACH, errno.ENETDOWN):
+            if error.errno not in (errno.ENETUNREACH, errno.ENETDOWN, errno.EAGAIN):
                 raise
         else:
             self.sent += 1
+
+
+def both_ways(call: Call) -> tuple[Stream, Stream]:
+    """A stream from either phone to the other."""
+    caller, callee = call.caller, call.callee
+    return Stream(caller.rtp, caller.to, callee.rtp), Stream(callee.rtp, callee.to, caller.rtp)
 
 
 class Traffic:

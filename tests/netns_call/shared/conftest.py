@@ -3,7 +3,7 @@
 import pytest
 
 from tests.netns import Topology
-from tests.netns_call.call import WAYS, Call
+from tests.netns_call.call import WAYS, Call, allow_refusals
 from tests.running import RunningRelay
 
 
@@ -12,6 +12,7 @@ def topology():
     """Caller and callee, of whom the caller has a second address, and a third host."""
     with Topology() as topology:
         topology.caller.run(["ip", "addr", "add", "10.0.1.3/24", "dev", "caller"])
+        allow_refusals(topology.relay)
         topology.stranger = topology.add_host("stranger")
         yield topology
 

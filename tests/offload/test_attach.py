@@ -1,0 +1,284 @@
+"""Attaching to interfaces of a namespace, beside programs that are not ours."""
+
+import logging
+import os
+import re
+import sys
+
+import pytest
+
+from rtpproxy.offload.attach import Report, Tier, carriers
+from rtpproxy.offload.syscall import program_name
+from tests.conftest import XDP_NAME
+from tests.offload.relay_network import RelayNetwork
+from tests.offload.unprivileged import with_capabilities
+from tests.plain_xdp import load_plain_xdp
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+FOREIGN = "somebody_else"
+
+
+@pytest.fixture
+def foreign_fd():
+    fd = load_plain_xdp(FOREIGN)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def interfaces(network):
+    return network.interfaces
+
+
+@pytest.fixture
+def index(topology):
+    """Number of the relay's interface to the caller."""
+    return topology.caller.gateway.ifindex
+
+
+def attach_foreign(network, index, fd):
+    """What another administrator's loader does: replace whatever is there."""
+    network.interfaces._set_program(index, fd, 1 << 2)  # XDP_FLAGS_DRV_MODE
+
+
+def programs(network):
+    """Interface to the name of the XDP program on it."""
+    network.interfaces.reload()
+    links = [network.interfaces.by_name(name) for name in ("lo", "to-caller", "to-callee")]
+    return {link.name: program_name(link.xdp_program_id) for link in links if link and link.xdp_mode}
+
+
+def test_links(interfaces, topology, index):
+    link = interfaces.link(index)
+    assert link == interfaces.by_name("to-caller")
+    assert (link.name, link.mac, link.mtu) == ("to-caller", topology.caller.gateway.mac, 1500)
+    assert (link.is_up, link.is_ethernet, link.xdp_mode, link.xdp_program_id) == (True, True, "", 0)
+    assert not interfaces.by_name("lo").is_ethernet
+    assert (interfaces.link(999), interfaces.by_name("eth7")) == (None, None)
+
+
+def test_attach_and_detach(network, interfaces, index):
+    assert interfaces.attach(index) == Report("to-caller", Tier.XDP)
+    assert str(interfaces.attach(index)) == "to-caller: kernel, native XDP"
+    assert interfaces.is_attached(index)
+    assert programs(network) == {"to-caller": XDP_NAME}
+    assert list(network.xdp_programs()) == ["to-caller"]
+    interfaces.detach_all()
+    assert not interfaces.is_attached(index)
+    assert (programs(network), network.xdp_programs(), interfaces.reports()) == ({}, {}, [])
+
+
+def test_attaching_twice_is_attaching_once(network, interfaces, index):
+    first = interfaces.attach(index)
+    id_before = interfaces.link(index).xdp_program_id
+    assert interfaces.attach(index) is first
+    assert interfaces.link(index).xdp_program_id == id_before
+    assert interfaces.reports() == [first]
+
+
+def test_again_after_detaching(network, interfaces, index):
+    interfaces.attach(index)
+    interfaces.detach_all()
+    network.interfaces.reload()
+    assert interfaces.attach(index).tier is Tier.XDP
+    assert programs(network) == {"to-caller": XDP_NAME}
+
+
+def test_foreign_program_is_left_alone_and_reported(network, interfaces, index, foreign_fd):
+    attach_foreign(network, index, foreign_fd)
+    interfaces.reload()
+    report = interfaces.attach(index)
+    expected = f"somebody else's XDP program {FOREIGN} is attached; it was left alone"
+    assert report == Report("to-caller", Tier.USERSPACE, expected)
+    assert str(report) == f"to-caller: userspace ({expected})"
+    assert not interfaces.is_attached(index)
+    interfaces.detach_all()
+    assert programs(network) == {"to-caller": FOREIGN}
+
+
+def test_foreign_program_that_no_event_told_of(network, interfaces, index, foreign_fd):
+    attach_foreign(network, index, foreign_fd)
+    report = interfaces.attach(index)
+    assert (report.tier, report.reason) == (Tier.USERSPACE, "no native XDP: XDP program already attached")
+    assert programs(network) == {"to-caller": FOREIGN}
+
+
+def test_other_instance_is_named(network, interfaces, index):
+    fd = load_plain_xdp("rtpp_x_other")
+    attach_foreign(network, index, fd)
+    os.close(fd)
+    interfaces.reload()
+    assert interfaces.attach(index).reason == "another rtpproxy instance has it: XDP program rtpp_x_other"
+    assert interfaces.clear_leftovers() == []
+    assert programs(network) == {"to-caller": "rtpp_x_other"}
+
+
+def test_leftovers_of_our_name_are_cleared(topology, network, loaded, index, foreign_fd):
+    """A predecessor that was killed: same name, another program."""
+    fd = load_plain_xdp(XDP_NAME)
+    attach_foreign(network, index, fd)
+    os.close(fd)
+    attach_foreign(network, topology.callee.gateway.ifindex, foreign_fd)
+    successor = RelayNetwork(topology.relay, loaded.xdp_fd, XDP_NAME)
+    assert successor.interfaces.clear_leftovers() == ["to-caller"]
+    assert programs(successor) == {"to-callee": FOREIGN}
+    assert successor.interfaces.attach(index).tier is Tier.XDP
+    successor.close()
+
+
+def test_nothing_to_clear(interfaces):
+    assert interfaces.clear_leftovers() == []
+
+
+def test_foreign_replacement_stays(network, interfaces, index, foreign_fd, caplog):
+    interfaces.attach(index)
+    attach_foreign(network, index, foreign_fd)
+    interfaces.detach_all()
+    assert programs(network) == {"to-caller": FOREIGN}
+    assert "to-caller: our XDP program was replaced by somebody else's; left alone" in caplog.messages
+
+
+def test_program_that_somebody_took_off_was_not_replaced(network, interfaces, index, caplog):
+    caplog.set_level(logging.WARNING)
+    interfaces.attach(index)
+    network.ip("link set to-caller xdp off")
+    interfaces.detach_all()
+    assert not [line for line in caplog.messages if "replaced by somebody else's" in line]
+
+
+def test_interface_that_vanished_is_no_matter_at_the_end(network, interfaces, index, caplog):
+    interfaces.attach(index)
+    network.ip("link del to-caller")
+    interfaces.detach_all()
+    assert caplog.messages == []
+
+
+def test_kernels_reason_is_in_the_report(network, topology, interfaces, index):
+    topology.caller.run(["ip", "link", "set", topology.caller.ifname, "mtu", "9000"])
+    report = interfaces.attach(index)
+    assert report.tier is Tier.USERSPACE
+    assert re.fullmatch("no native XDP: (veth: )?Peer MTU is too large to set XDP", report.reason)
+
+
+def test_driver_without_native_xdp(network, interfaces):
+    network.ip("link add br0 type bridge")
+    interfaces.reload()
+    report = interfaces.attach(interfaces.by_name("br0").index)
+    assert (report.name, report.tier) == ("br0", Tier.USERSPACE)
+    assert report.reason.lower() == "no native xdp: underlying driver does not support xdp in native mode"
+
+
+def test_not_ethernet(interfaces):
+    report = interfaces.attach(interfaces.by_name("lo").index)
+    assert str(report) == "lo: userspace (not an Ethernet interface)"
+
+
+def test_no_such_interface(interfaces):
+    assert str(interfaces.attach(999)) == "interface 999: userspace (it is gone)"
+
+
+def test_interface_that_was_asked_for_before_its_event_came(network, interfaces):
+    """Addresses are dumped when they are wanted, links follow events: the address may be seen first."""
+    network.ip("link add veth0 index 900 type veth peer veth1 index 901")
+    interfaces.attach(900)
+    network.take_events()
+    assert interfaces.attach(900) == Report("veth0", Tier.XDP)
+
+
+def test_events_keep_links_true(network, interfaces, index):
+    network.ip("link set to-caller mtu 1400")
+    network.follow(lambda: interfaces.link(index).mtu == 1400, "the MTU")
+    network.ip("link set to-caller down")
+    network.follow(lambda: not interfaces.link(index).is_up, "the link to be down")
+    network.ip("link set to-caller name renamed")
+    network.follow(lambda: interfaces.by_name("renamed") is not None, "the name")
+    network.ip("link del renamed")
+    network.follow(lambda: interfaces.link(index) is None, "the link to be gone")
+
+
+def test_number_that_comes_again_is_attached_again(network, interfaces):
+    for mac in ("02:00:00:00:09:01", "02:00:00:00:09:02"):
+        network.ip(f"link add veth0 index 900 address {mac} type veth peer veth1 index 901")
+        network.follow(lambda mac=mac: getattr(interfaces.link(900), "mac", "") == mac, "the link")
+        assert interfaces.attach(900).tier is Tier.XDP
+        network.ip("link del veth0")
+        network.follow(lambda: interfaces.link(900) is None, "the link to be gone")
+
+
+def test_bridge_ports_own_events_are_no_change(network, interfaces):
+    network.ip("link add br0 type bridge", "link add veth0 index 900 type veth peer veth1 index 901")
+    network.follow(lambda: interfaces.link(900) is not None, "the link")
+    network.ip("link set veth0 master br0", "link set veth0 nomaster", "link set veth0 mtu 1300")
+    network.follow(lambda: interfaces.link(900).mtu == 1300, "the MTU")
+    assert interfaces.link(900).name == "veth0"
+
+
+def test_carriers(network, topology, index):
+    network.ip("addr add 10.0.1.100/24 dev to-caller", "addr add 192.0.2.1/32 dev lo")
+    caller, callee = index, topology.callee.gateway.ifindex
+    assert carriers(network.netlink, "10.0.2.1") == [callee]
+    assert carriers(network.netlink, "10.0.1.100") == [caller]
+    assert carriers(network.netlink, "192.0.2.1") == [1]
+    assert sorted(carriers(network.netlink, "")) == [1, caller, callee]
+    assert carriers(network.netlink, "203.0.113.1") == []
+
+
+CAPABILITIES = ("bpf", "perfmon", "net_admin", "net_raw")
+AS_OPERATOR = """
+import sys
+from rtpproxy.offload import loader
+from rtpproxy.offload.attach import Interfaces
+from rtpproxy.offload.netlink import Rtnetlink
+
+loaded = loader.load({"ON_XDP": "rtpp_x_operator", "ON_STEER": "rtpp_s_operator"})
+interfaces = Interfaces(Rtnetlink(), loaded.xdp_fd, "rtpp_x_operator")
+interfaces.clear_leftovers()
+for index in map(int, sys.argv[1:]):
+    print(interfaces.attach(index))
+interfaces.detach_all()
+"""
+
+
+def test_without_root(topology, network, index, foreign_fd):
+    """The capabilities that load and attach must do for detaching, and for leaving others alone."""
+    other = topology.callee.gateway.ifindex
+    attach_foreign(network, other, foreign_fd)
+    command = [*with_capabilities(*CAPABILITIES), sys.executable, "-c", AS_OPERATOR, str(index), str(other)]
+    done = topology.relay.run(command, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first == "to-caller: kernel, native XDP"
+    assert second.startswith("to-callee: userspace (somebody else's XDP program")
+    assert programs(network) == {"to-callee": FOREIGN}
+
+
+# Sending redirected frames
+
+
+def set_gro(phone, value):
+    phone.run(["ethtool", "-K", phone.ifname, "gro", value])
+
+
+def test_sender(network, topology, interfaces, index):
+    assert not interfaces.can_send(index)
+    interfaces.check_senders()
+    interfaces.attach(index)
+    assert interfaces.check_senders() == [index]
+    assert interfaces.can_send(index)
+    assert interfaces.check_senders() == []
+    set_gro(topology.caller, "off")
+    assert interfaces.check_senders() == [index]
+    assert not interfaces.can_send(index)
+    set_gro(topology.caller, "on")
+    assert interfaces.check_senders() == [index]
+    assert interfaces.can_send(index)
+
+
+def test_sender_that_vanished(network, interfaces, index):
+    interfaces.attach(index)
+    assert interfaces.can_send(index)
+    network.ip("link del to-caller")
+    assert interfaces.check_senders() == [index]
+    network.follow(lambda: interfaces.link(index) is None, "the link to be gone")
+    assert not interfaces.can_send(index)

@@ -1,0 +1,255 @@
+"""What the forwarder keeps: what is installed is always what is wanted, as far as routes allow."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry, NotOffloaded
+from rtpproxy.offload.forwarder import Forwarder
+from rtpproxy.offload.nexthop import NoRoute, Route
+
+TO = Endpoint("10.0.2.2", 6006)
+ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1")
+OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2")
+NO_ROUTE = NoRoute("no route to 10.0.2.2: Network is unreachable")
+ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO)
+RTCP = replace(ENTRY, port=35001, is_rtp=False)
+
+
+class FakeRows:
+    """Rows as they stand: port to (entry, address of ours, next hop)."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def install(self, entry, from_host, next_hop):
+        self.rows[entry.port] = entry, from_host, next_hop
+
+    def withdraw(self, port):
+        del self.rows[port]
+
+    def counters(self, port):
+        return f"counters of {port}"
+
+    def total_forwarded(self):
+        return 11
+
+    def total_dropped(self):
+        return 22
+
+    def last_seen(self):
+        return "last seen"
+
+    def row(self, port):
+        return port - 1
+
+
+class FakeNextHops:
+    """Routes that the test writes, with the number of users of each; `changed` is what `reroute` has to find."""
+
+    def __init__(self):
+        self.routes = {}
+        self.users = {}
+        self.changed = []
+
+    def acquire(self, to_host, from_host):
+        target = to_host, from_host
+        self.users[target] = self.users.get(target, 0) + 1
+        return self.current(to_host, from_host)
+
+    def release(self, to_host, from_host):
+        target = to_host, from_host
+        self.users[target] -= 1
+        if not self.users[target]:
+            del self.users[target]
+
+    def current(self, to_host, from_host):
+        assert (to_host, from_host) in self.users
+        return self.routes.get(to_host, ROUTE)
+
+    def reroute(self, most):
+        found, self.changed = self.changed[:most], self.changed[most:]
+        return found
+
+    @property
+    def is_rerouted(self):
+        return not self.changed
+
+
+class Scene:
+    def __init__(self):
+        self.rows, self.next_hops = FakeRows(), FakeNextHops()
+        self.forwarder = Forwarder(self.rows, self.next_hops)
+
+    def apply(self, *wanted, label="call 1"):
+        """Apply entries, and reasons as (port, reason)."""
+        by_port = {want.port: want for want in wanted if isinstance(want, ForwardingEntry)}
+        by_port.update(want for want in wanted if isinstance(want, tuple))
+        self.forwarder.apply(label, by_port)
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+@pytest.fixture
+def log(caplog):
+    """The lines logged so far, which are then forgotten."""
+    caplog.set_level(logging.INFO, "rtpproxy.offload.forwarder")
+
+    def take():
+        lines = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    return take
+
+
+def test_install_and_withdraw(scene, log):
+    scene.apply(ENTRY, RTCP)
+    assert scene.rows.rows == {35000: (ENTRY, "10.0.2.1", 7), 35001: (RTCP, "10.0.2.1", 7)}
+    assert scene.forwarder.is_installed(35000)
+    assert scene.next_hops.users == {("10.0.2.2", ""): 2}
+    enters = "10.0.1.2:5004 -> port {} -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; enters the kernel: both ends are known"
+    assert log() == [f"call 1: stream {enters.format(port)}" for port in (35000, 35001)]
+
+    scene.forwarder.withdraw(35000, "deleted")
+    assert list(scene.rows.rows) == [35001]
+    assert (scene.forwarder.is_installed(35000), scene.forwarder.is_installed(35001)) == (False, True)
+    assert log() == ["call 1: stream at port 35000 leaves the kernel: deleted"]
+
+    scene.forwarder.withdraw(35001, "deleted")
+    assert (scene.rows.rows, scene.next_hops.users) == ({}, {})
+
+
+def test_withdraw_of_what_never_was(scene, log):
+    scene.forwarder.withdraw(35000, "deleted")
+    assert (scene.rows.rows, log()) == ({}, [])
+
+
+def test_same_again_does_nothing(scene, log):
+    scene.apply(ENTRY)
+    log()
+    scene.rows.rows.clear()
+    scene.apply(ENTRY)
+    assert (scene.rows.rows, log(), scene.next_hops.users) == ({}, [], {("10.0.2.2", ""): 1})
+
+
+def test_reason_instead_of_an_entry(scene, log):
+    scene.apply((35000, NOT_LEARNED))
+    assert (scene.rows.rows, scene.next_hops.users, log()) == ({}, {}, [])
+    scene.apply(ENTRY)
+    log()
+    scene.apply((35000, NotOffloaded("a prompt is played to it")))
+    assert (scene.rows.rows, scene.next_hops.users) == ({}, {})
+    assert log() == ["call 1: stream at port 35000 leaves the kernel: a prompt is played to it"]
+
+
+def test_ports_of_other_sessions_stay(scene):
+    scene.apply(ENTRY)
+    scene.apply(replace(ENTRY, port=40000), label="call 2")
+    scene.apply((40000, NOT_LEARNED), label="call 2")
+    assert list(scene.rows.rows) == [35000]
+
+
+def test_changed_entry_on_the_same_way(scene, log):
+    scene.apply(ENTRY)
+    log()
+    moved = replace(ENTRY, source=Endpoint("10.0.1.9", 9))
+    scene.apply(moved)
+    assert scene.rows.rows == {35000: (moved, "10.0.2.1", 7)}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1}
+    changed = "10.0.1.9:9 -> port 35000 -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; changed in the kernel"
+    assert log() == [f"call 1: stream {changed}"]
+
+
+def test_changed_entry_to_another_peer(scene):
+    scene.next_hops.routes["10.0.3.2"] = OTHER_ROUTE
+    scene.apply(ENTRY)
+    moved = replace(ENTRY, to=Endpoint("10.0.3.2", 1))
+    scene.apply(moved)
+    assert scene.rows.rows == {35000: (moved, "10.0.3.1", 8)}
+    assert scene.next_hops.users == {("10.0.3.2", ""): 1}
+
+
+def test_changed_entry_to_a_peer_without_route(scene, log):
+    scene.next_hops.routes["10.0.3.2"] = NO_ROUTE
+    scene.apply(ENTRY)
+    log()
+    scene.apply(replace(ENTRY, to=Endpoint("10.0.3.2", 1)))
+    assert scene.rows.rows == {}
+    assert scene.next_hops.users == {("10.0.3.2", ""): 1}
+    assert log() == [f"call 1: stream at port 35000 leaves the kernel: {NO_ROUTE.reason}"]
+
+
+def test_our_address_is_part_of_the_way(scene):
+    scene.apply(ENTRY, replace(RTCP, from_host="10.0.9.9"))
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.2.2", "10.0.9.9"): 1}
+    scene.apply((35000, NOT_LEARNED), (35001, NOT_LEARNED))
+    assert scene.next_hops.users == {}
+
+
+def test_without_a_route(scene, log):
+    scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
+    scene.apply(ENTRY)
+    assert scene.rows.rows == {}
+    assert not scene.forwarder.is_installed(35000)
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1}
+    assert log() == [f"call 1: stream at port 35000 stays in userspace: {NO_ROUTE.reason}"]
+
+    scene.forwarder.withdraw(35000, "deleted")
+    assert (scene.next_hops.users, log()) == ({}, [])
+
+
+def test_route_that_comes_changes_and_goes(scene, log):
+    scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
+    scene.apply(ENTRY, RTCP)
+    log()
+    steps = [
+        (ROUTE, 7, "enters the kernel: both ends are known"),
+        (OTHER_ROUTE, 8, "changed in the kernel"),
+    ]
+    for route, number, what in steps:
+        scene.next_hops.routes["10.0.2.2"] = route
+        scene.next_hops.changed = [("10.0.2.2", "")]
+        assert not scene.forwarder.reroute(10)
+        assert {port: row[1:] for port, row in scene.rows.rows.items()} == {
+            port: (route.from_host, number) for port in (35000, 35001)
+        }
+        assert [line.rpartition("; ")[2] for line in log()] == [what, what]
+
+    scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
+    scene.next_hops.changed = [("10.0.2.2", "")]
+    scene.forwarder.reroute(10)
+    assert scene.rows.rows == {}
+    assert sorted(log()) == [
+        f"call 1: stream at port {port} leaves the kernel: {NO_ROUTE.reason}" for port in (35000, 35001)
+    ]
+
+
+def test_reroute_in_parts(scene):
+    hosts = [f"10.0.2.{number}" for number in (2, 3, 4)]
+    scene.apply(*(replace(ENTRY, port=number, to=Endpoint(host, 1)) for number, host in enumerate(hosts, 1)))
+    for host in hosts:
+        scene.next_hops.routes[host] = OTHER_ROUTE
+    scene.next_hops.changed = [(host, "") for host in hosts]
+    assert scene.forwarder.reroute(2)
+    assert [row[2] for row in scene.rows.rows.values()] == [8, 8, 7]
+    assert not scene.forwarder.reroute(2)
+    assert [row[2] for row in scene.rows.rows.values()] == [8, 8, 8]
+
+
+def test_reroute_of_a_peer_that_nobody_wants(scene, log):
+    scene.next_hops.changed = [("10.0.2.2", "")]
+    assert not scene.forwarder.reroute(10)
+    assert (scene.rows.rows, log()) == ({}, [])
+
+
+def test_counters_are_those_of_the_rows(scene):
+    forwarder = scene.forwarder
+    assert forwarder.counters(35000) == "counters of 35000"
+    assert (forwarder.total_forwarded(), forwarder.total_dropped()) == (11, 22)
+    assert (forwarder.last_seen(), forwarder.row(35000)) == ("last seen", 34999)

@@ -1,0 +1,187 @@
+"""Loading in the child: what comes back, and one line that says why not."""
+
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload import loader
+from rtpproxy.offload.loader import bpf_directory, load
+from tests.bpf.prog_run import XDP_PASS, run
+from tests.offload.unprivileged import NOBODY, with_capabilities
+
+NAMES = {"ON_XDP": "rtpp_x_loader", "ON_STEER": "rtpp_s_loader"}
+LOAD_ELSEWHERE = """
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload import loader
+try:
+    loader.load({"ON_XDP": "rtpp_x_loader", "ON_STEER": "rtpp_s_loader"}).close()
+    print("loaded")
+except OffloadError as error:
+    print(error)
+"""
+
+loads_bpf = [pytest.mark.root, pytest.mark.kernel]
+
+
+def load_elsewhere(*prefix, **options):
+    """What a process of its own says of loading."""
+    command = [*prefix, sys.executable, "-P", "-c", LOAD_ELSEWHERE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, **options)
+    assert done.stderr == ""
+    return done.stdout.removesuffix("\n")
+
+
+def open_descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+
+def copy_of_programs(tmp_path, monkeypatch):
+    """A directory of programs that the loader will use, to be broken by the test."""
+    directory = tmp_path / "bpf"
+    shutil.copytree(bpf_directory(), directory)
+    monkeypatch.setattr(loader, "bpf_directory", lambda: directory)
+    return directory
+
+
+def test_programs_are_found():
+    assert (bpf_directory() / "relay.c").is_file()
+
+
+def test_incomplete_installation(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "__file__", str(tmp_path / "rtpproxy" / "offload" / "loader.py"))
+    expected = f"bpf/relay.c is missing beside {tmp_path}/rtpproxy: the installation is incomplete"
+    with pytest.raises(OffloadError) as caught:
+        load(NAMES)
+    assert str(caught.value) == expected
+
+
+def shadow_bcc(tmp_path, monkeypatch, text):
+    """Another package of that name comes first."""
+    package = tmp_path / "bcc"
+    package.mkdir()
+    (package / "__init__.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["raise ModuleNotFoundError('bcc')", "", "VERSION = 1"], ids=str)
+def test_without_bcc(tmp_path, monkeypatch, text):
+    """Not there, or the unrelated package that has its name on the Python Package Index."""
+    shadow_bcc(tmp_path, monkeypatch, text)
+    with pytest.raises(OffloadError) as caught:
+        load(NAMES)
+    assert str(caught.value) == (
+        f"bcc is not installed for {sys.executable}: install Debian's python3-bpfcc "
+        "and run from a virtual environment with system site packages"
+    )
+
+
+def test_bcc_without_its_library(tmp_path, monkeypatch):
+    shadow_bcc(tmp_path, monkeypatch, "raise OSError('libbcc.so.0: cannot open shared object file')")
+    with pytest.raises(OffloadError) as caught:
+        load(NAMES)
+    assert str(caught.value) == "the BPF loader died: OSError: libbcc.so.0: cannot open shared object file"
+
+
+def test_child_that_dies_without_a_word(tmp_path, monkeypatch):
+    shadow_bcc(tmp_path, monkeypatch, "import os; os._exit(3)")
+    with pytest.raises(OffloadError, match=r"^the BPF loader died: no message$"):
+        load(NAMES)
+
+
+def test_child_that_hangs(tmp_path, monkeypatch):
+    shadow_bcc(tmp_path, monkeypatch, "import signal; signal.pause()")
+    monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.0)
+    before = open_descriptors()
+    with pytest.raises(OffloadError, match=r"^loading the BPF programs took over 0 s$"):
+        load(NAMES)
+    assert open_descriptors() == before
+
+
+class TestLoaded:
+    pytestmark = loads_bpf
+
+    def test_descriptors_and_layouts(self):
+        before = open_descriptors()
+        loaded = load(NAMES)
+        try:
+            assert set(loaded.map_fds) == {"port_rows", "port_counters", "next_hops", "verdicts", "steered_sockets"}
+            assert set(loaded.layouts) == {"port_rows", "port_counters", "next_hops", "verdicts"}
+            assert run(loaded.xdp_fd, bytes(64))[:2] == (XDP_PASS, bytes(64))
+            rows = loaded.layouts["port_rows"]
+            mmap.mmap(loaded.map_fds["port_rows"], rows.size * rows.entries).close()
+        finally:
+            loaded.close()
+        assert open_descriptors() == before
+
+    def test_no_child_inherits_the_descriptors(self):
+        loaded = load(NAMES)
+        fds = [loaded.xdp_fd, loaded.steer_fd, *loaded.map_fds.values()]
+        inheritable = [fd for fd in fds if os.get_inheritable(fd)]
+        loaded.close()
+        assert inheritable == []
+
+    def test_limits_can_be_set(self):
+        loaded = load({**NAMES, "MAX_NEXT_HOPS": "16"})
+        loaded.close()
+        assert loaded.layouts["next_hops"].entries == 16
+
+    def test_compiler_is_not_kept(self):
+        loaded = load(NAMES)
+        loaded.close()
+        assert "bcc" not in sys.modules
+        assert "libbcc" not in Path("/proc/self/maps").read_text()
+
+    def test_error_in_the_programs(self, tmp_path, monkeypatch):
+        directory = copy_of_programs(tmp_path, monkeypatch)
+        (directory / "parse.h").write_text("#error broken\n")
+        before = open_descriptors()
+        with pytest.raises(OffloadError) as caught:
+            load(NAMES)
+        assert str(caught.value).startswith("cannot compile: Failed to compile BPF module")
+        assert "\n" not in str(caught.value)
+        assert open_descriptors() == before
+
+    def test_missing_header(self, tmp_path, monkeypatch):
+        (copy_of_programs(tmp_path, monkeypatch) / "types.h").unlink()
+        with pytest.raises(OffloadError, match=r"^cannot compile: "):
+            load(NAMES)
+
+    def test_program_that_the_kernel_refuses(self, tmp_path, monkeypatch):
+        directory = copy_of_programs(tmp_path, monkeypatch)
+        endless = "struct xdp_md *ctx)\n{\n\twhile (bpf_get_prandom_u32() != 1)\n\t\t;\n"
+        program = (directory / "relay.c").read_text()
+        (directory / "relay.c").write_text(program.replace("struct xdp_md *ctx)\n{\n", endless, 1))
+        with pytest.raises(OffloadError) as caught:
+            load(NAMES)
+        assert str(caught.value).startswith("cannot load the XDP program: Failed to load BPF program")
+        assert str(caught.value).endswith(f"(kernel {os.uname().release}; 5.11 or later is needed)")
+        assert "\n" not in str(caught.value)
+
+    def test_what_lies_in_the_working_directory_is_not_run(self, tmp_path):
+        """The relay may be started by root in a directory that anybody can write to."""
+        for name in ("json.py", "bcc.py", "rtpproxy.py"):
+            (tmp_path / name).write_text(f"raise SystemExit('{name} was run')")
+        assert load_elsewhere(cwd=tmp_path) == "loaded"
+
+
+class TestPrivilege:
+    pytestmark = loads_bpf
+
+    @pytest.mark.parametrize("uid", [NOBODY, 0])
+    def test_none(self, uid):
+        """An ordinary user, and root in a container."""
+        said = load_elsewhere(*with_capabilities(uid=uid))
+        assert said.startswith("cannot ")
+        assert said.partition(": ")[2].startswith("no privilege")
+
+    def test_that_the_message_asks_for(self):
+        said = load_elsewhere(*with_capabilities())
+        names = [word.strip(",").removeprefix("CAP_").lower() for word in said.split() if word.startswith("CAP_")]
+        assert names
+        assert load_elsewhere(*with_capabilities(*names)) == "loaded"

@@ -1,0 +1,445 @@
+"""Routes and neighbours as they come, change and go in a namespace; rows of the next hop table follow."""
+
+import logging
+
+import pytest
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.offload.entry import ForwardingEntry, NextHop
+from rtpproxy.offload.forwarder import Forwarder
+from rtpproxy.offload.nexthop import NoRoute, Route
+from tests.conftest import XDP_NAME
+from tests.offload.relay_network import CAPACITY, RelayNetwork
+from tests.offload.test_forwarder import FakeRows
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+MAC, OTHER_MAC = "02:00:00:00:00:77", "02:00:00:00:00:88"
+BEHIND = "198.51.100.9"
+"""A peer that is not on a link of ours."""
+UNRESOLVED = "10.0.2.99"
+"""A peer that nobody answers for."""
+
+
+@pytest.fixture
+def callee_link(topology):
+    """The relay's interface to the callee."""
+    return topology.callee.gateway
+
+
+def to_callee(callee_link, mac, mtu=1500):
+    return NextHop(callee_link.ifindex, mac, callee_link.mac, mtu)
+
+
+def known_neighbour(network, host="10.0.2.50", mac=MAC, dev="to-callee"):
+    """A neighbour that the kernel needs not ask for."""
+    network.ip(f"neigh replace {host} lladdr {mac} dev {dev} nud permanent")
+    network.take_events()
+    return host
+
+
+def row_becomes(network, number, expected):
+    network.follow(lambda: network.rows[number] == expected, f"row {number} to be {expected}")
+
+
+# Neighbours
+
+
+def test_neighbour_on_the_link(network, callee_link):
+    route = network.next_hops.acquire(known_neighbour(network), "")
+    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee")
+    assert network.rows == {0: to_callee(callee_link, MAC)}
+    assert network.next_hops.current("10.0.2.50", "") is route
+
+
+def test_neighbour_that_was_there_before(topology, network, loaded, callee_link):
+    network.ip(f"neigh replace 10.0.2.50 lladdr {MAC} dev to-callee nud permanent")
+    later = RelayNetwork(topology.relay, loaded.xdp_fd, XDP_NAME)
+    later.next_hops.acquire("10.0.2.50", "")
+    assert later.rows == {0: to_callee(callee_link, MAC)}
+    later.close()
+
+
+def test_neighbour_that_must_be_asked_for(network, topology, callee_link):
+    """The kernel resolves it, because a packet or the relay itself asks."""
+    network.next_hops.acquire(topology.callee.ip, "")
+    with topology.relay.socket() as any_socket:
+        any_socket.sendto(b"", (topology.callee.ip, 9))
+    row_becomes(network, 0, to_callee(callee_link, topology.callee.mac))
+
+
+def test_neighbour_changes_and_goes(network, callee_link, caplog):
+    caplog.set_level(logging.INFO, "rtpproxy.offload.nexthop")
+    host = known_neighbour(network)
+    network.next_hops.acquire(host, "")
+    known_neighbour(network, mac=OTHER_MAC)
+    row_becomes(network, 0, to_callee(callee_link, OTHER_MAC))
+    network.ip(f"neigh del {host} dev to-callee")
+    row_becomes(network, 0, None)
+    known_neighbour(network)
+    row_becomes(network, 0, to_callee(callee_link, MAC))
+    usable = f"next hop {host} on to-callee is {MAC}: its streams are forwarded by the kernel"
+    gone = f"next hop {host} on to-callee is not usable: its streams are relayed by userspace"
+    assert caplog.messages == [usable, gone, usable]
+
+
+def test_neighbour_that_does_not_answer(network, topology):
+    route = network.next_hops.acquire(UNRESOLVED, "")
+    assert route == Route(0, "10.0.2.1", f"via {UNRESOLVED} dev to-callee")
+    assert network.rows == {0: None}
+    network.host.run(["sysctl", "-w", "net.ipv4.neigh.to-callee.retrans_time_ms=10"])
+    with topology.relay.socket() as any_socket:
+        any_socket.sendto(b"", (UNRESOLVED, 9))
+    wait_state(network, UNRESOLVED, "FAILED")
+    network.take_events()
+    assert network.rows == {0: None}
+
+
+def wait_state(network, host, *states):
+    def state():
+        shown = network.host.run(["ip", "neigh", "show", host]).stdout.split()
+        return bool(shown) and shown[-1] in states
+
+    network.follow(state, f"{host} to be {' or '.join(states)}")
+
+
+def test_neighbour_that_was_not_heard_of_is_asked(network, topology):
+    network.ip(f"neigh replace {topology.callee.ip} lladdr {topology.callee.mac} dev to-callee nud stale")
+    network.take_events()
+    network.next_hops.acquire(topology.callee.ip, "")
+    wait_state(network, topology.callee.ip, "DELAY", "PROBE", "REACHABLE")
+
+
+def test_neighbour_in_use_that_becomes_stale_is_asked(network, topology):
+    network.next_hops.acquire(topology.callee.ip, "")
+    network.ip(f"neigh replace {topology.callee.ip} lladdr {topology.callee.mac} dev to-callee nud stale")
+    wait_state(network, topology.callee.ip, "DELAY", "PROBE", "REACHABLE")
+    assert network.rows[0].to_mac == topology.callee.mac
+
+
+def test_neighbours_of_others_are_not_looked_at(network):
+    network.next_hops.acquire(known_neighbour(network), "")
+    network.take_events()
+    written = len(network.written)
+    known_neighbour(network, "10.0.2.51", OTHER_MAC)
+    known_neighbour(network, "10.0.1.50", OTHER_MAC, "to-caller")
+    assert len(network.written) == written
+
+
+def test_all_neighbours_are_confirmed_in_turn(network, topology):
+    """Reachable ones too: forwarded frames keep nobody reachable. Permanent ones need it not."""
+    network.next_hops.acquire(known_neighbour(network), "")
+    for phone in (topology.caller, topology.callee):
+        network.next_hops.acquire(phone.ip, "")
+        network.ip(f"neigh replace {phone.ip} lladdr {phone.mac} dev {phone.gateway.ifname} nud reachable")
+    network.take_events()
+    for phone in (topology.caller, topology.callee):  # stale, and no event yet
+        network.ip(f"neigh replace {phone.ip} lladdr {phone.mac} dev {phone.gateway.ifname} nud stale")
+    for _ in range(3):
+        network.next_hops.confirm_some()
+    for phone in (topology.caller, topology.callee):
+        shown = topology.relay.run(["ip", "neigh", "show", phone.ip]).stdout.split()
+        assert shown[-1] in ("DELAY", "PROBE", "REACHABLE")
+
+
+def test_lost_events(network, callee_link):
+    network.next_hops.acquire(known_neighbour(network), "")
+    network.ip(f"neigh replace 10.0.2.50 lladdr {OTHER_MAC} dev to-callee nud permanent")
+    network.events.read()
+    assert network.rows == {0: to_callee(callee_link, MAC)}
+    network.next_hops.reload()
+    assert network.rows == {0: to_callee(callee_link, OTHER_MAC)}
+    network.ip("neigh del 10.0.2.50 dev to-callee")
+    network.events.read()
+    network.next_hops.reload()
+    assert network.rows == {0: None}
+
+
+# Links
+
+
+def test_carrier_goes_and_comes(network, topology, callee_link):
+    network.next_hops.acquire(known_neighbour(network), "")
+    topology.callee.run(["ip", "link", "set", topology.callee.ifname, "down"])
+    row_becomes(network, 0, None)
+    topology.callee.run(["ip", "link", "set", topology.callee.ifname, "up"])
+    row_becomes(network, 0, to_callee(callee_link, MAC))
+
+
+def test_link_is_set_down_and_up(network, callee_link):
+    host = known_neighbour(network)
+    network.next_hops.acquire(host, "")
+    network.ip("link set to-callee down")
+    row_becomes(network, 0, None)
+    assert network.reroute() == [(host, "")]
+    assert isinstance(network.next_hops.current(host, ""), NoRoute)
+    network.ip("link set to-callee up")
+    network.follow(lambda: network.interfaces.link(callee_link.ifindex).is_up, "the link")
+    known_neighbour(network)
+    assert network.reroute() == [(host, "")]
+    assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC)
+
+
+def test_link_vanishes(network):
+    host = known_neighbour(network)
+    network.next_hops.acquire(host, "")
+    network.ip("link del to-callee")
+    row_becomes(network, 0, None)
+    assert network.reroute() == [(host, "")]
+    assert network.next_hops.current(host, "") == NoRoute(f"no route to {host}: Network is unreachable")
+    network.next_hops.release(host, "")
+
+
+def test_mtu_and_mac_of_the_link(network, callee_link):
+    network.next_hops.acquire(known_neighbour(network), "")
+    network.ip("link set to-callee mtu 1400")
+    row_becomes(network, 0, to_callee(callee_link, MAC, mtu=1400))
+    network.ip("link set to-callee address 02:00:00:00:02:aa")  # the kernel forgets its neighbours
+    row_becomes(network, 0, None)
+    known_neighbour(network)
+    row_becomes(network, 0, NextHop(callee_link.ifindex, MAC, "02:00:00:00:02:aa", 1400))
+
+
+def test_link_gets_a_larger_mtu(network, topology):
+    host = known_neighbour(network)
+    network.next_hops.acquire(host, "")
+    network.ip("link set to-callee mtu 2000")
+    network.follow(lambda: network.interfaces.by_name("to-callee").mtu == 2000, "the MTU")
+    network.reroute()
+    assert network.rows[0].mtu == 2000
+
+
+# Ways out
+
+
+def test_way_out_is_attached_on_demand(network, callee_link):
+    assert network.xdp_programs() == {}
+    network.next_hops.acquire(known_neighbour(network), "")
+    assert network.interfaces.is_attached(callee_link.ifindex)
+    assert list(network.xdp_programs()) == ["to-callee"]
+
+
+def test_way_out_without_native_xdp(network):
+    network.ip("link add br0 type bridge", "link set br0 up", "addr add 10.0.7.1/24 dev br0")
+    network.follow(lambda: network.interfaces.by_name("br0") is not None, "the bridge")
+    route = network.next_hops.acquire("10.0.7.2", "")
+    assert isinstance(route, NoRoute)
+    assert route.reason.startswith("its way out has no native XDP: br0: userspace (no native XDP: ")
+    assert network.rows == {}
+
+
+def test_way_out_that_cannot_send(network, topology, callee_link):
+    host = known_neighbour(network)
+    topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
+    assert network.next_hops.acquire(host, "") == NoRoute(
+        "to-callee cannot send redirected frames; the far end of a veth must run XDP or have GRO on"
+    )
+    topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "on"])
+    assert network.interfaces.check_senders() == [callee_link.ifindex]
+    assert network.reroute() == [(host, "")]
+    assert network.rows == {0: to_callee(callee_link, MAC)}
+
+
+def test_way_out_that_can_send_no_more(network, topology, callee_link):
+    network.next_hops.acquire(known_neighbour(network), "")
+    topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
+    for index in network.interfaces.check_senders():
+        network.next_hops.on_link(index)
+    assert network.rows == {0: None}
+
+
+# Routes
+
+
+def test_route_by_a_gateway(network, callee_link):
+    network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
+    route = network.next_hops.acquire(BEHIND, "")
+    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee")
+    assert network.rows == {0: to_callee(callee_link, MAC)}
+
+
+def test_route_moves_to_another_gateway(network, topology):
+    network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
+    known_neighbour(network, "10.0.1.50", OTHER_MAC, "to-caller")
+    old = network.next_hops.acquire(BEHIND, "")
+    assert network.reroute() == []
+    network.ip(f"route replace {BEHIND}/32 via 10.0.1.50")
+    assert network.reroute() == [(BEHIND, "")]
+    new = network.next_hops.current(BEHIND, "")
+    assert (new.from_host, new.description) == ("10.0.1.1", "via 10.0.1.50 dev to-caller")
+    assert network.rows[old.number] is None
+    link = topology.caller.gateway
+    assert network.rows[new.number] == NextHop(link.ifindex, OTHER_MAC, link.mac, 1500)
+
+
+def test_route_goes_and_comes(network, callee_link):
+    network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
+    network.next_hops.acquire(BEHIND, "")
+    network.ip(f"route del {BEHIND}/32")
+    assert network.reroute() == [(BEHIND, "")]
+    assert network.next_hops.current(BEHIND, "") == NoRoute(f"no route to {BEHIND}: Network is unreachable")
+    assert network.rows == {0: None}
+    network.ip(f"route add {BEHIND}/32 via 10.0.2.50")
+    assert network.reroute() == [(BEHIND, "")]
+    assert network.rows[network.next_hops.current(BEHIND, "").number] == to_callee(callee_link, MAC)
+
+
+def test_mtu_of_the_route(network, callee_link):
+    network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)} mtu 1280")
+    network.next_hops.acquire(BEHIND, "")
+    assert network.rows == {0: to_callee(callee_link, MAC, mtu=1280)}
+    network.ip(f"route replace {BEHIND}/32 via 10.0.2.50 mtu 1300")
+    network.reroute()
+    assert network.rows[network.next_hops.current(BEHIND, "").number].mtu == 1300
+
+
+def test_mtu_of_the_route_above_that_of_the_link(network):
+    network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)} mtu 9000")
+    network.next_hops.acquire(BEHIND, "")
+    assert network.rows[0].mtu == 1500
+
+
+@pytest.mark.parametrize("order", [(1280, 1500), (1500, 1280)], ids=str)
+def test_routes_of_unlike_mtu_through_one_gateway(network, order):
+    """A packet must not leave by a route that is too narrow for it, whichever was asked for last."""
+    gateway = known_neighbour(network)
+    peers = {mtu: f"198.51.100.{number}" for number, mtu in enumerate(order, 1)}
+    for mtu, peer in peers.items():
+        network.ip(f"route add {peer}/32 via {gateway} mtu {mtu}")
+    routes = {mtu: network.next_hops.acquire(peer, "") for mtu, peer in peers.items()}
+    assert network.rows[routes[1280].number].mtu == 1280
+    network.reroute()
+    assert network.rows[routes[1280].number].mtu == 1280
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("10.0.1.1", "10.0.1.1 is an address of this host"),
+        ("127.0.0.1", "127.0.0.1 is an address of this host"),
+        ("10.0.2.255", "10.0.2.255 is not reached by an ordinary route"),
+        ("224.0.0.5", "no route to 224.0.0.5: Network is unreachable"),
+        ("203.0.113.1", "no route to 203.0.113.1: No route to host"),
+        ("203.0.113.2", "no route to 203.0.113.2: Invalid argument"),
+        ("203.0.113.3", "no route to 203.0.113.3: Permission denied"),
+        ("192.0.2.1", "no route to 192.0.2.1: Network is unreachable"),
+    ],
+)
+def test_no_way(network, host, reason):
+    network.ip(
+        "route add unreachable 203.0.113.1/32",
+        "route add blackhole 203.0.113.2/32",
+        "route add prohibit 203.0.113.3/32",
+    )
+    assert network.next_hops.acquire(host, "") == NoRoute(reason)
+    assert network.rows == {}
+    network.next_hops.release(host, "")
+
+
+def test_address_that_becomes_ours(network):
+    host = known_neighbour(network)
+    network.next_hops.acquire(host, "")
+    network.ip(f"addr add {host}/32 dev lo")
+    assert network.reroute() == [(host, "")]
+    assert network.next_hops.current(host, "") == NoRoute(f"{host} is an address of this host")
+    assert network.rows == {0: None}
+
+
+def test_local_address_is_that_of_the_route_unless_given(network):
+    network.ip("addr add 10.0.2.11/24 dev to-callee")
+    host = known_neighbour(network)
+    assert network.next_hops.acquire(host, "").from_host == "10.0.2.1"
+    assert network.next_hops.acquire(host, "10.0.2.11").from_host == "10.0.2.11"
+    network.ip(f"route add {host}/32 dev to-callee src 10.0.2.11")
+    assert network.reroute() == [(host, "")]
+    assert network.next_hops.current(host, "").from_host == "10.0.2.11"
+
+
+def test_rules_by_local_address(network, topology):
+    network.ip("addr add 10.0.2.11/24 dev to-callee", "rule add from 10.0.2.11 table 7")
+    network.ip("route add default via 10.0.1.50 table 7", f"route add {BEHIND}/32 via 10.0.2.50")
+    routes = [network.next_hops.acquire(BEHIND, host).description for host in ("10.0.2.1", "10.0.2.11")]
+    assert routes == ["via 10.0.2.50 dev to-callee", "via 10.0.1.50 dev to-caller"]
+
+
+def test_local_address_that_is_not_ours(network):
+    known_neighbour(network)
+    assert isinstance(network.next_hops.acquire("10.0.2.50", "192.0.2.200"), NoRoute)
+
+
+# Rows
+
+
+def test_peers_behind_one_gateway_share_a_row(network, callee_link):
+    network.ip(f"route add 198.51.100.0/24 via {known_neighbour(network)}")
+    peers = [f"198.51.100.{number}" for number in range(1, 20)]
+    assert {network.next_hops.acquire(peer, "").number for peer in peers} == {0}
+    for peer in peers[1:]:
+        network.next_hops.release(peer, "")
+        assert network.rows == {0: to_callee(callee_link, MAC)}
+    network.next_hops.release(peers[0], "")
+    assert network.rows == {0: None}
+
+
+def test_route_is_kept_for_its_last_user(network):
+    host = known_neighbour(network)
+    for _ in range(2):
+        network.next_hops.acquire(host, "")
+    network.next_hops.release(host, "")
+    assert network.rows[0] is not None
+    network.next_hops.release(host, "")
+    assert network.rows[0] is None
+    with pytest.raises(KeyError):
+        network.next_hops.current(host, "")
+
+
+def test_full_table(network):
+    peers = [f"10.0.2.{number}" for number in range(100, 100 + CAPACITY)]
+    assert {network.next_hops.acquire(peer, "").number for peer in peers} == set(range(CAPACITY))
+    assert network.next_hops.acquire("10.0.2.200", "") == NoRoute("the table of next hops is full")
+    network.next_hops.release(peers[3], "")
+    assert network.next_hops.acquire("10.0.2.201", "").number == 3
+    assert network.reroute() == []
+
+
+def test_reroute_in_parts(network):
+    peers = [f"198.51.100.{number}" for number in range(5)]
+    network.ip("route add 198.51.100.0/24 via 10.0.2.50")
+    for peer in peers:
+        network.next_hops.acquire(peer, "")
+    network.ip("route replace 198.51.100.0/24 via 10.0.1.50")
+    network.next_hops.start_reroute()
+    network.next_hops.release(peers[1], "")
+    found = []
+    while not network.next_hops.is_rerouted:
+        found.append(network.next_hops.reroute(2))
+    assert found == [[(peers[0], "")], [(peers[2], ""), (peers[3], "")], [(peers[4], "")]]
+
+
+def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
+    """A row that one peer's entries still name is given to no other neighbour before they are placed anew."""
+    gateways = {f"10.0.2.{number}": f"02:00:00:00:00:{number}" for number in (50, 51, 60, 61)}
+    for gateway, mac in gateways.items():
+        known_neighbour(network, gateway, mac)
+    peers = {"198.51.100.1": ("10.0.2.50", "10.0.2.60"), "198.51.100.2": ("10.0.2.51", "10.0.2.61")}
+    rows = FakeRows()
+    forwarder = Forwarder(rows, network.next_hops)
+    for port, (peer, (before, _)) in enumerate(peers.items(), 1):
+        network.ip(f"route add {peer}/32 via {before}")
+        to, source = Endpoint(peer, 1), Endpoint("10.0.1.2", 5004)
+        forwarder.apply("call", {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to)})
+    ways = []
+
+    def record(number, hop):
+        network.rows[number] = hop
+        ways.extend((entry.to.host, network.rows[row]) for entry, _, row in rows.rows.values())
+
+    network.next_hops._write = record
+    for peer, (_, after) in peers.items():
+        network.ip(f"route replace {peer}/32 via {after}")
+    network.take_events()
+    network.next_hops.start_reroute()
+    forwarder.reroute(CAPACITY)
+
+    macs = {peer: {gateways[before], gateways[after]} for peer, (before, after) in peers.items()}
+    assert [way for way in ways if way[1] and way[1].to_mac not in macs[way[0]]] == []

@@ -1,0 +1,237 @@
+"""The mapped arrays: what is written is what the layout says, and no neighbour is touched."""
+
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.packet import Raw
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
+from rtpproxy.offload.tables import Tables
+from tests.bpf.data_plane import DataPlane
+from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
+from tests.conftest import TOS, TTL
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+ENTRY = ForwardingEntry(50001, RELAY_IN, CALLER, True, True, RELAY_OUT, 31000, CALLEE)
+
+
+@pytest.fixture
+def plane(loaded, tables):
+    with DataPlane(loaded, tables) as plane:
+        yield plane
+
+
+@pytest.fixture
+def row(plane, tables):
+    """Reads members of the row of ENTRY, which is taken out again."""
+    yield lambda *members: tuple(plane.peek("port_rows", ENTRY.port, member) for member in members)
+    tables.withdraw(ENTRY.port)
+    tables.close_port(ENTRY.port)
+
+
+def number(host):
+    return int.from_bytes(socket.inet_aton(host), "little")  # as a word in memory, network order
+
+
+def test_install_writes_every_member(row, tables):
+    (before,) = row("sequence")
+    tables.install(ENTRY, RELAY_OUT, 77)
+    assert row("sequence", "is_open", "is_forwarding", "is_any_source_port", "is_rtp") == (before + 2, 0, 1, 1, 1)
+    assert row("tos", "ttl", "next_hop") == (TOS, TTL, 77)
+    assert row("remote_host", "local_host") == (number(CALLER.host), number(RELAY_IN))
+    assert row("from_host", "to_host") == (number(RELAY_OUT), number(CALLEE.host))
+    ports = (CALLER.port, ENTRY.from_port, CALLEE.port)
+    assert row("remote_port", "from_port", "to_port") == tuple(map(socket.htons, ports))
+
+
+def test_address_that_packets_leave_from_is_the_callers_word(row, tables):
+    tables.install(replace(ENTRY, from_host=""), "172.16.0.1", 0)
+    assert row("from_host") == (number("172.16.0.1"),)
+
+
+def test_withdraw_clears_the_entry_and_leaves_the_port_open(row, tables):
+    tables.open_port(ENTRY.port)
+    tables.install(ENTRY, RELAY_OUT, 77)
+    (before,) = row("sequence")
+    tables.withdraw(ENTRY.port)
+    assert row("is_open", "sequence", "is_forwarding", "remote_host", "next_hop") == (1, before + 2, 0, 0, 0)
+    tables.close_port(ENTRY.port)
+    assert row("is_open") == (0,)
+
+
+def test_opening_does_not_touch_the_entry(row, tables):
+    tables.install(ENTRY, RELAY_OUT, 77)
+    members = ("sequence", "is_forwarding", "remote_host", "next_hop")
+    before = row(*members)
+    for change in (tables.open_port, tables.close_port):
+        change(ENTRY.port)
+        assert row(*members) == before
+
+
+def test_neighbouring_rows_stay(plane, tables, row):
+    tables.install(replace(ENTRY, port=ENTRY.port - 1), RELAY_OUT, 1)
+    tables.install(replace(ENTRY, port=ENTRY.port + 1), RELAY_OUT, 2)
+    tables.install(ENTRY, RELAY_OUT, 3)
+    tables.withdraw(ENTRY.port)
+    for neighbour, next_hop in ((ENTRY.port - 1, 1), (ENTRY.port + 1, 2)):
+        assert plane.peek("port_rows", neighbour, "next_hop") == next_hop
+        assert plane.peek("port_rows", neighbour, "is_forwarding") == 1
+        tables.withdraw(neighbour)
+
+
+def test_sequence_wraps(plane, tables, row):
+    plane.poke("port_rows", ENTRY.port, "sequence", 0xFFFFFFFE)
+    tables.install(ENTRY, RELAY_OUT, 1)
+    assert row("sequence", "is_forwarding") == (0, 1)
+
+
+def test_row_that_a_killed_writer_left_odd_is_made_even(plane, tables, row):
+    plane.poke("port_rows", ENTRY.port, "sequence", 7)
+    tables.install(ENTRY, RELAY_OUT, 1)
+    assert row("sequence", "is_forwarding") == (8, 1)
+
+
+hosts = st.ip_addresses(v=4).map(str)
+ports = st.integers(0, 65535)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    source=st.builds(Endpoint, hosts, ports),
+    local=hosts,
+    from_host=hosts,
+    from_port=ports,
+    to=st.builds(Endpoint, hosts, ports),
+    payload=st.binary(max_size=20),
+)
+def test_sums_agree_with_scapy(loaded, tables, source, local, from_host, from_port, to, payload):
+    with DataPlane(loaded, tables) as plane:
+        entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to)
+        tables.install(entry, from_host, 0)
+        old = IP(src=source.host, dst=local) / UDP(sport=source.port, dport=entry.port) / Raw(payload)
+        new = (
+            IP(src=from_host, dst=to.host, tos=TOS, ttl=TTL, flags="DF", id=0)
+            / UDP(sport=from_port, dport=to.port)
+            / Raw(payload)
+        )
+        old, new = IP(bytes(old)), IP(bytes(new))
+        delta = socket.ntohs(plane.peek("port_rows", entry.port, "udp_delta"))
+        ip_sum = socket.ntohs(plane.peek("port_rows", entry.port, "ip_sum"))
+        tables.withdraw(entry.port)
+
+    # In one's complement, sums are equal modulo 65535.
+    assert (-new[UDP].chksum) % 65535 == (-old[UDP].chksum + delta - source.port) % 65535
+    assert (-new.chksum) % 65535 == (ip_sum + new.len) % 65535
+
+
+def test_next_hop(plane, tables):
+    hop_number = plane.next_hop(None)
+    before = plane.peek("next_hops", hop_number, "sequence")
+    tables.write_next_hop(hop_number, NextHop(300, "02:01:02:03:04:05", "02:0a:0b:0c:0d:0e", 9000))
+    members = [plane.peek("next_hops", hop_number, member) for member in ("sequence", "ifindex", "mtu")]
+    assert members == [before + 2, 300, 9000]
+    tables.write_next_hop(hop_number, None)
+    members = [plane.peek("next_hops", hop_number, member) for member in ("sequence", "ifindex", "mtu")]
+    assert members == [before + 4, 0, 0]
+
+
+def test_number_of_next_hops(tables):
+    assert tables.max_next_hops == 4096
+
+
+def test_counters_of_a_port_that_saw_nothing(tables):
+    assert tables.counters(50003) == PortCounters(0, 0, 0.0, 0, 0, 0, 0.0, 0.0)
+
+
+def test_counters_are_seconds_and_host_order(plane, tables):
+    port = plane.install().port
+    values = {
+        "packets": 1 << 40,
+        "bytes": 1 << 41,
+        "last_seen_ns": 5_250_000_000,
+        "ssrc_changed_ns": 1_500_000_000,
+        "sequence_set_ns": 2_000_000_000,
+        "ssrc": 0xFFFFFFFE,
+        "sequence": 65535,
+        "others_dropped": 3,
+    }
+    for member, value in values.items():
+        plane.poke("port_counters", port, member, value)
+    expected = PortCounters(
+        packets=1 << 40,
+        payload_bytes=1 << 41,
+        last_seen=5.25,
+        others_dropped=3,
+        ssrc=0xFFFFFFFE,
+        sequence=65535,
+        ssrc_changed_at=1.5,
+        sequence_set_at=2.0,
+    )
+    assert tables.counters(port) == expected
+    assert tables.last_seen()[tables.row(port)] == 5.25
+    plane.poke("port_counters", port, "packets", 0)
+
+
+def test_counters_outlive_the_entry(plane, tables):
+    port = plane.install().port
+    plane.run(received(port, rtp()))
+    before = tables.counters(port)
+    tables.withdraw(port)
+    tables.close_port(port)
+    assert tables.counters(port) == before
+    assert before.packets == 1
+
+
+def test_verdicts_over_all_cpus(plane, tables):
+    before = tables.verdicts()
+    plane.run(received(19999))
+    after = tables.verdicts()
+    assert after["up_not_ours"] - before["up_not_ours"] == 1
+    assert all(type(count) is int for count in after.values())
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(1024, 65535), (35000, 35001), (35063, 35064), (65534, 65535), (1, 2)], ids=str
+)
+def test_narrow_port_ranges(loaded, tables, plane, first, last):
+    """Only part of the arrays is mapped, from the start of a page."""
+    narrow = Tables(loaded, first, last, TOS, TTL)
+    try:
+        for port in (first, last):
+            narrow.open_port(port)
+            narrow.install(replace(ENTRY, port=port), RELAY_OUT, port % 4096)
+            assert plane.peek("port_rows", port, "is_open") == 1
+            assert plane.peek("port_rows", port, "next_hop") == port % 4096
+            narrow.withdraw(port)
+            narrow.close_port(port)
+            plane.poke("port_counters", port, "last_seen_ns", 1_000_000_000 + port)
+            assert narrow.last_seen()[narrow.row(port)] == narrow.counters(port).last_seen == (1e9 + port) / 1e9
+            plane.poke("port_counters", port, "last_seen_ns", 0)
+        assert len(narrow.last_seen()) >= last - first + 1
+    finally:
+        narrow.close()
+
+
+def test_totals(loaded, plane, tables):
+    a, b = plane.install().port, plane.install().port
+    before = tables.total_forwarded(), tables.total_dropped()
+    for port in (a, a, b):
+        plane.run(received(port))
+    plane.poke("port_counters", a, "others_dropped", 4)
+    plane.poke("port_counters", b, "others_dropped", 5)
+    assert (tables.total_forwarded() - before[0], tables.total_dropped() - before[1]) == (3, 9)
+
+
+def test_last_seen_is_a_copy(plane, tables):
+    port = plane.install().port
+    before = tables.last_seen()
+    plane.run(received(port))
+    assert before[tables.row(port)] == 0.0
+    assert before.dtype == np.float64

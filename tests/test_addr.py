@@ -1,0 +1,113 @@
+"""Addresses as values and as text."""
+
+import ipaddress
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtpproxy.addr import Endpoint, ipv4_number, is_ipv4, parse_ipv4, parse_ipv6
+
+
+def test_endpoint_is_what_a_socket_reports():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("127.0.0.1", 0))
+        reported = opened.getsockname()
+    assert Endpoint(*reported) == reported
+    assert hash(Endpoint(*reported)) == hash(reported)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "text"),
+    [(Endpoint("192.0.2.1", 4000), "192.0.2.1:4000"), (Endpoint("2001:db8::1", 4000), "[2001:db8::1]:4000")],
+)
+def test_endpoint_as_text(endpoint, text):
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "127.0.0.1", "255.255.255.255"])
+def test_full_dotted_form(text):
+    assert is_ipv4(text)
+    assert parse_ipv4(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "127.1", "127.0.0.256", "0127.0.0.1", "127.0.0.1 ", "::1", "host", "1.2.3.4.5"])
+def test_not_the_full_dotted_form(text):
+    assert not is_ipv4(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.1", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0x7f.0.1", "127.0.0.1"),
+        ("0X7F000001", "127.0.0.1"),
+        ("0177.0.0.01", "127.0.0.1"),
+        ("1.2.65535", "1.2.255.255"),
+        ("0", "0.0.0.0"),
+        ("0x0", "0.0.0.0"),
+        ("4294967295", "255.255.255.255"),
+    ],
+)
+def test_forms_of_the_c_library(text, expected):
+    assert parse_ipv4(text) == expected
+    assert socket.inet_ntoa(socket.inet_aton(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "1.",
+        ".1",
+        "1..2",
+        "256.0.0.1",
+        "1.2.65536",
+        "4294967296",
+        "08",
+        "0x",
+        "-1",
+        "+1",
+        "1.2.3.4.5",
+        "1.2.3.4.0",
+        "1.2.3.x",
+    ],
+)
+def test_no_ipv4_address(text):
+    assert parse_ipv4(text) is None
+
+
+@pytest.mark.parametrize("text", ["1.2.3.4 ", " 1.2.3.4", "1.2.3.4\n", "١.2.3.4", "1.2.3.4 x"])  # noqa: RUF001
+def test_nothing_may_stand_around_or_within(text):
+    assert parse_ipv4(text) is None
+
+
+@given(st.lists(st.text("0123456789abcfxX", max_size=5), max_size=5).map(".".join))
+def test_agrees_with_the_c_library(text):
+    try:
+        expected = socket.inet_ntoa(socket.inet_aton(text))
+    except OSError:
+        expected = None
+    assert parse_ipv4(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("::1", "::1"), ("2001:DB8:0::0005", "2001:db8::5"), ("::ffff:192.0.2.1", "::ffff:c000:201"), ("::", "::")],
+)
+def test_ipv6_in_canonical_form(text, expected):
+    assert ipaddress.ip_address(parse_ipv6(text)) == ipaddress.ip_address(expected)
+
+
+@pytest.mark.parametrize("text", ["", "1.2.3.4", "fe80::1%eth0", ":::", "2001:db8::g", "[::1]"])
+def test_no_ipv6_address(text):
+    assert parse_ipv6(text) is None
+
+
+@given(st.ip_addresses(v=4))
+def test_number_of_an_address(address):
+    assert ipv4_number(str(address)) == int(address)

@@ -1,0 +1,110 @@
+"""What option texts mean (protocol.md 1.1, 7.1)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtpproxy.config import Config, ControlAddress, ControlKind, parse_control_address, port_range
+from rtpproxy.errors import ConfigError
+
+UNIX, CUNIX, UDP = ControlKind.UNIX, ControlKind.CUNIX, ControlKind.UDP
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("unix:/run/x.sock", ControlAddress(UNIX, path="/run/x.sock")),
+        ("cunix:/run/x.sock", ControlAddress(CUNIX, path="/run/x.sock")),
+        ("/run/x.sock", ControlAddress(UNIX, path="/run/x.sock")),
+        ("x.sock", ControlAddress(UNIX, path="x.sock")),
+        ("bogus:/x", ControlAddress(UNIX, path="bogus:/x")),
+        ("unix:unix:/x", ControlAddress(UNIX, path="unix:/x")),
+        ("udp:127.0.0.1:9000", ControlAddress(UDP, host="127.0.0.1", port=9000)),
+        ("udp:127.0.0.1", ControlAddress(UDP, host="127.0.0.1", port=22222)),
+        ("udp:*:9000", ControlAddress(UDP, port=9000)),
+        ("udp:*", ControlAddress(UDP, port=22222)),
+        ("udp:host.example:65535", ControlAddress(UDP, host="host.example", port=65535)),
+    ],
+)
+def test_control_addresses(text, expected):
+    assert parse_control_address(text) == expected
+
+
+@pytest.mark.parametrize("text", ["unix:/run/x.sock", "cunix:/x", "udp:127.0.0.1:9000", "udp:*:22222"])
+def test_control_address_as_text(text):
+    assert str(parse_control_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the path is empty"),
+        ("unix:", "the path is empty"),
+        ("cunix:", "the path is empty"),
+        ("udp:", "the host is empty"),
+        ("udp::9000", "the host is empty"),
+        ("udp:127.0.0.1:", "port '' is not a number"),
+        ("udp:127.0.0.1:0", "port '0' is not a number from 1 to 65535"),
+        ("udp:127.0.0.1:65536", "port '65536'"),
+        ("udp:127.0.0.1:-1", "port '-1'"),
+        ("udp:127.0.0.1:9000x", "port '9000x'"),
+        ("udp:127.0.0.1:٩", "port"),
+    ],
+)
+def test_unusable_control_addresses(text, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_control_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["tcp:127.0.0.1:9000", "tcp6:::1:9000", "udp6:::1:9000", "stdio:", "stdioc:", "systemd:"],
+)
+def test_known_transport_that_is_not_supported_is_refused(text):
+    """Taken for a path, a socket file of that name would be made where nobody looks for it."""
+    with pytest.raises(ConfigError, match="not supported"):
+        parse_control_address(text)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (35000, 65000, (35000, 64998)),
+        (35000, 65535, (35000, 65534)),
+        (35001, 65001, (35002, 65000)),
+        (1, 65535, (2, 65534)),
+        (20000, 20001, (20000, 20000)),
+        (20000, 20003, (20000, 20002)),
+    ],
+)
+def test_port_range(low, high, expected):
+    assert port_range(low, high) == expected
+
+
+@pytest.mark.parametrize(("low", "high"), [(20000, 20000), (20001, 20002), (20002, 20000), (65535, 65535), (1, 1)])
+def test_range_without_room_for_a_pair(low, high):
+    with pytest.raises(ConfigError, match=f"ports {low} to {high}: no room"):
+        port_range(low, high)
+
+
+@given(st.integers(1, 65535), st.integers(1, 65535))
+def test_pairs_stay_within_the_range(low, high):
+    try:
+        first, last = port_range(low, high)
+    except ConfigError:
+        assert high < low + low % 2 + 1
+        return
+    assert low <= first <= last < high
+    assert first % 2 == last % 2 == 0
+
+
+def test_instance_is_told_by_its_control_sockets_in_any_order():
+    one, other = ControlAddress(UNIX, path="/a"), ControlAddress(UDP, port=9000)
+    assert Config(control=(one, other)).instance == Config(control=(other, one), listen_host="192.0.2.1").instance
+    assert Config(control=(one,)).instance != Config(control=(other,)).instance
+
+
+def test_defaults():
+    config = Config()
+    assert [str(address) for address in config.control] == ["unix:/var/run/rtpproxy.sock"]
+    assert (config.idle_timeout_s, config.setup_timeout_s, config.log_level) == (60, 60, "ERR")

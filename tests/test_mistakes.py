@@ -1,0 +1,364 @@
+"""What goes wrong at start, with the installed program: one clear line and the right status, or a good reason logged.
+
+As root the programs run in a network namespace of the test, so that no port or address of this host matters.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from rtpproxy.config import Config, ControlAddress, ControlKind
+from rtpproxy.kernel import instance_name
+from tests.running import PROGRAM, RunningRelay, own_namespace
+from tests.waiting import wait_for
+
+DEADLINE_S = 30.0
+NOBODY = 65534
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+BOUND = ("--ports", "bound", "--offload", "off")
+"""For mistakes that have nothing to do with BPF: starts sooner, and needs no privilege."""
+NO_BCC = "raise ImportError(\"No module named 'bcc'\")\n"
+
+
+@pytest.fixture(autouse=True)
+def namespace():
+    """As root, a network namespace of the test."""
+    with own_namespace() if os.geteuid() == 0 else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Runs the program with a mistake; the one line that it says. It must end by itself."""
+
+    def run(*options, status=1, prefix=(), environment=None, directory=tmp_path):
+        pid_file = () if "-p" in options else ("-p", str(tmp_path / "pid"))
+        done = subprocess.run(
+            [*prefix, PROGRAM, "-f", *pid_file, *options],
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (status, ""), done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("rtpproxy: "), line
+        assert "Traceback" not in line
+        assert not (tmp_path / "pid").exists()
+        return line
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts relays that end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*options, **keywords):
+            keywords = {"directory": tmp_path, **keywords}
+            return stack.enter_context(RunningRelay(keywords.pop("directory"), *options, **keywords))
+
+        yield run
+
+
+@pytest.fixture
+def open_directory():
+    """A directory that anybody may reach and write to, which the tests' own are not."""
+    directory = Path(tempfile.mkdtemp(prefix="rtpproxy-"))
+    directory.chmod(0o777)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def no_bcc(tmp_path):
+    """An environment in which bcc cannot be imported."""
+    package = tmp_path / "shadow" / "bcc"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(NO_BCC)
+    return {"PYTHONPATH": str(package.parent)}
+
+
+# Options that make no sense together, or at all
+
+
+def test_range_without_room(refused):
+    assert "ports 40000 to 40000: no room for a pair" in refused("-m", "40000", "-M", "40000", status=2)
+
+
+def test_unknown_option(refused):
+    assert "No such option '--recording'" in refused("--recording", status=2)
+
+
+def test_leftover_argument(refused):
+    assert "unexpected extra argument (22222)" in refused("-s", "udp:127.0.0.1", "22222", status=2)
+
+
+# Control sockets
+
+
+def test_control_port_in_use(refused):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        line = refused("-F", "-s", f"udp:127.0.0.1:{port}", *BOUND)
+    assert line == f"rtpproxy: control socket udp:127.0.0.1:{port}: the port is in use"
+
+
+def test_control_address_that_is_not_ours(refused):
+    line = refused("-F", "-s", "udp:192.0.2.250:9000", *BOUND)
+    assert line == "rtpproxy: control socket udp:192.0.2.250:9000: the address is not one of this host"
+
+
+@pytest.mark.parametrize("name", ["nobody.invalid", "a..b"])
+def test_control_host_that_is_not_found(refused, name):
+    line = refused("-F", "-s", f"udp:{name}:9000", *BOUND)
+    assert line == f"rtpproxy: control socket udp:{name}:9000: the host cannot be resolved to an IPv4 address"
+
+
+def test_socket_of_a_live_instance(refused, start):
+    running = start("-m", "20000", "-M", "20100", *BOUND)
+    line = refused("-s", f"unix:{running.socket_path}", "-m", "21000", "-M", "21100", *BOUND)
+    assert line == f"rtpproxy: control socket unix:{running.socket_path}: in use by another process"
+    assert running.ask("V") == "20040107"
+
+
+def test_path_that_is_no_socket(refused, tmp_path):
+    path = tmp_path / "notes"
+    path.write_text("precious")
+    line = refused("-s", f"unix:{path}", *BOUND)
+    assert line == f"rtpproxy: control socket unix:{path}: the file exists and is not a socket"
+    assert path.read_text() == "precious"
+
+
+def test_directory_that_does_not_exist(refused, tmp_path):
+    path = tmp_path / "missing" / "sock"
+    line = refused("-s", f"unix:{path}", *BOUND)
+    assert line == f"rtpproxy: control socket unix:{path}: the directory does not exist"
+
+
+def test_path_through_a_file(refused, tmp_path):
+    (tmp_path / "file").touch()
+    line = refused("-s", f"unix:{tmp_path}/file/sock", *BOUND)
+    assert line.endswith("part of the path is not a directory")
+
+
+def test_path_that_is_too_long(refused):
+    line = refused("-s", f"cunix:/tmp/{'x' * 103}", *BOUND)
+    assert line.endswith("the path is longer than 107 bytes")
+
+
+def test_second_socket_that_fails_takes_the_first_along(refused, tmp_path):
+    good = tmp_path / "good"
+    refused("-s", f"unix:{good}", "-s", f"unix:{tmp_path}/missing/sock", *BOUND)
+    assert not good.exists()
+
+
+# Addresses and interfaces
+
+
+def test_listen_address_that_is_not_ours(refused):
+    line = refused("-l", "192.0.2.250", *BOUND)
+    assert line == "rtpproxy: listen address 192.0.2.250 cannot be used: Cannot assign requested address"
+
+
+def test_listen_name_that_is_not_found(refused):
+    assert "-l nobody.invalid: not an IPv4 address, and not found as a name" in refused(
+        "-l", "nobody.invalid", status=2
+    )
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_unknown_interface(refused, tmp_path):
+    path = tmp_path / "sock"
+    line = refused("--interface", "nosuch0", "-s", f"unix:{path}")
+    assert line == "rtpproxy: --interface nosuch0: there is no such interface"
+    assert not path.exists()
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.parametrize("options", [("-l", "127.0.0.1"), (), ("--interface", "lo")])
+def test_xdp_on_loopback_only(refused, tmp_path, options):
+    """Where loopback is all there is, the line must say what is wrong with it, not that there is nothing."""
+    line = refused("--offload", "xdp", *options, "-s", f"unix:{tmp_path}/sock")
+    assert line.startswith("rtpproxy: --offload xdp cannot be had: ")
+    assert "lo: userspace (not an Ethernet interface)" in line
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_xdp_where_somebody_else_has_it(refused, start, tmp_path):
+    subprocess.run(["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"], check=True)
+    for command in ("addr add 10.7.0.1/24 dev v0", "link set v0 up", "link set v1 up"):
+        subprocess.run(["ip", *command.split()], check=True)
+    start("-l", "10.7.0.1", "--offload", "xdp", "-m", "20000", "-M", "20100")
+    line = refused("-l", "10.7.0.1", "--offload", "xdp", "-m", "21000", "-M", "21100", "-s", f"unix:{tmp_path}/sock2")
+    assert line.startswith(
+        "rtpproxy: --offload xdp cannot be had: v0: userspace (another rtpproxy instance has it: XDP"
+    )
+
+
+# Privilege
+
+
+@pytest.mark.root
+def test_root_with_a_control_socket_that_others_reach(refused, start):
+    line = refused("-s", "udp:127.0.0.1:9000", *BOUND)
+    assert line == ("rtpproxy: running as root with a UDP control socket is refused; say -F if only you can reach it")
+    start("-F", "-s", "udp:127.0.0.1:9000", *BOUND)
+
+
+@pytest.mark.root
+def test_default_socket_without_privilege(refused):
+    line = refused(prefix=AS_NOBODY, directory="/")
+    assert line == "rtpproxy: control socket unix:/var/run/rtpproxy.sock: permission denied"
+
+
+@pytest.mark.root
+def test_without_privilege_ports_are_bound_and_the_log_says_why(start, open_directory):
+    running = start(prefix=AS_NOBODY, directory=open_directory)
+    assert "WARN:GLOBAL:_build_media" in running.log
+    assert "ports are bound, and userspace relays everything: BPF cannot be used: " in running.log
+    assert "no privilege; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW" in running.log
+    assert "on all local addresses, bound" in running.log
+    assert running.port("U call 127.0.0.1 4000 f") >= 35000
+    assert running.stop() == 0
+    assert "Traceback" not in running.log
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("options", [("--ports", "steered"), ("--offload", "xdp")])
+def test_without_privilege_what_needs_it_is_refused(refused, open_directory, options):
+    line = refused(*options, "-s", f"unix:{open_directory}/sock", prefix=AS_NOBODY, directory="/")
+    assert line.startswith("rtpproxy: BPF cannot be used: ")
+    assert "no privilege" in line
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("lacking", ["net_raw", "net_admin", "bpf"])
+def test_lack_of_one_capability_is_no_reason_not_to_run(start, open_directory, lacking):
+    capabilities = {"bpf", "net_admin", "net_raw"} - {lacking}
+    keep = ",".join(f"+{name}" for name in sorted(capabilities))
+    prefix = (*AS_NOBODY, f"--inh-caps=-all,{keep}", f"--ambient-caps=-all,{keep}")
+    running = start(prefix=prefix, directory=open_directory)
+    assert "BPF cannot be used" in running.log
+    assert running.ask("V") == "20040107"
+    assert running.stop() == 0
+
+
+# Software
+
+
+def test_without_bcc_ports_are_bound_and_the_log_says_why(start, no_bcc):
+    running = start(environment=no_bcc)
+    (warning,) = [line for line in running.log.splitlines() if line.startswith("WARN:")]
+    assert "ports are bound, and userspace relays everything: BPF cannot be used: bcc is not installed for " in warning
+    assert "install Debian's python3-bpfcc" in warning
+    assert running.port("U call 127.0.0.1 4000 f") >= 35000
+
+
+@pytest.mark.parametrize("options", [("--ports", "steered"), ("--offload", "xdp")])
+def test_without_bcc_what_needs_it_is_refused(refused, no_bcc, tmp_path, options):
+    line = refused(*options, "-s", f"unix:{tmp_path}/sock", environment=no_bcc)
+    assert line.startswith("rtpproxy: BPF cannot be used: bcc is not installed for ")
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_modules_in_the_directory_that_it_is_started_from_are_not_used(start, tmp_path, monkeypatch):
+    """Whoever owns that directory would otherwise run code as root."""
+    for name in ("bcc", "json", "array"):
+        (tmp_path / f"{name}.py").write_text(f'raise ImportError("a trap: {name}")\n')
+    monkeypatch.chdir(tmp_path)
+    running = start("--offload", "off")
+    assert "a trap" not in running.log
+    assert "BPF cannot be used" not in running.log
+
+
+# Limits
+
+
+@pytest.mark.parametrize("limit", [16, 24, 28, 36])
+def test_too_few_descriptors(tmp_path, limit):
+    """Wherever they run out: one line, or a relay that runs."""
+    log_path, address = tmp_path / "log", ControlAddress(ControlKind.UNIX, path=f"{tmp_path}/sock")
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            ["prlimit", f"--nofile={limit}", PROGRAM, "-f", "-s", str(address), "-p", f"{tmp_path}/pid"],
+            stderr=log,
+        )
+    try:
+        wait_for(
+            lambda: process.poll() is not None or (tmp_path / "pid").exists() or "pid file" in log_path.read_text(),
+            DEADLINE_S,
+            "a start or a refusal",
+        )
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+            assert "Traceback" not in log_path.read_text()
+            return
+        (line,) = log_path.read_text().splitlines()
+        assert (process.returncode, line.startswith("rtpproxy: ")) == (1, True)
+        assert "Too many open files" in line
+    finally:
+        process.kill()
+        process.wait()
+        for note in Path("/run/rtpproxy").glob(f"{instance_name(Config(control=(address,)))}-*"):
+            note.unlink()
+
+
+# Ranges
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_steered_ports_of_two_relays_overlap(refused, start, tmp_path):
+    first = start("--ports", "steered", "--offload", "off", "-m", "20000", "-M", "20999")
+    path = tmp_path / "second.sock"
+    line = refused("--ports", "steered", "--offload", "off", "-m", "20998", "-M", "21999", "-s", f"unix:{path}")
+    assert line == (
+        "rtpproxy: media ports 20998-21999 overlap 20000-20999 of the rtpproxy that runs as process "
+        f"{first.process.pid}: give each instance a range of its own with -m and -M"
+    )
+    assert not path.exists()
+    assert first.ask("V") == "20040107"
+    start("--ports", "steered", "--offload", "off", "-m", "21000", "-M", "21999", name="third")
+
+
+def test_bound_ports_of_two_relays_may_overlap(start):
+    options = (*BOUND, "-b", "-m", "20000", "-M", "20100")
+    first, second = start(*options), start(*options, name="second")
+    ports = [relay.port(f"U {call} 127.0.0.1 4000 f") for call in ("a", "b") for relay in (first, second)]
+    assert len(set(ports)) == 4
+
+
+# The pid file never keeps the relay from running
+
+
+@pytest.mark.parametrize("name", ["missing/pid", "directory", "link", "pipe"])
+def test_pid_file_that_cannot_be_had_is_left_alone(start, tmp_path, name):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    running = start(*BOUND, "-p", str(tmp_path / name))
+    (line,) = [line for line in running.log.splitlines() if line.startswith("ERR:")]
+    assert f"pid file {tmp_path / name}" in line
+    assert running.ask("V") == "20040107"
+    assert running.stop() == 0
+    assert (tmp_path / "target").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir() if "rtpproxy" not in path.name) == before
