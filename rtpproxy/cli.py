@@ -152,7 +152,7 @@ def make_config(  # noqa: PLR0913 - one parameter an option
     if mode is OffloadMode.XDP and ownership is PortsMode.BOUND:
         raise ConfigError("--offload xdp needs steered ports; leave --ports bound out")
     if others["interfaces"] and (mode is OffloadMode.OFF or ownership is PortsMode.BOUND):
-        raise ConfigError("--interface names where the kernel forwards; with --offload off or --ports bound it does not")
+        raise ConfigError("--interface says where the kernel forwards: not with --offload off or --ports bound")
     control = tuple(parse_control_address(text) for text in sockets)
     if len(set(control)) < len(control):
         raise ConfigError("the same control socket is given twice with -s")

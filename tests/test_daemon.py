@@ -319,7 +319,7 @@ def test_signal_while_starting(tmp_path, slow_bcc, name):
     slow_bcc.wait()
     started.send_signal(number)
     slow_bcc.release()
-    assert started.wait(DEADLINE_S) in (-number, 128 + number)
+    assert started.wait(DEADLINE_S) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert not (tmp_path / "sock").exists()
     assert not (tmp_path / "pid").exists()

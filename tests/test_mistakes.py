@@ -231,7 +231,7 @@ def test_without_privilege_ports_are_bound_and_the_log_says_why(start, open_dire
     running = start(prefix=AS_NOBODY, directory=open_directory)
     assert "WARN:GLOBAL:_build_media" in running.log
     assert "ports are bound, and userspace relays everything: BPF cannot be used: " in running.log
-    assert "no privilege; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW" in running.log
+    assert "no privilege; run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW" in running.log
     assert "on all local addresses, bound" in running.log
     assert running.port("U call 127.0.0.1 4000 f") >= 35000
     assert running.stop() == 0

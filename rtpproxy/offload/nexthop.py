@@ -28,6 +28,8 @@ _REACHABLE, _STALE, _DELAY, _PROBE, _PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 _CANNOT_SEND = "the far end of a veth must run XDP or have GRO on"
 CONFIRM_INTERVAL_S = 20
 """Every neighbour in use is confirmed this often."""
+_ANY_MTU = 65535
+"""Of a route that sets none: the link's counts."""
 _VALID = _REACHABLE | _STALE | _DELAY | _PROBE | _PERMANENT
 
 
@@ -49,15 +51,18 @@ class NoRoute:
 
 
 @dataclass(slots=True)
-class _Neighbour:
+class _Row:
+    """A row of the next hop table: its number, and how many routes use it."""
+
     number: int
-    mtu: int
     routes: int = 0
     is_usable: bool = False
 
 
-_Key = tuple[int, str]
+_Neighbour = tuple[int, str]
 """Interface number and neighbour address."""
+_Hop = tuple[_Neighbour, int]
+"""What a row is for: a neighbour, and the MTU of the routes through it, in bytes."""
 _Target = tuple[str, str]
 """Peer address and local address (empty: the route decides)."""
 
@@ -77,18 +82,22 @@ class NextHops:
         self._interfaces = interfaces
         self._write = write
         self._free = list(range(capacity - 1, -1, -1))
-        self._routes: dict[_Target, tuple[Route | NoRoute, _Key | None]] = {}
+        self._retired: list[int] = []
+        """Rows that entries may still name, until the caller has placed them anew."""
+        self._routes: dict[_Target, tuple[Route | NoRoute, _Hop | None]] = {}
         self._users: dict[_Target, int] = {}
-        self._neighbours: dict[_Key, _Neighbour] = {}
-        self._macs: dict[_Key, tuple[str, int]] = {}
+        self._rows: dict[_Neighbour, dict[int, _Row]] = {}
+        """Of each neighbour in use, by MTU."""
+        self._macs: dict[_Neighbour, tuple[str, int]] = {}
         """Address and state of every neighbour that the kernel knows."""
         self._unchecked: list[_Target] = []
-        self._unconfirmed: list[_Key] = []
+        self._unconfirmed: list[_Neighbour] = []
         self._share = 0
         self._load_macs()
 
     def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
         """The route to a peer, kept until `release`."""
+        self._recycle()
         target = to_host, from_host
         self._users[target] = self._users.get(target, 0) + 1
         known = self._routes.get(target)
@@ -113,15 +122,19 @@ class NextHops:
         self._unchecked = list(self._routes)
 
     def reroute(self, most: int) -> list[_Target]:
-        """Ask the kernel again for up to `most` routes; the peers whose route is another now."""
+        """Ask the kernel again for up to `most` routes; the peers whose route is another now.
+
+        Their entries must be placed anew before the next call of `acquire` or `reroute`.
+        """
+        self._recycle()
         changed = []
         batch, self._unchecked = self._unchecked[:most], self._unchecked[most:]
         for target in batch:
             if target not in self._routes:
                 continue
-            old, old_key = self._routes[target]
+            old, old_hop = self._routes[target]
             self._routes[target] = new = self._resolve(target)
-            self._drop(old_key)
+            self._drop(old_hop)
             if new[0] != old:
                 changed.append(target)
         return changed
@@ -134,8 +147,8 @@ class NextHops:
     def reload(self) -> None:
         """Events were lost: ask for all neighbours again. `reroute` must follow."""
         self._load_macs()
-        for key in self._neighbours:
-            self._update(key)
+        for neighbour in self._rows:
+            self._update(neighbour)
 
     def on_neighbour(self, message: Message) -> None:
         """Take in a neighbour event."""
@@ -147,7 +160,7 @@ class NextHops:
             self._macs.pop(key, None)
         else:
             self._macs[key] = mac, state
-        if key in self._neighbours:
+        if key in self._rows:
             self._update(key)
             if message["event"] != "RTM_DELNEIGH" and state == _STALE:
                 self._confirm(key)
@@ -155,20 +168,20 @@ class NextHops:
     def confirm_some(self) -> None:
         """Confirm a share of the neighbours. To be called every second."""
         if not self._unconfirmed:
-            self._unconfirmed = list(self._neighbours)
+            self._unconfirmed = list(self._rows)
             self._share = -(-len(self._unconfirmed) // CONFIRM_INTERVAL_S)
         batch, self._unconfirmed = self._unconfirmed[: self._share], self._unconfirmed[self._share :]
         for key in batch:
-            if key in self._neighbours and self._macs.get(key, ("", 0))[1] != _PERMANENT:
+            if key in self._rows and self._macs.get(key, ("", 0))[1] != _PERMANENT:
                 self._confirm(key)
 
     def on_link(self, index: int) -> None:
         """The link with that number changed, came or went."""
-        for key in self._neighbours:
-            if key[0] == index:
-                self._update(key)
+        for neighbour in self._rows:
+            if neighbour[0] == index:
+                self._update(neighbour)
 
-    def _resolve(self, target: _Target) -> tuple[Route | NoRoute, _Key | None]:
+    def _resolve(self, target: _Target) -> tuple[Route | NoRoute, _Hop | None]:
         to_host, from_host = target
         message = rtmsg()
         message["family"], message["dst_len"] = _AF_INET, 32
@@ -182,7 +195,7 @@ class NextHops:
             return NoRoute(f"no route to {to_host}: {error}"), None
         return self._accept(answer, to_host, from_host)
 
-    def _accept(self, answer: Message, to_host: str, from_host: str) -> tuple[Route | NoRoute, _Key | None]:
+    def _accept(self, answer: Message, to_host: str, from_host: str) -> tuple[Route | NoRoute, _Hop | None]:
         index, source = attribute(answer, "RTA_OIF"), from_host or attribute(answer, "RTA_PREFSRC")
         link = self._interfaces.link(index) if index else None
         if answer["type"] == _LOCAL:
@@ -197,56 +210,65 @@ class NextHops:
         if not self._interfaces.can_send(index):
             return NoRoute(f"{link.name} cannot send redirected frames; {_CANNOT_SEND}"), None
         metrics = attribute(answer, "RTA_METRICS")
-        mtu = min(link.mtu, (metrics.get_attr("RTAX_MTU") if metrics else None) or link.mtu)
+        mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or _ANY_MTU
         neighbour_host = attribute(answer, "RTA_GATEWAY") or to_host
-        key = index, neighbour_host
-        number = self._take(key, mtu)
+        hop = (index, neighbour_host), mtu
+        number = self._take(hop)
         if number is None:
             return NoRoute("the table of next hops is full"), None
-        return Route(number, source, f"via {neighbour_host} dev {link.name}"), key
+        return Route(number, source, f"via {neighbour_host} dev {link.name}"), hop
 
-    def _take(self, key: _Key, mtu: int) -> int | None:
-        neighbour = self._neighbours.get(key)
-        if neighbour is None:
+    def _take(self, hop: _Hop) -> int | None:
+        """The row for a hop, one user more; None when the table is full."""
+        neighbour, mtu = hop
+        rows = self._rows.get(neighbour, {})
+        row = rows.get(mtu)
+        if row is None:
             if not self._free:
                 return None
-            neighbour = self._neighbours[key] = _Neighbour(self._free.pop(), mtu)
-        neighbour.routes += 1
-        neighbour.mtu = mtu
-        self._update(key)
-        if self._macs.get(key, ("", 0))[1] in (0, _STALE):
-            self._confirm(key)
-        return neighbour.number
+            row = self._rows.setdefault(neighbour, rows)[mtu] = _Row(self._free.pop())
+            self._update(neighbour)
+            if self._macs.get(neighbour, ("", 0))[1] in (0, _STALE):
+                self._confirm(neighbour)
+        row.routes += 1
+        return row.number
 
-    def _drop(self, key: _Key | None) -> None:
-        if key is None:
+    def _drop(self, hop: _Hop | None) -> None:
+        """One user of a row less."""
+        if hop is None:
             return
-        neighbour = self._neighbours[key]
-        neighbour.routes -= 1
-        if not neighbour.routes:
-            del self._neighbours[key]
-            self._write(neighbour.number, None)
-            self._free.append(neighbour.number)
+        neighbour, mtu = hop
+        rows = self._rows[neighbour]
+        row = rows[mtu]
+        row.routes -= 1
+        if not row.routes:
+            del rows[mtu]
+            if not rows:
+                del self._rows[neighbour]
+            self._write(row.number, None)
+            self._retired.append(row.number)
 
-    def _update(self, key: _Key) -> None:
-        """Write the neighbour's row as things stand."""
-        neighbour = self._neighbours[key]
-        link = self._interfaces.link(key[0])
-        mac = self._macs.get(key, ("", 0))[0]
-        is_usable = bool(mac and link and link.is_up and self._interfaces.can_send(key[0]))
-        if is_usable and link:
-            self._write(neighbour.number, NextHop(key[0], mac, link.mac, min(neighbour.mtu, link.mtu)))
-        else:
-            self._write(neighbour.number, None)
-        if is_usable != neighbour.is_usable:
-            neighbour.is_usable = is_usable
-            name = link.name if link else f"interface {key[0]}"
-            if is_usable:
-                log.info("next hop %s on %s is %s: its streams are forwarded by the kernel", key[1], name, mac)
-            else:
-                log.info("next hop %s on %s is not usable: its streams are relayed by userspace", key[1], name)
+    def _recycle(self) -> None:
+        self._free += self._retired
+        self._retired.clear()
 
-    def _confirm(self, key: _Key) -> None:
+    def _update(self, neighbour: _Neighbour) -> None:
+        """Write the neighbour's rows as things stand."""
+        index, host = neighbour
+        link = self._interfaces.link(index)
+        mac = self._macs.get(neighbour, ("", 0))[0]
+        is_usable = bool(mac and link and link.is_up and self._interfaces.can_send(index))
+        for mtu, row in self._rows[neighbour].items():
+            hop = NextHop(index, mac, link.mac, min(mtu, link.mtu)) if is_usable and link else None
+            self._write(row.number, hop)
+            if is_usable != row.is_usable:
+                row.is_usable = is_usable
+                what = f"is {mac}: its streams are forwarded by the kernel"
+                if not is_usable:
+                    what = "is not usable: its streams are relayed by userspace"
+                log.info("next hop %s on %s %s", host, link.name if link else f"interface {index}", what)
+
+    def _confirm(self, key: _Neighbour) -> None:
         """As if a packet were sent to the neighbour: forwarded frames are no news to the kernel.
 
         It resolves an unknown neighbour, and asks one that it has not heard from whether it is still there.

@@ -12,7 +12,7 @@ def is_gone(relay, tags):
 
 
 def test_an_idle_session_ends_and_its_ports_are_reused(start, topology, way):
-    relay = start(*way.options, "-T", "1", "-m", "40000", "-M", "40005")
+    relay = start(*way.options, "-T", "1", "-m", "20000", "-M", "20005")
     with Call(relay, topology.caller, topology.callee) as call:
         # Three pairs: one more leg finds room, and no other.
         relay.port("U c2 10.0.1.2 4000 f")
@@ -92,7 +92,7 @@ def test_a_half_open_session_has_its_own_timeout(start, topology):
 @kernel_only
 def test_counters_of_a_reused_port_start_at_zero(start, topology, way):
     """The kernel's counters of a port are never reset; a new session does not inherit them."""
-    relay = start("-b", "-m", "40000", "-M", "40005")
+    relay = start("-b", "-m", "20000", "-M", "20005")
     used = []
     for number in range(4):
         with Call(relay, topology.caller, topology.callee, f"c{number}") as call:
@@ -111,7 +111,7 @@ def test_counters_of_a_reused_port_start_at_zero(start, topology, way):
 @kernel_only
 def test_a_reused_port_does_not_forward_for_its_former_owners(start, topology, way):
     """Their phones go on sending; the ports are half-open sessions' now."""
-    relay = start("-m", "40000", "-M", "40009")
+    relay = start("-m", "20000", "-M", "20009")
     beside_at = {"caller_at": ("10.0.1.2", 4010), "callee_at": ("10.0.2.2", 5010)}
     with (
         Call(relay, topology.caller, topology.callee, "beside", **beside_at) as beside,
@@ -135,32 +135,40 @@ def test_a_reused_port_does_not_forward_for_its_former_owners(start, topology, w
 
 def test_a_port_of_another_process_is_never_given_out(start, topology, way):
     """Bound on the wildcard or one address, RTP or RTCP of a pair: the pair is passed over. None is given twice."""
-    takers = [("", 40002), ("10.0.2.1", 40005), ("", 40008), ("127.0.0.1", 40009)]
+    takers = [("", 20002), ("10.0.2.1", 20005), ("", 20008), ("127.0.0.1", 20009)]
     sockets = []
     for host, port in takers:
         taker = topology.relay.socket()
         taker.bind((host, port))
         sockets.append(taker)
-    relay = start(*way.options, "-m", "40000", "-M", "40019")
+    relay = start(*way.options, "-m", "20000", "-M", "20019")
     given = []
     for number in range(11):
         reply = relay.ask(f"U c{number} 10.0.1.2 4000 f")
         if reply == "E72":
             break
         given.append(int(reply))
-    assert sorted(given) == [40000, *range(40006, 40008, 2), *range(40010, 40019, 2)]
+    assert sorted(given) == [20000, *range(20006, 20008, 2), *range(20010, 20019, 2)]
     # One that its owner lets go of is free for the relay.
     sockets[0].close()
-    assert relay.port("U more 10.0.1.2 4000 f") == 40002
+    assert relay.port("U more 10.0.1.2 4000 f") == 20002
     for taker in sockets:
         taker.close()
 
 
+def test_the_relays_own_sockets_take_no_media_port(start, topology, way):
+    """Whatever the relay opens for itself, every pair of the range is there for calls."""
+    topology.relay.run(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 43999"])
+    relay = start(*way.options, "-m", "40000", "-M", "41999")
+    replies = [relay.ask(f"U c{number} 10.0.1.2 4000 f") for number in range(1000)]
+    assert replies.count("E72") == 0
+
+
 def test_ports_never_collide(start, topology, way):
-    relay = start(*way.options, "-m", "40000", "-M", "40199")
+    relay = start(*way.options, "-m", "20000", "-M", "20199")
     given = [relay.port(f"U c{number} 10.0.1.2 4000 f") for number in range(50)]
     given += [relay.port(f"L c{number} 10.0.2.2 5000 f t") for number in range(50)]
-    assert sorted(given) == list(range(40000, 40200, 2))
+    assert sorted(given) == list(range(20000, 20200, 2))
     assert relay.ask("U c100 10.0.1.2 4000 f") == "E72"
     assert relay.ask("D c7 f t") == "0"
     assert {relay.port("U c100 10.0.1.2 4000 f"), relay.port("L c100 10.0.2.2 5000 f t")} == {given[7], given[57]}
