@@ -59,6 +59,7 @@ class Offload(Protocol):
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None: ...
     def withdraw(self, port: int, reason: str) -> None: ...
     def counters(self, port: int) -> PortCounters | None: ...
+    def forwarded(self, port: int) -> int: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
     def row(self, port: int) -> int: ...
@@ -316,8 +317,7 @@ class Service:
         peers = session.leg(leg.role.peer).streams
         for stream, peer in zip(leg.streams, peers, strict=True):
             stream.local_port = port + stream.component
-            counters = self._offload.counters(stream.local_port)
-            stream.forwarded_packets = counters.packets if counters else 0
+            stream.forwarded_packets = self._offload.forwarded(stream.local_port)
             self._streams[stream.local_port] = session, stream, peer
 
     def _watch_rows(self, session: Session) -> None:
@@ -340,8 +340,10 @@ class Service:
 
     def _absorb(self, session: Session, stream: Stream, now: float) -> None:
         """Take in what the kernel forwarded for a stream since the last time."""
-        counters = self._offload.counters(stream.local_port) if stream.local_port else None
-        if counters is None or counters.packets == stream.forwarded_packets:
+        if not session.is_complete or self._offload.forwarded(stream.local_port) == stream.forwarded_packets:
+            return
+        counters = self._offload.counters(stream.local_port)
+        if counters is None:
             return
         packets = counters.packets - stream.forwarded_packets
         stream.forwarded_packets = counters.packets

@@ -102,6 +102,9 @@ class FakeOffload:
     def counters(self, port: int) -> PortCounters:
         return self._counters.get(port, NOTHING_COUNTED)
 
+    def forwarded(self, port: int) -> int:
+        return self.counters(port).packets
+
     def total_forwarded(self) -> int:
         return sum(counters.packets for counters in self._counters.values())
 

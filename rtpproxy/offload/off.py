@@ -17,6 +17,10 @@ class NoOffload:
     def counters(self, port: int) -> None:
         """Nothing was counted."""
 
+    def forwarded(self, port: int) -> int:
+        """No packet."""
+        return 0
+
     def total_forwarded(self) -> int:
         """No packet."""
         return 0

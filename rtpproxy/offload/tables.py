@@ -106,6 +106,7 @@ class Tables:
         )
         self._verdicts_fd, self._verdicts = fds["verdicts"], layouts["verdicts"]
         self._cpus = possible_cpus()
+        self._words = memoryview(self._counters.memory).cast("Q")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
         self._dropped = self._counters.column("others_dropped")
@@ -119,6 +120,7 @@ class Tables:
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
         del self._last_seen_ns, self._packets, self._dropped
+        self._words.release()
         for writer in (self._row_writer, self._hop_writer):
             writer.release()
         for mapping in (self._rows, self._counters, self._hops):
@@ -175,6 +177,10 @@ class Tables:
             self._counters.memory, self._counters.offset(port)
         )
         return PortCounters(packets, payload, seen / _NS, dropped, ssrc, sequence, changed / _NS, refreshed / _NS)
+
+    def forwarded(self, port: int) -> int:
+        """Packets that the kernel forwarded from this port up to now."""
+        return self._words[self._counters.offset(port, "packets") // 8]
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded."""

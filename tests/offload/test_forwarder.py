@@ -33,6 +33,9 @@ class FakeRows:
     def counters(self, port):
         return f"counters of {port}"
 
+    def forwarded(self, port):
+        return port + 1
+
     def total_forwarded(self):
         return 11
 
@@ -251,5 +254,6 @@ def test_reroute_of_a_peer_that_nobody_wants(scene, log):
 def test_counters_are_those_of_the_rows(scene):
     forwarder = scene.forwarder
     assert forwarder.counters(35000) == "counters of 35000"
+    assert forwarder.forwarded(5) == 6
     assert (forwarder.total_forwarded(), forwarder.total_dropped()) == (11, 22)
     assert (forwarder.last_seen(), forwarder.row(35000)) == ("last seen", 34999)
