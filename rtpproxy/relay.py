@@ -147,17 +147,20 @@ class Relay:
 
     def _tick(self, loop: AbstractEventLoop, service: Service, due: float) -> None:
         now = self._clock()
+        # Ticks keep their rhythm; those that were missed are not made up for. The next one does not depend on this one.
+        following = max(due + TICK_S, now)
+        loop.call_later(following - now, self._tick, loop, service, following)
         service.tick(now)
         if self._kernel is not None:
             self._kernel.tick()
+        else:
+            # Nobody follows the routes; what was remembered of them is asked again.
+            self._media.routes_changed()
         if service.is_finished:
             log.info("the last session of a slow stop has ended")
             self._stopped.set()
         if int(due / REPORT_INTERVAL_S) != int((due - TICK_S) / REPORT_INTERVAL_S):
             self._report_verdicts()
-        # Ticks keep their rhythm; those that were missed are not made up for.
-        due = max(due + TICK_S, now)
-        loop.call_later(due - now, self._tick, loop, service, due)
 
     def _report_verdicts(self) -> None:
         """Log the kernel's counters by reason, if they changed."""

@@ -45,6 +45,11 @@ def _missing_bpf() -> str:
     return ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: those that need nothing, then those that need root, then those with kernel programs."""
+    items.sort(key=lambda item: (bool(item.get_closest_marker("kernel")), bool(item.get_closest_marker("root"))))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip before any fixture is set up."""

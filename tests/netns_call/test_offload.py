@@ -196,7 +196,7 @@ def test_named_interfaces_forward(start, topology):
     [
         (("--interface", "lo"), "lo: userspace (not an Ethernet interface)"),
         (("--interface", "to-caller", "--interface", "lo"), "lo: userspace (not an Ethernet interface)"),
-        (("-l", "127.0.0.1"), "no interface carries a listen address"),
+        (("-l", "127.0.0.1"), "lo: userspace (not an Ethernet interface)"),
         (("--interface", "nosuch"), "there is no such interface"),
     ],
 )
