@@ -85,11 +85,6 @@ int ON_XDP(struct xdp_md *ctx)
 		count->up_entry_changing++;
 		return XDP_PASS;
 	}
-	if (d.ip->daddr != e.local_host) {
-		count->up_other_address++;
-		return XDP_PASS;
-	}
-
 	now_ns = bpf_ktime_get_coarse_ns();
 	if (!verdict_is_locked_source(&e, &d)) {
 		if (account_other_source(counters, now_ns)) {
@@ -98,6 +93,10 @@ int ON_XDP(struct xdp_md *ctx)
 		}
 		count->dropped_other_source++;
 		return XDP_DROP;
+	}
+	if (d.ip->daddr != e.local_host) {
+		count->up_other_address++;
+		return XDP_PASS;
 	}
 
 	struct next_hop *hop = next_hops.lookup(&e.next_hop);

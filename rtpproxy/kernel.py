@@ -89,14 +89,14 @@ class KernelTier:
         self._on_routes = on_routes
         self._events = Events()
         self._netlink = Rtnetlink()
-        self._interfaces = Interfaces(self._netlink, programs.xdp_fd, programs.xdp_name)
+        self._interfaces = Interfaces(self._netlink, programs.xdp_fd, programs.xdp_name, config.interfaces)
         tables = programs.tables
         self._next_hops = NextHops(self._netlink, self._interfaces, tables.write_next_hop, tables.max_next_hops)
         self.forwarder = Forwarder(tables, self._next_hops)
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
 
-    def start(self, loop: AbstractEventLoop) -> list[Report]:
+    def start(self, loop: AbstractEventLoop) -> None:
         """Clear what a killed predecessor left, attach, and follow events. Raises StartError under `--offload xdp`."""
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached the XDP program that a killed predecessor left", name)
@@ -106,7 +106,6 @@ class KernelTier:
             self._require_xdp(reports)
         self._loop = loop
         loop.add_reader(self._events.fileno(), self._on_events)
-        return reports
 
     def close(self) -> None:
         """Detach from every interface."""
@@ -185,8 +184,7 @@ class KernelTier:
         self._rerouting = None
         self._on_routes()
         try:
-            for report in self._attach_wanted():
-                log.debug("%s", report)
+            self._attach_wanted()
         except OffloadError as error:
             log.error("cannot ask for addresses: %s", error)
         self._next_hops.start_reroute()

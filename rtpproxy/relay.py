@@ -108,9 +108,10 @@ class Relay:
             programs = Programs(config, TOS)
             stack.callback(programs.close)
             media = SteeredMedia(config.listen_host, TOS, self._on_datagram, self._clock, programs.mark)
+            media_ports = range(config.port_min, config.port_max + 2)
             stack.callback(media.close_all)
             try:
-                receivers = media.start(loop)
+                receivers = media.start(loop, media_ports)
             except PermissionError as error:
                 raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
             programs.steer(receivers)
@@ -136,8 +137,7 @@ class Relay:
             reason = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
             log.info("all interfaces: userspace (%s)", reason)
             return
-        for report in kernel.start(loop):
-            log.info("%s", report)
+        kernel.start(loop)
 
     def _on_datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         assert self._service is not None

@@ -64,8 +64,11 @@ class SteeredMedia:
         self.send_failures = 0
         """Datagrams that the kernel did not take."""
 
-    def start(self, loop: AbstractEventLoop) -> list[int]:
-        """Open the receiving sockets; their descriptors, to be put into the kernel's socket map in this order."""
+    def start(self, loop: AbstractEventLoop, media_ports: range = range(0)) -> list[int]:
+        """Open the receiving sockets; their descriptors, to be put into the kernel's socket map in this order.
+
+        They are bound, as the map demands, but not to one of `media_ports` where any other is free.
+        """
         self._loop = loop
         for _ in range(SOCKETS):
             receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -73,7 +76,7 @@ class SteeredMedia:
             receiver.setblocking(False)
             receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
             force_buffer(receiver, _SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            receiver.bind(("127.0.0.1", 0))
+            _bind_outside(receiver, media_ports)
             loop.add_reader(receiver, self._on_readable, receiver)
         if self._listen_host:
             self._sender(self._listen_host)
@@ -224,6 +227,18 @@ def check_local(listen_host: str) -> None:
             probe.bind((listen_host, 0))
         except OSError as error:
             raise StartError(f"listen address {listen_host} cannot be used: {error.strerror}") from error
+
+
+def _bind_outside(receiver: socket.socket, media_ports: range) -> None:
+    for port in (port for port in range(65535, 0, -1) if port not in media_ports):
+        try:
+            receiver.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+        else:
+            return
+    receiver.bind(("127.0.0.1", 0))
 
 
 def _check_free(listen_host: str, port: int) -> None:

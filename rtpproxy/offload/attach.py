@@ -5,6 +5,7 @@ successor recognizes what a killed predecessor left, and nobody touches a progra
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -66,11 +67,15 @@ class Link:
 class Interfaces:
     """The links of this network namespace, kept true by events, and the attachments to them."""
 
-    def __init__(self, netlink: Rtnetlink, program_fd: int, program: str) -> None:
-        """`program` is the XDP program's name, by which own attachments are recognized."""
+    def __init__(self, netlink: Rtnetlink, program_fd: int, program: str, names: Collection[str] = ()) -> None:
+        """`program` is the XDP program's name, by which own attachments are recognized.
+
+        `names` are the only interfaces to attach to; when empty, any may be.
+        """
         self._netlink = netlink
         self._program_fd = program_fd
         self._program = program
+        self._names = frozenset(names)
         self._links: dict[int, Link] = {}
         self._reports: dict[int, Report] = {}
         self._features = XdpFeatures()
@@ -107,7 +112,7 @@ class Interfaces:
         return cleared
 
     def attach(self, index: int) -> Report:
-        """Attach to an interface, unless that was tried before. The report says what came of it."""
+        """Attach to an interface, unless that was tried before. The report says what came of it, and is logged once."""
         known = self._reports.get(index)
         if known is not None:
             return known
@@ -115,9 +120,12 @@ class Interfaces:
             # Its event is still to come; then it is tried again.
             return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
         report = self._reports[index] = self._attach(self._links[index])
+        log.info("%s", report)
         return report
 
     def _attach(self, link: Link) -> Report:
+        if self._names and link.name not in self._names:
+            return Report(link.name, Tier.USERSPACE, "not named by --interface")
         if not link.is_ethernet:
             return Report(link.name, Tier.USERSPACE, "not an Ethernet interface")
         if link.xdp_mode:
