@@ -83,17 +83,19 @@ class RunningRelay:
             leftover.unlink(missing_ok=True)
 
     def start(self) -> None:
-        """Start, or start again, and wait until it says that it serves."""
+        """Start, or start again, and wait until it says that it serves: in the log, or by its pid file."""
         with self.log_path.open("ab") as log:
             before = self.log_path.stat().st_size
             popen = subprocess.Popen if self._host is None else self._host.popen
             self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment)
         process = self._process
-        wait_for(
-            lambda: b"rtpproxy started" in self.log_path.read_bytes()[before:] or process.poll() is not None,
-            START_DEADLINE_S,
-            "the relay to start",
-        )
+
+        def is_over() -> bool:
+            has_said = b"rtpproxy started" in self.log_path.read_bytes()[before:]
+            is_written = self.pid_path.is_file() and self.pid_path.read_text() == f"{process.pid}\n"
+            return has_said or is_written or process.poll() is not None
+
+        wait_for(is_over, START_DEADLINE_S, "the relay to start")
         assert process.poll() is None, self.log
 
     @property
