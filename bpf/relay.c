@@ -23,6 +23,38 @@
 #define LISTEN_HOST 0
 #endif
 
+/* The number of a counter in `struct verdicts`, by its name. */
+#define VERDICT(name) (__builtin_offsetof(struct verdicts, name) / sizeof(__u64))
+
+/* Counts a verdict other than forwarding, and answers it. */
+static __always_inline int conclude(int action, __u32 verdict)
+{
+	__u32 zero = 0;
+	struct verdicts *count = verdicts.lookup(&zero);
+
+	if (count && verdict < sizeof(*count) / sizeof(__u64))
+		((__u64 *)count)[verdict]++;
+	return action;
+}
+
+static __always_inline int pass_unparsed(enum parse_result why)
+{
+	switch (why) {
+	case PARSE_NOT_IPV4:
+		return conclude(XDP_PASS, VERDICT(up_not_ipv4));
+	case PARSE_VLAN:
+		return conclude(XDP_PASS, VERDICT(up_vlan));
+	case PARSE_NOT_UDP:
+		return conclude(XDP_PASS, VERDICT(up_not_udp));
+	case PARSE_FRAGMENT:
+		return conclude(XDP_PASS, VERDICT(up_fragment));
+	case PARSE_IP_OPTIONS:
+		return conclude(XDP_PASS, VERDICT(up_ip_options));
+	default:
+		return conclude(XDP_PASS, VERDICT(up_malformed));
+	}
+}
+
 int ON_XDP(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
@@ -31,38 +63,14 @@ int ON_XDP(struct xdp_md *ctx)
 	struct entry e;
 	struct way_out out;
 	struct rtp_mark mark;
-	__u32 zero = 0, port, known_ssrc;
+	__u32 port, known_ssrc;
 	__u64 now_ns;
-
-	struct verdicts *count = verdicts.lookup(&zero);
-	if (!count)
-		return XDP_PASS;
 
 	enum parse_result parsed = parse_ethernet(data, data_end, &d);
 	if (parsed == PARSE_OK)
 		parsed = parse_ipv4_udp(data_end, &d);
-	switch (parsed) {
-	case PARSE_OK:
-		break;
-	case PARSE_NOT_IPV4:
-		count->up_not_ipv4++;
-		return XDP_PASS;
-	case PARSE_VLAN:
-		count->up_vlan++;
-		return XDP_PASS;
-	case PARSE_NOT_UDP:
-		count->up_not_udp++;
-		return XDP_PASS;
-	case PARSE_FRAGMENT:
-		count->up_fragment++;
-		return XDP_PASS;
-	case PARSE_IP_OPTIONS:
-		count->up_ip_options++;
-		return XDP_PASS;
-	case PARSE_MALFORMED:
-		count->up_malformed++;
-		return XDP_PASS;
-	}
+	if (parsed != PARSE_OK)
+		return pass_unparsed(parsed);
 
 	port = __builtin_bswap16(d.udp->dest);
 	struct port_row *row = port_rows.lookup(&port);
@@ -71,58 +79,43 @@ int ON_XDP(struct xdp_md *ctx)
 		return XDP_PASS;
 	/* With thousands of calls, row and counters are both out of the nearer caches; loaded here, they come at once. */
 	known_ssrc = READ_ONCE(counters->ssrc);
-	if (!row->is_open) {
-		count->up_not_ours++;
-		return XDP_PASS;
-	}
+	if (!row->is_open)
+		return conclude(XDP_PASS, VERDICT(up_not_ours));
 	switch (verdict_read_entry(row, &e)) {
 	case ENTRY_OK:
 		break;
 	case ENTRY_NONE:
-		count->up_no_entry++;
-		return XDP_PASS;
+		return conclude(XDP_PASS, VERDICT(up_no_entry));
 	case ENTRY_CHANGING:
-		count->up_entry_changing++;
-		return XDP_PASS;
-	}
-	now_ns = bpf_ktime_get_coarse_ns();
-	if (!verdict_is_locked_source(&e, &d)) {
-		if (account_other_source(counters, now_ns)) {
-			count->up_other_source++;
-			return XDP_PASS;
-		}
-		count->dropped_other_source++;
-		return XDP_DROP;
-	}
-	if (d.ip->daddr != e.local_host) {
-		count->up_other_address++;
-		return XDP_PASS;
+		return conclude(XDP_PASS, VERDICT(up_entry_changing));
 	}
 
-	struct next_hop *hop = next_hops.lookup(&e.next_hop);
-	if (!hop) {
-		count->up_no_next_hop++;
-		return XDP_PASS;
+	now_ns = bpf_ktime_get_coarse_ns();
+	if (!verdict_is_locked_source(&e, &d)) {
+		if (account_other_source(counters, now_ns))
+			return conclude(XDP_PASS, VERDICT(up_other_source));
+		return conclude(XDP_DROP, VERDICT(dropped_other_source));
 	}
+	if (d.ip->daddr != e.local_host)
+		return conclude(XDP_PASS, VERDICT(up_other_address));
+
+	struct next_hop *hop = next_hops.lookup(&e.next_hop);
+	if (!hop)
+		return conclude(XDP_PASS, VERDICT(up_no_next_hop));
 	switch (verdict_read_next_hop(hop, &out)) {
 	case ENTRY_OK:
 		break;
 	case ENTRY_NONE:
-		count->up_no_next_hop++;
-		return XDP_PASS;
+		return conclude(XDP_PASS, VERDICT(up_no_next_hop));
 	case ENTRY_CHANGING:
-		count->up_entry_changing++;
-		return XDP_PASS;
+		return conclude(XDP_PASS, VERDICT(up_entry_changing));
 	}
-	if (d.ip_bytes > out.mtu) {
-		count->up_too_long++;
-		return XDP_PASS;
-	}
+	if (d.ip_bytes > out.mtu)
+		return conclude(XDP_PASS, VERDICT(up_too_long));
 
 	if (e.is_rtp && parse_rtp(data_end, &d, &mark))
 		account_rtp(counters, known_ssrc, &mark, now_ns);
 	account_forwarded(counters, d.payload_bytes, now_ns);
-	count->forwarded++;
 	rewrite_udp(d.udp, &e);
 	rewrite_ipv4(d.ip, &e);
 	rewrite_ethernet(d.eth, &out);

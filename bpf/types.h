@@ -65,11 +65,11 @@ struct next_hop {
 _Static_assert(sizeof(struct next_hop) == 32, "two next hops are one cache line");
 
 /*
- * Packets by verdict and reason, for the whole process, one copy a CPU. The first part was forwarded or dropped, all
- * others went up to the kernel's stack. Names are never reused for something else, and new ones go last.
+ * Packets that were not forwarded, by reason, for the whole process, one copy a CPU. The first were dropped, all others
+ * went up to the kernel's stack. What was forwarded is the sum over `port_counters`. Names are never reused for
+ * something else, and new ones go last.
  */
 struct verdicts {
-	__u64 forwarded;
 	__u64 dropped_other_source; /* not the locked source, and enough of those went up this second */
 	__u64 up_not_ipv4;          /* ARP, IPv6, ... */
 	__u64 up_vlan;              /* an 802.1Q or 802.1ad tag in the frame */

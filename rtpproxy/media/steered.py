@@ -119,9 +119,9 @@ class SteeredMedia:
             if length & 1:
                 number <<= 8
             numbers = self._numbers
-            total = (
-                number
-                + (numbers.get(from_host) or self._number(from_host))
+            # The small numbers first: adding to the payload's long number copies it.
+            total = number + (
+                (numbers.get(from_host) or self._number(from_host))
                 + (numbers.get(to_host) or self._number(to_host))
                 + (_UDP + 2 * length + from_port + to_port)
             )

@@ -199,11 +199,12 @@ class Tables:
         return port - self._first
 
     def verdicts(self) -> dict[str, int]:
-        """Packets by verdict and reason, as `bpf/types.h` names them, over all CPUs."""
+        """Packets by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
         size = self._verdicts.size
         data = map_read(self._verdicts_fd, 0, size * self._cpus)
         totals = np.frombuffer(data, dtype=np.uint64).reshape(self._cpus, size // 8).sum(axis=0)
-        return {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
+        reasons = {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
+        return {"forwarded": self.total_forwarded(), **reasons}
 
 
 def _words(number: int) -> tuple[int, int]:

@@ -81,7 +81,9 @@ def relayed(calls: int, *options: str) -> Iterator[tuple[Generator, Sink, Runnin
     with ExitStack() as stack:
         topology = stack.enter_context(Topology())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        relay = stack.enter_context(RunningRelay(directory, "-d", "ERR", "-m", "2048", "-M", "65000", *options, host=topology.relay))
+        relay = stack.enter_context(
+            RunningRelay(directory, "-d", "ERR", "-m", "2048", "-M", "65000", *options, host=topology.relay)
+        )
         os.sched_setaffinity(relay.process.pid, {RELAY_CPU})
         sink = stack.enter_context(Sink(topology.callee, FIRST_CALLEE_PORT, FIRST_CALLEE_PORT + 2 * calls))
         ports = set_up_calls(relay, topology, calls)
