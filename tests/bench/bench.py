@@ -161,8 +161,8 @@ def bench_forwarding(sizes: list[int], rounds: int, seconds: float) -> None:
 
 
 @click.command()
-@click.option("--rounds", default=5, show_default=True, help="Pairs of runs for a ratio.")
-@click.option("--seconds", default=1.0, show_default=True, help="Length of a run.")
+@click.option("--rounds", default=15, show_default=True, help="Pairs of runs for a ratio.")
+@click.option("--seconds", default=0.3, show_default=True, help="Length of a run.")
 @click.option("--calls", "sizes", multiple=True, type=int, default=(500, 7500), show_default=True)
 @click.option("--only", type=click.Choice(["forwarding", "control", "idle"]), help="Leave the other parts out.")
 def main(rounds: int, seconds: float, sizes: tuple[int, ...], only: str | None) -> None:
