@@ -71,6 +71,7 @@ class Service:
 
     def __init__(self, config: Config, media: Media, offload: Offload, ports: PortAllocator) -> None:
         self._config = config
+        self._listen_host = config.listen_host
         self._media = media
         self._offload = offload
         self._ports = ports
@@ -210,7 +211,7 @@ class Service:
             to is not None
             and to[1]
             and peer.local_port
-            and self._media.send(peer.local_port, self._config.listen_host or peer.local_host, to, data)
+            and self._media.send(peer.local_port, self._listen_host or peer.local_host, to, data)
         ):
             stream.relayed_packets += 1
             self._relayed += 1
