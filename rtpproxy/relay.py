@@ -57,8 +57,8 @@ class Relay:
         with self._stack:
             await self._start(loop)
             if not self._stopped.is_set():
-                log.info("rtpproxy started")
                 on_ready()
+                log.info("rtpproxy started")
             await self._stopped.wait()
         log.info("rtpproxy stopped")
 

@@ -95,6 +95,7 @@ FOREIGN = {
     "pyroute2": {"offload.netlink", "offload.attach", "offload.nexthop"},
     "uvloop": {"daemon"},
     "time": {"daemon"},
+    "gc": {"daemon"},
 }
 TYPES_ONLY = {"offload.forwarder": "numpy", "service": "numpy"}
 """Modules that name a library in annotations and do nothing with it."""

@@ -77,12 +77,12 @@ def bare(calls: int) -> Iterator[tuple[Generator, Sink, None]]:
 
 @contextmanager
 def relayed(calls: int, *options: str) -> Iterator[tuple[Generator, Sink, RunningRelay]]:
-    """The running daemon, with all calls set up and every caller learned."""
+    """The running daemon, with all calls set up and every caller learned; its range just holds 7,500 calls."""
     with ExitStack() as stack:
         topology = stack.enter_context(Topology())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         relay = stack.enter_context(
-            RunningRelay(directory, "-d", "ERR", "-m", "2048", "-M", "65000", *options, host=topology.relay)
+            RunningRelay(directory, "-d", "ERR", "-m", "34000", "-M", "65000", *options, host=topology.relay)
         )
         os.sched_setaffinity(relay.process.pid, {RELAY_CPU})
         sink = stack.enter_context(Sink(topology.callee, FIRST_CALLEE_PORT, FIRST_CALLEE_PORT + 2 * calls))
