@@ -16,11 +16,12 @@ def _missing() -> str:
         return "needs software: setpriv"
     command = [*_prefix((), NOBODY), sys.executable, "-P", "-c", "import rtpproxy"]
     probe = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"needs software that every user may read: {probe.stderr.strip()}" if probe.returncode else ""
+    return f"needs software: what every user may read ({probe.stderr.strip()})" if probe.returncode else ""
 
 
 def _prefix(capabilities: tuple[str, ...], uid: int) -> list[str]:
-    listed = "".join(f",+{name}" for name in capabilities)
+    # To read the checkout, wherever it is; root's home is closed to others.
+    listed = "".join(f",+{name}" for name in ("dac_read_search", *capabilities))
     sets = [f"--{kind}=-all{listed}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     return ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *sets]
 
