@@ -20,12 +20,19 @@ from tests.waiting import wait_for
 
 DEADLINE_S = 30.0
 NOBODY = 65534
-READER = "+dac_read_search"
-"""To read the checkout, wherever it is; root's home is closed to others."""
-AS_NOBODY = (
-    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
-    *(f"--inh-caps=-all,{READER}", f"--ambient-caps=-all,{READER}"),
-)
+
+
+def as_nobody(*capabilities):
+    """What to put before a command: an ordinary user with these capabilities.
+
+    One more is to read the checkout, wherever it is; root's home is closed to others.
+    """
+    kept = "-all" + "".join(f",+{name}" for name in ("dac_read_search", *capabilities))
+    user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    return (*user, f"--inh-caps={kept}", f"--ambient-caps={kept}")
+
+
+AS_NOBODY = as_nobody()
 BOUND = ("--ports", "bound", "--offload", "off")
 """For mistakes that have nothing to do with BPF: starts sooner, and needs no privilege."""
 NO_BCC = "raise ImportError(\"No module named 'bcc'\")\n"
@@ -255,8 +262,7 @@ def test_without_privilege_what_needs_it_is_refused(refused, open_directory, opt
 @pytest.mark.parametrize("lacking", ["net_raw", "net_admin", "bpf"])
 def test_lack_of_one_capability_is_no_reason_not_to_run(start, open_directory, lacking):
     capabilities = {"bpf", "net_admin", "net_raw"} - {lacking}
-    keep = ",".join(f"+{name}" for name in sorted(capabilities))
-    prefix = (*AS_NOBODY, f"--inh-caps=-all,{READER},{keep}", f"--ambient-caps=-all,{READER},{keep}")
+    prefix = as_nobody(*sorted(capabilities))
     running = start(prefix=prefix, directory=open_directory)
     assert "BPF cannot be used" in running.log
     assert running.ask("V") == "20040107"
