@@ -14,8 +14,8 @@ from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.kernel import KernelTier, Programs, instance_name
 from rtpproxy.media.bound import BoundMedia
-from rtpproxy.media.portrange import Reservation, claim
-from rtpproxy.media.steered import SteeredMedia, check_local
+from rtpproxy.media.portrange import Reservation, check_local, claim
+from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.off import NoOffload
 from rtpproxy.service import Service
 from rtpproxy.session.ports import PortAllocator
@@ -88,15 +88,14 @@ class Relay:
 
     def _build_media(self, loop: AbstractEventLoop) -> None:
         config = self._config
-        is_bpf_wanted = config.ports is not PortsMode.BOUND
-        try:
-            if is_bpf_wanted:
+        if config.ports is not PortsMode.BOUND:
+            try:
                 self._media = self._build_steered(loop)
                 return
-        except OffloadError as error:
-            if config.ports is PortsMode.STEERED or config.offload is OffloadMode.XDP:
-                raise StartError(f"BPF cannot be used: {error}") from error
-            log.warning("ports are bound, and userspace relays everything: BPF cannot be used: %s", error)
+            except OffloadError as error:
+                if config.ports is PortsMode.STEERED or config.offload is OffloadMode.XDP:
+                    raise StartError(f"BPF cannot be used: {error}") from error
+                log.warning("ports are bound, and userspace relays everything: BPF cannot be used: %s", error)
         media = BoundMedia(config.listen_host, TOS, self._on_datagram, self._clock)
         media.start(loop)
         self._stack.callback(media.close_all)

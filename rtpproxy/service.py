@@ -41,7 +41,7 @@ from rtpproxy.session.table import SessionTable
 
 log = logging.getLogger(__name__)
 
-_IGNORED, _ACCEPTED, _LEARNED = Verdict.IGNORED, Verdict.ACCEPTED, Verdict.LEARNED
+_IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
 _NOTHING_TRACKED = SequenceTracker()
 
 

@@ -49,7 +49,6 @@ class ErrorCode(IntEnum):
     NO_PORTS_UPDATE = 71
     NO_PORTS_CREATE = 72
     NOTIFY_OFF = 75
-    REPLY_TOO_LONG = 86
     STOPPING = 99
 
 

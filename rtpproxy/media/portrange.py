@@ -16,6 +16,7 @@ from rtpproxy.errors import StartError
 
 log = logging.getLogger(__name__)
 
+_IP_BIND_ADDRESS_NO_PORT = 24
 _CLAIM = "rtpproxy/media/"
 _CLAIMS = re.compile(rf" @{_CLAIM}([0-9.]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE)
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
@@ -25,6 +26,16 @@ LEAST_EPHEMERAL = 1024
 _NOTES = Path("/run/rtpproxy")
 Ranges = list[tuple[int, int]]
 """First and last port of each range, in ascending order."""
+
+
+def check_local(listen_host: str) -> None:
+    """Raise StartError when the listen address, empty for any, is not one of this host's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        try:
+            probe.bind((listen_host, 0))
+        except OSError as error:
+            raise StartError(f"listen address {listen_host} cannot be used: {error.strerror}") from error
 
 
 def claim(listen_host: str, first: int, last: int, *, is_steered: bool) -> socket.socket:

@@ -5,6 +5,7 @@ destination comes with the packet. Packets leave through raw sockets, one per ad
 IPv4 header and fragments where needed, we write the UDP header and so choose the port.
 """
 
+import ctypes
 import errno
 import logging
 import socket
@@ -13,7 +14,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
 from rtpproxy.addr import Endpoint, ipv4_number
-from rtpproxy.errors import PortBusyError, StartError
+from rtpproxy.errors import PortBusyError
 
 log = logging.getLogger(__name__)
 
@@ -198,11 +199,8 @@ class SteeredMedia:
 
 def drop_everything(sender: socket.socket) -> None:
     """Let a raw socket receive nothing. Packets that came before the filter are thrown away."""
-    program = (_DROP_ALL,)
-    import ctypes
-
-    buffer = ctypes.create_string_buffer(program[0], len(program[0]))
-    option = struct.pack("@HP", 1, ctypes.addressof(buffer))
+    program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
+    option = struct.pack("@HP", 1, ctypes.addressof(program))
     sender.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
     sender.setblocking(False)
     while True:
@@ -218,15 +216,6 @@ def force_buffer(owner: socket.socket, force: int, ordinary: int, size: int) -> 
         owner.setsockopt(socket.SOL_SOCKET, force, size)
     except PermissionError:
         owner.setsockopt(socket.SOL_SOCKET, ordinary, size)
-
-
-def check_local(listen_host: str) -> None:
-    """Raise StartError when the listen address is not one of this host's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((listen_host, 0))
-        except OSError as error:
-            raise StartError(f"listen address {listen_host} cannot be used: {error.strerror}") from error
 
 
 def _bind_outside(receiver: socket.socket, media_ports: range) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rtpproxy.errors import StartError
 from rtpproxy.media import portrange
-from rtpproxy.media.portrange import Reservation, claim, format_ranges, merge, parse_ranges, subtract
+from rtpproxy.media.portrange import Reservation, check_local, claim, format_ranges, merge, parse_ranges, subtract
 from tests.running import own_namespace
 
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
@@ -297,3 +297,20 @@ def test_list_that_cannot_be_written_is_a_warning_and_nothing_at_the_end(reserve
     assert "WARNING media ports 35000-35999 are not kept out of ephemeral allocation: Read-only" in done.stderr
     assert (done.returncode, len(done.stderr.splitlines())) == (0, 1), done.stderr
     assert notes() == []
+
+
+# The listen address
+
+
+def test_listen_address_must_be_ours():
+    for host in ("", "127.0.0.1", "127.0.0.2"):
+        check_local(host)
+    with pytest.raises(StartError, match=r"listen address 192\.0\.2\.250 cannot be used: Cannot assign"):
+        check_local("192.0.2.250")
+
+
+@pytest.mark.root
+def test_listen_address_is_checked_without_an_ephemeral_port():
+    with own_namespace():
+        Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("1-65535\n")
+        check_local("127.0.0.1")
