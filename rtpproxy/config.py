@@ -9,6 +9,8 @@ DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
 _OTHER_TRANSPORTS = ("udp6", "tcp", "tcp6", "stdio", "stdioc", "systemd")
 """What the C RTPproxy knows besides; never the path of a Unix socket."""
+DEFAULT_TOS = 0xB8
+"""Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 
 
@@ -35,6 +37,38 @@ class ControlAddress:
     def __str__(self) -> str:
         where = self.path if self.kind is not ControlKind.UDP else f"{self.host or '*'}:{self.port}"
         return f"{self.kind.value}:{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """An address of ours that media ports are on (protocol.md 7.2)."""
+
+    host: str = ""
+    """Numeric, in canonical form; empty for all local addresses of the family."""
+    is_ipv6: bool = False
+    label: str = ""
+    """By which the modifier `l{label}` selects it; empty for none."""
+    advertised: str = ""
+    """Printed in replies in place of `host`; empty for `host` itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyTarget:
+    """Where `-n` tells timeouts to (protocol.md 10.1): `path` of a Unix socket, else TCP `host` and `port`."""
+
+    path: str = ""
+    host: str = ""
+    """Numeric; empty, with a port, for the address that the controller's command came from."""
+    port: int = 0
+
+
+class LatchingMode(Enum):
+    """Which learning rules hold (`--latching`)."""
+
+    COMPATIBLE = "compatible"
+    """Those of the C RTPproxy (protocol.md 5)."""
+    STRICT = "strict"
+    """No free window, every source remembered (protocol.md 16, items 6 and 7)."""
 
 
 class OffloadMode(Enum):
@@ -65,7 +99,14 @@ class Config:
 
     control: tuple[ControlAddress, ...] = (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
     listen_host: str = ""
-    """IPv4 address that media ports are on; empty for all local addresses."""
+    """Of the first listen address; goes when the service knows several."""
+    listen: tuple[ListenAddress, ...] = (ListenAddress(),)
+    """Addresses that media ports are on; the first is the default. In bridge mode: internal, external."""
+    is_bridging: bool = False
+    """Bridge mode (protocol.md 7.3): `listen` holds exactly two addresses."""
+    is_asymmetric: bool = False
+    """What holds for a party whose command has neither `a` nor `s`."""
+    latching: LatchingMode = LatchingMode.COMPATIBLE
     port_min: int = 35000
     """First RTP port, even."""
     port_max: int = 65000
@@ -76,6 +117,27 @@ class Config:
     """Seconds without media until an established session ends."""
     setup_timeout_s: int = 60
     """Seconds until a session that has only one leg ends."""
+    is_independent: bool = False
+    """Each direction has a timer of its own, and the session ends when either runs out."""
+    notify: tuple[NotifyTarget, ...] = ()
+    tos: int = DEFAULT_TOS
+    """Of IPv4 packets that leave, 0 to 255."""
+    user: str = ""
+    """User to become once everything is opened; empty to stay."""
+    group: str = ""
+    """Group to become; empty for the user's own."""
+    socket_mode: int | None = None
+    """Permission bits of Unix control sockets; None for what the umask gives."""
+    file_limit: int | None = None
+    """Open files to allow, soft and hard; None to leave it."""
+    nice: int | None = None
+    """Scheduling priority, -20 to 20; None to leave it."""
+    realtime_policy: str = ""
+    """`fifo`, `rr`, or empty for ordinary scheduling."""
+    keeps_directory: bool = False
+    """A daemon stays in the directory it was started in."""
+    keeps_descriptors: bool = False
+    """A daemon keeps standard input, output and error."""
     is_foreground: bool = False
     log_level: str = "ERR"
     pid_file: str = DEFAULT_PID_FILE

@@ -28,6 +28,7 @@ LEVELS = {
     0: {"addr", "errors", "config"},
     1: {
         *("session.session", "session.table", "session.latch", "session.ports", "session.reaper", "session.stats"),
+        "session.local",
         *("control.messages", "control.parser", "control.cookies", "media.rtp", "offload.entry"),
     },
     2: {"service", "control.dispatch"},
@@ -50,12 +51,13 @@ OURS = {
     "session.stats": {"media.rtp"},
     "session.session": {"session.latch", "session.stats"},
     "session.table": {"session.session"},
+    "session.local": set(),
     "session.ports": set(),
     "session.reaper": set(),
     "control.messages": {"addr"},
     "control.parser": {"addr", "control.messages"},
     "control.cookies": set(),
-    "offload.entry": {"addr", "session.session"},
+    "offload.entry": {"addr", "session.local", "session.session"},
     "control.dispatch": {"errors", "control.messages", "control.parser"},
     # Beside the words, only the offload adapters build on each other, and only downwards in this list.
     "control.server": {"config", "errors", "control.cookies"},
@@ -109,6 +111,7 @@ UNTESTED = {
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
     "session.session": "values without rules: test_service",
+    "session.local": "values without rules: test_service",
     "offload.off": "says nothing to everything: test_mistakes and test_daemon run with it",
 }
 """Modules without a test file of their name, and why."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint, is_ipv4
+from rtpproxy.session.local import port_key
 from rtpproxy.session.session import Component, Role, Session, Stream
 
 
@@ -25,6 +26,13 @@ class ForwardingEntry:
     from_port: int
     to: Endpoint
     """The peer's endpoint."""
+    slot: int = 0
+    """Number of the port space that `port` belongs to (`session.local`)."""
+
+    @property
+    def key(self) -> int:
+        """What tells `port` from the same number in another port space."""
+        return port_key(self.slot, self.port)
 
 
 @dataclass(frozen=True, slots=True)
