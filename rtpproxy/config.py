@@ -1,5 +1,6 @@
 """The relay's configuration: one frozen value, made by `cli`, passed to whoever needs it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -60,6 +61,10 @@ class NotifyTarget:
     host: str = ""
     """Numeric; empty, with a port, for the address that the controller's command came from."""
     port: int = 0
+
+
+def find_target(targets: Sequence[NotifyTarget], argument: bytes) -> NotifyTarget | None:
+    return None
 
 
 class LatchingMode(Enum):

@@ -138,7 +138,8 @@ class KernelTier:
             links = [self._interfaces.by_name(name) for name in self._config.interfaces]
             indexes = [link.index for link in links if link is not None]
         else:
-            indexes = carriers(self._netlink, self._config.listen_host)
+            hosts = {address.host for address in self._config.listen if not address.is_ipv6}
+            indexes = carriers(self._netlink, hosts)
         return [self._interfaces.attach(index) for index in indexes]
 
     def _require_xdp(self, reports: list[Report]) -> None:
