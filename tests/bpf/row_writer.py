@@ -73,7 +73,7 @@ def _unsequenced(tables: Tables, method: str, arguments: tuple[object, ...]) -> 
 def _place(tables: Tables, method: str, arguments: tuple[object, ...]) -> tuple[object, int]:
     match method, arguments[0]:
         case "install", ForwardingEntry(port=port):
-            return tables._rows, port
+            return tables._rows, tables.row(port)
         case "write_next_hop", int(number) if isinstance(arguments[1], NextHop):
             return tables._hops, number
     raise ValueError(method)
