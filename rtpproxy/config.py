@@ -113,10 +113,6 @@ class NotifyTarget:
         return self.text
 
 
-def find_target(targets: Sequence[NotifyTarget], argument: bytes) -> NotifyTarget | None:
-    return None
-
-
 class LatchingMode(Enum):
     """Which learning rules hold (`--latching`)."""
 

@@ -22,6 +22,7 @@ from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
+from rtpproxy.session.local import SPARE_SLOTS
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ REROUTE_DELAY_S = 0.05
 """Route events come in bursts; routes are asked again this long after the first."""
 REROUTE_BATCH = 32
 """Routes asked before packets and commands get their turn."""
-SPARE_SLOTS = 2
-"""Port spaces for local addresses that commands name and `listen` does not."""
 _DEFAULT_TTL = Path("/proc/sys/net/ipv4/ip_default_ttl")
 
 
@@ -42,13 +41,11 @@ def instance_name(config: Config) -> str:
 class Programs:
     """The loaded programs and mapped tables. `close` leaves nothing but what is attached to interfaces."""
 
-    def __init__(self, config: Config, tos: int) -> None:
+    def __init__(self, config: Config) -> None:
         """Load everything. Raises OffloadError."""
         name = instance_name(config)
         self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
         listen = config.listen
-        if config.listen_host and listen == (ListenAddress(),):
-            listen = (ListenAddress(config.listen_host),)
         self.max_slots = _max_slots(listen)
         """How many port spaces there can be; their numbers are below."""
         first_port, last_port = config.port_min, config.port_max + 1
@@ -63,7 +60,7 @@ class Programs:
             }
         )
         ttl = int(_DEFAULT_TTL.read_text())
-        self.tables = Tables(self._loaded, first_port, last_port, tos, ttl)
+        self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
         for slot, address in enumerate(listen):
             if address.host:

@@ -9,7 +9,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from rtpproxy.config import Config, ControlKind, OffloadMode, PortsMode
+from rtpproxy.config import Config, OffloadMode, PortsMode
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
@@ -19,6 +19,7 @@ from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.portrange import Claims, Reservation, check_local
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
+from rtpproxy.notify import Notifier
 from rtpproxy.offload.off import NoOffload
 from rtpproxy.service import Service
 from rtpproxy.session.local import LocalAddress, LocalAddresses
@@ -75,8 +76,11 @@ class Relay:
         self._build_media(loop, local_addresses)
         kernel = self._kernel = self._build_kernel_tier()
         offload = kernel.forwarder if kernel else NoOffload()
+        notifier = Notifier()
+        notifier.start(loop)
+        self._stack.callback(notifier.close)
         service = self._service = Service(
-            config, local_addresses, self._media, offload, self._new_ports, self._build_notifier(loop)
+            config, local_addresses, self._media, offload, self._new_ports, notifier
         )
         dispatcher = Dispatcher(service, Parser(local_addresses))
         server = ControlServer(config.control, dispatcher.execute, self._clock)
@@ -90,7 +94,7 @@ class Relay:
     def _new_ports(self) -> PortAllocator:
         """The ports of one local address; none is a control socket's."""
         config = self._config
-        excluded = {address.port for address in config.control if address.kind in DATAGRAM_KINDS}
+        excluded = {address.port for address in config.control if address.kind.is_datagram}
         return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
 
     def _claim_ports(self, local_addresses: LocalAddresses) -> None:
@@ -123,7 +127,7 @@ class Relay:
     def _build_steered(self, loop: AbstractEventLoop, local_addresses: LocalAddresses) -> SteeredMedia:
         config = self._config
         with ExitStack() as stack:
-            programs = Programs(config, config.tos)
+            programs = Programs(config)
             stack.callback(programs.close)
             media = SteeredMedia(self._on_datagram, self._clock, programs.mark, self._add_local)
             media_ports = range(config.port_min, config.port_max + 2)

@@ -80,13 +80,13 @@ class _Sequenced:
 class Tables:
     """The port table, its counters and the next hops of one running relay."""
 
-    def __init__(self, loaded: Loaded, first_port: int, last_port: int, tos: int, ttl: int) -> None:
+    def __init__(self, loaded: Loaded, first_port: int, last_port: int, ttl: int) -> None:
         """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`.
 
-        `tos` and `ttl` are those of packets that leave.
+        `ttl` is that of packets that leave.
         """
         fds, layouts = loaded.map_fds, loaded.layouts
-        self._tos, self._ttl = tos, ttl
+        self._ttl = ttl
         self._first, self._span = first_port, last_port + 1 - first_port
         self._rows, self._counters, self._hops = (
             _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "next_hops")
@@ -136,13 +136,13 @@ class Tables:
         from_number, to_number = ipv4_number(from_host), ipv4_number(entry.to.host)
         hosts = [*_words(from_number), *_words(to_number)]
         udp_delta = _ones_sum([*hosts, entry.from_port, entry.to.port, *(~word & 0xFFFF for word in old)])
-        fixed = [_IPV4_VERSION_IHL << 8 | self._tos, _DONT_FRAGMENT, self._ttl << 8 | _UDP]
+        fixed = [_IPV4_VERSION_IHL << 8 | entry.tos, _DONT_FRAGMENT, self._ttl << 8 | _UDP]
         self._row_writer.write(
             self.row(entry.key),
             1,
             int(entry.is_any_source_port),
             int(entry.is_rtp),
-            self._tos,
+            entry.tos,
             socket.htonl(ipv4_number(entry.source.host)),
             socket.htonl(ipv4_number(entry.local_host)),
             socket.htons(entry.source.port),
