@@ -17,6 +17,8 @@ MAX_NOTIFY_TARGETS = 64
 MAX_NOTIFY_WILDCARDS = 2
 MAX_SOCKET_PATH_BYTES = 107
 """What `sun_path` holds beside its NUL."""
+DEFAULT_SOCKET_MODE = 0o755
+"""Of Unix control sockets when `-u` names a group (protocol.md 1.7)."""
 
 
 class ControlKind(Enum):
@@ -259,6 +261,23 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def parse_notify_target(text: str) -> NotifyTarget:
+    """Read the argument of `-n`: `unix:PATH`, `PATH`, `tcp:HOST:PORT` or `tcp:%%CC_SELF%%:PORT`.
+
+    Raises ConfigError for an empty path or an unusable port.
+    """
+    kind, colon, rest = text.partition(":")
+    if not (colon and kind == "tcp"):
+        path = rest if colon and kind == "unix" else text
+        if not path:
+            raise ConfigError(f"-n {text}: the path is empty")
+        return NotifyTarget(path=path)
+    host, _, port = rest.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"-n {text}: tcp:HOST:PORT is needed")
+    return NotifyTarget(host="" if host == "%%CC_SELF%%" else host, port=int(port))
 
 
 def port_range(low: int, high: int) -> tuple[int, int]:
