@@ -49,7 +49,6 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
     _check_kernel(mode, ownership, values["interfaces"])
     return Config(
         control=_control(values),
-        listen_host=listening.addresses[0].host,
         listen=listening.addresses,
         is_bridging=listening.is_bridging,
         is_asymmetric=values["is_asymmetric"] or (listening.is_bridging and not values["is_bridge_symmetric"]),

@@ -151,8 +151,6 @@ class Config:
     """Everything that the command line decides."""
 
     control: tuple[ControlAddress, ...] = (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
-    listen_host: str = ""
-    """Of the first listen address; goes when the service knows several."""
     listen: tuple[ListenAddress, ...] = (ListenAddress(),)
     """Addresses that media ports are on; the first is the default. In bridge mode: internal, external."""
     is_bridging: bool = False
@@ -261,23 +259,6 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def parse_notify_target(text: str) -> NotifyTarget:
-    """Read the argument of `-n`: `unix:PATH`, `PATH`, `tcp:HOST:PORT` or `tcp:%%CC_SELF%%:PORT`.
-
-    Raises ConfigError for an empty path or an unusable port.
-    """
-    kind, colon, rest = text.partition(":")
-    if not (colon and kind == "tcp"):
-        path = rest if colon and kind == "unix" else text
-        if not path:
-            raise ConfigError(f"-n {text}: the path is empty")
-        return NotifyTarget(path=path)
-    host, _, port = rest.rpartition(":")
-    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"-n {text}: tcp:HOST:PORT is needed")
-    return NotifyTarget(host="" if host == "%%CC_SELF%%" else host, port=int(port))
 
 
 def port_range(low: int, high: int) -> tuple[int, int]:

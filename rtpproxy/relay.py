@@ -79,9 +79,7 @@ class Relay:
         notifier = Notifier()
         notifier.start(loop)
         self._stack.callback(notifier.close)
-        service = self._service = Service(
-            config, local_addresses, self._media, offload, self._new_ports, notifier
-        )
+        service = self._service = Service(config, local_addresses, self._media, offload, self._new_ports, notifier)
         dispatcher = Dispatcher(service, Parser(local_addresses))
         server = ControlServer(config.control, dispatcher.execute, self._clock)
         await server.start()
@@ -163,8 +161,8 @@ class Relay:
         for address in config.control:
             log.info("control socket %s", address)
         way = "bound" if self._programs is None else "steered"
-        for address in config.listen:
-            where = address.host or f"all local {'IPv6 ' if address.is_ipv6 else ''}addresses"
+        for listen in config.listen:
+            where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
             log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
         if kernel is None:
             reason = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"

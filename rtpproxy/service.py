@@ -137,7 +137,7 @@ class Service:
             line = self._answer(session, Role.CALLER if is_reverse else Role.CALLEE, command.media, now)
             if not command.media.is_weak:
                 session.is_strong = True
-        session.notification = command.notify and self._notification(session, command.notify, controller_host)
+        session.notification = self._notification(session, command.notify, controller_host)
         return line, Issuer(session, Role.CALLEE if is_reverse else Role.CALLER)
 
     def lookup(self, command: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
@@ -509,8 +509,12 @@ class Service:
         if session not in self._table:
             raise SessionNotFoundError("the session has ended")
 
-    def _notification(self, session: Session, wanted: NotifyArguments, controller_host: str) -> Notification | None:
+    def _notification(
+        self, session: Session, wanted: NotifyArguments | None, controller_host: str
+    ) -> Notification | None:
         """Whom to tell when the session is idle (protocol.md 2.4)."""
+        if wanted is None:
+            return None
         target = find_target(self._config.notify, wanted.target)
         if target is None:
             log.error("%s: no notification: %r is none of the targets given with -n", _label(session), wanted.target)

@@ -72,6 +72,6 @@ def loaded():
 @pytest.fixture(scope="session")
 def tables(loaded):
     """The maps of `loaded`, as the relay maps them."""
-    tables = Tables(loaded, FIRST_PORT, LAST_PORT, TOS, TTL)
+    tables = Tables(loaded, FIRST_PORT, LAST_PORT, TTL)
     yield tables
     tables.close()

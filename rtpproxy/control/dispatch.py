@@ -64,7 +64,9 @@ _NO_SESSION = b"0"
 class Service(Protocol):
     """What the dispatcher needs of the relay. `now` is monotonic, in seconds."""
 
-    has_notification: bool
+    @property
+    def has_notification(self) -> bool:
+        """Whether controllers can be told of idle sessions."""
 
     def update(self, command: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
         """Create or update a session. Raises NoPortsError, NotificationOffError, StoppingError."""
@@ -167,18 +169,15 @@ class Dispatcher:
                 return DONE
             case Query():
                 return self._query(command, now)
-            case Info():
-                return encode_totals(self._service.totals(now), command.with_load)
-            case GetStats():
-                totals = self._service.totals(now)
-                return encode_stats(totals, self._counts, command.counters, command.is_verbose)
+            case DeleteAll():
+                self._service.delete_all(now)
+                return DONE
             case Version():
                 return BASE_VERSION
             case FeatureProbe():
                 return b"1" if self._is_supported(command.date) else b"0"
-            case DeleteAll():
-                self._service.delete_all(now)
-                return DONE
+            case Info() | GetStats():
+                return self._tell_totals(command, now)
             case Play() | StopPlay() | Copy() | Record():
                 return self._refuse_media_command(command)
 
@@ -194,6 +193,12 @@ class Dispatcher:
         is_verbose = is_verbose_query(command)
         reply = encode_counters(self._service.query(issuer, now), command.counters, is_verbose)
         return self._follow(reply, command.subcommands, issuer, now)
+
+    def _tell_totals(self, command: Info | GetStats, now: float) -> bytes:
+        totals = self._service.totals(now)
+        if isinstance(command, Info):
+            return encode_totals(totals, command.with_load)
+        return encode_stats(totals, self._counts, command.counters, command.is_verbose)
 
     def _is_supported(self, date: bytes) -> bool:
         return date in SUPPORTED_EXTENSIONS and (date != NOTIFICATION or self._service.has_notification)

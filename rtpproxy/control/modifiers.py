@@ -1,4 +1,4 @@
-"""The modifiers and address of a `U` or `L`: what it says of the party that it describes (protocol.md 2.3, 7.3, 7.4)."""
+"""The modifiers and address of a `U` or `L`: what it says of the party it describes (protocol.md 2.3, 7.3, 7.4)."""
 
 import re
 from collections.abc import Callable
@@ -69,10 +69,8 @@ def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
         return None
     # latin-1 takes any byte; what is not an address is refused all the same.
     text = address.decode("latin-1")
-    if is_ipv6:
-        host = parse_ipv6(text)
-    else:
-        host = text if _DOTTED.fullmatch(address) else parse_ipv4(text)
+    is_usual = not is_ipv6 and _DOTTED.fullmatch(address)
+    host = text if is_usual else parse_ipv6(text) if is_ipv6 else parse_ipv4(text)
     if host is None or not _PORT.fullmatch(port):
         refuse(ErrorCode.REMOTE_ADDRESS)
     return Endpoint(host, int(port) & 0xFFFF)

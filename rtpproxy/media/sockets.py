@@ -1,4 +1,4 @@
-"""What both ways of owning ports need of sockets: families, buffers, whether a port is free, which way a route leads."""
+"""What both ways of owning ports need of sockets: families, binding, buffers, and which way a route leads."""
 
 import errno
 import socket

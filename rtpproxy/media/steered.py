@@ -24,7 +24,7 @@ OnDatagram = Callable[[int, bytes, tuple[str, int], str, float], None]
 """Key of the local port, payload, source, address of ours that it was sent to, seconds monotonic."""
 
 SOCKETS = 8
-"""Receiving sockets of a family; a port always uses the same one, so a flood at one port fills an eighth of the buffers."""
+"""Receiving sockets of a family. A port always uses the same one, so a flood at one fills an eighth of the buffers."""
 BATCH = 64
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_DATAGRAM_BYTES = 65535
@@ -249,7 +249,8 @@ class SteeredMedia:
         now = self._clock()
         buffers, view, destinations = (self._buffer,), self._view, self._destinations
         on_datagram = self._on_datagram
-        start, end = (8, 24) if family == socket.AF_INET6 else (4, 8)  # the address in a socket address (ip(7), ipv6(7))
+        # Where the address is in a socket address (ip(7), ipv6(7)).
+        start, end = (8, 24) if family == socket.AF_INET6 else (4, 8)
         for _ in range(BATCH):
             try:
                 size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)

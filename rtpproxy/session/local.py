@@ -39,7 +39,7 @@ def port_key(slot: int, port: int) -> int:
 
 
 class LocalAddresses:
-    """The addresses that commands may use. Those configured come first; others join when a socket was opened on them."""
+    """The addresses that commands may use: those configured, and others that join when a socket was opened on them."""
 
     def __init__(
         self, listen: Sequence[ListenAddress], is_bridging: bool, route_source: Callable[[str], str | None]

@@ -11,8 +11,9 @@ _TAKEN = 1
 class PortAllocator:
     """The even RTP ports from `first` to `last`, walked round in a fixed order.
 
-    A walk starts after the port taken last, so that a port that was just freed is offered last. The caller opens a candidate, goes on to the next one where the
-    port is busy, and takes the one that it got. Ports of a pair that holds a number in `exclude` are never offered.
+    A walk starts after the port taken last, so one that was just freed is offered last. The caller opens a candidate,
+    goes on to the next one where the port is busy, and takes the one that it got. Ports of a pair that holds a number
+    in `exclude` are never offered.
     """
 
     __slots__ = ("_first", "_last_taken", "_order", "_positions", "_taken", "taken")

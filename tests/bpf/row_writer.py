@@ -40,7 +40,7 @@ def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = Tr
 
 def main() -> None:
     map_fds, layouts, changes, is_sequenced = pickle.load(sys.stdin.buffer)
-    tables = Tables(Loaded(-1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT, TOS, TTL)
+    tables = Tables(Loaded(-1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT, TTL)
     apply = _sequenced if is_sequenced else _unsequenced
     steps = [apply(tables, method, arguments) for method, arguments in changes]
     print(end=".", flush=True)

@@ -27,7 +27,7 @@ SOCKETS = 8
 @contextlib.contextmanager
 def programs_on(*listen):
     config = Config(listen=listen, port_min=FIRST, port_max=LAST)
-    with contextlib.closing(Programs(config, TOS)) as programs:
+    with contextlib.closing(Programs(config)) as programs:
         yield programs
 
 

@@ -208,7 +208,7 @@ def test_port_ranges(first, last):
     span = last + 1 - first
     ports = {"FIRST_PORT": str(first), "PORT_SPAN": str(span), "LOCAL_SLOTS": "3"}
     with contextlib.closing(loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME, **ports})) as loaded:
-        tables = Tables(loaded, first, last, TOS, TTL)
+        tables = Tables(loaded, first, last, TTL)
         plane = DataPlane(loaded, tables)
         keys = [port_key(slot, port) for slot in range(3) for port in (first, last)]
         for key in keys:
