@@ -46,8 +46,10 @@ class LocalAddresses:
     ) -> None:
         """`route_source` tells the address of ours from which the host would send to another, None without a route."""
         self.is_bridging = is_bridging
+        wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
         self._known = [
-            LocalAddress(slot, one.host, one.is_ipv6, one.label, one.advertised) for slot, one in enumerate(listen)
+            LocalAddress(wildcards.get(one.is_ipv6, slot), one.host, one.is_ipv6, one.label, one.advertised)
+            for slot, one in enumerate(listen)
         ]
         self._route_source = route_source
         self._slots_left = list(range(len(listen), len(listen) + SPARE_SLOTS))
