@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import random
+import resource
 import signal
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
@@ -79,7 +80,9 @@ class Relay:
         notifier = Notifier()
         notifier.start(loop)
         self._stack.callback(notifier.close)
-        service = self._service = Service(config, local_addresses, self._media, offload, self._new_ports, notifier)
+        service = self._service = Service(
+            config, local_addresses, self._media, offload, self._new_ports, notifier, self._capacity()
+        )
         dispatcher = Dispatcher(service, Parser(local_addresses))
         server = ControlServer(config.control, dispatcher.execute, self._clock)
         await server.start()
@@ -94,6 +97,13 @@ class Relay:
         config = self._config
         excluded = {address.port for address in config.control if address.kind.is_datagram}
         return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
+
+    def _capacity(self) -> int:
+        """How many sessions there is room for: each needs two port pairs and, where ports are bound, five files."""
+        sessions = (self._config.port_max - self._config.port_min + 2) // 4
+        if self._programs is None:
+            sessions = min(sessions, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+        return sessions
 
     def _claim_ports(self, local_addresses: LocalAddresses) -> None:
         config = self._config
