@@ -72,7 +72,8 @@ class Relay:
         excluded = {address.port for address in config.control if address.kind is ControlKind.UDP}
         ports = PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
         service = self._service = Service(config, self._media, kernel.forwarder if kernel else NoOffload(), ports)
-        server = ControlServer(config.control, Dispatcher(service).execute, self._clock)
+        dispatcher = Dispatcher(service)
+        server = ControlServer(config.control, lambda command, now, _: dispatcher.execute(command, now), self._clock)
         await server.start()
         self._stack.callback(server.close)
         # From here on it is certain that no other relay with these control sockets runs.
