@@ -2,6 +2,7 @@
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
 3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
+   control.{listening,streams,datagrams}
    media.{steered,bound,portrange}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
@@ -33,7 +34,9 @@ LEVELS = {
     },
     2: {"service", "control.dispatch"},
     3: {
-        *("control.server", "media.steered", "media.bound", "media.portrange", "privileges", "limits", "manual"),
+        *("control.server", "control.streams", "control.datagrams", "control.listening"),
+        *("media.steered", "media.bound", "media.portrange", "media.sockets"),
+        *("privileges", "limits", "manual", "notify"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -61,11 +64,17 @@ OURS = {
     "control.cookies": set(),
     "offload.entry": {"addr", "session.local", "session.session"},
     "control.dispatch": {"errors", "control.messages", "control.parser"},
-    # Beside the words, only the offload adapters build on each other, and only downwards in this list.
-    "control.server": {"config", "errors", "control.cookies"},
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
+    # Beside the words, adapters build only on those of their own folder, and only downwards in this list.
+    "control.server": {
+        *("config", "errors", "control.cookies"),
+        *("control.listening", "control.streams", "control.datagrams"),
+    },
+    "control.listening": {"config", "errors"},
+    "control.streams": set(),
+    "control.datagrams": {"control.cookies"},
     "media.steered": {"addr", "errors"},
     "media.bound": {"addr", "errors"},
     "media.portrange": {"errors"},

@@ -100,11 +100,10 @@ def test_unusable_control_addresses(text, words):
 
 
 @given(st.sampled_from(["", "unix:", "udp:", "udp6:", "tcp:", "tcp6:", "stdio:", "systemd:"]), st.text(max_size=40))
-def test_any_text_is_an_address_or_one_line(prefix, text):
+def test_any_text_is_an_address_or_refused(prefix, text):
     try:
         address = parse_control_address(prefix + text)
-    except ConfigError as error:
-        assert str(error).startswith("control socket")
+    except ConfigError:
         return
     assert parse_control_address(str(address)) == address
 
