@@ -1,5 +1,6 @@
 """The relay's configuration: one frozen value, made by `cli`, passed to whoever needs it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,6 +13,11 @@ _OTHER_TRANSPORTS = ("udp6", "tcp", "tcp6", "stdio", "stdioc", "systemd")
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+NOTIFY_WILDCARD = "%%CC_SELF%%"
+MAX_NOTIFY_TARGETS = 64
+MAX_NOTIFY_WILDCARDS = 2
+MAX_SOCKET_PATH_BYTES = 107
+"""What `sun_path` holds beside its NUL."""
 
 
 class ControlKind(Enum):
@@ -58,8 +64,19 @@ class NotifyTarget:
 
     path: str = ""
     host: str = ""
-    """Numeric; empty, with a port, for the address that the controller's command came from."""
+    """A name or a number, without brackets; a number once the relay runs. Empty for a wildcard: the address that the
+    controller's command came from."""
     port: int = 0
+    text: str = ""
+    """As it was given, with `unix:` where that was left out. Commands quote it, whatever `path` and `host` become."""
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether the host is that of whoever sent the command."""
+        return not self.path and not self.host
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class LatchingMode(Enum):
@@ -193,3 +210,48 @@ def port_range(low: int, high: int) -> tuple[int, int]:
     if first > last:
         raise ConfigError(f"ports {low} to {high}: no room for a pair; raise -M or lower -m")
     return first, last
+
+
+def parse_notify_target(text: str) -> NotifyTarget:
+    """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
+
+    Raises ConfigError for an empty or too long path, and for what is not HOST:PORT. Names are not looked up here.
+    """
+    if text.startswith("tcp:"):
+        return _parse_tcp_target(text)
+    path = text.removeprefix("unix:")
+    if not path:
+        raise ConfigError(f"option -n {text!r}: the path is empty")
+    if len(path.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"option -n {text}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    return NotifyTarget(path=path, text=f"unix:{path}")
+
+
+def _parse_tcp_target(text: str) -> NotifyTarget:
+    host, _, port_text = text.removeprefix("tcp:").rpartition(":")
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
+        raise ConfigError(f"option -n {text}: port {port_text!r} is not a number from 1 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or "[" in host or "]" in host:
+        raise ConfigError(f"option -n {text}: not tcp:HOST:PORT")
+    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=int(port_text), text=text)
+
+
+def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:
+    """Raises ConfigError when there are more targets, or wildcards among them, than protocol.md 10.1 allows."""
+    if len(targets) > MAX_NOTIFY_TARGETS:
+        raise ConfigError(f"option -n: {len(targets)} targets; at most {MAX_NOTIFY_TARGETS} are allowed")
+    wildcards = sum(target.is_wildcard for target in targets)
+    if wildcards > MAX_NOTIFY_WILDCARDS:
+        raise ConfigError(
+            f"option -n: {wildcards} targets with {NOTIFY_WILDCARD}; at most {MAX_NOTIFY_WILDCARDS} are allowed"
+        )
+
+
+def find_target(targets: Sequence[NotifyTarget], argument: bytes) -> NotifyTarget | None:
+    """The target that the socket argument of a `U` quotes, letter by letter but for `unix:` (protocol.md 2.4)."""
+    quoted = argument.decode(errors="surrogateescape")
+    if not quoted.startswith(("unix:", "tcp:")):
+        quoted = f"unix:{quoted}"
+    return next((target for target in targets if target.text == quoted), None)
