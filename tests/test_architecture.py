@@ -1,7 +1,7 @@
 """Who may import whom, and what else is allowed in one place only, read from the sources.
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
-3  control.server                           adapters: sockets, files, bcc, netlink; they know no use case
+3  control.server  notify                   adapters: sockets, files, bcc, netlink; they know no use case
    media.{steered,bound,portrange}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
@@ -33,7 +33,7 @@ LEVELS = {
     },
     2: {"service", "control.dispatch"},
     3: {
-        *("control.server", "media.steered", "media.bound", "media.portrange"),
+        *("control.server", "notify", "media.steered", "media.bound", "media.portrange"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -61,6 +61,7 @@ OURS = {
     "control.dispatch": {"errors", "control.messages", "control.parser"},
     # Beside the words, only the offload adapters build on each other, and only downwards in this list.
     "control.server": {"config", "errors", "control.cookies"},
+    "notify": {"addr", "config"},
     "media.steered": {"addr", "errors"},
     "media.bound": {"addr", "errors"},
     "media.portrange": {"errors"},
@@ -79,8 +80,8 @@ PURE_STANDARD = {
     *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing"),
 }
 IO_STANDARD = {
-    *("asyncio", "contextlib", "ctypes", "errno", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
-    *("signal", "socket", "stat", "subprocess", "sys"),
+    *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
+    *("signal", "socket", "stat", "subprocess", "sys", "termios"),
 }
 STANDARD_BY_LEVEL = {
     0: PURE_STANDARD,
