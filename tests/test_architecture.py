@@ -3,6 +3,7 @@
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
 3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
    control.{listening,streams,datagrams}
+3  control.server  notify                   adapters: sockets, files, bcc, netlink; they know no use case
    media.{steered,bound,portrange}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
@@ -37,6 +38,7 @@ LEVELS = {
         *("control.server", "control.streams", "control.datagrams", "control.listening"),
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify"),
+        *("control.server", "notify", "media.steered", "media.bound", "media.portrange"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -75,6 +77,9 @@ OURS = {
     "control.listening": {"config", "errors"},
     "control.streams": set(),
     "control.datagrams": {"control.cookies"},
+    # Beside the words, only the offload adapters build on each other, and only downwards in this list.
+    "control.server": {"config", "errors", "control.cookies"},
+    "notify": {"addr", "config"},
     "media.steered": {"addr", "errors"},
     "media.bound": {"addr", "errors"},
     "media.portrange": {"errors"},
@@ -95,6 +100,8 @@ PURE_STANDARD = {
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
     *("grp", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys"),
+    *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
+    *("signal", "socket", "stat", "subprocess", "sys", "termios"),
 }
 STANDARD_BY_LEVEL = {
     0: PURE_STANDARD,
