@@ -12,6 +12,8 @@ _OTHER_TRANSPORTS = ("udp6", "tcp", "tcp6", "stdio", "stdioc", "systemd")
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+DEFAULT_SOCKET_MODE = 0o755
+"""Of Unix control sockets when `-u` names a group (protocol.md 1.7)."""
 
 
 class ControlKind(Enum):
@@ -181,6 +183,23 @@ def _parse_host_port(text: str) -> ControlAddress:
     if not host:
         raise ConfigError(f"control socket udp:{text}: the host is empty; write * for any address")
     return ControlAddress(ControlKind.UDP, host="" if host == "*" else host, port=int(port_text))
+
+
+def parse_notify_target(text: str) -> NotifyTarget:
+    """Read the argument of `-n`: `unix:PATH`, `PATH`, `tcp:HOST:PORT` or `tcp:%%CC_SELF%%:PORT`.
+
+    Raises ConfigError for an empty path or an unusable port.
+    """
+    kind, colon, rest = text.partition(":")
+    if not (colon and kind == "tcp"):
+        path = rest if colon and kind == "unix" else text
+        if not path:
+            raise ConfigError(f"-n {text}: the path is empty")
+        return NotifyTarget(path=path)
+    host, _, port = rest.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"-n {text}: tcp:HOST:PORT is needed")
+    return NotifyTarget(host="" if host == "%%CC_SELF%%" else host, port=int(port))
 
 
 def port_range(low: int, high: int) -> tuple[int, int]:

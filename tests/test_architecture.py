@@ -1,11 +1,11 @@
 """Who may import whom, and what else is allowed in one place only, read from the sources.
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
-3  control.server                           adapters: sockets, files, bcc, netlink; they know no use case
+3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
    media.{steered,bound,portrange}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
-1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry
+1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry  listen  options
 0  addr  errors  config                     words
 """
 
@@ -28,12 +28,12 @@ LEVELS = {
     0: {"addr", "errors", "config"},
     1: {
         *("session.session", "session.table", "session.latch", "session.ports", "session.reaper", "session.stats"),
-        "session.local",
+        *("session.local", "listen", "options"),
         *("control.messages", "control.parser", "control.cookies", "media.rtp", "offload.entry"),
     },
     2: {"service", "control.dispatch"},
     3: {
-        *("control.server", "media.steered", "media.bound", "media.portrange"),
+        *("control.server", "media.steered", "media.bound", "media.portrange", "privileges", "limits", "manual"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -46,6 +46,8 @@ OURS = {
     "addr": {"errors"},
     "errors": set(),
     "config": {"errors"},
+    "listen": {"addr", "config", "errors"},
+    "options": {"config", "errors"},
     "media.rtp": set(),
     "session.latch": {"addr", "media.rtp"},
     "session.stats": {"media.rtp"},
@@ -61,6 +63,9 @@ OURS = {
     "control.dispatch": {"errors", "control.messages", "control.parser"},
     # Beside the words, only the offload adapters build on each other, and only downwards in this list.
     "control.server": {"config", "errors", "control.cookies"},
+    "privileges": {"config", "errors"},
+    "limits": {"config", "errors"},
+    "manual": {"options"},
     "media.steered": {"addr", "errors"},
     "media.bound": {"addr", "errors"},
     "media.portrange": {"errors"},
@@ -80,7 +85,7 @@ PURE_STANDARD = {
 }
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
-    *("signal", "socket", "stat", "subprocess", "sys"),
+    *("grp", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys"),
 }
 STANDARD_BY_LEVEL = {
     0: PURE_STANDARD,
