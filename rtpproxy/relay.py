@@ -17,6 +17,7 @@ from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.portrange import Reservation, check_local, claim
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.off import NoOffload
+from rtpproxy.privileges import identity
 from rtpproxy.service import Service
 from rtpproxy.session.ports import PortAllocator
 
@@ -83,6 +84,9 @@ class Relay:
             reservation = Reservation(instance_name(config))
             reservation.make(config.port_min, config.port_max + 1)
             self._stack.callback(reservation.undo)
+            owner = identity(config)
+            if owner is not None:
+                reservation.hand_over(*owner)
         self._announce(kernel, loop, "steered" if is_steered else "bound")
         loop.call_later(TICK_S, self._tick, loop, service, self._clock() + TICK_S)
 
