@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -266,13 +266,17 @@ def main() -> None:
     try:
         rtpproxy(standalone_mode=False)
     except ConfigError as error:
-        click.echo(f"rtpproxy: {error}", err=True)
-        sys.exit(2)
+        _end(str(error), 2)
     except RtpproxyError as error:
-        click.echo(f"rtpproxy: {error}", err=True)
-        sys.exit(1)
+        _end(str(error), 1)
     except click.ClickException as error:
-        click.echo(f"rtpproxy: {error.format_message()} (see rtpproxy --help)", err=True)
-        sys.exit(error.exit_code)
+        _end(f"{error.format_message()} (see rtpproxy --help)", error.exit_code)
     except click.Abort:
         sys.exit(130)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Say what is wrong in one line, whatever the arguments hold that it quotes."""
+    parts = (part if part.isprintable() else part.encode("unicode_escape").decode() for part in message)
+    click.echo(f"rtpproxy: {''.join(parts)}", err=True)
+    sys.exit(status)

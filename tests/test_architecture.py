@@ -39,6 +39,7 @@ LEVELS = {
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify"),
         *("control.server", "notify", "media.steered", "media.bound", "media.portrange"),
+        *("control.server", "media.steered", "media.bound", "media.portrange", "privileges", "limits", "manual"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -80,6 +81,9 @@ OURS = {
     # Beside the words, only the offload adapters build on each other, and only downwards in this list.
     "control.server": {"config", "errors", "control.cookies"},
     "notify": {"addr", "config"},
+    "privileges": {"config", "errors"},
+    "limits": {"config", "errors"},
+    "manual": {"options"},
     "media.steered": {"addr", "errors"},
     "media.bound": {"addr", "errors"},
     "media.portrange": {"errors"},
