@@ -1,0 +1,124 @@
+"""A relay, Kamailio and two phones; what they said is shown with a test that fails."""
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.clients.kamailio import ControlTap, Kamailio
+from tests.netns import Topology
+from tests.netns_call.call import allow_refusals
+from tests.running import RunningRelay
+
+CONTROL_PORT = 22222
+_EVIDENCE_BYTES = 6000
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.root)
+            item.add_marker(pytest.mark.kernel)
+
+
+@functools.cache
+def _missing_programs() -> str:
+    missing = [name for name in ("kamailio", "sipp") if shutil.which(name) is None]
+    return f"needs software: {', '.join(missing)}" if missing else ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip before any fixture is set up."""
+    if _missing_programs():
+        pytest.skip(_missing_programs())
+
+
+class Witness(Protocol):
+    def evidence(self) -> str: ...
+
+
+@dataclass
+class Setting:
+    """What a call goes through. Whatever a test starts beside it and calls as a witness is asked when it fails."""
+
+    topology: Topology
+    relays: list[RunningRelay]
+    kamailio: Kamailio
+    tap: ControlTap | None = None
+    witnesses: list[Witness] = field(default_factory=list)
+
+    @property
+    def relay(self) -> RunningRelay:
+        return self.relays[0]
+
+    @property
+    def proxy(self) -> str:
+        """Where the caller's phone sends its SIP."""
+        return f"{self.topology.caller.gateway.ip}:5060"
+
+    def evidence(self) -> str:
+        """The ends of what everybody said."""
+        parts = [f"relay:\n{relay.log[-_EVIDENCE_BYTES:]}" for relay in self.relays]
+        for witness in (self.kamailio, self.tap, *self.witnesses):
+            if witness is not None:
+                parts.append(f"{type(witness).__name__}:\n{witness.evidence()}")
+        return "\n\n".join(parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    report = yield
+    if report.failed and call.when == "call":
+        for value in item.funcargs.values():
+            if isinstance(value, Setting):
+                report.sections.append(("what was said", value.evidence()))
+    return report
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[Topology]:
+    with Topology() as topology:
+        allow_refusals(topology.relay)
+        yield topology
+
+
+@pytest.fixture(scope="module", params=["udp", "unix"])
+def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
+    """One relay, asked over UDP and listening on all addresses, or asked over unix and listening on one."""
+    directory = tmp_path_factory.mktemp(request.param)
+    host, ips = topology.relay, [topology.caller.gateway.ip, topology.callee.gateway.ip]
+    is_udp = request.param == "udp"
+    options = ("-s", f"udp:127.0.0.1:{CONTROL_PORT}", "-F") if is_udp else ("-l", ips[0])
+    with RunningRelay(directory, *options, host=host) as relay, ControlTap(host, CONTROL_PORT) as tap:
+        name = f"udp:127.0.0.1:{CONTROL_PORT}" if is_udp else f"unix:{relay.socket_path}"
+        with Kamailio(host, directory, ips=ips, relays=[name], callee=topology.callee.ip) as kamailio:
+            yield Setting(topology, [relay], kamailio, tap if is_udp else None)
+
+
+@pytest.fixture
+def setting(shared_setting) -> Iterator[Setting]:
+    """The shared one, which a test finds and leaves without sessions, and without complaints about the relay."""
+    shared_setting.witnesses.clear()
+    yield shared_setting
+    assert shared_setting.relay.totals()["active sessions"] == 0, shared_setting.evidence()
+    assert shared_setting.kamailio.complaints == [], shared_setting.evidence()
+
+
+@pytest.fixture
+def start(setting) -> Iterator[Callable]:
+    """Enters user agents, which end with the test, and hears them when it fails."""
+    entered = []
+
+    def start(agent):
+        entered.append(agent)
+        setting.witnesses.append(agent)
+        return agent.__enter__()
+
+    yield start
+    for agent in reversed(entered):
+        agent.__exit__()
