@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.clients.kamailio import ControlTap, Kamailio
+from tests.clients.kamailio import USUAL_FLAGS, ControlTap, Kamailio
 from tests.netns import Topology
 from tests.netns_call.call import allow_refusals
 from tests.running import RunningRelay
@@ -89,14 +89,22 @@ def topology() -> Iterator[Topology]:
 
 @pytest.fixture(scope="module", params=["udp", "unix"])
 def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
-    """One relay, asked over UDP and listening on all addresses, or asked over unix and listening on one."""
+    """One relay: asked over UDP, on all addresses, which Kamailio picks from; or asked over unix and on one address."""
     directory = tmp_path_factory.mktemp(request.param)
-    host, ips = topology.relay, [topology.caller.gateway.ip, topology.callee.gateway.ip]
+    host, to_caller, to_callee = topology.relay, topology.caller.gateway.ip, topology.callee.gateway.ip
     is_udp = request.param == "udp"
-    options = ("-s", f"udp:127.0.0.1:{CONTROL_PORT}", "-F") if is_udp else ("-l", ips[0])
+    options = ("-s", f"udp:127.0.0.1:{CONTROL_PORT}", "-F") if is_udp else ("-l", to_caller)
     with RunningRelay(directory, *options, host=host) as relay, ControlTap(host, CONTROL_PORT) as tap:
-        name = f"udp:127.0.0.1:{CONTROL_PORT}" if is_udp else f"unix:{relay.socket_path}"
-        with Kamailio(host, directory, ips=ips, relays=[name], callee=topology.callee.ip) as kamailio:
+        kamailio = Kamailio(
+            host,
+            directory,
+            ips=[to_caller, to_callee],
+            relays=[f"udp:127.0.0.1:{CONTROL_PORT}" if is_udp else f"unix:{relay.socket_path}"],
+            callee=topology.callee.ip,
+            offer=(USUAL_FLAGS, to_callee) if is_udp else (USUAL_FLAGS,),
+            answer=(USUAL_FLAGS, to_caller) if is_udp else (USUAL_FLAGS,),
+        )
+        with kamailio:
             yield Setting(topology, [relay], kamailio, tap if is_udp else None)
 
 
@@ -105,8 +113,10 @@ def setting(shared_setting) -> Iterator[Setting]:
     """The shared one, which a test finds and leaves without sessions, and without complaints about the relay."""
     shared_setting.witnesses.clear()
     yield shared_setting
-    assert shared_setting.relay.totals()["active sessions"] == 0, shared_setting.evidence()
-    assert shared_setting.kamailio.complaints == [], shared_setting.evidence()
+    active = shared_setting.relay.totals()["active sessions"]
+    shared_setting.relay.ask("X")
+    assert active == 0
+    assert shared_setting.kamailio.complaints == []
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Collection
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,19 +37,23 @@ class Kamailio:
         host: Host,
         directory: Path,
         *,
-        ips: Collection[str],
-        relays: Collection[str],
+        ips: Iterable[str],
+        relays: Iterable[str],
         callee: str,
-        offer: str = USUAL_FLAGS,
-        answer: str = USUAL_FLAGS,
+        offer: Sequence[str] = (USUAL_FLAGS,),
+        answer: Sequence[str] = (USUAL_FLAGS,),
     ) -> None:
-        """`relays` as rtpproxy_sock names them, one set; `callee` is the host that every call goes to."""
+        """`relays` as rtpproxy_sock names them, one set; `callee` is the host that every call goes to.
+
+        `offer` and `answer` are what rtpproxy_manage() is given: flags, and where the relay does not say at which
+        address it is, the address to tell.
+        """
         self._path = directory / "kamailio.log"
-        values = {"RELAYS": " ".join(relays), "CALLEE": f"sip:{callee}:{PORT}", "OFFER": offer, "ANSWER": answer}
+        values = {"RELAYS": [" ".join(relays)], "CALLEE": [f"sip:{callee}:{PORT}"], "OFFER": offer, "ANSWER": answer}
         arguments = [
             *("kamailio", "-f", _CONFIGURATION, "-DD", "-E", "-m", "64", "-M", "8", "-Y", directory, "-w", directory),
             *(part for ip in ips for part in ("-l", f"udp:{ip}:{PORT}")),
-            *(part for name, value in values.items() for part in ("-A", f'{name}="{value}"')),
+            *(part for name, texts in values.items() for part in ("-A", f"{name}={_quoted(texts)}")),
         ]
         with self._path.open("wb") as log:
             self.process: subprocess.Popen = host.popen(arguments, stdout=log, stderr=log)
@@ -82,6 +86,10 @@ class Kamailio:
     @property
     def _has_ended(self) -> bool:
         return self.process.poll() is not None
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    return ", ".join(f'"{text}"' for text in texts)
 
 
 @dataclass
