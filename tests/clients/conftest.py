@@ -49,6 +49,8 @@ class Setting:
     topology: Topology
     relays: list[RunningRelay]
     kamailio: Kamailio
+    hosts: tuple[str, str]
+    """Addresses of the relay: what the callee, and what the caller, should be told."""
     tap: ControlTap | None = None
     witnesses: list[Witness] = field(default_factory=list)
 
@@ -105,7 +107,8 @@ def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
             answer=(USUAL_FLAGS, to_caller) if is_udp else (USUAL_FLAGS,),
         )
         with kamailio:
-            yield Setting(topology, [relay], kamailio, tap if is_udp else None)
+            hosts = (to_callee, to_caller) if is_udp else (to_caller, to_caller)
+            yield Setting(topology, [relay], kamailio, hosts, tap if is_udp else None)
 
 
 @pytest.fixture

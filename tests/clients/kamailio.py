@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.clients.sipp import PORT, is_bound
+from tests.clients.sipp import SIP_PORT, is_bound
 from tests.netns import Host
 from tests.waiting import wait_for
 
@@ -49,15 +49,15 @@ class Kamailio:
         address it is, the address to tell.
         """
         self._path = directory / "kamailio.log"
-        values = {"RELAYS": [" ".join(relays)], "CALLEE": [f"sip:{callee}:{PORT}"], "OFFER": offer, "ANSWER": answer}
+        values = {"RELAYS": [" ".join(relays)], "CALLEE": [f"sip:{callee}:{SIP_PORT}"], "OFFER": offer, "ANSWER": answer}
         arguments = [
             *("kamailio", "-f", _CONFIGURATION, "-DD", "-E", "-m", "64", "-M", "8", "-Y", directory, "-w", directory),
-            *(part for ip in ips for part in ("-l", f"udp:{ip}:{PORT}")),
+            *(part for ip in ips for part in ("-l", f"udp:{ip}:{SIP_PORT}")),
             *(part for name, texts in values.items() for part in ("-A", f"{name}={_quoted(texts)}")),
         ]
         with self._path.open("wb") as log:
             self.process: subprocess.Popen = host.popen(arguments, stdout=log, stderr=log)
-        wait_for(lambda: is_bound(self.process, PORT) or self._has_ended, _START_DEADLINE_S, "Kamailio to listen")
+        wait_for(lambda: self._has_ended or is_bound(self.process, SIP_PORT), _START_DEADLINE_S, "Kamailio to listen")
         assert not self._has_ended, self.log
 
     def __enter__(self) -> "Kamailio":

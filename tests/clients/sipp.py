@@ -14,8 +14,8 @@ from pathlib import Path
 from tests.netns import Phone
 from tests.waiting import wait_for
 
-SCENARIOS = Path(__file__).with_name("scenarios")
-PORT = 5060
+_SCENARIOS = Path(__file__).with_name("scenarios")
+SIP_PORT = 5060
 MEDIA_PORT = 5000
 """That the SDPs of scenarios name; the caller's offers name what the test says."""
 DEADLINE_S = 20.0
@@ -65,23 +65,38 @@ class UserAgent:
     """A SIPp process at port 5060 of the phone, which handles so many calls and then ends."""
 
     def __init__(
-        self, phone: Phone, directory: Path, scenario: str, *options: str, proxy: str = "", ip: str = "", calls: int = 1
+        self,
+        phone: Phone,
+        directory: Path,
+        scenario: str,
+        *options: str,
+        proxy: str = "",
+        ip: str = "",
+        calls: int = 1,
+        status: str = "",
     ) -> None:
-        """`proxy`, as host:port, is given to who calls; `ip` is the phone's IPv4 address unless said otherwise."""
+        """`proxy`, as host:port, is for who calls; `ip` is the phone's IPv4 address unless said otherwise.
+
+        `status` is that of the scenario "refusing", as in a status line.
+        """
         self.phone = phone
         self.ip = ip or phone.ip
         stem = f"{phone.name}-{scenario}"
         self._paths = {name: directory / f"{stem}.{name}" for name in ("messages", "errors", "screen")}
+        filled = directory / f"{stem}.xml"
+        text = (_SCENARIOS / f"{scenario}.xml").read_text()
+        filled.write_text(text.replace("[rtp_port]", str(MEDIA_PORT)).replace("[status]", status))
         arguments = [
-            *("sipp", *([proxy] if proxy else []), "-sf", SCENARIOS / f"{scenario}.xml", "-m", calls),
-            *("-i", self.ip, "-p", PORT, "-mi", self.ip, "-key", "rtp_port", MEDIA_PORT, "-nostdin"),
+            *("sipp", *([proxy] if proxy else []), "-sf", filled, "-m", calls),
+            *("-i", self.ip, "-p", SIP_PORT, "-mi", self.ip, "-nostdin"),
             *("-trace_msg", "-message_file", self._paths["messages"]),
             *("-trace_err", "-error_file", self._paths["errors"]),
             *options,
         ]
         with self._paths["screen"].open("wb") as screen:
             self.process: subprocess.Popen = phone.popen(arguments, stdout=screen, stderr=screen, cwd=directory)
-        wait_for(lambda: is_bound(self.process, PORT) or self.has_ended, DEADLINE_S, "SIPp to listen")
+        wait_for(lambda: self.has_ended or is_bound(self.process, SIP_PORT), DEADLINE_S, "SIPp to listen")
+        assert not self.has_ended, self.evidence()
 
     def __enter__(self) -> "UserAgent":
         return self
@@ -106,6 +121,11 @@ class UserAgent:
     def offers(self) -> list[Media]:
         """What the SDPs of the INVITEs that arrived said."""
         return [media_of(message) for message in self.received if message.startswith("INVITE ")]
+
+    @property
+    def answers(self) -> list[Media]:
+        """What the SDPs of the final responses that arrived said."""
+        return [media_of(message) for message in self.received if re.match(r"SIP/2\.0 200 (.*\n)*m=audio ", message)]
 
     @property
     def statuses(self) -> list[int]:
@@ -166,4 +186,7 @@ class Caller(UserAgent):
 def is_bound(process: subprocess.Popen, port: int) -> bool:
     """Whether a UDP port is bound, over IPv4 or IPv6, in the namespace that the process is in."""
     tables = (Path(f"/proc/{process.pid}/net/{name}") for name in ("udp", "udp6"))
-    return any(f":{port:04X} " in table.read_text() for table in tables if table.exists())
+    try:
+        return any(f":{port:04X} " in table.read_text() for table in tables)
+    except OSError:  # it has just ended
+        return False
