@@ -123,15 +123,15 @@ def setting(shared_setting) -> Iterator[Setting]:
 
 
 @pytest.fixture
-def start(setting) -> Iterator[Callable]:
-    """Enters user agents, which end with the test, and hears them when it fails."""
-    entered = []
+def start() -> Iterator[Callable]:
+    """Enters user agents, which end with the test, and are asked for evidence when it fails."""
+    agents = []
 
-    def start(agent):
-        entered.append(agent)
+    def start(setting, agent):
+        agents.append(agent)
         setting.witnesses.append(agent)
-        return agent.__enter__()
+        return agent
 
     yield start
-    for agent in reversed(entered):
+    for agent in reversed(agents):
         agent.__exit__()

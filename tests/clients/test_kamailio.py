@@ -1,48 +1,16 @@
 """Calls between SIPp phones through Debian's Kamailio, whose rtpproxy module asks the installed relay for ports."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Setting
-from tests.clients.sipp import MEDIA_PORT, SIP_PORT, Caller, Media, UserAgent
-from tests.netns_call.call import KERNEL, Call, Party, PhonePort, paused
+from tests.clients.calls import CALLER_PORT, DEADLINE_S, SignalledCall, party, wait_for_sessions
+from tests.clients.sipp import SIP_PORT, Media, UserAgent
+from tests.netns_call.call import KERNEL, Call, PhonePort, paused
 from tests.running import rtp
-from tests.waiting import wait_for
 
-CALLER_PORT = 4000
 CALLS = 200
 DEADLINE_S = 10.0
-
-
-class SignalledCall(Call):
-    """A call whose ports Kamailio asked for: the phones send where SIP told them to."""
-
-    def __init__(self, setting: Setting, directory: Path, call_id: str, start) -> None:
-        topology = setting.topology
-        self.relay = setting.relay
-        self.name = call_id
-        self.caller = party(topology.caller, CALLER_PORT)
-        self.callee = party(topology.callee, MEDIA_PORT)
-        self.answering = start(UserAgent(topology.callee, directory, "callee"))
-        self.calling = start(Caller(topology.caller, directory, setting.proxy, call_id))
-
-    def offer(self, media: Media) -> tuple[Media, Media]:
-        """Call, or offer something else within the call; what the callee and the caller are told."""
-        to_caller = self.calling.offer(media)
-        to_callee = self.answering.offers[-1]
-        self.caller.to = to_caller.address
-        self.callee.to = to_callee.address
-        return to_callee, to_caller
-
-    def hang_up(self) -> None:
-        self.calling.hang_up()
-        self.answering.wait()
-
-
-def party(phone, port: int) -> Party:
-    return Party(PhonePort(phone, phone.ip, port), PhonePort(phone, phone.ip, port + 1))
 
 
 @pytest.fixture
@@ -55,10 +23,6 @@ def call(setting, tmp_path, start, request):
 def media(setting):
     """Where the caller is."""
     return Media(setting.topology.caller.ip, CALLER_PORT)
-
-
-def wait_for_sessions(relay, count: int) -> None:
-    wait_for(lambda: relay.totals()["active sessions"] == count, DEADLINE_S, f"{count} sessions")
 
 
 def cross_in_the_kernel(call: Call, numbers: range) -> None:
@@ -131,8 +95,8 @@ def created(setting) -> int:
 
 @pytest.mark.parametrize(("status", "reason"), [(486, "Busy Here"), (408, "Request Timeout"), (503, "Unavailable")])
 def test_a_refused_call_leaves_nothing(setting, start, tmp_path, created, status, reason):
-    refusing = start(UserAgent(setting.topology.callee, tmp_path, "refusing", status=f"{status} {reason}"))
-    calling = start(UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
+    refusing = start(setting, UserAgent(setting.topology.callee, tmp_path, "refusing", status=f"{status} {reason}"))
+    calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
     # RFC 3261 16.7: a proxy hands 503 of one server on as 500
     expect_failure(setting, created, calling, {503: 500}.get(status, status))
     refusing.wait()
@@ -140,20 +104,20 @@ def test_a_refused_call_leaves_nothing(setting, start, tmp_path, created, status
 
 def test_a_call_that_nobody_takes_leaves_nothing(setting, start, tmp_path, created):
     with PhonePort(setting.topology.callee, setting.topology.callee.ip, SIP_PORT):
-        calling = start(UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
+        calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
         expect_failure(setting, created, calling, 408)
 
 
 def test_a_call_that_only_rings_leaves_nothing(setting, start, tmp_path, created):
-    ringing = start(UserAgent(setting.topology.callee, tmp_path, "ringing"))
-    calling = start(UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
+    ringing = start(setting, UserAgent(setting.topology.callee, tmp_path, "ringing"))
+    calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
     expect_failure(setting, created, calling, 408)
     ringing.wait()
 
 
 def test_a_cancelled_call_leaves_nothing(setting, start, tmp_path, created):
-    ringing = start(UserAgent(setting.topology.callee, tmp_path, "ringing"))
-    calling = start(UserAgent(setting.topology.caller, tmp_path, "cancelled_call", proxy=setting.proxy))
+    ringing = start(setting, UserAgent(setting.topology.callee, tmp_path, "ringing"))
+    calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "cancelled_call", proxy=setting.proxy))
     expect_failure(setting, created, calling, 487)
     ringing.wait()
 
@@ -161,9 +125,10 @@ def test_a_cancelled_call_leaves_nothing(setting, start, tmp_path, created):
 def test_every_command_of_200_calls_is_answered_once(setting, start, tmp_path, created):
     """20 calls a second, of a second each."""
     already = len(setting.tap.exchanges()) if setting.tap else 0
-    answering = start(UserAgent(setting.topology.callee, tmp_path, "callee", calls=CALLS))
+    answering = start(setting, UserAgent(setting.topology.callee, tmp_path, "callee", calls=CALLS))
+    rate = ("-r", "20", "-d", "1000")
     calling = start(
-        UserAgent(setting.topology.caller, tmp_path, "short_calls", "-r", "20", proxy=setting.proxy, calls=CALLS)
+        UserAgent(setting.topology.caller, tmp_path, "short_calls", *rate, proxy=setting.proxy, calls=CALLS)
     )
     calling.wait(CALLS / 20 + DEADLINE_S)
     answering.wait()
