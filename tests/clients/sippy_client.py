@@ -29,13 +29,14 @@ Reply = Callable[[object], None]
 
 
 class Client(Rtp_proxy_client):
-    """Asks for its heartbeat more often, and keeps what it sent."""
+    """Asks for its heartbeat more often, and keeps what it sent, and how often again."""
 
     hrtb_ival = 0.1
     hrtb_retr_ival = 0.2
 
     def __init__(self, *args, **kwargs) -> None:
         self.sent: list[str] = []
+        self.repeated = 0
         super().__init__(*args, **kwargs)
 
     def send_command(self, command, *args, **kwargs) -> None:
@@ -43,6 +44,11 @@ class Client(Rtp_proxy_client):
         if str(command) != "Ib":
             self.sent.append(str(command))
         super().send_command(command, *args, **kwargs)
+
+    def retransmit(self, cookie) -> None:
+        """As Sippy does over UDP, counted."""
+        self.repeated += 1
+        super().retransmit(cookie)
 
 
 class Driver:
@@ -72,13 +78,14 @@ class Driver:
         self._client.shutdown()
 
     def do_state(self, reply: Reply) -> None:
-        """Whether it is on-line, what it takes the relay to be capable of, and the last heartbeat's figures."""
+        """Whether it is on-line, what it takes the relay to be capable of, commands repeated, the last heartbeat."""
         client = self._client
         totals = ("sessions_created", "active_sessions", "active_streams", "preceived", "ptransmitted")
         reply(
             {
                 "online": client.online,
                 "capable": [date for date, name in CAPSTABLE.items() if getattr(client, name)],
+                "repeated": client.repeated,
                 "totals": [getattr(client, name) for name in totals],
             }
         )
@@ -159,6 +166,9 @@ class Driver:
         command.nretr = 0
 
         def add(result: str, ex: Exception | None = None) -> None:
+            if result.startswith("E"):
+                reply(result)
+                return
             total.parseAndAdd(result)
             reply(str(total))
 
