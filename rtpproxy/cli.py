@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import click
@@ -17,6 +18,7 @@ from rtpproxy.config import (
     NotifyTarget,
     OffloadMode,
     PortsMode,
+    check_notify_targets,
     parse_control_address,
     parse_notify_target,
     port_range,
@@ -25,7 +27,6 @@ from rtpproxy.errors import ConfigError, RtpproxyError
 from rtpproxy.listen import Asked, Resolve, read_listening
 from rtpproxy.options import GROUPS, WITHOUT_EFFECT, Option
 
-_MOST_TARGETS, _MOST_WILDCARDS = 64, 2
 _AS_READ = (
     *("is_sequential", "tos", "interfaces", "idle_timeout_s", "is_independent", "is_foreground", "is_root_allowed"),
     *("pid_file", "keeps_directory", "keeps_descriptors", "file_limit", "nice", "log_level"),
@@ -94,21 +95,18 @@ def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
 
 def _notify(texts: Sequence[str], resolve: Resolve) -> tuple[NotifyTarget, ...]:
     targets = tuple(parse_notify_target(text) for text in texts)
-    if len(targets) > _MOST_TARGETS:
-        raise ConfigError(f"-n: more than {_MOST_TARGETS} targets")
-    if sum(not target.path and not target.host for target in targets) > _MOST_WILDCARDS:
-        raise ConfigError(f"-n: more than {_MOST_WILDCARDS} targets with %%CC_SELF%%")
-    return tuple(_resolved(target, text, resolve) for target, text in zip(targets, texts, strict=True))
+    check_notify_targets(targets)
+    return tuple(_resolved(target, resolve) for target in targets)
 
 
-def _resolved(target: NotifyTarget, text: str, resolve: Resolve) -> NotifyTarget:
+def _resolved(target: NotifyTarget, resolve: Resolve) -> NotifyTarget:
     if not target.host:
         return target
     try:
         host = _numeric(target.host) or resolve(target.host, None)
     except ConfigError as error:
-        raise ConfigError(f"-n {text}: not an address, {error}") from error
-    return NotifyTarget(host=host, port=target.port)
+        raise ConfigError(f"option -n {target}: not an address, {error}") from error
+    return replace(target, host=host)
 
 
 def _numeric(host: str) -> str | None:

@@ -89,7 +89,7 @@ class Notifier(Protocol):
 class Service:
     """All sessions of one relay and everything that happens to them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a relay
         self,
         config: Config,
         local_addresses: LocalAddresses,
