@@ -45,6 +45,7 @@ class Scenario:
         pairs: int = 10,
         now: float = 1000.0,
         routes: Routes | None = None,
+        capacity: int = 1000,
         **config: Any,
     ) -> None:
         """`routes` has our address on the way to others; the other keywords are those of `Config`."""
