@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import Config, NotifyTarget, find_target
+from rtpproxy.config import Config, LatchingMode, NotifyTarget, find_target
 from rtpproxy.control.messages import (
     Copy,
     Delete,
@@ -40,7 +40,7 @@ from rtpproxy.errors import (
 )
 from rtpproxy.media.rtp import RtpHeader, parse_rtp
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
-from rtpproxy.session.latch import Verdict
+from rtpproxy.session.latch import Latch, Verdict
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.reaper import Activity
@@ -89,7 +89,7 @@ class Notifier(Protocol):
 class Service:
     """All sessions of one relay and everything that happens to them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a relay
         self,
         config: Config,
         local_addresses: LocalAddresses,
@@ -381,7 +381,8 @@ class Service:
         return Leg(role, self._new_stream(Component.RTP, local), self._new_stream(Component.RTCP, local))
 
     def _new_stream(self, component: Component, local: LocalAddress) -> Stream:
-        return Stream(component, local, tos=self._config.tos, local_host=local.host)
+        latch = Latch(is_strict=self._config.latching is LatchingMode.STRICT)
+        return Stream(component, local, latch, tos=self._config.tos, local_host=local.host)
 
     def _start_timers(self, session: Session, now: float) -> None:
         """One idle time for both directions, or one each (protocol.md 4.6)."""

@@ -1,6 +1,6 @@
 """The values a relayed session is made of. They hold state; the rules are in `latch`, `table` and `service`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 from rtpproxy.config import NotifyTarget
@@ -35,7 +35,7 @@ class Stream:
     component: Component
     local: LocalAddress
     """Address of ours that its port is, or will be, on."""
-    latch: Latch = field(default_factory=Latch)
+    latch: Latch
     local_port: int = 0
     """UDP port of ours, host order; 0 until the leg has ports."""
     key: int = 0

@@ -22,7 +22,9 @@ DEADLINE_S = 20.0
 _TWIN_PORT = 6060
 _TWIN_END = b"\x1b"
 _EVIDENCE_BYTES = 6000
-_MESSAGE = re.compile(r"^-{40,} .*\n(\S+) message (sent|received) [(\[]\d+[)\]] ?bytes ?:\n\n|^-{40,} .*\n", re.MULTILINE)
+_MESSAGE = re.compile(
+    r"^-{40,} .*\n(\S+) message (sent|received) [(\[]\d+[)\]] ?bytes ?:\n\n|^-{40,} .*\n", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rtpproxy.control.messages import PortLine, SessionCounters
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Issuer, Leg, Role, Session, Stream
 from rtpproxy.session.totals import Totals
@@ -12,7 +13,7 @@ LOCAL = LocalAddress(0, "192.0.2.1")
 
 
 def _leg(role: Role) -> Leg:
-    return Leg(role, Stream(Component.RTP, LOCAL), Stream(Component.RTCP, LOCAL))
+    return Leg(role, Stream(Component.RTP, LOCAL, Latch()), Stream(Component.RTCP, LOCAL, Latch()))
 
 
 class FakeService:
