@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rtpproxy.config import Config, ControlAddress, ControlKind
+from rtpproxy.kernel import instance_name
 from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, WAYS, Call, Tap, is_attached, paused, verdicts
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
@@ -17,6 +19,17 @@ AS_NOBODY = ("-u", "nobody")
 MEDIA = ("-m", "35000", "-M", "35999")
 KEPT = {KERNEL.name: 0x8000003000, "steered": 0x8000003000, BOUND.name: 0}
 """CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF, or none."""
+
+
+@pytest.fixture(autouse=True)
+def note(tmp_path):
+    """What is left of the note under /run, which is root's directory: that there is nothing to restore."""
+    yield
+    name = instance_name(Config(control=(ControlAddress(ControlKind.UNIX, f"{tmp_path}/rtpproxy.sock"),)))
+    for note in Path("/run/rtpproxy").glob(f"{name}-*"):
+        text = note.read_text()
+        note.unlink()
+        assert text == ""
 
 
 @pytest.fixture
