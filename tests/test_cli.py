@@ -158,6 +158,13 @@ def test_options_as_getopt_reads_them(config):
     assert (made.port_min, made.idle_timeout_s, made.nice) == (20000, 30, 7)
 
 
+def test_long_options_may_be_abbreviated(config, refused):
+    made = config("--force_asym", "--no_red", "--ni=5", "--int", "eth0")
+    assert (made.is_asymmetric, made.keeps_descriptors, made.nice, made.interfaces) == (True, True, 5, ("eth0",))
+    assert "No such option" in refused("--no_re")
+    assert "No such option" in refused("--=5")
+
+
 def test_setup_timeout_is_the_idle_timeout_unless_given(config):
     made = config("-T", "30")
     assert (made.idle_timeout_s, made.setup_timeout_s) == (30, 30)

@@ -113,6 +113,16 @@ def test_neighbour_that_moves_is_followed(topology, relay, call, way):
 
 
 @pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
+def test_stale_neighbour_is_confirmed(topology, relay, call, way):
+    """For that the relay changes the kernel's neighbour table."""
+    call.establish(way)
+    callee, run = topology.callee, topology.relay.run
+    device = ["dev", callee.gateway.ifname]
+    run(["ip", "neigh", "replace", callee.ip, "lladdr", callee.mac, *device, "nud", "stale"])
+    wait_for(lambda: "STALE" not in run(["ip", "neigh", "show", callee.ip, *device]).stdout, DEADLINE_S, "a change")
+
+
+@pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
 def test_interface_that_comes_later_is_attached_to(topology, relay, way):
     run = topology.relay.run
     run(["ip", "link", "add", "late0", "type", "veth", "peer", "name", "late1"])
