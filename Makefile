@@ -18,7 +18,7 @@ help:
 	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
 	@echo "make test            set up and run all tests"
 	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
-	@echo "make bench           measure, beside a bare redirect"
+	@echo "make bench [PEER=...]  measure, beside a bare redirect; call set-ups beside another program"
 	@echo "make lint            ruff and mypy"
 	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make clean           remove what was installed here"
@@ -33,7 +33,7 @@ demo: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.demo $(ARGS)
 
 bench: $(VENV)/test.ok
-	$(SUDO) $(BIN)/python -m tests.bench.bench $(ARGS)
+	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(PEER),--peer '$(PEER)') $(ARGS)
 
 man: $(VENV)/run.ok
 	$(BIN)/python -m rtpproxy.manual > rtpproxy.8
