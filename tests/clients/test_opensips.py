@@ -168,10 +168,10 @@ def test_command_repeated_before_its_reply_is_executed_once(start):
     """A relay that stands still for longer than a try: two datagrams wait for it, and the second is a repetition."""
     relay, _ = start("udp")
     transport = Udp(HOST, 22222)
-    with Node(transport) as node, ThreadPoolExecutor(1) as helper:
+    with Node(transport) as node, ThreadPoolExecutor(1) as background:
         relay.process.send_signal(signal.SIGSTOP)
         try:
-            asked = helper.submit(node.offer, "U c1@h 192.0.2.7 49170 ftag;1")
+            asked = background.submit(node.offer, "U c1@h 192.0.2.7 49170 ftag;1")
             wait_for(lambda: transport.sent == 2, DEADLINE_S, "the second try")
         finally:
             relay.process.send_signal(signal.SIGCONT)
