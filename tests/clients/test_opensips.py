@@ -14,21 +14,6 @@ from tests.clients.opensips import CallFailedError, Media, Node, Stream, Udp
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import wait_for
 
-PENDING = {
-    "test_call[tcp]": "control sockets over TCP",
-    "test_call[tcp6]": "control sockets over TCP",
-    "test_call[udp6]": "control sockets over IPv6",
-    "test_capabilities_follow_what_is_there": "VF 20090810, 20150420, 20150617, 20191015",
-    "test_offer_with_notification": "-n",
-    "test_offer_with_notification_of_a_socket_that_is_not_there": "-n",
-    "test_timeout_is_notified": "-n",
-    "test_bridging_letters": "bridge mode",
-    "test_autobridge": "VF 20090810",
-    "test_family_letters_in_any_number": "media over IPv6",
-    "test_sub_commands": "sub-commands",
-}
-"""Tests of what the relay cannot do yet, and what that is. Each must fail until its line is taken out."""
-
 HOST = "127.0.0.1"
 BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "20000", "-M", "21000")
 """Starts sooner, and needs no privilege."""
@@ -44,13 +29,6 @@ TRANSPORTS = {
 CALLER = ("192.0.2.7", 49170)
 CALLEE = ("198.51.100.9", 30000)
 TAGS = "ftag;1 ttag;1"
-
-
-@pytest.fixture(autouse=True)
-def pending(request):
-    if request.node.name in PENDING:
-        reason = f"not there yet: {PENDING[request.node.name]}"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture(autouse=True, scope="module")

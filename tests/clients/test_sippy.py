@@ -17,20 +17,6 @@ import pytest
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import wait_for
 
-PENDING = {
-    "test_call[tcp]": "control sockets over TCP",
-    "test_call[tcp6]": "control sockets over TCP",
-    "test_call[udp6]": "control sockets over IPv6",
-    "test_next_hop_and_local_address_choose_where_media_goes": "VF 20090810",
-    "test_new_port": "the modifier n",
-    "test_media_over_ipv6": "media over IPv6",
-    "test_timeout_is_notified[tcp]": "-n",
-    "test_timeout_is_notified[tcp-wildcard]": "-n",
-    "test_timeout_is_notified[unix]": "-n",
-    "test_cluster_adds_the_totals_of_its_members": "G",
-}
-"""Tests of what the relay cannot do yet, and what that is. Each must fail until its line is taken out."""
-
 DEADLINE_S = 10.0
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
@@ -45,13 +31,6 @@ TRANSPORTS = {
     "udp6": "udp6:::1:22222",
     "tcp6": "tcp6:::1:22222",
 }
-
-
-@pytest.fixture(autouse=True)
-def pending(request):
-    if request.node.name in PENDING:
-        reason = f"not there yet: {PENDING[request.node.name]}"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture(autouse=True)
