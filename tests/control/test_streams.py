@@ -356,13 +356,13 @@ def test_flood_takes_turns_with_others(loop_factory: LoopFactory, tmp_path: Path
             flood.sendall(b"first\n" + b"\n" * 8000)
             assert read_lines(good, 1) == b"[good]\n"
             read_lines(flood, 8001)
-    assert echo.commands.index(b"good") - echo.commands.index(b"first") <= 3 * streams.TURNS
+    assert echo.commands.index(b"good") - echo.commands.index(b"first") <= 4
 
 
 def test_clients_take_turns_fairly(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
-    """More floods than fit one round: each gets its share all the time."""
+    """Each of several floods gets its share all the time. So few lines fit the sockets though nobody reads yet."""
     path = tmp_path / "s"
-    lines = 1000
+    lines = 150
     with serving(loop_factory, echo, cunix(path)), contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(path)) for _ in range(12)]
         for number, client in enumerate(clients):
@@ -373,7 +373,7 @@ def test_clients_take_turns_fairly(loop_factory: LoopFactory, echo: Echo, tmp_pa
         mine = [position for position, text in enumerate(echo.commands) if text == b"%d" % number]
         gaps = [later - former for former, later in itertools.pairwise(mine)]
         assert len(mine) == lines
-        assert max(gaps) <= 2 * 12 * streams.LINES_A_VISIT
+        assert max(gaps) <= 2 * 12
 
 
 @contextlib.contextmanager
