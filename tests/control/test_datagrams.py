@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.config import ControlAddress, ControlKind, parse_control_address
 from tests.control.serving import (
     DEADLINE_S,
     LOOP_FACTORIES,
@@ -130,7 +130,7 @@ def test_full_socket_drops_that_reply_only(loop_factory: LoopFactory, echo: Echo
     What is asked meanwhile is executed; the reply is kept, and given when the command is repeated.
     """
     with own_namespace():
-        set_up_dead_neighbours()
+        set_up_link_without_neighbours()
         address = ControlAddress(ControlKind.UDP, port=22222)
         with serving(loop_factory, echo, address) as log, connect_to(replace(address, host="127.0.0.1")) as client:
             client.settimeout(0.01)
@@ -154,7 +154,22 @@ def test_full_socket_drops_that_reply_only(loop_factory: LoopFactory, echo: Echo
         assert len(log) < 12
 
 
-def set_up_dead_neighbours() -> None:
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", [ControlKind.UDP6, ControlKind.TCP6])
+def test_link_local_controller(loop_factory: LoopFactory, echo: Echo, kind: ControlKind) -> None:
+    """Its host has no zone, and it gets its replies."""
+    with own_namespace():
+        set_up_link_without_neighbours()
+        subprocess.run(["ip", "addr", "add", "fe80::77/64", "dev", "v0", "nodad"], check=True)
+        address = parse_control_address(f"{kind.value}:fe80::77%v0:9000")
+        with serving(loop_factory, echo, address), connect_to(address) as client:
+            client.sendall(b"c1 V\n")
+            assert client.recv(100) == (b"c1 [ V\n]\n" if kind.is_datagram else b"[c1 V]\n")
+    assert echo.hosts == ["fe80::77"]
+
+
+def set_up_link_without_neighbours() -> None:
     for arguments in (
         "link add v0 type veth peer name v1",
         "addr add 192.0.2.1/24 dev v0",

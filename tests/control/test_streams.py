@@ -228,6 +228,26 @@ def test_tcp_starts_again_on_the_same_port(loop_factory: LoopFactory, echo: Echo
             assert read_to_end(client) == b""
 
 
+def test_tcp_connections_answer_at_once_and_notice_the_dead(loop_factory: LoopFactory, echo: Echo) -> None:
+    """Replies are not held back for more of them, and a controller that vanished is found out."""
+    address = free(ControlKind.TCP)
+    with serving(loop_factory, echo, address), connect_to(address) as client:
+        client.sendall(b"V\n")
+        read_lines(client, 1)
+        with server_end(client) as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+
+
+def server_end(client: socket.socket) -> socket.socket:
+    """The other end of a connection to this process."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as found:
+            if found.getpeername() == client.getsockname():
+                return found.dup()
+    raise AssertionError("no such connection")
+
+
 def test_tcp_serves_more_clients_than_the_reference(loop_factory: LoopFactory, echo: Echo) -> None:
     address = free(ControlKind.TCP)
     with serving(loop_factory, echo, address), contextlib.ExitStack() as stack:
