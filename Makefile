@@ -12,7 +12,7 @@ RUN_PACKAGES := python3-bpfcc linux-libc-dev python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool procps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo bench man clean
+.PHONY: help run test lint demo bench man install-man clean
 
 help:
 	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench [PEER=...]  measure, beside a bare redirect; call set-ups beside another program"
 	@echo "make lint            ruff and mypy"
 	@echo "make man             the manual page, in rtpproxy.8"
+	@echo "make install-man     the same, for man(1) to find"
 	@echo "make clean           remove what was installed here"
 
 run: $(VENV)/run.ok
@@ -37,6 +38,9 @@ bench: $(VENV)/test.ok
 
 man: $(VENV)/run.ok
 	$(BIN)/python -m rtpproxy.manual > rtpproxy.8
+
+install-man: man
+	$(SUDO) install -D -m 644 rtpproxy.8 /usr/local/share/man/man8/rtpproxy.8
 
 lint: $(VENV)/test.ok
 	$(BIN)/ruff check .

@@ -59,6 +59,7 @@ class RunningRelay:
         self.log_path = directory / f"{name}.log"
         self.pid_path = directory / f"{name}.pid"
         self.host = host
+        self._directory = directory
         self._environment = {**os.environ, **(environment or {})}
         self._arguments = [
             *prefix,
@@ -87,7 +88,8 @@ class RunningRelay:
         with self.log_path.open("ab") as log:
             before = self.log_path.stat().st_size
             popen = subprocess.Popen if self.host is None else self.host.popen
-            self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment)
+            # A signal that kills it may leave a core where it runs.
+            self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment, cwd=self._directory)
         process = self._process
 
         def is_over() -> bool:

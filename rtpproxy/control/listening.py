@@ -114,6 +114,8 @@ class SocketFile:
         try:
             if _identity(os.lstat(self._path)) == self._identity:
                 os.unlink(self._path)
+        except PermissionError:
+            _LOG.info("control socket %s stays: the directory is another user's", self._path)
         except OSError as error:
             _LOG.warning("cannot remove the control socket %s: %s", self._path, error.strerror)
 
