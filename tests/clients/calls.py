@@ -17,14 +17,17 @@ DEADLINE_S = 10.0
 class SignalledCall(Call):
     """A call whose ports Kamailio asked for: the phones send where SIP told them to."""
 
-    def __init__(self, setting: Setting, directory: Path, call_id: str, start: Callable) -> None:
+    def __init__(
+        self, setting: Setting, directory: Path, call_id: str, start: Callable, *, relay: RunningRelay | None = None
+    ) -> None:
+        """`start` is the fixture; `relay` is the one that should be asked, by default the only one."""
         topology = setting.topology
-        self.relay = setting.relay
+        self.relay = relay or setting.relay
         self.name = call_id
-        self.caller = party(topology.caller, CALLER_PORT)
-        self.callee = party(topology.callee, MEDIA_PORT)
         self.answering = start(setting, UserAgent(topology.callee, directory, "callee"))
         self.calling = start(setting, Caller(topology.caller, directory, setting.proxy, call_id))
+        self.caller = party(topology.caller, CALLER_PORT)
+        self.callee = party(topology.callee, MEDIA_PORT)
 
     def offer(self, media: Media) -> tuple[Media, Media]:
         """Call, or offer something else within the call; what the callee and the caller are told."""
@@ -35,8 +38,10 @@ class SignalledCall(Call):
         return to_callee, to_caller
 
     def hang_up(self) -> None:
+        """End the call; the relay must have no session then."""
         self.calling.hang_up()
         self.answering.wait()
+        wait_for_sessions(self.relay, 0)
 
 
 def party(phone: Phone, port: int) -> Party:

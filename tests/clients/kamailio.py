@@ -49,7 +49,12 @@ class Kamailio:
         address it is, the address to tell.
         """
         self._path = directory / "kamailio.log"
-        values = {"RELAYS": [" ".join(relays)], "CALLEE": [f"sip:{callee}:{SIP_PORT}"], "OFFER": offer, "ANSWER": answer}
+        values = {
+            "RELAYS": [" ".join(relays)],
+            "CALLEE": [f"sip:{callee}:{SIP_PORT}"],
+            "OFFER": offer,
+            "ANSWER": answer,
+        }
         arguments = [
             *("kamailio", "-f", _CONFIGURATION, "-DD", "-E", "-m", "64", "-M", "8", "-Y", directory, "-w", directory),
             *(part for ip in ips for part in ("-l", f"udp:{ip}:{SIP_PORT}")),
@@ -78,7 +83,9 @@ class Kamailio:
     @property
     def complaints(self) -> list[str]:
         """Errors and warnings about relays and media."""
-        return [line for line in self.log.splitlines() if re.search(r"(ERROR|WARNING|CRITICAL).*(rtpproxy|media)", line)]
+        return [
+            line for line in self.log.splitlines() if re.search(r"(ERROR|WARNING|CRITICAL).*(rtpproxy|media)", line)
+        ]
 
     def evidence(self) -> str:
         return self.log[-_EVIDENCE_BYTES:]
