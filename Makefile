@@ -12,7 +12,7 @@ RUN_PACKAGES := python3-bpfcc linux-libc-dev python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool procps kamailio sip-tester
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo bench clean
+.PHONY: help run test lint demo bench man clean
 
 help:
 	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
@@ -20,6 +20,7 @@ help:
 	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
 	@echo "make bench           measure, beside a bare redirect"
 	@echo "make lint            ruff and mypy"
+	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make clean           remove what was installed here"
 
 run: $(VENV)/run.ok
@@ -34,13 +35,16 @@ demo: $(VENV)/test.ok
 bench: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.bench.bench $(ARGS)
 
+man: $(VENV)/run.ok
+	$(BIN)/python -m rtpproxy.manual > rtpproxy.8
+
 lint: $(VENV)/test.ok
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) rtpproxy.8 .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs those of the Debian packages $(1) that are missing, and says what to do where that is not permitted.
 # Debian starts a Kamailio that it installs, at once and at every boot; one that comes with the tests shall do neither.

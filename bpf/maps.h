@@ -6,19 +6,31 @@
 #ifndef MAX_NEXT_HOPS
 #define MAX_NEXT_HOPS 4096
 #endif
+/* Of each family; those of IPv6 come after those of IPv4. */
 #ifndef STEERED_SOCKETS
 #define STEERED_SOCKETS 8
 #endif
-#define PORTS 65536
+/* The media ports, and how many port spaces there are; a space belongs to a local address, or to all of a family. */
+#ifndef PORT_SPAN
+#define FIRST_PORT 0
+#define PORT_SPAN 65536
+#endif
+#ifndef LOCAL_SLOTS
+#define LOCAL_SLOTS 1
+#endif
+#define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
 
 /* BPF_F_MMAPABLE: the controller maps these arrays, so a row or a counter costs it a memory access. */
 #define MAPPED 1024
 
-/* An array, because the local port is the index: no hashing, and a flat cost at any number of calls. */
-BPF_F_TABLE("array", __u32, struct port_row, port_rows, PORTS, MAPPED);
+/*
+ * An array, because port space and local port make the index, slot * PORT_SPAN + port - FIRST_PORT: no hashing, and a
+ * flat cost at any number of calls.
+ */
+BPF_F_TABLE("array", __u32, struct port_row, port_rows, PORT_ROWS, MAPPED);
 
 /* Apart from the rows, so that counting never writes to the line that other CPUs read. */
-BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORTS, MAPPED);
+BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORT_ROWS, MAPPED);
 
 /* Apart from the rows, so that a neighbour that moves changes one row, not ten thousand. */
 BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);
@@ -26,5 +38,8 @@ BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);
 /* One element; per CPU, because every packet of the host counts in it. */
 BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 
+/* Port spaces by local address, written by the controller; not asked where one space holds a whole family. */
+BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS);
+
 /* The controller's UDP sockets for all ports; a port always goes to the same one. */
-BPF_TABLE("sockmap", __u32, int, steered_sockets, STEERED_SOCKETS);
+BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);

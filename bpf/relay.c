@@ -18,10 +18,13 @@
 #define ON_STEER on_steer
 #endif
 
-/* The address that media ports are on, network order; 0 for any address of the host. */
-#ifndef LISTEN_HOST
-#define LISTEN_HOST 0
-#endif
+/*
+ * Which port space an address of ours has. ANY_IPV4_SLOT and ANY_IPV6_SLOT are set where one space holds the whole
+ * family. Otherwise FIRST_IPV4 (network order) with FIRST_IPV4_SLOT saves most packets the look-up.
+ */
+#define NO_SLOT LOCAL_SLOTS
+
+#define AF_INET6 10
 
 /* The number of a counter in `struct verdicts`, by its name. */
 #define VERDICT(name) (__builtin_offsetof(struct verdicts, name) / sizeof(__u64))
@@ -35,6 +38,34 @@ static __always_inline int conclude(int action, __u32 verdict)
 	if (count && verdict < sizeof(*count) / sizeof(__u64))
 		((__u64 *)count)[verdict]++;
 	return action;
+}
+
+static __always_inline __u32 slot_of(__be32 a, __be32 b, __be32 c, __be32 d)
+{
+	struct local_address address = {{a, b, c, d}};
+	__u32 *slot = local_slots.lookup(&address);
+
+	return slot ? *slot : NO_SLOT;
+}
+
+static __always_inline __u32 slot_of_ipv4(__be32 host)
+{
+#ifdef ANY_IPV4_SLOT
+	return ANY_IPV4_SLOT;
+#endif
+#ifdef FIRST_IPV4
+	if (host == FIRST_IPV4)
+		return FIRST_IPV4_SLOT;
+#endif
+	return slot_of(0, 0, __constant_htonl(0xffff), host);
+}
+
+static __always_inline __u32 slot_of_ipv6(const struct bpf_sk_lookup *ctx)
+{
+#ifdef ANY_IPV6_SLOT
+	return ANY_IPV6_SLOT;
+#endif
+	return slot_of(ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]);
 }
 
 static __always_inline int pass_unparsed(enum parse_result why)
@@ -63,7 +94,7 @@ int ON_XDP(struct xdp_md *ctx)
 	struct entry e;
 	struct way_out out;
 	struct rtp_mark mark;
-	__u32 port, known_ssrc;
+	__u32 offset, slot, index, known_ssrc;
 	__u64 now_ns;
 
 	enum parse_result parsed = parse_ethernet(data, data_end, &d);
@@ -72,9 +103,15 @@ int ON_XDP(struct xdp_md *ctx)
 	if (parsed != PARSE_OK)
 		return pass_unparsed(parsed);
 
-	port = __builtin_bswap16(d.udp->dest);
-	struct port_row *row = port_rows.lookup(&port);
-	struct port_counters *counters = port_counters.lookup(&port);
+	offset = __builtin_bswap16(d.udp->dest) - FIRST_PORT;
+	if (offset >= PORT_SPAN)
+		return conclude(XDP_PASS, VERDICT(up_not_ours));
+	slot = slot_of_ipv4(d.ip->daddr);
+	if (slot >= LOCAL_SLOTS)
+		return conclude(XDP_PASS, VERDICT(up_not_ours));
+	index = slot * PORT_SPAN + offset;
+	struct port_row *row = port_rows.lookup(&index);
+	struct port_counters *counters = port_counters.lookup(&index);
 	if (!row || !counters)
 		return XDP_PASS;
 	/* With thousands of calls, row and counters are both out of the nearer caches; loaded here, they come at once. */
@@ -125,16 +162,19 @@ int ON_XDP(struct xdp_md *ctx)
 /* Hands packets for an open port to one of the controller's sockets; everything else goes its usual way. */
 int ON_STEER(struct bpf_sk_lookup *ctx)
 {
-	__u32 port = ctx->local_port, number;
+	__u32 port = ctx->local_port, offset = port - FIRST_PORT, slot, index, number;
+	bool is_ipv6 = ctx->family == AF_INET6;
 
-	if (ctx->family != 2 /* AF_INET */ || ctx->protocol != IPPROTO_UDP)
+	if (ctx->protocol != IPPROTO_UDP || offset >= PORT_SPAN)
 		return SK_PASS;
-	if (LISTEN_HOST && ctx->local_ip4 != LISTEN_HOST)
+	slot = is_ipv6 ? slot_of_ipv6(ctx) : slot_of_ipv4(ctx->local_ip4);
+	if (slot >= LOCAL_SLOTS)
 		return SK_PASS;
-	struct port_row *row = port_rows.lookup(&port);
+	index = slot * PORT_SPAN + offset;
+	struct port_row *row = port_rows.lookup(&index);
 	if (!row || !row->is_open)
 		return SK_PASS;
-	number = (port >> 1) % STEERED_SOCKETS;
+	number = (port >> 1) % STEERED_SOCKETS + (is_ipv6 ? STEERED_SOCKETS : 0);
 	struct bpf_sock *socket = (void *)steered_sockets.lookup(&number);
 	if (!socket)
 		return SK_PASS;

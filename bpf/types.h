@@ -8,7 +8,7 @@
 #include <linux/types.h>
 
 /*
- * One row per UDP port, written by the controller, only read here. Two facts live in it:
+ * One row per media port of every port space, written by the controller, only read here. Two facts live in it:
  * `is_open` (the port belongs to a stream, so its packets are steered to the controller's socket), and the
  * forwarding entry, everything from `sequence` on. An entry changes as a whole: the writer makes `sequence` odd,
  * writes the members and makes it even again; a reader that saw it odd, or sees another value after copying, leaves
@@ -53,6 +53,12 @@ struct port_counters {
 };
 _Static_assert(sizeof(struct port_counters) == 64, "counters are one cache line");
 
+/* An address of ours, network order; IPv4 as ::ffff:a.b.c.d. */
+struct local_address {
+	__be32 words[4];
+};
+_Static_assert(sizeof(struct local_address) == 16, "a hash key has no padding");
+
 /* A neighbour on an interface. Written by the controller as a whole, with `sequence` as in port_row. */
 struct next_hop {
 	__u32 sequence;
@@ -74,7 +80,7 @@ struct verdicts {
 	__u64 up_not_ipv4;          /* ARP, IPv6, ... */
 	__u64 up_vlan;              /* an 802.1Q or 802.1ad tag in the frame */
 	__u64 up_not_udp;
-	__u64 up_not_ours;          /* UDP to a port that no stream owns */
+	__u64 up_not_ours;          /* UDP to an address or a port that no stream owns */
 	__u64 up_fragment;
 	__u64 up_ip_options;
 	__u64 up_malformed;         /* lengths that contradict each other, or a multicast MAC */

@@ -1,21 +1,28 @@
 """The relay's configuration: one frozen value, made by `cli`, passed to whoever needs it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv6Address
 
 from rtpproxy.errors import ConfigError
 
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
-_OTHER_TRANSPORTS = ("udp6", "tcp", "tcp6", "stdio", "stdioc", "systemd")
-"""What the C RTPproxy knows besides; never the path of a Unix socket."""
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+NOTIFY_WILDCARD = "%%CC_SELF%%"
+MAX_NOTIFY_TARGETS = 64
+MAX_NOTIFY_WILDCARDS = 2
+MAX_SOCKET_PATH_BYTES = 107
+"""What `sun_path` holds beside its NUL."""
+DEFAULT_SOCKET_MODE = 0o755
+"""Of Unix control sockets when `-u` names a group (protocol.md 1.7)."""
 
 
 class ControlKind(Enum):
-    """How commands are framed on a control socket (protocol.md 1.1)."""
+    """What a control socket is, and how commands are framed on it (protocol.md 1.1). Values are prefixes of `-s`."""
 
     UNIX = "unix"
     """Unix stream socket, one command a connection."""
@@ -23,11 +30,46 @@ class ControlKind(Enum):
     """Unix stream socket, one command a line."""
     UDP = "udp"
     """IPv4 datagrams with a cookie."""
+    UDP6 = "udp6"
+    """IPv6 datagrams with a cookie."""
+    TCP = "tcp"
+    """IPv4 stream, one command a line."""
+    TCP6 = "tcp6"
+    """IPv6 stream, one command a line."""
+    STDIO = "stdio"
+    """Standard input and output, one command a line."""
+    STDIOC = "stdioc"
+    """Like `STDIO`, and the process ends with its input."""
+    SYSTEMD = "systemd"
+    """The first socket that the service manager passes: a stream, one command a connection."""
+
+    @property
+    def is_datagram(self) -> bool:
+        """Whether commands come as datagrams, which counts as remote control (protocol.md 1.8)."""
+        return self in (ControlKind.UDP, ControlKind.UDP6)
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether there is a socket file."""
+        return self in (ControlKind.UNIX, ControlKind.CUNIX)
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether hosts are IPv6."""
+        return self in (ControlKind.UDP6, ControlKind.TCP6)
+
+    @property
+    def is_stdio(self) -> bool:
+        """Whether standard input is the socket, which needs the foreground (protocol.md 12.2)."""
+        return self in (ControlKind.STDIO, ControlKind.STDIOC)
+
+
+_KINDS_BY_PREFIX = {kind.value: kind for kind in ControlKind}
 
 
 @dataclass(frozen=True, slots=True)
 class ControlAddress:
-    """Where one control socket listens: `path` for Unix sockets, else `host` (empty for any) and `port`."""
+    """Where one control socket listens: `path` for Unix sockets, `host` (empty for any) and `port` for UDP and TCP."""
 
     kind: ControlKind
     path: str = ""
@@ -35,7 +77,7 @@ class ControlAddress:
     port: int = 0
 
     def __str__(self) -> str:
-        where = self.path if self.kind is not ControlKind.UDP else f"{self.host or '*'}:{self.port}"
+        where = self.path if not self.port else f"{self.host or '*'}:{self.port}"
         return f"{self.kind.value}:{where}"
 
 
@@ -58,8 +100,19 @@ class NotifyTarget:
 
     path: str = ""
     host: str = ""
-    """Numeric; empty, with a port, for the address that the controller's command came from."""
+    """A name or a number, without brackets; a number once the relay runs. Empty for a wildcard: the address that the
+    controller's command came from."""
     port: int = 0
+    text: str = ""
+    """As it was given, with `unix:` where that was left out. Commands quote it, whatever `path` and `host` become."""
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether the host is that of whoever sent the command."""
+        return not self.path and not self.host
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class LatchingMode(Enum):
@@ -98,8 +151,6 @@ class Config:
     """Everything that the command line decides."""
 
     control: tuple[ControlAddress, ...] = (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
-    listen_host: str = ""
-    """Of the first listen address; goes when the service knows several."""
     listen: tuple[ListenAddress, ...] = (ListenAddress(),)
     """Addresses that media ports are on; the first is the default. In bridge mode: internal, external."""
     is_bridging: bool = False
@@ -155,32 +206,59 @@ class Config:
 
 
 def parse_control_address(text: str) -> ControlAddress:
-    """Read the argument of `-s`. A text with no known prefix is the path of a `unix` socket.
+    """Read the argument of `-s`. A text with no known prefix is the path of a `unix` socket (protocol.md 1.1).
 
-    Raises ConfigError for an empty path or an unusable port.
+    Raises ConfigError for an empty path, an unusable host or port, or text where none belongs.
     """
     prefix, colon, rest = text.partition(":")
-    if colon and prefix == "udp":
-        return _parse_host_port(rest)
-    if colon and prefix in _OTHER_TRANSPORTS:
-        raise ConfigError(f"control socket {text}: {prefix} sockets are not supported so far")
-    kind = ControlKind.UNIX
-    if colon and prefix in ("unix", "cunix"):
-        kind, text = ControlKind(prefix), rest
-    if not text:
+    if not colon or prefix not in _KINDS_BY_PREFIX:
+        return _unix_address(ControlKind.UNIX, text)
+    kind = _KINDS_BY_PREFIX[prefix]
+    if kind.is_unix:
+        return _unix_address(kind, rest)
+    if kind.is_stdio or kind is ControlKind.SYSTEMD:
+        if rest:
+            raise ConfigError(f"control socket {text}: nothing may follow {prefix}:")
+        return ControlAddress(kind)
+    return _internet_address(kind, rest)
+
+
+def _unix_address(kind: ControlKind, path: str) -> ControlAddress:
+    if not path:
         raise ConfigError("control socket: the path is empty")
-    return ControlAddress(kind, path=text)
+    return ControlAddress(kind, path=path)
 
 
-def _parse_host_port(text: str) -> ControlAddress:
-    host, colon, port_text = text.rpartition(":")
-    if not colon:
-        host, port_text = text, str(DEFAULT_CONTROL_PORT)
+def _internet_address(kind: ControlKind, text: str) -> ControlAddress:
+    host, port_text = _split_host_port(kind, text)
     if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise ConfigError(f"control socket udp:{text}: port {port_text!r} is not a number from 1 to 65535")
+        raise ConfigError(f"control socket {kind.value}:{text}: port {port_text!r} is not a number from 1 to 65535")
     if not host:
-        raise ConfigError(f"control socket udp:{text}: the host is empty; write * for any address")
-    return ControlAddress(ControlKind.UDP, host="" if host == "*" else host, port=int(port_text))
+        raise ConfigError(f"control socket {kind.value}:{text}: the host is empty; write * for any address")
+    return ControlAddress(kind, host="" if host == "*" else host, port=int(port_text))
+
+
+def _split_host_port(kind: ControlKind, text: str) -> tuple[str, str]:
+    """Split at the last colon, as the C RTPproxy does: `::1:9000` is host `::1`.
+
+    Two things that it does not understand are: brackets around an IPv6 host, and an IPv6 host alone where no host
+    would be left otherwise (`::1`).
+    """
+    host, colon, port_text = text.rpartition(":")
+    is_alone = not colon or (kind.is_ipv6 and (text.endswith("]") or (_is_ipv6(text) and not _is_ipv6(host))))
+    if is_alone:
+        host, port_text = text, str(DEFAULT_CONTROL_PORT)
+    if kind.is_ipv6 and host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return host, port_text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def port_range(low: int, high: int) -> tuple[int, int]:
@@ -193,3 +271,48 @@ def port_range(low: int, high: int) -> tuple[int, int]:
     if first > last:
         raise ConfigError(f"ports {low} to {high}: no room for a pair; raise -M or lower -m")
     return first, last
+
+
+def parse_notify_target(text: str) -> NotifyTarget:
+    """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
+
+    Raises ConfigError for an empty or too long path, and for what is not HOST:PORT. Names are not looked up here.
+    """
+    if text.startswith("tcp:"):
+        return _parse_tcp_target(text)
+    path = text.removeprefix("unix:")
+    if not path:
+        raise ConfigError(f"option -n {text!r}: the path is empty")
+    if len(path.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"option -n {text}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    return NotifyTarget(path=path, text=f"unix:{path}")
+
+
+def _parse_tcp_target(text: str) -> NotifyTarget:
+    host, _, port_text = text.removeprefix("tcp:").rpartition(":")
+    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
+        raise ConfigError(f"option -n {text}: port {port_text!r} is not a number from 1 to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or "[" in host or "]" in host:
+        raise ConfigError(f"option -n {text}: not tcp:HOST:PORT")
+    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=int(port_text), text=text)
+
+
+def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:
+    """Raises ConfigError when there are more targets, or wildcards among them, than protocol.md 10.1 allows."""
+    if len(targets) > MAX_NOTIFY_TARGETS:
+        raise ConfigError(f"option -n: {len(targets)} targets; at most {MAX_NOTIFY_TARGETS} are allowed")
+    wildcards = sum(target.is_wildcard for target in targets)
+    if wildcards > MAX_NOTIFY_WILDCARDS:
+        raise ConfigError(
+            f"option -n: {wildcards} targets with {NOTIFY_WILDCARD}; at most {MAX_NOTIFY_WILDCARDS} are allowed"
+        )
+
+
+def find_target(targets: Sequence[NotifyTarget], argument: bytes) -> NotifyTarget | None:
+    """The target that the socket argument of a `U` quotes, letter by letter but for `unix:` (protocol.md 2.4)."""
+    quoted = argument.decode(errors="surrogateescape")
+    if not quoted.startswith(("unix:", "tcp:")):
+        quoted = f"unix:{quoted}"
+    return next((target for target in targets if target.text == quoted), None)

@@ -12,13 +12,14 @@ from dataclasses import replace
 
 import uvloop
 
-from rtpproxy.config import Config, ControlKind
-from rtpproxy.errors import RtpproxyError, StartError
+from rtpproxy import limits, privileges
+from rtpproxy.config import Config
+from rtpproxy.errors import ConfigError, RtpproxyError, StartError
+from rtpproxy.options import FACILITIES
 from rtpproxy.relay import Relay
 
 log = logging.getLogger(__name__)
 
-FACILITIES = {name.upper(): number for name, number in logging.handlers.SysLogHandler.facility_names.items()}
 _LEVELS = {
     "DBUG": logging.DEBUG,
     "INFO": logging.INFO,
@@ -26,13 +27,21 @@ _LEVELS = {
     "ERR": logging.ERROR,
     "CRIT": logging.CRITICAL,
 }
-_READY = b"ready"
 _MESSAGE_BYTES = 4096
+_FAILED, _USAGE = 1, 2
+"""Exit statuses."""
+_TCP = ("tcp", "tcp6")
+_REMOTE = ("udp", "udp6")
+"""Control sockets that count as remote control (protocol.md 1.8)."""
 
 
 def run(config: Config) -> int:
-    """Run the relay and return the exit status; in daemon mode, that of its start. Raises StartError."""
+    """Run the relay, or start it as a daemon, and return the exit status.
+
+    Raises StartError or ConfigError when it cannot start.
+    """
     check_root(config)
+    privileges.check(config)
     config = with_absolute_paths(config)
     if config.is_foreground:
         start_log(config)
@@ -42,11 +51,17 @@ def run(config: Config) -> int:
 
 
 def check_root(config: Config) -> None:
-    """Refuse to be root with a control socket that others can reach (protocol.md 1.8)."""
-    if os.geteuid() != 0 or config.is_root_allowed:
+    """Refuse to be root with a control socket that others can reach, and warn of TCP (protocol.md 1.8)."""
+    if os.geteuid() != 0 or config.user or config.is_root_allowed:
         return
-    if any(address.kind is ControlKind.UDP for address in config.control):
-        raise StartError("running as root with a UDP control socket is refused; say -F if only you can reach it")
+    kinds = {address.kind.value for address in config.control}
+    if kinds & set(_REMOTE):
+        raise StartError(
+            "running as root with a UDP control socket is refused: name a user with -u, "
+            "or say -F if only you can reach it"
+        )
+    if kinds & set(_TCP):
+        print("rtpproxy: warning: running as root with a TCP control socket; name a user with -u", file=sys.stderr)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -54,7 +69,10 @@ def with_absolute_paths(config: Config) -> Config:
     control = tuple(
         replace(address, path=os.path.abspath(address.path)) if address.path else address for address in config.control
     )
-    return replace(config, control=control, pid_file=os.path.abspath(config.pid_file))
+    notify = tuple(
+        replace(target, path=os.path.abspath(target.path)) if target.path else target for target in config.notify
+    )
+    return replace(config, control=control, notify=notify, pid_file=os.path.abspath(config.pid_file))
 
 
 def start_log(config: Config) -> None:
@@ -79,6 +97,7 @@ def _serve(config: Config, on_ready: Callable[[], None]) -> None:
         def ready() -> None:
             rest_collector()
             pid_file.write()
+            privileges.drop(config)
             on_ready()
 
         try:
@@ -86,6 +105,7 @@ def _serve(config: Config, on_ready: Callable[[], None]) -> None:
         finally:
             pid_file.remove()
 
+    limits.apply(config)
     try:
         uvloop.run(main())
     except OSError as error:
@@ -124,7 +144,7 @@ class PidFile:
             log.error("pid file %s: %s", self._path, error.strerror)
 
     def remove(self) -> None:
-        """Remove the file if it is still ours."""
+        """Remove the file if it is still ours. The user of `-u` may not write to root's directories."""
         if not self._is_ours:
             return
         try:
@@ -132,47 +152,69 @@ class PidFile:
                 is_ours = file.read().strip() == str(os.getpid())
             if is_ours:
                 os.unlink(self._path)
+        except PermissionError:
+            log.info("pid file %s stays: the directory is another user's", self._path)
         except OSError as error:
             log.error("pid file %s: %s", self._path, error.strerror)
 
 
 def _daemonize(config: Config) -> int:
-    """Go to the background. The parent waits until the daemon serves, and prints why if it does not."""
+    """Go to the background. The parent waits until the daemon serves, and says why if it does not."""
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
-        message = _read_all(reader)
-        if message == _READY:
-            return 0
-        print(f"rtpproxy: {message.decode(errors='replace') or 'the daemon died at start'}", file=sys.stderr)
-        return 1
+        _take_outcome(_read_all(reader))
+        return 0
     os.close(reader)
     os.setsid()
     if os.fork():
         os._exit(0)
-    os.chdir("/")
+    if not config.keeps_directory:
+        os.chdir("/")
     # The daemon leaves through here only, so that nothing of the parent's is run twice.
     os._exit(_be_daemon(config, writer))
 
 
 def _be_daemon(config: Config, writer: int) -> int:
+    if not config.keeps_descriptors:
+        _redirect()
+    start_log(config)
+
+    is_told = False
+
+    def tell(status: int, message: str = "") -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            os.write(writer, bytes([status]) + message.encode(errors="backslashreplace")[:_MESSAGE_BYTES])
+            os.close(writer)
+
+    try:
+        _serve(config, lambda: tell(0))
+    except RtpproxyError as error:
+        status = _USAGE if isinstance(error, ConfigError) else _FAILED
+        log.error("%s", error)
+        tell(status, str(error))
+        return status
+    return 0
+
+
+def _redirect() -> None:
+    """Standard input, output and error lead nowhere from now on."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    os.close(null)
-    start_log(config)
+    if null > 2:
+        os.close(null)
 
-    def on_ready() -> None:
-        os.write(writer, _READY)
-        os.close(writer)
 
-    try:
-        _serve(config, on_ready)
-    except RtpproxyError as error:
-        log.error("%s", error)
-        os.write(writer, str(error).encode()[:_MESSAGE_BYTES])
-        return 1
-    return 0
+def _take_outcome(outcome: bytes) -> None:
+    """Raise the error that the daemon tells of, if it did not start; it tells nothing when it died."""
+    if not outcome:
+        raise StartError("the daemon died at start")
+    status, message = outcome[0], outcome[1:].decode(errors="replace")
+    if status:
+        raise ConfigError(message) if status == _USAGE else StartError(message)
 
 
 def _read_all(reader: int) -> bytes:

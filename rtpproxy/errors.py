@@ -21,6 +21,10 @@ class PortBusyError(RtpproxyError):
     """A port of the pair is taken by another process; another pair may do."""
 
 
+class PortSpaceError(RtpproxyError):
+    """A local address has no free port pair, or there is no room for another address."""
+
+
 class NoPortsError(RtpproxyError):
     """No free port pair is left, or none can be opened."""
 
@@ -29,18 +33,13 @@ class NoPortsError(RtpproxyError):
         self.is_new_session = is_new_session
 
 
-class LocalAddressError(RtpproxyError):
-    """An address asked for by a command is not one of ours."""
-
-    def __init__(self, message: str, *, is_routed: bool = False) -> None:
-        super().__init__(message)
-        self.is_routed = is_routed
-        """The command named a remote address to be routed to, not a local one."""
-
-
 class SessionNotFoundError(RtpproxyError):
     """No session matches the call-id and tags of a command."""
 
 
 class StoppingError(RtpproxyError):
     """A new session was refused because a slow shutdown is under way."""
+
+
+class NotificationOffError(RtpproxyError):
+    """A command asks for notification, and no target was configured."""

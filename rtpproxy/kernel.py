@@ -4,22 +4,25 @@ The parts are in `offload/`; here is what must happen in which order, at start, 
 """
 
 import hashlib
+import ipaddress
 import logging
 import os
+import struct
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from pathlib import Path
 
 from rtpproxy.addr import ipv4_number
-from rtpproxy.config import Config, OffloadMode
+from rtpproxy.config import Config, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.offload import loader
 from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, Report, Tier, carriers
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
-from rtpproxy.offload.syscall import attach_sk_lookup, sockmap_set
+from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
+from rtpproxy.session.local import SPARE_SLOTS
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +41,30 @@ def instance_name(config: Config) -> str:
 class Programs:
     """The loaded programs and mapped tables. `close` leaves nothing but what is attached to interfaces."""
 
-    def __init__(self, config: Config, tos: int) -> None:
+    def __init__(self, config: Config) -> None:
         """Load everything. Raises OffloadError."""
         name = instance_name(config)
         self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
-        host = ipv4_number(config.listen_host) if config.listen_host else 0
+        listen = config.listen
+        self.max_slots = _max_slots(listen)
+        """How many port spaces there can be; their numbers are below."""
+        first_port, last_port = config.port_min, config.port_max + 1
         self._loaded = loader.load(
             {
                 "ON_XDP": self.xdp_name,
                 "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
-                "LISTEN_HOST": f"__constant_htonl({host:#x})" if host else "0",
+                "FIRST_PORT": str(first_port),
+                "PORT_SPAN": str(last_port + 1 - first_port),
+                "LOCAL_SLOTS": str(self.max_slots),
+                **_slot_defines(listen),
             }
         )
         ttl = int(_DEFAULT_TTL.read_text())
-        self.tables = Tables(self._loaded, config.port_min, config.port_max + 1, tos, ttl)
+        self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
+        for slot, address in enumerate(listen):
+            if address.host:
+                self.add_local(address.host, slot)
 
     @property
     def xdp_fd(self) -> int:
@@ -60,7 +72,10 @@ class Programs:
         return self._loaded.xdp_fd
 
     def steer(self, receivers: list[int]) -> None:
-        """Hand packets for open ports to these sockets. Raises OffloadError."""
+        """Hand packets for open ports to these sockets: eight of IPv4, then eight of IPv6 or none.
+
+        Raises OffloadError.
+        """
         try:
             for number, receiver in enumerate(receivers):
                 sockmap_set(self._loaded.map_fds["steered_sockets"], number, receiver)
@@ -68,9 +83,21 @@ class Programs:
         except OSError as error:
             raise OffloadError(f"cannot attach the sk_lookup program: {error.strerror}") from error
 
-    def mark(self, port: int, is_open: bool) -> None:
+    def add_local(self, host: str, slot: int) -> None:
+        """Give an address of ours the port space `slot`. Raises OffloadError when it cannot be had.
+
+        An address of a family that is listened on as a whole keeps that family's port space.
+        """
+        if not 0 <= slot < self.max_slots:
+            raise OffloadError(f"{host}: no port space is left for another local address")
+        try:
+            map_write(self._loaded.map_fds["local_slots"], _local_address(host), struct.pack("=I", slot))
+        except OSError as error:
+            raise OffloadError(f"{host}: cannot give it a port space: {error.strerror}") from error
+
+    def mark(self, key: int, is_open: bool) -> None:
         """Open or close a port in the port table."""
-        (self.tables.open_port if is_open else self.tables.close_port)(port)
+        (self.tables.open_port if is_open else self.tables.close_port)(key)
 
     def close(self) -> None:
         """Stop steering and let everything go."""
@@ -78,6 +105,28 @@ class Programs:
             os.close(self._steer_link)
         self.tables.close()
         self._loaded.close()
+
+
+def _max_slots(listen: tuple[ListenAddress, ...]) -> int:
+    """Addresses of families that are not listened on as a whole may join later."""
+    is_all = {address.is_ipv6 for address in listen if not address.host} == {False, True}
+    return len(listen) + (0 if is_all else SPARE_SLOTS)
+
+
+def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
+    """What the programs know of `listen` without looking anything up."""
+    defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for slot, one in enumerate(listen) if not one.host}
+    for slot, address in enumerate(listen):
+        if not address.is_ipv6 and address.host:
+            number = ipv4_number(address.host)
+            return {**defines, "FIRST_IPV4": f"__constant_htonl({number:#x})", "FIRST_IPV4_SLOT": str(slot)}
+    return defines
+
+
+def _local_address(host: str) -> bytes:
+    """A key of `local_slots`."""
+    address = ipaddress.ip_address(host)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 
 
 class KernelTier:
@@ -138,7 +187,8 @@ class KernelTier:
             links = [self._interfaces.by_name(name) for name in self._config.interfaces]
             indexes = [link.index for link in links if link is not None]
         else:
-            indexes = carriers(self._netlink, self._config.listen_host)
+            hosts = {address.host for address in self._config.listen if not address.is_ipv6}
+            indexes = carriers(self._netlink, hosts)
         return [self._interfaces.attach(index) for index in indexes]
 
     def _require_xdp(self, reports: list[Report]) -> None:

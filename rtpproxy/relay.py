@@ -1,8 +1,10 @@
 """One running relay: every part built, wired to the event loop, and taken down again in reverse order."""
 
 import asyncio
+import errno
 import logging
 import random
+import resource
 import signal
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
@@ -10,20 +12,23 @@ from contextlib import ExitStack
 
 from rtpproxy.config import Config, ControlKind, OffloadMode, PortsMode
 from rtpproxy.control.dispatch import Dispatcher
+from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.kernel import KernelTier, Programs, instance_name
 from rtpproxy.media.bound import BoundMedia
-from rtpproxy.media.portrange import Reservation, check_local, claim
+from rtpproxy.media.portrange import Claims, Reservation, check_local
+from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
+from rtpproxy.notify import Notifier
 from rtpproxy.offload.off import NoOffload
+from rtpproxy.privileges import identity
 from rtpproxy.service import Service
+from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 
 log = logging.getLogger(__name__)
 
-TOS = 0xB8
-"""Expedited forwarding, on every media packet that leaves (protocol.md 6.3)."""
 TICK_S = 1.0
 REPORT_INTERVAL_S = 60.0
 _STOP_SIGNALS = ("TERM", "INT", "USR1", "USR2", "XCPU", "XFSZ", "VTALRM", "PROF")
@@ -44,6 +49,7 @@ class Relay:
         self._kernel: KernelTier | None = None
         self._verdicts: dict[str, int] = {}
         self._service: Service | None = None
+        self._claims: Claims
         self._media: SteeredMedia | BoundMedia
 
     async def serve(self, on_ready: Callable[[], None], abort: Callable[[int], None]) -> None:
@@ -66,57 +72,101 @@ class Relay:
 
     async def _start(self, loop: AbstractEventLoop) -> None:
         config = self._config
-        check_local(config.listen_host)
-        self._build_media(loop)
+        local_addresses = LocalAddresses(config.listen, config.is_bridging, route_source)
+        for address in local_addresses.known:
+            check_local(address)
+        self._build_media(loop, local_addresses)
         kernel = self._kernel = self._build_kernel_tier()
-        excluded = {address.port for address in config.control if address.kind is ControlKind.UDP}
-        ports = PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
-        service = self._service = Service(config, self._media, kernel.forwarder if kernel else NoOffload(), ports)
-        server = ControlServer(config.control, Dispatcher(service).execute, self._clock)
+        offload = kernel.forwarder if kernel else NoOffload()
+        notifier = Notifier()
+        notifier.start(loop)
+        self._stack.callback(notifier.close)
+        service = self._service = Service(
+            config, local_addresses, self._media, offload, self._new_ports, notifier, self._capacity()
+        )
+        dispatcher = Dispatcher(service, Parser(local_addresses))
+        server = ControlServer(
+            *(config.control, dispatcher.execute, self._clock),
+            owner=identity(config),
+            mode=config.socket_mode,
+            on_duplicate=dispatcher.count_repeated,
+            on_end=self._on_input_end,
+        )
         await server.start()
         self._stack.callback(server.close)
         # From here on it is certain that no other relay with these control sockets runs.
-        is_steered = isinstance(self._media, SteeredMedia)
-        claimed = claim(config.listen_host, config.port_min, config.port_max + 1, is_steered=is_steered)
-        self._stack.callback(claimed.close)
+        self._claim_ports(local_addresses)
+        self._announce(kernel, loop)
+        loop.call_later(TICK_S, self._tick, loop, service, self._clock() + TICK_S)
+
+    def _new_ports(self) -> PortAllocator:
+        """The ports of one local address; none is a control socket's."""
+        config = self._config
+        excluded = {address.port for address in config.control if address.kind.is_datagram}
+        return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
+
+    def _capacity(self) -> int:
+        """How many sessions there is room for: each needs two port pairs and, where ports are bound, five files."""
+        sessions = (self._config.port_max - self._config.port_min + 2) // 4
+        if self._programs is None:
+            sessions = min(sessions, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+        return sessions
+
+    def _claim_ports(self, local_addresses: LocalAddresses) -> None:
+        config = self._config
+        is_steered = self._programs is not None
+        self._claims = Claims(config.port_min, config.port_max + 1, is_steered=is_steered)
+        self._stack.callback(self._claims.close)
+        for address in local_addresses.known:
+            self._claims.add(address)
         if is_steered:
             reservation = Reservation(instance_name(config))
             reservation.make(config.port_min, config.port_max + 1)
             self._stack.callback(reservation.undo)
-        self._announce(kernel, loop, "steered" if is_steered else "bound")
-        loop.call_later(TICK_S, self._tick, loop, service, self._clock() + TICK_S)
+            owner = identity(config)
+            if owner is not None:
+                reservation.hand_over(*owner)
 
-    def _build_media(self, loop: AbstractEventLoop) -> None:
+    def _build_media(self, loop: AbstractEventLoop, local_addresses: LocalAddresses) -> None:
         config = self._config
         if config.ports is not PortsMode.BOUND:
             try:
-                self._media = self._build_steered(loop)
+                self._media = self._build_steered(loop, local_addresses)
                 return
             except OffloadError as error:
                 if config.ports is PortsMode.STEERED or config.offload is OffloadMode.XDP:
                     raise StartError(f"BPF cannot be used: {error}") from error
                 log.warning("ports are bound, and userspace relays everything: BPF cannot be used: %s", error)
-        media = BoundMedia(config.listen_host, TOS, self._on_datagram, self._clock)
+        media = BoundMedia(config.tos, self._on_datagram, self._clock)
         media.start(loop)
         self._stack.callback(media.close_all)
         self._media = media
 
-    def _build_steered(self, loop: AbstractEventLoop) -> SteeredMedia:
+    def _build_steered(self, loop: AbstractEventLoop, local_addresses: LocalAddresses) -> SteeredMedia:
         config = self._config
         with ExitStack() as stack:
-            programs = Programs(config, TOS)
+            programs = Programs(config)
             stack.callback(programs.close)
-            media = SteeredMedia(config.listen_host, TOS, self._on_datagram, self._clock, programs.mark)
+            media = SteeredMedia(self._on_datagram, self._clock, programs.mark, self._add_local)
             media_ports = range(config.port_min, config.port_max + 2)
             stack.callback(media.close_all)
             try:
-                receivers = media.start(loop, media_ports)
+                receivers = media.start(loop, local_addresses.known, media_ports)
             except PermissionError as error:
                 raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
             programs.steer(receivers)
             self._stack.push(stack.pop_all())
         self._programs = programs
         return media
+
+    def _add_local(self, address: LocalAddress) -> None:
+        """A command brought another address of ours into use. Raises OSError when its ports cannot be steered."""
+        assert self._programs is not None
+        try:
+            self._claims.add(address)
+            self._programs.add_local(address.host, address.slot)
+        except (OffloadError, StartError) as error:
+            raise OSError(errno.EADDRINUSE, str(error)) from error
 
     def _build_kernel_tier(self) -> KernelTier | None:
         if self._programs is None or self._config.offload is OffloadMode.OFF:
@@ -126,21 +176,23 @@ class Relay:
         self._stack.callback(kernel.close)
         return kernel
 
-    def _announce(self, kernel: KernelTier | None, loop: AbstractEventLoop, way: str) -> None:
+    def _announce(self, kernel: KernelTier | None, loop: AbstractEventLoop) -> None:
         config = self._config
         for address in config.control:
             log.info("control socket %s", address)
-        where = config.listen_host or "all local addresses"
-        log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
+        way = "bound" if self._programs is None else "steered"
+        for listen in config.listen:
+            where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
+            log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
         if kernel is None:
             reason = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
             log.info("all interfaces: userspace (%s)", reason)
             return
         kernel.start(loop)
 
-    def _on_datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+    def _on_datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         assert self._service is not None
-        self._service.datagram(port, data, source, local_host, now)
+        self._service.datagram(key, data, source, local_host, now)
 
     # Running
 
@@ -183,6 +235,14 @@ class Relay:
             loop.add_signal_handler(number, stop, int(number))
         loop.add_signal_handler(signal.SIGHUP, self._stop_slowly)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _on_input_end(self, kind: ControlKind) -> None:
+        """Standard input ended, and with it the control socket that it was (protocol.md 1.1, 12.3)."""
+        if kind is ControlKind.STDIOC:
+            log.info("stopping: standard input ended")
+            self._stopped.set()
+        elif len(self._config.control) == 1:
+            self._stop_slowly()
 
     def _stop_slowly(self) -> None:
         log.info("stopping slowly: no new sessions; exit when the last one ends")

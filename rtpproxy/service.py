@@ -5,41 +5,54 @@ No sockets, no clock: adapters arrive through the constructor, typed by the Prot
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import Config
+from rtpproxy.config import Config, LatchingMode, NotifyTarget, find_target
 from rtpproxy.control.messages import (
+    Copy,
     Delete,
+    DropReference,
     Lookup,
     MediaDescription,
+    NotifyArguments,
+    Play,
     PortLine,
     Query,
     SessionCounters,
-    Totals,
+    SetTimeout,
+    SetTos,
+    StopPlay,
     Update,
 )
 from rtpproxy.errors import (
-    LocalAddressError,
     NoPortsError,
+    NotificationOffError,
     PortBusyError,
+    PortSpaceError,
     SessionNotFoundError,
     StoppingError,
 )
 from rtpproxy.media.rtp import RtpHeader, parse_rtp
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
-from rtpproxy.session.latch import Verdict
+from rtpproxy.session.latch import Latch, Verdict
+from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.reaper import Activity
-from rtpproxy.session.session import Component, Leg, Role, Session, Stream
+from rtpproxy.session.session import Component, Issuer, Leg, Notification, Role, Session, Stream
 from rtpproxy.session.stats import SequenceTracker
 from rtpproxy.session.table import SessionTable
+from rtpproxy.session.totals import Totals
 
 log = logging.getLogger(__name__)
+
+WARN_SHARE = 0.8
+"""Of the sessions that there is room for: above it, the operator is warned once."""
 
 _IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
 _NOTHING_TRACKED = SequenceTracker()
@@ -48,72 +61,101 @@ _NOTHING_TRACKED = SequenceTracker()
 class Media(Protocol):
     """The userspace path: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
-    def open(self, rtp_port: int) -> None: ...
-    def close(self, rtp_port: int) -> None: ...
-    def send(self, from_port: int, from_host: str, to: Endpoint, data: bytes) -> bool: ...
+    def add_local(self, address: LocalAddress) -> None: ...
+    def open(self, address: LocalAddress, rtp_port: int) -> None: ...
+    def close(self, address: LocalAddress, rtp_port: int) -> None: ...
+    def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool: ...
 
 
 class Offload(Protocol):
-    """The kernel path: `offload.forwarder.Forwarder` or `offload.off.NoOffload`."""
+    """The kernel path: `offload.forwarder.Forwarder` or `offload.off.NoOffload`. Ports are told by their keys."""
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None: ...
-    def withdraw(self, port: int, reason: str) -> None: ...
-    def counters(self, port: int) -> PortCounters | None: ...
-    def forwarded(self, port: int) -> int: ...
+    def withdraw(self, key: int, reason: str) -> None: ...
+    def counters(self, key: int) -> PortCounters | None: ...
+    def forwarded(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
-    def row(self, port: int) -> int: ...
+    def row(self, key: int) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64] | None: ...
+
+
+class Notifier(Protocol):
+    """Who tells controllers of sessions that were idle: `notify.Notifier`."""
+
+    def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None: ...
 
 
 class Service:
     """All sessions of one relay and everything that happens to them."""
 
-    def __init__(self, config: Config, media: Media, offload: Offload, ports: PortAllocator) -> None:
+    def __init__(  # noqa: PLR0913 - the parts of a relay
+        self,
+        config: Config,
+        local_addresses: LocalAddresses,
+        media: Media,
+        offload: Offload,
+        new_ports: Callable[[], PortAllocator],
+        notifier: Notifier,
+        capacity: int,
+    ) -> None:
+        """`new_ports` makes the allocator of a port space; `capacity` is how many sessions the host has room for."""
         self._config = config
-        self._listen_host = config.listen_host
+        self._locals = local_addresses
         self._media = media
         self._offload = offload
-        self._ports = ports
+        self._new_ports = new_ports
+        self._notifier = notifier
+        self._ports = {one.slot: new_ports() for one in local_addresses.known}
         self._table = SessionTable()
         self._activity = Activity()
+        self._sessions: dict[int, Session] = {}
+        """By number in `_activity`."""
         self._streams: dict[int, tuple[Session, Stream, Stream]] = {}
-        """By local port: the session, the stream, and its peer."""
+        """By key of the local port: the session, the stream, and its peer."""
+        self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
-        self._created = 0
-        self._received = 0
-        self._relayed = 0
-        self.discarded = 0
-        """Packets thrown away: wrong source, not sendable, before completion, or to a port just closed."""
+        self._totals = Totals()
+        self._counted_at = 0.0
+        self._counted_packets = 0
 
     # Commands
 
-    def update(self, command: Update, now: float) -> PortLine:
+    @property
+    def has_notification(self) -> bool:
+        """Whether controllers can be told of idle sessions."""
+        return bool(self._config.notify)
+
+    def update(self, command: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
         """Create or update a session (protocol.md 4.4); the port for the other party.
 
-        Raises NoPortsError, LocalAddressError, StoppingError.
+        Raises NoPortsError, NotificationOffError, StoppingError.
         """
-        self._check_local_address(command.media)
+        if command.notify is not None and not self._config.notify:
+            raise NotificationOffError("a notification was asked for, and -n was not given")
         found = self._table.find(command.call_id, command.from_tag, command.to_tag)
         if found is None:
-            return self._create(command, now)
-        session, is_reverse = found
-        line = self._answer(session, Role.CALLER if is_reverse else Role.CALLEE, command.media, now)
-        if not command.media.is_weak:
-            session.is_strong = True
-        return line
+            session, is_reverse = self._create(command, now), False
+            line = _port_line(session.callee)
+        else:
+            session, is_reverse = found
+            line = self._answer(session, Role.CALLER if is_reverse else Role.CALLEE, command.media, now)
+            if not command.media.is_weak:
+                session.is_strong = True
+        session.notification = self._notification(session, command.notify, controller_host)
+        return line, Issuer(session, Role.CALLEE if is_reverse else Role.CALLER)
 
-    def lookup(self, command: Lookup, now: float) -> PortLine | None:
+    def lookup(self, command: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
         """The answering party's media; the port for the party that called, None when there is no such session.
 
-        Raises NoPortsError, LocalAddressError.
+        Raises NoPortsError.
         """
-        self._check_local_address(command.media)
         found = self._table.find(command.call_id, command.from_tag, command.to_tag)
         if found is None:
             return None
         session, is_reverse = found
-        return self._answer(session, Role.CALLEE if is_reverse else Role.CALLER, command.media, now)
+        issuer = Issuer(session, Role.CALLER if is_reverse else Role.CALLEE)
+        return self._answer(session, issuer.role.peer, command.media, now), issuer
 
     def delete(self, command: Delete, now: float) -> None:
         """Drop the strong or a weak reference, and every session that has none left (protocol.md 4.5).
@@ -124,32 +166,30 @@ class Service:
         if not found:
             raise SessionNotFoundError("no such session")
         for session, is_reverse in found:
-            if not command.is_weak:
-                session.is_strong = False
-            else:
-                session.leg(Role.CALLEE if is_reverse else Role.CALLER).is_weak = False
-            if not (session.is_strong or session.callee.is_weak or session.caller.is_weak):
-                self._end(session, "deleted")
+            self._drop(session, is_reverse, command.is_weak, now)
 
     def delete_all(self, now: float) -> None:
         """Drop every session."""
         for session in self._table:
-            self._end(session, "all sessions deleted")
+            self._end(session, "all sessions deleted", now)
 
-    def query(self, command: Query, now: float) -> SessionCounters:
-        """Counters of one session, those of the kernel included. Raises SessionNotFoundError."""
+    def find(self, command: Query | Play | StopPlay | Copy) -> Issuer:
+        """The session whose tags match exactly, and the party in the from position. Raises SessionNotFoundError."""
         found = self._table.find(command.call_id, command.from_tag, command.to_tag)
         if found is None:
             raise SessionNotFoundError("no such session")
         session, is_reverse = found
-        for stream in _streams(session):
+        return Issuer(session, Role.CALLEE if is_reverse else Role.CALLER)
+
+    def query(self, issuer: Issuer, now: float) -> SessionCounters:
+        """Counters of a session, those of the kernel included, seen from one party."""
+        session = issuer.session
+        for stream in session.streams:
             self._absorb(session, stream, now)
-        ours, other = session.caller.rtp, session.callee.rtp
-        if is_reverse:
-            ours, other = other, ours
+        ours, other = session.leg(issuer.role).rtp, session.leg(issuer.role.peer).rtp
         tracker = ours.tracker or _NOTHING_TRACKED
         return SessionCounters(
-            ttl_s=self._seconds_left(session, now),
+            ttl_s=min(self._seconds_left(leg, now) for leg in session.legs),
             npkts_ina=ours.received_packets,
             npkts_ino=other.received_packets,
             nrelayed=ours.relayed_packets + other.relayed_packets,
@@ -165,26 +205,57 @@ class Service:
             parse_errors=tracker.parse_errors,
         )
 
-    def info(self, now: float) -> Totals:
+    def totals(self, now: float) -> Totals:
         """Totals of the process, those of the kernel included."""
-        forwarded = self._offload.total_forwarded()
-        return Totals(
-            sessions_created=self._created,
-            active_sessions=len(self._table),
-            packets_received=self._received + forwarded + self._offload.total_dropped(),
-            packets_transmitted=self._relayed + forwarded,
+        forwarded, dropped = self._offload.total_forwarded(), self._offload.total_dropped()
+        return replace(
+            self._totals,
+            packets_received=self._totals.packets_received + forwarded + dropped,
+            packets_relayed=self._totals.packets_relayed + forwarded,
+            packets_discarded=self._totals.packets_discarded + dropped,
         )
+
+    # Sub-commands
+
+    def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
+        """The media of the party that did not issue the command. Raises NoPortsError, SessionNotFoundError."""
+        self._check_alive(issuer.session)
+        return self._answer(issuer.session, issuer.role, media, now)
+
+    def set_timeout(self, issuer: Issuer, command: SetTimeout, now: float) -> None:
+        """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
+        session = issuer.session
+        self._check_alive(session)
+        session.has_own_timeout = True
+        leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
+        self._activity.set_timeout(leg.activity, command.seconds)
+        self._activity.touch(leg.activity, now)
+
+    def set_tos(self, issuer: Issuer, command: SetTos) -> None:
+        """Change the TOS byte of the RTP packets to a party. Raises SessionNotFoundError."""
+        session = issuer.session
+        self._check_alive(session)
+        stream = session.leg(issuer.role.peer if command.is_reverse else issuer.role).rtp
+        stream.tos = command.tos & 0xFF
+        self._replan(session)
+
+    def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
+        """Drop a reference, as `D` with the session's own from-tag. Raises SessionNotFoundError."""
+        session = issuer.session
+        self._check_alive(session)
+        self.delete(Delete(session.call_id, session.from_tag, None, command.is_weak), now)
 
     # Packets
 
-    def datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+    def datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Relay what arrived at a port, and learn from it. `local_host` is our address it came to, if known."""
-        found = self._streams.get(port)
+        found = self._streams.get(key)
+        totals = self._totals
         if found is None or not found[0].is_complete:
-            self.discarded += 1
+            totals.packets_discarded += 1
             return
         session, stream, peer = found
-        self._received += 1
+        totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
             # The memory must include what the kernel saw before it can tell whether this is the same phone.
@@ -193,9 +264,9 @@ class Service:
         header = parse_rtp(data) if is_rtp else None
         verdict = latch.observe(source, header, is_rtp, now)
         if verdict is _IGNORED:
-            self.discarded += 1
+            totals.packets_discarded += 1
             return
-        self._activity.touch(session.activity, now)
+        self._activity.touch(stream.activity, now)
         is_unlocked = is_rtp and self._track(stream, header, now)
         stream.received_packets += 1
         self._relay(stream, peer, data)
@@ -207,17 +278,12 @@ class Service:
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote
-        if (
-            to is not None
-            and to[1]
-            and peer.local_port
-            and self._media.send(peer.local_port, self._listen_host or peer.local_host, to, data)
-        ):
+        if to is not None and to[1] and peer.local_port and self._media.send(peer, peer.local_host, to, data):
             stream.relayed_packets += 1
-            self._relayed += 1
+            self._totals.packets_relayed += 1
         else:
             stream.dropped_packets += 1
-            self.discarded += 1
+            self._totals.packets_discarded += 1
 
     def _track(self, stream: Stream, header: RtpHeader | None, now: float) -> bool:
         """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
@@ -239,11 +305,24 @@ class Service:
 
     def tick(self, now: float) -> None:
         """End the sessions that are idle. To be called every second."""
-        idle = set(self._activity.idle(now, self._offload.last_seen()))
-        if idle:
-            for session in self._table:
-                if session.activity in idle:
-                    self._end(session, f"idle for {self._activity.timeout(session.activity):.0f} s")
+        for number in self._activity.idle(now, self._offload.last_seen()):
+            session = self._sessions.get(number)
+            if session is not None:  # else its other direction was idle as well
+                self._expire(session, self._activity.timeout(number), now)
+        self._count_rate(now)
+
+    def _expire(self, session: Session, timeout_s: float, now: float) -> None:
+        told = session.notification
+        self._end(session, f"idle for {timeout_s:.0f} s", now)
+        self._totals.sessions_timed_out += 1
+        if told is not None:
+            self._notifier.notify(told.target, told.controller_host, told.tag)
+
+    def _count_rate(self, now: float) -> None:
+        packets = self.totals(now).packets_received
+        if now > self._counted_at:
+            self._totals.packets_per_second = (packets - self._counted_packets) / (now - self._counted_at)
+        self._counted_at, self._counted_packets = now, packets
 
     def stop_slowly(self) -> None:
         """Refuse new sessions from now on."""
@@ -256,94 +335,212 @@ class Service:
 
     # Sessions
 
-    def _create(self, command: Update, now: float) -> PortLine:
+    def _create(self, command: Update, now: float) -> Session:
         if self._is_stopping:
             raise StoppingError("stopping slowly: no new sessions")
-        session = Session(command.call_id, command.from_tag, now)
-        self._open(session, session.callee, is_new_session=True)
-        session.is_strong = not command.media.is_weak
-        session.callee.is_weak = command.media.is_weak
-        session.activity = self._activity.add(now, self._config.setup_timeout_s)
+        media = command.media
+        towards_caller, towards_callee = self._choose_locals(media)
+        session = Session(
+            command.call_id,
+            command.from_tag,
+            now,
+            callee=self._new_leg(Role.CALLEE, towards_callee),
+            caller=self._new_leg(Role.CALLER, towards_caller),
+        )
+        callee = session.callee
+        self._assign(session, callee, *self._open(session, callee.local, is_new_session=True))
+        session.is_strong = not media.is_weak
+        session.callee.is_weak = media.is_weak
+        self._start_timers(session, now)
         self._table.add(session)
-        self._created += 1
+        self._totals.sessions_created += 1
         self._watch_rows(session)
-        self._describe(session, session.caller, command.media, now)
+        self._describe(session, session.caller, media, now)
         log.info("%s: session created, port %d", _label(session), session.callee.rtp.local_port)
-        return PortLine(session.callee.rtp.local_port, self._config.listen_host)
+        self._warn_of_limit()
+        return session
+
+    def _warn_of_limit(self) -> None:
+        """Say once that the relay fills up (protocol.md 12.2)."""
+        if len(self._table) > self._warn_above:
+            self._warn_above = math.inf
+            log.warning(
+                "%d sessions: over %.0f %% of what ports (-m, -M) and open files (-L) allow",
+                *(len(self._table), 100 * WARN_SHARE),
+            )
+
+    def _choose_locals(self, media: MediaDescription) -> tuple[LocalAddress, LocalAddress]:
+        """Our addresses towards the caller and the callee of a new session (protocol.md 7.3)."""
+        if media.local is not None:
+            return media.local, media.local
+        default = self._locals.default
+        towards_caller, towards_callee = (*media.directions, default, default)[:2]
+        return towards_caller, towards_callee
+
+    def _new_leg(self, role: Role, local: LocalAddress) -> Leg:
+        return Leg(role, self._new_stream(Component.RTP, local), self._new_stream(Component.RTCP, local))
+
+    def _new_stream(self, component: Component, local: LocalAddress) -> Stream:
+        latch = Latch(is_strict=self._config.latching is LatchingMode.STRICT)
+        return Stream(component, local, latch, tos=self._config.tos, local_host=local.host)
+
+    def _start_timers(self, session: Session, now: float) -> None:
+        """One idle time for both directions, or one each (protocol.md 4.6)."""
+        callee = caller = self._activity.add(now, self._config.setup_timeout_s)
+        if self._config.is_independent:
+            caller = self._activity.add(now, self._config.setup_timeout_s)
+        for leg, number in ((session.callee, callee), (session.caller, caller)):
+            leg.rtp.activity = leg.rtcp.activity = number
+            self._sessions[number] = session
 
     def _answer(self, session: Session, role: Role, media: MediaDescription, now: float) -> PortLine:
         """What `U` and `L` do to an existing session; `role` is the leg whose port is asked for."""
         leg = session.leg(role)
-        if not leg.has_ports:
-            self._open(session, leg, is_new_session=False)
+        if not leg.has_ports or media.is_new_port:
+            self._give_ports(session, leg, media, now)
             self._watch_rows(session)
-            session.is_complete = True
-            self._activity.set_timeout(session.activity, self._config.idle_timeout_s)
+            self._complete(session)
         if media.is_weak:
             leg.is_weak = True
-        self._activity.touch(session.activity, now)
+        for one in session.legs:
+            self._activity.touch(one.activity, now)
         self._describe(session, session.leg(role.peer), media, now)
-        return PortLine(leg.rtp.local_port, self._config.listen_host)
+        return _port_line(leg)
+
+    def _complete(self, session: Session) -> None:
+        """A second pair of ports was opened: packets flow from now on (protocol.md 4.4)."""
+        if session.is_complete:
+            return
+        session.is_complete = True
+        self._totals.sessions_completed += 1
+        if not session.has_own_timeout:
+            for leg in session.legs:
+                self._activity.set_timeout(leg.activity, self._config.idle_timeout_s)
 
     def _describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Take over what a command says of a party (protocol.md 5.2)."""
+        is_asymmetric = self._config.is_asymmetric if media.is_asymmetric is None else media.is_asymmetric
         for stream in leg.streams:
             self._absorb(session, stream, now)
             if media.remote is not None:
                 host, port = media.remote
                 stream.latch.signal(Endpoint(host, (port + stream.component) % 65536), now)
-            stream.latch.set_asymmetric(media.is_asymmetric)
-        if media.remote is not None or media.is_hold:
-            leg.is_on_hold = media.is_hold
+            stream.latch.set_asymmetric(is_asymmetric)
         self._replan(session)
 
-    def _open(self, session: Session, leg: Leg, *, is_new_session: bool) -> None:
-        """Give a leg its port pair. Raises NoPortsError."""
-        for port in self._ports.candidates():
+    def _give_ports(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
+        """Open a port pair for a leg of an existing session, in place of the one it has. Raises NoPortsError."""
+        local = media.local or leg.local
+        if media.local is None and media.is_new_port and len(media.directions) == 2:
+            local = media.directions[1]
+        local, port = self._open(session, local, is_new_session=False)
+        if leg.has_ports:
+            self._close(session, leg, "new ports", now)
+        self._assign(session, leg, local, port)
+
+    def _open(self, session: Session, local: LocalAddress, *, is_new_session: bool) -> tuple[LocalAddress, int]:
+        """A port pair on one of our addresses: the address with its slot, and the RTP port. Raises NoPortsError."""
+        try:
+            local = self._use(local)
+            port = self._open_pair(local)
+        except OSError as error:
+            log.error("%s: cannot open a port on %s: %s", _label(session), local.host or "*", error.strerror)
+            raise NoPortsError("cannot open a port", is_new_session=is_new_session) from error
+        except PortSpaceError as error:
+            log.error("%s: %s", _label(session), error)
+            raise NoPortsError(str(error), is_new_session=is_new_session) from error
+        return local, port
+
+    def _use(self, local: LocalAddress) -> LocalAddress:
+        """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
+        if self._locals.is_known(local):
+            return local
+        adopted = self._locals.adopt(local)
+        if adopted is None:
+            raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
+        self._media.add_local(adopted)
+        self._ports.setdefault(adopted.slot, self._new_ports())
+        self._locals.join(adopted)
+        return adopted
+
+    def _open_pair(self, local: LocalAddress) -> int:
+        ports = self._ports[local.slot]
+        for port in ports.candidates():
             try:
-                self._media.open(port)
+                self._media.open(local, port)
             except PortBusyError as error:
                 log.debug("%s", error)
                 continue
-            except OSError as error:
-                log.error("%s: cannot open port %d: %s", _label(session), port, error.strerror)
-                raise NoPortsError(f"cannot open port {port}", is_new_session=is_new_session) from error
-            self._ports.take(port)
-            self._assign(session, leg, port)
-            return
-        log.error("%s: no free port pair is left; widen the range with -m and -M", _label(session))
-        raise NoPortsError("no free port pair", is_new_session=is_new_session)
+            ports.take(port)
+            return port
+        raise PortSpaceError("no free port pair is left; widen the range with -m and -M")
 
-    def _assign(self, session: Session, leg: Leg, port: int) -> None:
+    def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int) -> None:
         peers = session.leg(leg.role.peer).streams
         for stream, peer in zip(leg.streams, peers, strict=True):
+            if stream.local != local:
+                stream.local, stream.local_host = local, local.host
             stream.local_port = port + stream.component
-            stream.forwarded_packets = self._offload.forwarded(stream.local_port)
-            self._streams[stream.local_port] = session, stream, peer
+            stream.key = local.key(stream.local_port)
+            stream.forwarded_packets = self._offload.forwarded(stream.key)
+            self._streams[stream.key] = session, stream, peer
 
     def _watch_rows(self, session: Session) -> None:
-        ports = [stream.local_port for stream in _streams(session) if stream.local_port]
-        self._activity.set_rows(session.activity, [self._offload.row(port) for port in ports])
+        """Say which of the kernel's counters tell that a party is active."""
+        streams = [stream for stream in session.streams if stream.local_port]
+        for number in {leg.activity for leg in session.legs}:
+            rows = [self._offload.row(stream.key) for stream in streams if stream.activity == number]
+            self._activity.set_rows(number, rows)
 
-    def _end(self, session: Session, reason: str) -> None:
-        """Withdraw, then free: no packet of this session is forwarded once its ports can be given away."""
-        for stream in _streams(session):
-            if stream.local_port:
-                self._offload.withdraw(stream.local_port, reason)
-                del self._streams[stream.local_port]
-        for leg in (session.callee, session.caller):
+    def _end(self, session: Session, reason: str, now: float) -> None:
+        for leg in session.legs:
             if leg.has_ports:
-                self._media.close(leg.rtp.local_port)
-                self._ports.release(leg.rtp.local_port)
-        self._activity.remove(session.activity)
+                self._close(session, leg, reason, now)
+        for number in {leg.activity for leg in session.legs}:
+            self._activity.remove(number)
+            del self._sessions[number]
         self._table.remove(session)
+        self._totals.add_ended(session, now)
         log.info("%s: session ended: %s", _label(session), reason)
+
+    def _close(self, session: Session, leg: Leg, reason: str, now: float) -> None:
+        """Withdraw, count, then free: nothing is forwarded from a port that can be given away."""
+        for stream in leg.streams:
+            self._offload.withdraw(stream.key, reason)
+            self._absorb(session, stream, now)
+            del self._streams[stream.key]
+        self._media.close(leg.local, leg.rtp.local_port)
+        self._ports[leg.local.slot].release(leg.rtp.local_port)
+
+    def _drop(self, session: Session, is_reverse: bool, is_weak: bool, now: float) -> None:
+        if not is_weak:
+            session.is_strong = False
+        else:
+            session.leg(Role.CALLEE if is_reverse else Role.CALLER).is_weak = False
+        if not (session.is_strong or session.callee.is_weak or session.caller.is_weak):
+            self._end(session, "deleted", now)
+
+    def _check_alive(self, session: Session) -> None:
+        if session not in self._table:
+            raise SessionNotFoundError("the session has ended")
+
+    def _notification(
+        self, session: Session, wanted: NotifyArguments | None, controller_host: str
+    ) -> Notification | None:
+        """Whom to tell when the session is idle (protocol.md 2.4)."""
+        if wanted is None:
+            return None
+        target = find_target(self._config.notify, wanted.target)
+        if target is None:
+            log.error("%s: no notification: %r is none of the targets given with -n", _label(session), wanted.target)
+            return None
+        return Notification(target, controller_host, wanted.tag)
 
     def _absorb(self, session: Session, stream: Stream, now: float) -> None:
         """Take in what the kernel forwarded for a stream since the last time."""
-        if not session.is_complete or self._offload.forwarded(stream.local_port) == stream.forwarded_packets:
+        if not session.is_complete or self._offload.forwarded(stream.key) == stream.forwarded_packets:
             return
-        counters = self._offload.counters(stream.local_port)
+        counters = self._offload.counters(stream.key)
         if counters is None:
             return
         packets = counters.packets - stream.forwarded_packets
@@ -361,24 +558,20 @@ class Service:
 
     def _replan(self, session: Session) -> None:
         if session.is_complete:
-            self._offload.apply(_label(session), plan(session, self._config.listen_host))
+            self._offload.apply(_label(session), plan(session))
 
-    def _seconds_left(self, session: Session, now: float) -> int:
-        last_seen = self._activity.last_seen(session.activity)
-        for stream in _streams(session):
-            counters = self._offload.counters(stream.local_port) if stream.local_port else None
+    def _seconds_left(self, leg: Leg, now: float) -> int:
+        last_seen = self._activity.last_seen(leg.activity)
+        for stream in self._sessions[leg.activity].streams:
+            is_watched = stream.activity == leg.activity and stream.local_port
+            counters = self._offload.counters(stream.key) if is_watched else None
             if counters is not None:
                 last_seen = max(last_seen, counters.last_seen)
-        return max(0, math.ceil(self._activity.timeout(session.activity) - (now - last_seen)))
-
-    def _check_local_address(self, media: MediaDescription) -> None:
-        for host, is_routed in ((media.local_host, False), (media.routed_host, True)):
-            if host and host != self._config.listen_host:
-                raise LocalAddressError(f"{host} is not an address that this relay listens on", is_routed=is_routed)
+        return max(0, math.ceil(self._activity.timeout(leg.activity) - (now - last_seen)))
 
 
-def _streams(session: Session) -> tuple[Stream, Stream, Stream, Stream]:
-    return (*session.callee.streams, *session.caller.streams)
+def _port_line(leg: Leg) -> PortLine:
+    return PortLine(leg.rtp.local_port, leg.local)
 
 
 def _label(session: Session) -> str:

@@ -61,8 +61,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def loaded():
-    """The real programs and maps, loaded once, attached to nothing."""
-    loaded = loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME})
+    """The real programs and maps, loaded once, attached to nothing. All of IPv4 has one port space."""
+    span = LAST_PORT + 1 - FIRST_PORT
+    ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1", "ANY_IPV4_SLOT": "0"}
+    loaded = loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME, **ports})
     yield loaded
     loaded.close()
 
@@ -70,6 +72,6 @@ def loaded():
 @pytest.fixture(scope="session")
 def tables(loaded):
     """The maps of `loaded`, as the relay maps them."""
-    tables = Tables(loaded, FIRST_PORT, LAST_PORT, TOS, TTL)
+    tables = Tables(loaded, FIRST_PORT, LAST_PORT, TTL)
     yield tables
     tables.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rtpproxy.config import Config
 from tests.bpf.maps import ProgramMaps, attached_program
 from tests.netns import Topology
 from tests.running import PhoneSocket, RunningRelay, rtp
@@ -57,7 +58,7 @@ def show(relay: RunningRelay, maps: ProgramMaps, ports: list[int], received: lis
     counters = relay.counters(CALL)
     line = f"{elapsed:5.2f} s "
     for total, port, arrived in zip((counters["npkts_ina"], counters["npkts_ino"]), ports, received, strict=True):
-        forwarded = maps.forwarded(port)
+        forwarded = maps.forwarded(port - Config().port_min)
         line += f"{total - forwarded:>11}{forwarded:>11}{arrived:>12}  "
     click.echo(line)
 

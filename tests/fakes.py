@@ -1,6 +1,7 @@
 """In-memory doubles of what the service is given. Those that share a journal show in which order they were asked."""
 
 import asyncio
+import errno
 import itertools
 import random
 from collections.abc import Callable, Collection, Mapping
@@ -11,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.addr import Endpoint
+from rtpproxy.config import DEFAULT_TOS as TOS
+from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
+from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
+from rtpproxy.session.session import Stream
 from tests.waiting import wait_for
 
 Journal = list[tuple[str, int]]
@@ -38,6 +43,7 @@ class Sent(NamedTuple):
     from_host: str
     to: Endpoint
     data: bytes
+    tos: int = TOS
 
 
 class FakeMedia:
@@ -46,38 +52,48 @@ class FakeMedia:
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal: Journal = [] if journal is None else journal
         self.open_ports: set[int] = set()
-        """RTP ports, one a pair."""
+        """Keys of RTP ports, one a pair."""
         self.busy: set[int] = set()
-        """Ports, RTP or RTCP, that another program has."""
+        """Keys of ports, RTP or RTCP, that another program has."""
+        self.foreign: set[str] = set()
+        """Hosts that are none of ours."""
+        self.joined: list[LocalAddress] = []
         self.open_error: OSError | None = None
         """Raised by `open`, for whatever port."""
         self.unreachable: set[str] = set()
         """Hosts that the kernel refuses to send to."""
         self.sent: list[Sent] = []
 
-    def open(self, rtp_port: int) -> None:
-        assert rtp_port not in self.open_ports
+    def add_local(self, address: LocalAddress) -> None:
+        if address.host in self.foreign:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        self.joined.append(address)
+
+    def open(self, address: LocalAddress, rtp_port: int) -> None:
+        key = address.key(rtp_port)
+        assert key not in self.open_ports
         if self.open_error is not None:
             raise self.open_error
-        if self.busy & {rtp_port, rtp_port + 1}:
+        if self.busy & {key, key + 1}:
             raise PortBusyError(f"port {rtp_port} is busy")
-        self.journal.append(("open", rtp_port))
-        self.open_ports.add(rtp_port)
+        self.journal.append(("open", key))
+        self.open_ports.add(key)
 
-    def close(self, rtp_port: int) -> None:
-        self.journal.append(("close", rtp_port))
-        self.open_ports.remove(rtp_port)
+    def close(self, address: LocalAddress, rtp_port: int) -> None:
+        key = address.key(rtp_port)
+        self.journal.append(("close", key))
+        self.open_ports.remove(key)
 
-    def send(self, from_port: int, from_host: str, to: Endpoint, data: bytes) -> bool:
-        assert from_port & ~1 in self.open_ports, f"sending from port {from_port}, which is closed"
-        if to.host in self.unreachable:
+    def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
+        assert stream.key & ~1 in self.open_ports, f"sending from port {stream.local_port}, which is closed"
+        if to.host in self.unreachable or (":" in to.host) != stream.local.is_ipv6:
             return False
-        self.sent.append(Sent(from_port, from_host, to, data))
+        self.sent.append(Sent(stream.local_port, from_host, to, data, stream.tos))
         return True
 
 
 class FakeOffload:
-    """A kernel tier that forwards only what a test says it did. A port's row is its number."""
+    """A kernel tier that forwards only what a test says it did. A port's row is its key."""
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal: Journal = [] if journal is None else journal
@@ -87,23 +103,23 @@ class FakeOffload:
         self.applied = 0
         """How many times entries were applied."""
         self._counters: dict[int, PortCounters] = {}
-        self._last_seen = np.zeros(65536)
+        self._last_seen = np.zeros(4 * 65536)
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
         self.applied += 1
         self.installed.update(wanted)
         self.labels.update(dict.fromkeys(wanted, label))
 
-    def withdraw(self, port: int, reason: str) -> None:
-        self.journal.append(("withdraw", port))
-        self.installed.pop(port, None)
-        self.labels.pop(port, None)
+    def withdraw(self, key: int, reason: str) -> None:
+        self.journal.append(("withdraw", key))
+        self.installed.pop(key, None)
+        self.labels.pop(key, None)
 
-    def counters(self, port: int) -> PortCounters:
-        return self._counters.get(port, NOTHING_COUNTED)
+    def counters(self, key: int) -> PortCounters:
+        return self._counters.get(key, NOTHING_COUNTED)
 
-    def forwarded(self, port: int) -> int:
-        return self.counters(port).packets
+    def forwarded(self, key: int) -> int:
+        return self.counters(key).packets
 
     def total_forwarded(self) -> int:
         return sum(counters.packets for counters in self._counters.values())
@@ -111,23 +127,23 @@ class FakeOffload:
     def total_dropped(self) -> int:
         return sum(counters.others_dropped for counters in self._counters.values())
 
-    def row(self, port: int) -> int:
-        return port
+    def row(self, key: int) -> int:
+        return key
 
     def last_seen(self) -> npt.NDArray[np.float64]:
         return self._last_seen
 
-    def entry(self, port: int) -> ForwardingEntry | None:
+    def entry(self, key: int) -> ForwardingEntry | None:
         """What the kernel forwards for the port, if anything."""
-        found = self.installed.get(port)
+        found = self.installed.get(key)
         return found if isinstance(found, ForwardingEntry) else None
 
-    def forward(self, port: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0) -> None:
+    def forward(self, key: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0) -> None:
         """Count so many packets at a port that has an entry, the last of them now and with these numbers."""
-        assert self.entry(port) is not None, f"the kernel has no entry for port {port}"
-        before = self.counters(port)
+        assert self.entry(key) is not None, f"the kernel has no entry for port {key}"
+        before = self.counters(key)
         is_change = before.sequence_set_at > 0.0 and before.ssrc != ssrc
-        self._counters[port] = replace(
+        self._counters[key] = replace(
             before,
             packets=before.packets + packets,
             payload_bytes=before.payload_bytes + 172 * packets,
@@ -137,12 +153,12 @@ class FakeOffload:
             ssrc_changed_at=now if is_change else before.ssrc_changed_at,
             sequence_set_at=now,
         )
-        self._last_seen[port] = now
+        self._last_seen[key] = now
 
-    def drop_others(self, port: int, packets: int) -> None:
+    def drop_others(self, key: int, packets: int) -> None:
         """Count so many packets dropped for their source."""
-        before = self.counters(port)
-        self._counters[port] = replace(before, others_dropped=before.others_dropped + packets)
+        before = self.counters(key)
+        self._counters[key] = replace(before, others_dropped=before.others_dropped + packets)
 
 
 class JournalledPorts(PortAllocator):
@@ -167,7 +183,7 @@ class JournalledPorts(PortAllocator):
 class Arrived(NamedTuple):
     """A datagram as the media hand it on."""
 
-    port: int
+    key: int
     data: bytes
     source: tuple[str, int]
     local_host: str
@@ -183,8 +199,8 @@ class Inbox:
         self._loop = loop
         self._seconds = itertools.count(1)
 
-    def on_datagram(self, port: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
-        self.arrived.append(Arrived(port, data, source, local_host, now))
+    def on_datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        self.arrived.append(Arrived(key, data, source, local_host, now))
         self.on_arrival()
 
     def clock(self) -> float:
@@ -205,3 +221,13 @@ class Inbox:
         wait_for(is_complete, 5.0, f"{count} datagrams")
         taken, self.arrived = self.arrived, []
         return taken
+
+
+class FakeNotifier:
+    """Remembers whom it was to tell what."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[NotifyTarget, str, bytes]] = []
+
+    def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None:
+        self.told.append((target, controller_host, tag))

@@ -9,11 +9,15 @@
 Media ports are given away in ascending order from 20000, so that they can be written down.
 """
 
+from typing import Any
+
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import Config
+from rtpproxy.config import Config, ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
+from rtpproxy.control.parser import Parser
 from rtpproxy.service import Service
-from tests.fakes import FakeMedia, FakeOffload, Journal, JournalledPorts, Sent
+from rtpproxy.session.local import LocalAddresses
+from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, Journal, JournalledPorts, Sent
 
 FIRST_PORT = 20000
 OUR_HOST = "10.0.0.1"
@@ -26,6 +30,7 @@ STRANGER = Endpoint("203.0.113.9", 666)
 FACES_CALLEE, FACES_CALLEE_RTCP, FACES_CALLER, FACES_CALLER_RTCP = range(FIRST_PORT, FIRST_PORT + 4)
 """The ports of the first session, once both its legs have them: the callee sends to the first."""
 
+Routes = dict[str, str]
 Out = tuple[int, Endpoint]
 """A port of ours that a packet leaves from, and where it goes."""
 
@@ -38,29 +43,41 @@ class Scenario:
         *,
         listen_host: str = "",
         pairs: int = 10,
-        idle_timeout_s: int = 60,
-        setup_timeout_s: int = 60,
         now: float = 1000.0,
+        routes: Routes | None = None,
+        capacity: int = 1000,
+        **config: Any,
     ) -> None:
-        config = Config(listen_host=listen_host, idle_timeout_s=idle_timeout_s, setup_timeout_s=setup_timeout_s)
+        """`routes` has our address on the way to others; the other keywords are those of `Config`."""
+        config.setdefault("listen", (ListenAddress(listen_host),))
         self.journal: Journal = []
         self.media = FakeMedia(self.journal)
         self.offload = FakeOffload(self.journal)
-        self.ports = JournalledPorts(FIRST_PORT, FIRST_PORT + 2 * (pairs - 1), self.journal)
-        self.service = Service(config, self.media, self.offload, self.ports)
+        self.notifier = FakeNotifier()
+        self.all_ports: list[JournalledPorts] = []
+        self.locals = LocalAddresses(config["listen"], config.get("is_bridging", False), (routes or {}).get)
+
+        def new_ports() -> JournalledPorts:
+            self.all_ports.append(JournalledPorts(FIRST_PORT, FIRST_PORT + 2 * (pairs - 1), self.journal))
+            return self.all_ports[-1]
+
+        self.service = Service(
+            Config(**config), self.locals, self.media, self.offload, new_ports, self.notifier, capacity
+        )
+        self.ports = self.all_ports[0]
         self.now = now
         self._start = now
-        self._dispatcher = Dispatcher(self.service)
+        self._dispatcher = Dispatcher(self.service, Parser(self.locals))
 
     def at(self, second: float) -> None:
         """It is so many seconds after the start now."""
         assert self._start + second >= self.now, "time goes forward only"
         self.now = self._start + second
 
-    def ask(self, command: str) -> str:
+    def ask(self, command: str, controller_host: str = "") -> str:
         """Give a command; its reply without the line feed. No packet goes out for it."""
         before = len(self.media.sent)
-        reply = self._dispatcher.execute(command.encode(), self.now).decode()
+        reply = self._dispatcher.execute(command.encode(), self.now, controller_host).decode()
         assert reply.endswith("\n")
         assert len(self.media.sent) == before
         return reply[:-1]
@@ -77,13 +94,13 @@ class Scenario:
             if call_id == "call":
                 assert int(reply.split()[0]) == FIRST_PORT + port
 
-    def packet(self, source: Endpoint, port: int, data: bytes, *outs: Out, local_host: str = OUR_HOST) -> None:
+    def packet(self, source: Endpoint, key: int, data: bytes, *outs: Out, local_host: str = OUR_HOST) -> None:
         """A datagram arrives at a port of ours; it must go out unchanged in these ways, and in no other."""
         before = len(self.media.sent)
-        self.service.datagram(port, data, tuple(source), local_host, self.now)
+        self.service.datagram(key, data, tuple(source), local_host, self.now)
         sent = [(one.from_port, one.to, one.data) for one in self.media.sent[before:]]
         expected = [(from_port, to, data) for from_port, to in outs]
-        assert sent == expected, f"{source} to port {port} at {self.now - self._start} s"
+        assert sent == expected, f"{source} to port {key} at {self.now - self._start} s"
 
     def tick(self, second: float | None = None) -> None:
         """The second hand moves; to that second, if one is given."""
@@ -115,7 +132,7 @@ class Scenario:
         """Check that no session holds anything any more."""
         assert self.sessions == 0
         assert self.media.open_ports == set()
-        assert self.ports.held == set()
+        assert all(ports.held == set() for ports in self.all_ports)
         assert self.offload.installed == {}
 
 

@@ -81,7 +81,7 @@ def test_answered_with_tags_exchanged_before_the_second_leg(play):
     play.command("U call 10.0.1.2 4000 f", "20000")
     play.command("L call 10.0.1.2 4000 t f", "20000")
     play.packet(CALLEE, FACES_CALLEE, rtp(1))
-    assert play.service.discarded == 1
+    assert play.service.totals(0.0).packets_discarded == 1
 
 
 def test_reply_names_the_listen_address():
@@ -197,7 +197,7 @@ def test_packets_before_completion_are_thrown_away(play):
     play.command("U call 10.0.1.2 4000 f", "20000")
     play.packet(STRANGER, FACES_CALLEE, rtp(1))
     play.packet(STRANGER, FACES_CALLEE_RTCP, RTCP)
-    assert play.service.discarded == 2
+    assert play.service.totals(0.0).packets_discarded == 2
     assert play.totals()["packets received"] == 0
     play.command("L call 10.0.2.2 5000 f t", "20002")
     # Nothing was learned from them.
@@ -376,7 +376,7 @@ def test_third_source_is_ignored_and_leaves_no_trace(talk):
     talk.packet(STRANGER, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))  # not latched yet
     talk.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP)  # so the true one comes too late
     assert talk.counters(f"call f t {ALL_COUNTERS}") == before
-    assert talk.service.discarded == 3
+    assert talk.service.totals(0.0).packets_discarded == 3
     assert talk.offload.applied == applied + 1
     talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
 
@@ -523,7 +523,7 @@ def test_query_counts_by_party(play):
     assert play.counters(f"call t f {ALL_COUNTERS}") == dict(zip(names, (4, 1, 4, 1, 4, 3, 1, 1, 0), strict=True))
     totals = play.totals()
     assert (totals["packets received"], totals["packets transmitted"]) == (6, 5)
-    assert play.service.discarded == 1
+    assert play.service.totals(0.0).packets_discarded == 1
 
 
 def test_packets_of_the_kernel_are_counted_once(talk):
@@ -615,7 +615,7 @@ def test_packets_after_the_end_go_nowhere(talk):
     talk.command("D call f t", "0")
     talk.packet(CALLEE, FACES_CALLEE, rtp(101))
     talk.packet(CALLER_RTCP, FACES_CALLER_RTCP, RTCP)
-    assert talk.service.discarded == 2
+    assert talk.service.totals(0.0).packets_discarded == 2
     talk.command("Q call f t", "E50")
 
 
@@ -784,7 +784,7 @@ def test_no_port_for_the_second_leg_leaves_the_session_incomplete(command):
     play.command(command, "E71")
     assert play.counters("call f t")["ttl"] == 50
     play.packet(CALLEE, FACES_CALLEE, rtp(1))
-    assert (play.service.discarded, play.offload.applied) == (1, 0)
+    assert (play.service.totals(0.0).packets_discarded, play.offload.applied) == (1, 0)
     play.command("D b f", "0")
     play.command(command, "20002")
     start_talking(play)
@@ -992,10 +992,10 @@ class SessionsComeAndGo(RuleBasedStateMachine):
     def packet(self, port, source, sequence):
         model = next((m for m in self.all if port & ~1 in m.ports), None)
         is_complete = model is not None and None not in model.ports
-        before, sent = self.play.service.discarded, len(self.play.media.sent)
+        before, sent = self.play.service.totals(0.0).packets_discarded, len(self.play.media.sent)
         self.play.service.datagram(port, rtp(sequence), tuple(source), OUR_HOST, self.play.now)
         is_sent = len(self.play.media.sent) > sent
-        assert is_sent is (self.play.service.discarded == before)
+        assert is_sent is (self.play.service.totals(0.0).packets_discarded == before)
         if is_sent:
             assert is_complete
             # It leaves from the other leg's port of the same component.

@@ -1,48 +1,78 @@
 """One command text in, one reply text out: parse, ask the service, encode, and name errors by their wire number."""
 
 import logging
+from collections.abc import Sequence
 from typing import Protocol
 
 from rtpproxy.control.messages import (
     BASE_VERSION,
+    DONE,
+    FAILED,
+    NOTIFICATION,
     SUPPORTED_EXTENSIONS,
+    Answer,
     Command,
+    CommandCounts,
     CommandError,
+    Copy,
     Delete,
     DeleteAll,
+    DropReference,
     ErrorCode,
     FeatureProbe,
+    Fork,
+    GetStats,
     Info,
     Lookup,
+    MediaDescription,
+    Play,
     PortLine,
     Query,
+    Record,
     SessionCounters,
-    Totals,
+    SetTimeout,
+    SetTos,
+    StopPlay,
+    Subcommand,
     Update,
     Version,
     encode_counters,
     encode_error,
     encode_port_line,
+    encode_results,
+    encode_stats,
     encode_totals,
+    refuse,
 )
-from rtpproxy.control.parser import is_verbose_query, parse
-from rtpproxy.errors import LocalAddressError, NoPortsError, SessionNotFoundError, StoppingError
+from rtpproxy.control.parser import Parser, is_verbose_query
+from rtpproxy.errors import (
+    NoPortsError,
+    NotificationOffError,
+    RtpproxyError,
+    SessionNotFoundError,
+    StoppingError,
+)
+from rtpproxy.session.session import Issuer
+from rtpproxy.session.totals import Totals
 
 _LOG = logging.getLogger(__name__)
 
-_DONE = b"0"
 _NO_SESSION = b"0"
-"""What `L` answers for a session that does not exist: not an error code."""
+"""What `L` answers for a session that does not exist: not an error code, but counted as an error."""
 
 
 class Service(Protocol):
     """What the dispatcher needs of the relay. `now` is monotonic, in seconds."""
 
-    def update(self, command: Update, now: float) -> PortLine:
-        """Create or update a session. Raises NoPortsError, LocalAddressError, StoppingError."""
+    @property
+    def has_notification(self) -> bool:
+        """Whether controllers can be told of idle sessions."""
 
-    def lookup(self, command: Lookup, now: float) -> PortLine | None:
-        """The other side of a session; None if there is no such session. Raises NoPortsError, LocalAddressError."""
+    def update(self, command: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
+        """Create or update a session. Raises NoPortsError, NotificationOffError, StoppingError."""
+
+    def lookup(self, command: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
+        """The other side of a session; None if there is no such session. Raises NoPortsError."""
 
     def delete(self, command: Delete, now: float) -> None:
         """Drop a reference. Raises SessionNotFoundError."""
@@ -50,26 +80,61 @@ class Service(Protocol):
     def delete_all(self, now: float) -> None:
         """Drop every session."""
 
-    def query(self, command: Query, now: float) -> SessionCounters:
-        """Counters of a session. Raises SessionNotFoundError."""
+    def find(self, command: Query | Play | StopPlay | Copy) -> Issuer:
+        """The session that tags match exactly. Raises SessionNotFoundError."""
 
-    def info(self, now: float) -> Totals:
+    def query(self, issuer: Issuer, now: float) -> SessionCounters:
+        """Counters of a session."""
+
+    def totals(self, now: float) -> Totals:
         """Totals of the process."""
+
+    def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
+        """The media of the party that did not issue the command. Raises NoPortsError, SessionNotFoundError."""
+
+    def set_timeout(self, issuer: Issuer, command: SetTimeout, now: float) -> None:
+        """Change the idle timeout. Raises SessionNotFoundError."""
+
+    def set_tos(self, issuer: Issuer, command: SetTos) -> None:
+        """Change the TOS byte of packets to a party. Raises SessionNotFoundError."""
+
+    def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
+        """Drop a reference of the session. Raises SessionNotFoundError."""
+
+
+class _UnknownLookupError(RtpproxyError):
+    """An `L` for a session that does not exist."""
+
+
+class _SubcommandError(RtpproxyError):
+    """A sub-command that cannot be carried out."""
 
 
 class Dispatcher:
     """Executes command texts on a service, whatever transport they came by."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, parser: Parser) -> None:
         self._service = service
+        self._parse = parser.parse
+        self._counts = CommandCounts()
 
-    def execute(self, text: bytes, now: float) -> bytes:
-        """The reply to one command, with exactly one LF at its end. `now` is monotonic, in seconds."""
+    def execute(self, text: bytes, now: float, controller_host: str = "") -> bytes:
+        """The reply to one command, with exactly one LF at its end.
+
+        `now` is monotonic, in seconds; `controller_host` is the address that the command came from, empty for this
+        host.
+        """
+        counts = self._counts
+        counts.received += 1
+        is_refused = True
         is_logged = _LOG.isEnabledFor(logging.DEBUG)
         if is_logged:
             _LOG.debug('received command "%s"', _printable(text))
         try:
-            reply = self._answer(parse(text), now)
+            reply = self._answer(self._parse(text), controller_host, now)
+            is_refused = False
+        except _UnknownLookupError:
+            reply = _NO_SESSION
         except CommandError as error:
             reply = encode_error(error.code)
         except SessionNotFoundError:
@@ -77,45 +142,110 @@ class Dispatcher:
         except NoPortsError as error:
             is_new = error.is_new_session
             reply = encode_error(ErrorCode.NO_PORTS_CREATE if is_new else ErrorCode.NO_PORTS_UPDATE)
-        except LocalAddressError as error:
-            is_routed = error.is_routed
-            reply = encode_error(ErrorCode.ROUTED_ADDRESS_UNKNOWN if is_routed else ErrorCode.LOCAL_ADDRESS_UNKNOWN)
+        except NotificationOffError:
+            reply = encode_error(ErrorCode.NOTIFY_OFF)
         except StoppingError:
             reply = encode_error(ErrorCode.STOPPING)
+        counts.succeeded += not is_refused
+        counts.failed += is_refused
+        counts.answered += 1
         if is_logged:
             _LOG.debug('sending reply "%s"', _printable(reply))
         return reply + b"\n"
 
-    def _answer(self, command: Command, now: float) -> bytes:
+    def count_repeated(self) -> None:
+        """A command was repeated, and answered without being executed again."""
+        self._counts.repeated += 1
+
+    def _answer(self, command: Command, controller_host: str, now: float) -> bytes:
         match command:  # the frequent ones first
             case Update():
-                return self._update(command, now)
+                line, issuer = self._service.update(command, controller_host, now)
+                return self._follow(encode_port_line(line), command.subcommands, issuer, now)
             case Lookup():
-                line = self._service.lookup(command, now)
-                return _NO_SESSION if line is None else encode_port_line(line)
+                return self._lookup(command, now)
             case Delete():
                 self._service.delete(command, now)
-                return _DONE
+                return DONE
             case Query():
                 return self._query(command, now)
-            case Info():
-                return encode_totals(self._service.info(now), command.with_load)
+            case DeleteAll():
+                self._service.delete_all(now)
+                return DONE
             case Version():
                 return BASE_VERSION
             case FeatureProbe():
-                return b"1" if command.date in SUPPORTED_EXTENSIONS else b"0"
-            case DeleteAll():
-                self._service.delete_all(now)
-                return _DONE
+                return b"1" if self._is_supported(command.date) else b"0"
+            case Info() | GetStats():
+                return self._tell_totals(command, now)
+            case Play() | StopPlay() | Copy() | Record():
+                return self._refuse_media_command(command)
 
-    def _update(self, command: Update, now: float) -> bytes:
-        if command.has_notify:
-            raise CommandError(ErrorCode.NOTIFY_OFF)  # no notification socket can be configured yet
-        return encode_port_line(self._service.update(command, now))
+    def _lookup(self, command: Lookup, now: float) -> bytes:
+        found = self._service.lookup(command, now)
+        if found is None:
+            raise _UnknownLookupError("no such session")
+        line, issuer = found
+        return self._follow(encode_port_line(line), command.subcommands, issuer, now)
 
     def _query(self, command: Query, now: float) -> bytes:
-        counters = self._service.query(command, now)
-        return encode_counters(counters, command.counters, is_verbose_query(command))
+        issuer = self._service.find(command)
+        is_verbose = is_verbose_query(command)
+        reply = encode_counters(self._service.query(issuer, now), command.counters, is_verbose)
+        return self._follow(reply, command.subcommands, issuer, now)
+
+    def _tell_totals(self, command: Info | GetStats, now: float) -> bytes:
+        totals = self._service.totals(now)
+        if isinstance(command, Info):
+            return encode_totals(totals, command.with_load)
+        return encode_stats(totals, self._counts, command.counters, command.is_verbose)
+
+    def _is_supported(self, date: bytes) -> bool:
+        return date in SUPPORTED_EXTENSIONS and (date != NOTIFICATION or self._service.has_notification)
+
+    def _refuse_media_command(self, command: Play | StopPlay | Copy | Record) -> bytes:
+        """There is no player and no recorder: what would start one fails, and there is nothing to stop."""
+        if isinstance(command, Record):
+            refuse(ErrorCode.SESSION_NOT_FOUND)
+        self._service.find(command)
+        if isinstance(command, Copy):
+            refuse(ErrorCode.NOT_COPIED)
+        if isinstance(command, StopPlay) or command.is_stop:
+            return DONE
+        refuse(ErrorCode.NO_CODECS if command.wants_session_codecs else ErrorCode.NOT_PLAYABLE)
+
+    # Sub-commands
+
+    def _follow(self, reply: bytes, subcommands: Sequence[Subcommand], issuer: Issuer, now: float) -> bytes:
+        """Run sub-commands up to the first that fails (protocol.md 2.6); the reply with their results."""
+        if not subcommands:
+            return reply
+        results = []
+        for subcommand in subcommands:
+            try:
+                results.append(self._run(subcommand, issuer, now))
+            except (NoPortsError, SessionNotFoundError, _SubcommandError) as error:
+                _LOG.warning("sub-command failed: %s", error)
+                results.append(FAILED)
+                break
+            if isinstance(subcommand, Answer):
+                issuer = issuer.peer
+        return encode_results(reply, results)
+
+    def _run(self, subcommand: Subcommand, issuer: Issuer, now: float) -> bytes:
+        """Run one; its text, empty when it has none."""
+        match subcommand:
+            case Answer():
+                return encode_port_line(self._service.answer(issuer, subcommand.media, now))
+            case SetTimeout():
+                self._service.set_timeout(issuer, subcommand, now)
+            case SetTos():
+                self._service.set_tos(issuer, subcommand)
+            case DropReference():
+                self._service.drop(issuer, subcommand, now)
+            case Fork():
+                raise _SubcommandError("copying the streams of another session is not supported")
+        return b""
 
 
 def _printable(text: bytes) -> str:

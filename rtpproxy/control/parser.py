@@ -1,29 +1,42 @@
-"""Text to commands: the only file that knows command letters and modifiers.
+"""Text to commands: with `modifiers`, the only files that know command letters and modifiers.
 
 The checks are made in the order of protocol.md 3.4, so that a text with several faults is refused for the same one
 as everywhere: tokens, letter, number of arguments, modifiers allowed at all, sub-commands allowed, then what is
-peculiar to the command. Limits: protocol.md 1.5; commands: 2.1 to 2.5.
+peculiar to the command, then the sub-commands. Limits: protocol.md 1.5; commands: 2.1 to 2.6.
 """
 
 import re
 from collections.abc import Callable
-from typing import NoReturn
+from urllib.parse import unquote_to_bytes
 
-from rtpproxy.addr import Endpoint, parse_ipv4
 from rtpproxy.control.messages import (
+    Answer,
     Command,
     CommandError,
+    Copy,
     Delete,
     DeleteAll,
+    DropReference,
     ErrorCode,
     FeatureProbe,
+    Fork,
+    GetStats,
     Info,
     Lookup,
-    MediaDescription,
+    NotifyArguments,
+    Play,
     Query,
+    Record,
+    SetTimeout,
+    SetTos,
+    StopPlay,
+    Subcommand,
     Update,
     Version,
+    refuse,
 )
+from rtpproxy.control.modifiers import read_media
+from rtpproxy.session.local import LocalAddresses
 
 MAX_TOKENS = 23
 """In the main command, its letter included, and likewise in each sub-command."""
@@ -33,26 +46,29 @@ MAX_COUNTERS = 11
 """Names that one `Q` may ask for."""
 
 _TOKEN = re.compile(rb"[^ \t\r\n]+")
-_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_DOTTED = re.compile(rb"\.".join([_OCTET] * 4))
 _ESCAPED = re.compile(rb"(?:[^%]|%[0-9a-fA-F]{2})*", re.DOTALL)
-_PORT = re.compile(rb"[0-9]{1,18}")
-_CODECS = re.compile(rb"[0-9,]+")
-_PLAIN_ADDRESS = re.compile(rb"[0-9.]+")
-_BRACKETED_ADDRESS = re.compile(rb"\[[0-9a-f:.]+\]")
-_LABEL = re.compile(rb"\{[^}]+\}")
+_PLAY_COUNT = re.compile(rb"[-+]?[0-9]+")
+_SETTING = re.compile(rb"(ttl|tos)=([0-9]{1,9})")
+
+Tokens = list[bytes]
 
 
-def parse(text: bytes) -> Command:
-    """The command in one datagram, line or connection, cookie removed.
+class Parser:
+    """Reads commands for a relay with certain local addresses, which some modifiers name."""
 
-    Raises CommandError, and nothing else, for a text that is not an acceptable command.
-    """
-    tokens, has_subcommands = _split(text)
-    read = _COMMANDS.get(tokens[0][0])
-    if read is None:
-        _refuse(ErrorCode.UNKNOWN_COMMAND)
-    return read(tokens, has_subcommands)
+    def __init__(self, local_addresses: LocalAddresses) -> None:
+        self._locals = local_addresses
+
+    def parse(self, text: bytes) -> Command:
+        """The command in one datagram, line or connection, cookie removed.
+
+        Raises CommandError, and nothing else, for a text that is not an acceptable command.
+        """
+        tokens, subcommands = _split(text)
+        read = _COMMANDS.get(tokens[0][0])
+        if read is None:
+            refuse(ErrorCode.UNKNOWN_COMMAND)
+        return read(tokens, subcommands, self._locals)
 
 
 def is_verbose_query(query: Query) -> bool:
@@ -61,31 +77,27 @@ def is_verbose_query(query: Query) -> bool:
     Raises CommandError for any modifier but `v`. Apart from `parse`, because the session is looked up first.
     """
     if query.modifiers.lower().strip(b"v"):
-        _refuse(ErrorCode.QUERY_MODIFIER)
+        refuse(ErrorCode.QUERY_MODIFIER)
     return bool(query.modifiers)
 
 
-def _refuse(code: ErrorCode) -> NoReturn:
-    raise CommandError(code)
-
-
-def _split(text: bytes) -> tuple[list[bytes], bool]:
-    """The tokens of the main command, at least one, and whether sub-commands follow it."""
+def _split(text: bytes) -> tuple[Tokens, list[Tokens]]:
+    """The tokens of the main command, at least one, and those of its sub-commands."""
     if b"\0" in text:
-        _refuse(ErrorCode.MALFORMED)
+        refuse(ErrorCode.MALFORMED)
     # bytes.split is the fast way, but it also takes vertical tab and form feed for blanks.
     tokens = _TOKEN.findall(text) if b"\v" in text or b"\f" in text else text.split()
-    has_subcommands = SUBCOMMAND_MARK in tokens
-    if has_subcommands:
-        tokens = _check_subcommands(tokens)
+    subcommands: list[Tokens] = []
+    if SUBCOMMAND_MARK in tokens:
+        tokens, *subcommands = _cut(tokens)
     if not 0 < len(tokens) <= MAX_TOKENS:
-        _refuse(ErrorCode.MALFORMED)
-    return tokens, has_subcommands
+        refuse(ErrorCode.MALFORMED)
+    return tokens, subcommands
 
 
-def _check_subcommands(tokens: list[bytes]) -> list[bytes]:
-    """The main command's tokens, once the number and size of the sub-commands are within limits."""
-    commands: list[list[bytes]] = [[]]
+def _cut(tokens: Tokens) -> list[Tokens]:
+    """Main command and sub-commands, once their number and size are within limits."""
+    commands: list[Tokens] = [[]]
     for token in tokens:
         if token == SUBCOMMAND_MARK:
             commands.append([])
@@ -93,87 +105,153 @@ def _check_subcommands(tokens: list[bytes]) -> list[bytes]:
             commands[-1].append(token)
     is_each_in_limits = all(0 < len(command) <= MAX_TOKENS for command in commands)
     if not is_each_in_limits or len(commands) - 1 > MAX_SUBCOMMANDS:
-        _refuse(ErrorCode.MALFORMED)
-    return commands[0]
+        refuse(ErrorCode.MALFORMED)
+    return commands
 
 
-def _check_shape(tokens: list[bytes], least: int, most: int) -> None:
+def _check_shape(tokens: Tokens, least: int, most: int) -> None:
     if not least <= len(tokens) <= most:
-        _refuse(ErrorCode.ARGUMENT_COUNT)
+        refuse(ErrorCode.ARGUMENT_COUNT)
 
 
-def _check_plain(modifiers: bytes, has_subcommands: bool) -> None:
+def _check_alone(subcommands: list[Tokens]) -> None:
+    if subcommands:
+        refuse(ErrorCode.SUBCOMMAND)
+
+
+def _check_plain(modifiers: bytes, subcommands: list[Tokens]) -> None:
     if modifiers:
-        _refuse(ErrorCode.MODIFIER_NOT_ALLOWED)
-    if has_subcommands:
-        _refuse(ErrorCode.SUBCOMMAND)
+        refuse(ErrorCode.MODIFIER_NOT_ALLOWED)
+    _check_alone(subcommands)
 
 
-def _read_version(tokens: list[bytes], has_subcommands: bool) -> Command:
+def _at(tokens: Tokens, index: int) -> bytes | None:
+    """An argument that may be absent."""
+    return tokens[index] if len(tokens) > index else None
+
+
+def _read_version(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     modifiers = tokens[0][1:]
     if modifiers[:1] in (b"f", b"F"):
         _check_shape(tokens, 2, 2)
-        _check_plain(modifiers[1:], has_subcommands)
+        _check_plain(modifiers[1:], subcommands)
         return FeatureProbe(tokens[1])
     _check_shape(tokens, 1, 1)
-    _check_plain(modifiers, has_subcommands)
+    _check_plain(modifiers, subcommands)
     return Version()
 
 
-def _read_delete_all(tokens: list[bytes], has_subcommands: bool) -> Command:
+def _read_delete_all(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 1, 1)
-    _check_plain(tokens[0][1:], has_subcommands)
+    _check_plain(tokens[0][1:], subcommands)
     return DeleteAll()
 
 
-def _read_info(tokens: list[bytes], has_subcommands: bool) -> Command:
+def _read_info(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 1, 1)
-    _check_plain(b"", has_subcommands)
+    _check_alone(subcommands)
     modifiers = tokens[0][1:].lower()
     if modifiers.strip(b"bl"):
-        _refuse(ErrorCode.INFO_MODIFIER)
+        refuse(ErrorCode.INFO_MODIFIER)
     return Info(with_load=b"l" in modifiers)
 
 
-def _read_delete(tokens: list[bytes], has_subcommands: bool) -> Command:
-    _check_shape(tokens, 3, 4)
-    _check_plain(b"", has_subcommands)
+def _read_get_stats(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_alone(subcommands)
     modifiers = tokens[0][1:]
+    if modifiers.lower().strip(b"v"):
+        refuse(ErrorCode.STATS_MODIFIER)
+    return GetStats(tuple(tokens[1:]), bool(modifiers))
+
+
+def _read_delete(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_shape(tokens, 3, 4)
+    _check_alone(subcommands)
+    return Delete(tokens[1], tokens[2], _at(tokens, 3), _read_weak(tokens[0][1:]))
+
+
+def _read_weak(modifiers: bytes) -> bool:
     if modifiers.lower().strip(b"w"):
-        _refuse(ErrorCode.DELETE_MODIFIER)
-    return Delete(tokens[1], tokens[2], tokens[3] if len(tokens) == 4 else None, bool(modifiers))
+        refuse(ErrorCode.DELETE_MODIFIER)
+    return bool(modifiers)
 
 
-def _read_query(tokens: list[bytes], has_subcommands: bool) -> Command:
+def _read_query(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 3, 4 + MAX_COUNTERS)
-    if has_subcommands:
-        _refuse(ErrorCode.SUBCOMMAND)  # allowed, but none can be parsed yet
-    to_tag = tokens[3] if len(tokens) > 3 else None
-    return Query(tokens[1], tokens[2], to_tag, tokens[0][1:], tuple(tokens[4:]))
+    read = tuple(_read_setting_or_drop(one) for one in subcommands)
+    return Query(tokens[1], tokens[2], _at(tokens, 3), tokens[0][1:], tuple(tokens[4:]), read)
 
 
-def _read_update(tokens: list[bytes], has_subcommands: bool) -> Command:
+def _read_update(tokens: Tokens, subcommands: list[Tokens], local_addresses: LocalAddresses) -> Command:
     count = len(tokens)
     _check_shape(tokens, 5, 8)
-    has_notify = count >= 7  # seven tokens: notification without a to-tag
-    if has_notify and not _ESCAPED.fullmatch(tokens[-1]):
-        _refuse(ErrorCode.NOTIFY_TAG)
-    media = _read_media(tokens[0], tokens[2], tokens[3])
-    if has_subcommands:
-        _refuse(ErrorCode.SUBCOMMAND)  # allowed, but none can be parsed yet
+    notify = None
+    if count >= 7:  # seven tokens: notification without a to-tag
+        notify = NotifyArguments(tokens[-2], _decode_tag(tokens[-1]))
+    media = read_media(tokens[0][1:], tokens[2], tokens[3], local_addresses)
     to_tag = tokens[5] if count in (6, 8) else None
-    return Update(tokens[1], tokens[4], to_tag, media, has_notify)
+    read: tuple[Subcommand, ...] = ()
+    if subcommands:
+        read = tuple(_read_under_update(one, to_tag is not None, local_addresses) for one in subcommands)
+    return Update(tokens[1], tokens[4], to_tag, media, notify, read)
 
 
-def _read_lookup(tokens: list[bytes], has_subcommands: bool) -> Command:
+def _decode_tag(text: bytes) -> bytes:
+    if not _ESCAPED.fullmatch(text):
+        refuse(ErrorCode.NOTIFY_TAG)
+    return unquote_to_bytes(text.replace(b"+", b" "))
+
+
+def _read_lookup(tokens: Tokens, subcommands: list[Tokens], local_addresses: LocalAddresses) -> Command:
     _check_shape(tokens, 5, 6)
-    media = _read_media(tokens[0], tokens[2], tokens[3])
-    if has_subcommands:
-        _refuse(ErrorCode.SUBCOMMAND)  # allowed, but none can be parsed yet
-    return Lookup(tokens[1], tokens[4], tokens[5] if len(tokens) == 6 else None, media)
+    media = read_media(tokens[0][1:], tokens[2], tokens[3], local_addresses)
+    read = tuple(_read_setting_or_drop(one) for one in subcommands)
+    return Lookup(tokens[1], tokens[4], _at(tokens, 5), media, read)
 
 
-_COMMANDS: dict[int, Callable[[list[bytes], bool], Command]] = {
+def _read_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_shape(tokens, 5, 6)
+    _check_alone(subcommands)
+    count = tokens[0][1:]
+    if count and not _PLAY_COUNT.fullmatch(count):
+        refuse(ErrorCode.PLAY_COUNT)
+    is_stop = bool(count) and not count.strip(b"+-0")
+    return Play(tokens[1], tokens[4], _at(tokens, 5), is_stop, tokens[3] == b"session")
+
+
+def _read_stop_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_shape(tokens, 3, 4)
+    _check_plain(tokens[0][1:], subcommands)
+    return StopPlay(tokens[1], tokens[2], _at(tokens, 3))
+
+
+def _read_copy(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_shape(tokens, 4, 5)
+    _check_alone(subcommands)
+    if tokens[0][1:].lower().strip(b"sp"):
+        refuse(ErrorCode.RECORD_MODIFIER)
+    return Copy(tokens[1], tokens[3], _at(tokens, 4))
+
+
+def _read_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_shape(tokens, 3, 4)
+    _check_alone(subcommands)
+    modifiers = tokens[0][1:].lower().lstrip(b"s")
+    if modifiers:
+        refuse(ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"p" else ErrorCode.RECORD_MODIFIER)
+    return Record()
+
+
+def _read_stop_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+    _check_shape(tokens, 3, 4)
+    _check_alone(subcommands)
+    modifiers = tokens[0][1:].lower()
+    if modifiers and modifiers != b"a":
+        refuse(ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"a" else ErrorCode.RECORD_MODIFIER)
+    return Record()
+
+
+_COMMANDS: dict[int, Callable[[Tokens, list[Tokens], LocalAddresses], Command]] = {
     ord(letter): read
     for letters, read in (
         ("uU", _read_update),
@@ -182,141 +260,40 @@ _COMMANDS: dict[int, Callable[[list[bytes], bool], Command]] = {
         ("qQ", _read_query),
         ("vV", _read_version),
         ("iI", _read_info),
+        ("gG", _read_get_stats),
         ("xX", _read_delete_all),
+        ("pP", _read_play),
+        ("sS", _read_stop_play),
+        ("cC", _read_copy),
+        ("rR", _read_record),
+        ("nN", _read_stop_record),
     )
     for letter in letters
 }
 
 
-class _Modifiers:
-    """What the modifiers of a `U` or `L` said so far; the later one wins."""
-
-    __slots__ = ("has_codecs", "is_asymmetric", "is_ipv6", "is_weak", "local_host", "routed_host")
-
-    def __init__(self) -> None:
-        self.has_codecs = False
-        self.is_asymmetric = False
-        self.is_ipv6 = False
-        self.is_weak = False
-        self.local_host = ""
-        self.routed_host = ""
+# Sub-commands. Whatever is wrong with one, the code is SUBCOMMAND.
 
 
-_NO_MODIFIERS = _Modifiers()
+def _read_under_update(tokens: Tokens, has_to_tag: bool, local_addresses: LocalAddresses) -> Subcommand:
+    letter = tokens[0][:1].upper()
+    if letter == b"L" and has_to_tag and len(tokens) == 3:
+        try:
+            return Answer(read_media(tokens[0][1:], tokens[1], tokens[2], local_addresses))
+        except CommandError:
+            refuse(ErrorCode.SUBCOMMAND)
+    if tokens[0].upper() == b"C" and has_to_tag and len(tokens) == 4:
+        return Fork()
+    return _read_setting_or_drop(tokens)
 
 
-def _read_modifiers(text: bytes) -> _Modifiers:
-    found = _Modifiers()
-    text = text.lower()
-    position, end = 0, len(text)
-    while position < end:
-        read = _MODIFIERS.get(text[position])
-        if read is None:
-            _refuse(ErrorCode.UPDATE_MODIFIER)
-        position = read(found, text, position + 1)
-    return found
-
-
-# Each reads one modifier whose letter ends just before `start`, and returns where the next one begins.
-
-
-def _read_asymmetric(found: _Modifiers, text: bytes, start: int) -> int:
-    found.is_asymmetric = True
-    return start
-
-
-def _read_symmetric(found: _Modifiers, text: bytes, start: int) -> int:
-    found.is_asymmetric = False
-    return start
-
-
-def _read_weak(found: _Modifiers, text: bytes, start: int) -> int:
-    found.is_weak = True
-    return start
-
-
-def _read_ipv6(found: _Modifiers, text: bytes, start: int) -> int:
-    found.is_ipv6 = True
-    return start
-
-
-def _read_external(found: _Modifiers, text: bytes, start: int) -> int:
-    _refuse(ErrorCode.EXTERNAL_DIRECTION)  # there is no bridge mode
-
-
-def _read_internal(found: _Modifiers, text: bytes, start: int) -> int:
-    _refuse(ErrorCode.INTERNAL_DIRECTION)  # there is no bridge mode
-
-
-def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
-    """Checked and forgotten: only `P … session` would use the list."""
-    codecs = _CODECS.match(text, start)
-    if codecs is None or found.has_codecs:
-        _refuse(ErrorCode.CODEC_LIST)
-    found.has_codecs = True
-    return codecs.end()
-
-
-def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
-    plain = _PLAIN_ADDRESS.match(text, start)
-    if plain is None:
-        is_well_formed = _BRACKETED_ADDRESS.match(text, start) or _LABEL.match(text, start)
-        _refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN if is_well_formed else ErrorCode.LOCAL_ADDRESS)
-    host = parse_ipv4(plain[0].decode("ascii"))
-    if host is None:
-        _refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN)
-    found.local_host, found.routed_host = host, ""
-    return plain.end()
-
-
-def _read_routed(found: _Modifiers, text: bytes, start: int) -> int:
-    plain = _PLAIN_ADDRESS.match(text, start)
-    if plain is None:
-        is_well_formed = _BRACKETED_ADDRESS.match(text, start)
-        _refuse(ErrorCode.ROUTED_ADDRESS_UNKNOWN if is_well_formed else ErrorCode.ROUTED_ADDRESS)
-    host = parse_ipv4(plain[0].decode("ascii"))
-    if host is None:
-        _refuse(ErrorCode.ROUTED_ADDRESS_UNKNOWN)
-    found.local_host, found.routed_host = "", host
-    return plain.end()
-
-
-_MODIFIERS: dict[int, Callable[[_Modifiers, bytes, int], int]] = {
-    ord("a"): _read_asymmetric,
-    ord("s"): _read_symmetric,
-    ord("w"): _read_weak,
-    ord("6"): _read_ipv6,
-    ord("e"): _read_external,
-    ord("i"): _read_internal,
-    ord("c"): _read_codecs,
-    ord("l"): _read_local,
-    ord("r"): _read_routed,
-}
-
-
-def _read_media(command: bytes, address: bytes, port: bytes) -> MediaDescription:
-    modifiers = _read_modifiers(command[1:]) if len(command) > 1 else _NO_MODIFIERS
-    if modifiers.is_ipv6:
-        _refuse(ErrorCode.FAMILY)  # no local address is IPv6 yet
-    remote = _read_remote(address, port)
-    is_hold = remote is not None and remote.host == "0.0.0.0"
-    return MediaDescription(
-        None if is_hold else remote,
-        is_hold,
-        modifiers.is_weak,
-        modifiers.is_asymmetric,
-        modifiers.local_host,
-        modifiers.routed_host,
-    )
-
-
-def _read_remote(address: bytes, port: bytes) -> Endpoint | None:
-    """The signalled endpoint, or None for an address of a length that is not looked at (protocol.md 2.3)."""
-    if not 7 <= len(address) <= 15:
-        return None
-    # latin-1 takes any byte; what is not an address is refused all the same.
-    text = address.decode("latin-1")
-    host = text if _DOTTED.fullmatch(address) else parse_ipv4(text)
-    if host is None or not _PORT.fullmatch(port):
-        _refuse(ErrorCode.REMOTE_ADDRESS)
-    return Endpoint(host, int(port) & 0xFFFF)
+def _read_setting_or_drop(tokens: Tokens) -> Subcommand:
+    letter, modifiers = tokens[0][:1].upper(), tokens[0][1:].lower()
+    if letter == b"D" and len(tokens) == 1 and not modifiers.strip(b"w"):
+        return DropReference(bool(modifiers))
+    if letter == b"S" and len(tokens) == 2 and len(modifiers) <= 1:
+        setting = _SETTING.fullmatch(tokens[1])
+        if setting is not None and int(setting[2]) > 0:
+            make = SetTimeout if setting[1] == b"ttl" else SetTos
+            return make(int(setting[2]), modifiers == b"r")
+    refuse(ErrorCode.SUBCOMMAND)

@@ -1,6 +1,5 @@
 """Ports as sockets, one per stream, for hosts where BPF cannot be loaded. Same interface as `steered`."""
 
-import errno
 import logging
 import socket
 from asyncio import AbstractEventLoop
@@ -8,11 +7,14 @@ from collections.abc import Callable
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
+from rtpproxy.media.sockets import bind_port, datagram_socket, family_of
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Stream
 
 log = logging.getLogger(__name__)
 
 OnDatagram = Callable[[int, bytes, tuple[str, int], str, float], None]
-"""Local port, payload, source, address of ours that it was sent to (may be empty), seconds monotonic."""
+"""Key of the local port, payload, source, address of ours that it was sent to (may be empty), seconds monotonic."""
 
 BATCH = 32
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
@@ -23,13 +25,15 @@ _RECEIVE_BUFFER_BYTES = 256 << 10
 class BoundMedia:
     """Media ports owned by UDP sockets."""
 
-    def __init__(self, listen_host: str, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
-        """Nothing is opened before `start`."""
-        self._listen_host = listen_host
+    def __init__(self, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
+        """`tos` is what IPv4 sockets start with. Nothing is opened before `start`."""
         self._tos = tos
         self._on_datagram = on_datagram
         self._clock = clock
-        self._sockets: dict[int, socket.socket] = {}
+        self._sockets: dict[int, tuple[socket.socket, bool]] = {}
+        """By key of the port; with whether it is of IPv6."""
+        self._tos_of: dict[int, int] = {}
+        """By key of the port, where another was asked for."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._loop: AbstractEventLoop | None = None
@@ -42,30 +46,41 @@ class BoundMedia:
 
     def close_all(self) -> None:
         """Close every socket."""
-        for port in list(self._sockets):
-            self._close_port(port)
+        for key in list(self._sockets):
+            self._close_port(key)
 
-    def open(self, rtp_port: int) -> None:
+    def add_local(self, address: LocalAddress) -> None:
+        """Check that an address is one of this host's. Raises OSError when it is not."""
+        with datagram_socket(family_of(address)) as probe:
+            probe.bind((address.host, 0))
+
+    def open(self, address: LocalAddress, rtp_port: int) -> None:
         """Take a port pair. Raises PortBusyError when another program has one of the two."""
-        self._open_port(rtp_port)
+        self._open_port(address, rtp_port)
         try:
-            self._open_port(rtp_port + 1)
+            self._open_port(address, rtp_port + 1)
         except (PortBusyError, OSError):
-            self._close_port(rtp_port)
+            self._close_port(address.key(rtp_port))
             raise
 
-    def close(self, rtp_port: int) -> None:
+    def close(self, address: LocalAddress, rtp_port: int) -> None:
         """Give a port pair back."""
-        self._close_port(rtp_port)
-        self._close_port(rtp_port + 1)
+        self._close_port(address.key(rtp_port))
+        self._close_port(address.key(rtp_port + 1))
 
-    def send(self, from_port: int, from_host: str, to: Endpoint, data: bytes) -> bool:
-        """Send a datagram from a port of ours. `from_host` has no say: the socket's own address is used.
+    def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
+        """Send a datagram from a stream's port. `from_host` has no say: the socket's own address is used.
 
         False when the kernel did not take it; that is counted and logged.
         """
         try:
-            self._sockets[from_port].sendto(data, to)
+            opened, is_ipv6 = self._sockets[stream.key]
+            if (":" in to[0]) != is_ipv6:
+                return False
+            if stream.tos != self._tos and not is_ipv6 and self._tos_of.get(stream.key) != stream.tos:
+                opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, stream.tos)
+                self._tos_of[stream.key] = stream.tos
+            opened.sendto(data, to)
         except OSError as error:
             self.send_failures += 1
             if self.send_failures & (self.send_failures - 1) == 0:
@@ -76,29 +91,29 @@ class BoundMedia:
     def routes_changed(self) -> None:
         """Nothing is remembered of routes."""
 
-    def _open_port(self, port: int) -> None:
-        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    def _open_port(self, address: LocalAddress, port: int) -> None:
+        opened = datagram_socket(family_of(address))
         try:
-            opened.setblocking(False)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
-            opened.bind((self._listen_host, port))
-        except OSError as error:
+            if not address.is_ipv6:
+                opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
+            bind_port(opened, address, port)
+        except (PortBusyError, OSError):
             opened.close()
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise PortBusyError(f"port {port}: {error.strerror}") from error
             raise
-        self._sockets[port] = opened
+        key = address.key(port)
+        self._sockets[key] = opened, address.is_ipv6
         assert self._loop is not None
-        self._loop.add_reader(opened, self._on_readable, port, opened)
+        self._loop.add_reader(opened, self._on_readable, key, opened, address.host)
 
-    def _close_port(self, port: int) -> None:
-        closed = self._sockets.pop(port)
+    def _close_port(self, key: int) -> None:
+        closed, _ = self._sockets.pop(key)
+        self._tos_of.pop(key, None)
         assert self._loop is not None
         self._loop.remove_reader(closed)
         closed.close()
 
-    def _on_readable(self, port: int, opened: socket.socket) -> None:
+    def _on_readable(self, key: int, opened: socket.socket, host: str) -> None:
         now = self._clock()
         for _ in range(BATCH):
             try:
@@ -107,8 +122,8 @@ class BoundMedia:
                 return
             except OSError as error:
                 # An ICMP error of an earlier send; the next datagram may be fine.
-                log.debug("receiving at port %d: %s", port, error.strerror)
+                log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
                 continue
-            self._on_datagram(port, bytes(self._view[:size]), source, self._listen_host, now)
+            self._on_datagram(key, bytes(self._view[:size]), source[:2], host, now)
             if opened.fileno() < 0:
                 return

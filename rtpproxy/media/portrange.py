@@ -13,12 +13,18 @@ import socket
 from pathlib import Path
 
 from rtpproxy.errors import StartError
+from rtpproxy.media.sockets import datagram_socket, family_of
+from rtpproxy.session.local import LocalAddress
 
 log = logging.getLogger(__name__)
 
 _IP_BIND_ADDRESS_NO_PORT = 24
 _CLAIM = "rtpproxy/media/"
-_CLAIMS = re.compile(rf" @{_CLAIM}([0-9.]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE)
+_CLAIMS = re.compile(
+    rf" @{_CLAIM}([0-9a-f.:]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE
+)
+_WILDCARDS = {False: "*", True: "::"}
+"""What a claim names for all addresses of a family, by whether it is IPv6."""
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LEAST_EPHEMERAL = 1024
@@ -28,38 +34,58 @@ Ranges = list[tuple[int, int]]
 """First and last port of each range, in ascending order."""
 
 
-def check_local(listen_host: str) -> None:
-    """Raise StartError when the listen address, empty for any, is not one of this host's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def check_local(address: LocalAddress) -> None:
+    """Raise StartError when a listen address is not one of this host's."""
+    with datagram_socket(family_of(address)) as probe:
         probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         try:
-            probe.bind((listen_host, 0))
+            probe.bind((address.host, 0))
         except OSError as error:
-            raise StartError(f"listen address {listen_host} cannot be used: {error.strerror}") from error
+            raise StartError(f"listen address {address.host or '*'} cannot be used: {error.strerror}") from error
 
 
-def claim(listen_host: str, first: int, last: int, *, is_steered: bool) -> socket.socket:
-    """Tell other relays in this network namespace about our ports, for as long as the returned socket is open.
+class Claims:
+    """What tells other relays in this network namespace about our ports, until `close`."""
 
-    Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that bind
-    their ports find out by themselves which are taken.
-    """
-    for other in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
-        _check_overlap(other, listen_host, first, last, is_steered)
-    way = "steered" if is_steered else "bound"
-    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    holder.bind(f"\0{_CLAIM}{listen_host or '*'}/{first}-{last}/{way}/{os.getpid()}")
-    return holder
+    def __init__(self, first: int, last: int, *, is_steered: bool) -> None:
+        self._first, self._last = first, last
+        self._is_steered = is_steered
+        self._holders: list[socket.socket] = []
+
+    def add(self, address: LocalAddress) -> None:
+        """Claim the ports on an address.
+
+        Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that
+        bind their ports find out by themselves which are taken.
+        """
+        for other in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
+            if int(other[5]) != os.getpid():
+                self._check_overlap(other, address)
+        way = "steered" if self._is_steered else "bound"
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        holder.bind(f"\0{_CLAIM}{_written(address)}/{self._first}-{self._last}/{way}/{os.getpid()}")
+        self._holders.append(holder)
+
+    def close(self) -> None:
+        """Claim nothing any more."""
+        for holder in self._holders:
+            holder.close()
+        self._holders.clear()
+
+    def _check_overlap(self, other: re.Match[str], address: LocalAddress) -> None:
+        host, low, high, way, process = other[1], int(other[2]), int(other[3]), other[4], other[5]
+        ours, wildcard = _written(address), _WILDCARDS[address.is_ipv6]
+        is_same_host = host == ours or ((":" in host) == address.is_ipv6 and wildcard in (host, ours))
+        is_overlapping = low <= self._last and self._first <= high
+        if is_same_host and is_overlapping and (self._is_steered or way == "steered"):
+            raise StartError(
+                f"media ports {self._first}-{self._last} overlap {low}-{high} of the rtpproxy that runs as process "
+                f"{process}: give each instance a range of its own with -m and -M"
+            )
 
 
-def _check_overlap(other: re.Match[str], listen_host: str, first: int, last: int, is_steered: bool) -> None:
-    host, low, high, way, process = other[1], int(other[2]), int(other[3]), other[4], other[5]
-    is_same_host = "*" in (host, listen_host or "*") or host == listen_host
-    if is_same_host and low <= last and first <= high and (is_steered or way == "steered"):
-        raise StartError(
-            f"media ports {first}-{last} overlap {low}-{high} of the rtpproxy that runs as process {process}: "
-            "give each instance a range of its own with -m and -M"
-        )
+def _written(address: LocalAddress) -> str:
+    return address.host or _WILDCARDS[address.is_ipv6]
 
 
 class Reservation:
@@ -80,6 +106,11 @@ class Reservation:
                 "reserve them in net.ipv4.ip_local_reserved_ports yourself",
                 *(first, last, error.strerror),
             )
+
+    def hand_over(self, uid: int, gid: int) -> None:
+        """Let a user who is not root take back what `make` added."""
+        if self._note.exists():
+            os.chown(self._note, uid, gid)
 
     def undo(self) -> None:
         """Take back what this instance added."""
@@ -114,8 +145,13 @@ class Reservation:
             ours = parse_ranges(self._note.read_text())
         except FileNotFoundError:
             return
-        _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
-        self._note.unlink()
+        if ours:
+            _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
+        try:
+            self._note.unlink()
+        except PermissionError:
+            # The directory is root's, the note is the user's of `-u`: an empty note says that nothing is left to do.
+            self._note.write_text("")
 
 
 def parse_ranges(text: str) -> Ranges:

@@ -11,26 +11,32 @@ import logging
 import socket
 import struct
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rtpproxy.addr import Endpoint, ipv4_number
-from rtpproxy.errors import PortBusyError
+from rtpproxy.media.sockets import bind_port, datagram_socket, family_of, force_buffer, route_source
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Stream
 
 log = logging.getLogger(__name__)
 
 OnDatagram = Callable[[int, bytes, tuple[str, int], str, float], None]
-"""Local port, payload, source, address of ours that it was sent to (may be empty), seconds monotonic."""
+"""Key of the local port, payload, source, address of ours that it was sent to, seconds monotonic."""
 
 SOCKETS = 8
-"""Receiving sockets; a port always uses the same one, so a flood at one port fills an eighth of the buffers."""
+"""Receiving sockets of a family. A port always uses the same one, so a flood at one fills an eighth of the buffers."""
 BATCH = 64
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_DATAGRAM_BYTES = 65535
 _RECEIVE_BUFFER_BYTES = 8 << 20
 _SEND_BUFFER_BYTES = 4 << 20
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_FILTER = 33, 32, 26
-_IP_RECVORIGDSTADDR = 20
+_IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR, _IPV6_CHECKSUM = 20, 74, 7
+_CHECKSUM_AT = 6
+"""Where in a UDP header the kernel writes the checksum of what a raw IPv6 socket sends."""
 _ANCILLARY_BYTES = 64
+_MAX_REMEMBERED = 100_000
+_IP_BIND_ADDRESS_NO_PORT = 24
 _UDP = 17
 _UDP_HEADER = struct.Struct("!HHHH")
 # One classic BPF instruction, "return 0": the kernel hands a raw socket a copy of every UDP packet of the host.
@@ -42,45 +48,51 @@ class SteeredMedia:
 
     def __init__(
         self,
-        listen_host: str,
-        tos: int,
         on_datagram: OnDatagram,
         clock: Callable[[], float],
         mark: Callable[[int, bool], None],
+        add_local: Callable[[LocalAddress], None],
     ) -> None:
-        """`mark(port, is_open)` writes the port table. Nothing is opened before `start`."""
-        self._listen_host = listen_host
-        self._tos = tos
+        """`mark(key, is_open)` writes the port table; `add_local` tells the programs of another address.
+
+        Nothing is opened before `start`.
+        """
         self._on_datagram = on_datagram
         self._clock = clock
         self._mark = mark
+        self._add_local = add_local
         self._receivers: list[socket.socket] = []
-        self._senders: dict[str, socket.socket] = {}
+        self._senders: dict[tuple[str, int], socket.socket] = {}
         self._sources: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
-        self._hosts: dict[bytes, str] = {}
+        self._slots: dict[str, int] = {}
+        """Of each address that is listened on by itself."""
+        self._wildcard_slots: dict[socket.AddressFamily, int] = {}
+        self._destinations: dict[bytes, tuple[str, int | None]] = {}
+        """By packed address: its text, and its slot, None when it is none of those listened on."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._loop: AbstractEventLoop | None = None
+        self._has_ipv6 = True
         self.send_failures = 0
         """Datagrams that the kernel did not take."""
 
-    def start(self, loop: AbstractEventLoop, media_ports: range = range(0)) -> list[int]:
+    def start(
+        self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], media_ports: range = range(0)
+    ) -> list[int]:
         """Open the receiving sockets; their descriptors, to be put into the kernel's socket map in this order.
 
-        They are bound, as the map demands, but not to one of `media_ports` where any other is free.
+        First those of IPv4, then, if an IPv6 address is listened on or may be, those of IPv6. They are bound, as the
+        map demands, but not to one of `media_ports` where any other is free.
         """
         self._loop = loop
-        for _ in range(SOCKETS):
-            receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._receivers.append(receiver)
-            receiver.setblocking(False)
-            receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
-            force_buffer(receiver, _SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            _bind_outside(receiver, media_ports)
-            loop.add_reader(receiver, self._on_readable, receiver)
-        if self._listen_host:
-            self._sender(self._listen_host)
+        for address in listen:
+            self._know(address)
+        for family in self._families(listen):
+            for _ in range(SOCKETS):
+                self._receivers.append(self._open_receiver(loop, family, media_ports))
+        # Nothing is sent by it; it shows whether raw sockets are permitted.
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP).close()
         return [receiver.fileno() for receiver in self._receivers]
 
     def close_all(self) -> None:
@@ -94,45 +106,66 @@ class SteeredMedia:
         self._receivers.clear()
         self._senders.clear()
 
-    def open(self, rtp_port: int) -> None:
+    def add_local(self, address: LocalAddress) -> None:
+        """Listen on another address. Raises OSError when it is not one of this host's, or cannot be listened on."""
+        with datagram_socket(family_of(address)) as probe:
+            probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            probe.bind((address.host, 0))
+        if address.is_ipv6 and not self._has_ipv6:
+            raise OSError(errno.EAFNOSUPPORT, "this host has no IPv6")
+        if address.slot not in self._wildcard_slots.values():
+            self._add_local(address)
+            self._know(address)
+
+    def open(self, address: LocalAddress, rtp_port: int) -> None:
         """Take a port pair. Raises PortBusyError when another program has one of the two."""
         for port in (rtp_port, rtp_port + 1):
-            _check_free(self._listen_host, port)
-        self._mark(rtp_port, True)
-        self._mark(rtp_port + 1, True)
+            with datagram_socket(family_of(address)) as probe:
+                bind_port(probe, address, port)
+        self._mark(address.key(rtp_port), True)
+        self._mark(address.key(rtp_port + 1), True)
 
-    def close(self, rtp_port: int) -> None:
+    def close(self, address: LocalAddress, rtp_port: int) -> None:
         """Give a port pair back."""
-        self._mark(rtp_port, False)
-        self._mark(rtp_port + 1, False)
+        self._mark(address.key(rtp_port), False)
+        self._mark(address.key(rtp_port + 1), False)
 
-    def send(self, from_port: int, from_host: str, to: Endpoint, data: bytes) -> bool:
-        """Send a datagram from a port of ours; from the address that the route says when `from_host` is empty.
+    def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
+        """Send a datagram from a stream's port; from the address that the route says when `from_host` is empty.
 
-        False when the kernel did not take it; that is counted and logged.
+        False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
         to_host, to_port = to
+        if (":" in to_host) != stream.local.is_ipv6:
+            return False
         try:
             from_host = from_host or self._sources.get(to_host) or self._route_source(to_host)
-            sender = self._senders.get(from_host) or self._sender(from_host)
+            tos = stream.tos
+            sender = self._senders.get((from_host, tos)) or self._sender(from_host, tos)
             length = 8 + len(data)
-            number = int.from_bytes(data, "big")
-            if length & 1:
-                number <<= 8
-            numbers = self._numbers
-            # The small numbers first: adding to the payload's long number copies it.
-            total = number + (
-                (numbers.get(from_host) or self._number(from_host))
-                + (numbers.get(to_host) or self._number(to_host))
-                + (_UDP + 2 * length + from_port + to_port)
-            )
-            # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
-            header = _UDP_HEADER.pack(from_port, to_port, length, 65535 - total % 65535)
+            from_port = stream.local_port
+            check = 0 if stream.local.is_ipv6 else self._checksum(from_host, to_host, from_port + to_port, length, data)
+            header = _UDP_HEADER.pack(from_port, to_port, length, check)
             sender.sendto(header + data, (to_host, 0))
         except OSError as error:
             self._count_failure(to, error)
             return False
         return True
+
+    def _checksum(self, from_host: str, to_host: str, ports: int, length: int, data: bytes) -> int:
+        """Of a UDP datagram over IPv4; `ports` is the sum of the two. The kernel works that of IPv6 out itself."""
+        number = int.from_bytes(data, "big")
+        if length & 1:
+            number <<= 8
+        numbers = self._numbers
+        # The small numbers first: adding to the payload's long number copies it.
+        total = number + (
+            (numbers.get(from_host) or self._number(from_host))
+            + (numbers.get(to_host) or self._number(to_host))
+            + (_UDP + 2 * length + ports)
+        )
+        # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
+        return 65535 - total % 65535
 
     def routes_changed(self) -> None:
         """Forget which address the routes choose for each peer."""
@@ -144,40 +177,80 @@ class SteeredMedia:
             log.warning("cannot send to %s: %s (%d failures so far)", to, error.strerror, self.send_failures)
 
     def _number(self, host: str) -> int:
-        if len(self._numbers) > 100_000:
+        if len(self._numbers) > _MAX_REMEMBERED:
             self._numbers.clear()
         number = self._numbers[host] = ipv4_number(host)
         return number
 
-    def _sender(self, from_host: str) -> socket.socket:
-        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    def _know(self, address: LocalAddress) -> None:
+        """Find the slot of what arrives at an address from now on."""
+        if address.host:
+            self._slots[address.host] = address.slot
+        else:
+            self._wildcard_slots[family_of(address)] = address.slot
+        self._destinations.clear()
+
+    def _families(self, listen: Sequence[LocalAddress]) -> list[socket.AddressFamily]:
+        """IPv4 always, since the socket map starts with it, and IPv6 where the host has it."""
+        if any(address.is_ipv6 for address in listen):
+            return [socket.AF_INET, socket.AF_INET6]
+        try:
+            with datagram_socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            self._has_ipv6 = False
+            return [socket.AF_INET]
+        return [socket.AF_INET, socket.AF_INET6]
+
+    def _open_receiver(
+        self, loop: AbstractEventLoop, family: socket.AddressFamily, media_ports: range
+    ) -> socket.socket:
+        receiver = datagram_socket(family)
+        try:
+            if family == socket.AF_INET6:
+                receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
+            else:
+                receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
+            force_buffer(receiver, _SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+            _bind_outside(receiver, "::1" if family == socket.AF_INET6 else "127.0.0.1", media_ports)
+        except OSError:
+            receiver.close()
+            raise
+        loop.add_reader(receiver, self._on_readable, receiver, family)
+        return receiver
+
+    def _sender(self, from_host: str, tos: int) -> socket.socket:
+        """The raw socket for an address and a TOS byte, which does nothing on IPv6 (protocol.md 6.3)."""
+        family = socket.AF_INET6 if ":" in from_host else socket.AF_INET
+        sender = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP)
         try:
             drop_everything(sender)
             sender.setblocking(False)
             force_buffer(sender, _SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
+            if family == socket.AF_INET6:
+                sender.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_AT)
+            else:
+                sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
             sender.bind((from_host, 0))
         except OSError:
             sender.close()
             raise
-        self._senders[from_host] = sender
+        self._senders[from_host, tos] = sender
         return sender
 
     def _route_source(self, to_host: str) -> str:
-        """The address of ours that the kernel would send from: what connect(2) binds to.
-
-        Of a raw socket, which needs no ephemeral port, and with this protocol receives nothing.
-        """
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as probe:
-            probe.connect((to_host, 9))
-            source: str = probe.getsockname()[0]
+        source = route_source(to_host)
+        if source is None:
+            raise OSError(errno.EHOSTUNREACH, "no route")
         self._sources[to_host] = source
         return source
 
-    def _on_readable(self, receiver: socket.socket) -> None:
+    def _on_readable(self, receiver: socket.socket, family: socket.AddressFamily) -> None:
         now = self._clock()
-        buffers, view, hosts = (self._buffer,), self._view, self._hosts
-        on_datagram, listen_host = self._on_datagram, self._listen_host
+        buffers, view, destinations = (self._buffer,), self._view, self._destinations
+        on_datagram = self._on_datagram
+        # Where the address is in a socket address (ip(7), ipv6(7)).
+        start, end = (8, 24) if family == socket.AF_INET6 else (4, 8)
         for _ in range(BATCH):
             try:
                 size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)
@@ -189,12 +262,19 @@ class SteeredMedia:
             if not ancillary:
                 continue
             address = ancillary[0][2]
-            host = hosts.get(address[4:8])
-            if host is None:
-                host = hosts[address[4:8]] = socket.inet_ntoa(address[4:8])
-            if listen_host and host != listen_host:
+            host, slot = destinations.get(address[start:end]) or self._destination(address[start:end], family)
+            if slot is None:
                 continue  # to a receiving socket itself, by a program on this host
-            on_datagram(address[2] << 8 | address[3], bytes(view[:size]), source, host, now)
+            key = slot << 16 | address[2] << 8 | address[3]
+            on_datagram(key, bytes(view[:size]), source[:2], host, now)
+
+    def _destination(self, packed: bytes, family: socket.AddressFamily) -> tuple[str, int | None]:
+        host = socket.inet_ntop(family, packed)
+        slot = self._slots.get(host, self._wildcard_slots.get(family))
+        if len(self._destinations) > _MAX_REMEMBERED:
+            self._destinations.clear()
+        found = self._destinations[packed] = host, slot
+        return found
 
 
 def drop_everything(sender: socket.socket) -> None:
@@ -210,31 +290,13 @@ def drop_everything(sender: socket.socket) -> None:
             return
 
 
-def force_buffer(owner: socket.socket, force: int, ordinary: int, size: int) -> None:
-    """Set a buffer size over the system's limit where that is permitted, else up to it."""
-    try:
-        owner.setsockopt(socket.SOL_SOCKET, force, size)
-    except PermissionError:
-        owner.setsockopt(socket.SOL_SOCKET, ordinary, size)
-
-
-def _bind_outside(receiver: socket.socket, media_ports: range) -> None:
+def _bind_outside(receiver: socket.socket, host: str, media_ports: range) -> None:
     for port in (port for port in range(65535, 0, -1) if port not in media_ports):
         try:
-            receiver.bind(("127.0.0.1", port))
+            receiver.bind((host, port))
         except OSError as error:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
         else:
             return
-    receiver.bind(("127.0.0.1", 0))
-
-
-def _check_free(listen_host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((listen_host, port))
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise PortBusyError(f"port {port}: {error.strerror}") from error
-            raise
+    receiver.bind((host, 0))

@@ -206,13 +206,13 @@ class Interfaces:
         self._netlink.request(message, RTM_SETLINK)
 
 
-def carriers(netlink: Rtnetlink, listen_host: str) -> list[int]:
-    """Numbers of the interfaces that carry the listen address, or any IPv4 address when it is empty."""
+def carriers(netlink: Rtnetlink, hosts: Collection[str]) -> list[int]:
+    """Numbers of the interfaces that carry one of the IPv4 addresses; the empty one stands for any."""
     message = ifaddrmsg()
     message["family"] = _AF_INET
     found: dict[int, None] = {}
     for address in netlink.request(message, RTM_GETADDR, NLM_F_DUMP):
-        if not listen_host or attribute(address, "IFA_LOCAL") == listen_host:
+        if "" in hosts or attribute(address, "IFA_LOCAL") in hosts:
             found[address["index"]] = None
     return list(found)
 

@@ -26,6 +26,8 @@ class ForwardingEntry:
     from_port: int
     to: Endpoint
     """The peer's endpoint."""
+    tos: int
+    """TOS byte of what leaves."""
     slot: int = 0
     """Number of the port space that `port` belongs to (`session.local`)."""
 
@@ -73,40 +75,36 @@ PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
 NOT_IPV4 = NotOffloaded("only IPv4 is forwarded")
 
 
-def plan(session: Session, listen_host: str) -> dict[int, ForwardingEntry | NotOffloaded]:
-    """What every open port of the session should have: an entry, or the reason for none.
-
-    `listen_host` is the address the relay listens on, empty for any.
-    """
+def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
+    """What every open port of the session should have, by the port's key: an entry, or the reason for none."""
     wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
     for role in Role:
         leg, peer_leg = session.leg(role), session.leg(role.peer)
         for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
             if stream.local_port:
-                wanted[stream.local_port] = (
-                    _plan_stream(stream, peer, listen_host) if session.is_complete else INCOMPLETE
-                )
+                wanted[stream.key] = _plan_stream(stream, peer) if session.is_complete else INCOMPLETE
     return wanted
 
 
-def _plan_stream(stream: Stream, peer: Stream, listen_host: str) -> ForwardingEntry | NotOffloaded:
+def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded:
     source, to = stream.latch.remote, peer.latch.remote
-    local_host = listen_host or stream.local_host
-    if source is None or not stream.latch.is_locked or not local_host:
+    if source is None or not stream.latch.is_locked or not stream.local_host:
         return NOT_LEARNED
     if to is None or not to.port or not peer.local_port:
         return PEER_UNKNOWN
-    if not (is_ipv4(source.host) and is_ipv4(to.host)):
+    if stream.local.is_ipv6 or peer.local.is_ipv6 or not (is_ipv4(source.host) and is_ipv4(to.host)):
         return NOT_IPV4
     return ForwardingEntry(
         port=stream.local_port,
-        local_host=local_host,
+        local_host=stream.local_host,
         source=source,
         is_any_source_port=stream.latch.is_asymmetric,
         is_rtp=stream.component is Component.RTP,
-        from_host=listen_host or peer.local_host,
+        from_host=peer.local_host,
         from_port=peer.local_port,
         to=to,
+        tos=peer.tos,
+        slot=stream.local.slot,
     )
 
 
@@ -115,12 +113,13 @@ class Diff:
     """What to do, in this order, so that no port is ever left with an entry that is not wanted."""
 
     withdraw: tuple[int, ...]
+    """Keys of ports."""
     install: tuple[ForwardingEntry, ...]
 
 
 def diff(have: Mapping[int, ForwardingEntry], want: Mapping[int, ForwardingEntry]) -> Diff:
     """From the entries that are installed to those that are wanted; an entry that changed is only installed."""
     return Diff(
-        withdraw=tuple(port for port in have if port not in want),
-        install=tuple(entry for port, entry in want.items() if have.get(port) != entry),
+        withdraw=tuple(key for key in have if key not in want),
+        install=tuple(entry for key, entry in want.items() if have.get(key) != entry),
     )

@@ -22,13 +22,13 @@ class Rows(Protocol):
     """The part of `tables.Tables` that is used here."""
 
     def install(self, entry: ForwardingEntry, from_host: str, next_hop: int) -> None: ...
-    def withdraw(self, port: int) -> None: ...
-    def counters(self, port: int) -> PortCounters: ...
-    def forwarded(self, port: int) -> int: ...
+    def withdraw(self, key: int) -> None: ...
+    def counters(self, key: int) -> PortCounters: ...
+    def forwarded(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64]: ...
-    def row(self, port: int) -> int: ...
+    def row(self, key: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Forwarder:
         self._rows = rows
         self._next_hops = next_hops
         self._wishes: dict[int, _Wish] = {}
-        self._ports_by_target: dict[tuple[str, str], set[int]] = {}
+        self._keys_by_target: dict[tuple[str, str], set[int]] = {}
         self._installed: set[int] = set()
         self.counters = rows.counters
         self.forwarded = rows.forwarded
@@ -57,40 +57,40 @@ class Forwarder:
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
         """Make the entries of a session's ports what is wanted; `label` names the session in the log."""
-        entries = {port: want for port, want in wanted.items() if isinstance(want, ForwardingEntry)}
-        have = {port: self._wishes[port].entry for port in wanted if port in self._wishes}
+        entries = {key: want for key, want in wanted.items() if isinstance(want, ForwardingEntry)}
+        have = {key: self._wishes[key].entry for key in wanted if key in self._wishes}
         change = diff(have, entries)
-        for port in change.withdraw:
-            self._forget(port, str(wanted[port]))
+        for key in change.withdraw:
+            self._forget(key, str(wanted[key]))
         for entry in change.install:
             self._want(_Wish(entry, label))
 
-    def withdraw(self, port: int, reason: str) -> None:
+    def withdraw(self, key: int, reason: str) -> None:
         """Take the entry of a port out, if there is one."""
-        if port in self._wishes:
-            self._forget(port, reason)
+        if key in self._wishes:
+            self._forget(key, reason)
 
-    def is_installed(self, port: int) -> bool:
+    def is_installed(self, key: int) -> bool:
         """Whether the kernel has an entry for the port now."""
-        return port in self._installed
+        return key in self._installed
 
     def reroute(self, most: int) -> bool:
         """Put the entries of up to `most` peers where their routes lead now; True when there are more to look at."""
         for target in self._next_hops.reroute(most):
-            for port in self._ports_by_target.get(target, ()):
-                self._place(self._wishes[port])
+            for key in self._keys_by_target.get(target, ()):
+                self._place(self._wishes[key])
         return not self._next_hops.is_rerouted
 
     def _want(self, wish: _Wish) -> None:
-        port = wish.entry.port
+        key = wish.entry.key
         target = _target(wish.entry)
-        old = self._wishes.get(port)
+        old = self._wishes.get(key)
         # The new target is acquired before the old one is released, so that a row they share stays.
         self._next_hops.acquire(*target)
         if old is not None:
             self._release(old)
-        self._wishes[port] = wish
-        self._ports_by_target.setdefault(target, set()).add(port)
+        self._wishes[key] = wish
+        self._keys_by_target.setdefault(target, set()).add(key)
         self._place(wish)
 
     def _place(self, wish: _Wish) -> None:
@@ -98,36 +98,37 @@ class Forwarder:
         entry = wish.entry
         route = self._next_hops.current(*_target(entry))
         if isinstance(route, NoRoute):
-            self._leave(entry.port, wish.label, route.reason)
+            self._leave(wish, route.reason)
             return
-        was_installed = entry.port in self._installed
+        was_installed = entry.key in self._installed
         self._rows.install(entry, route.from_host, route.number)
-        self._installed.add(entry.port)
+        self._installed.add(entry.key)
         if log.isEnabledFor(logging.INFO):
             what = "changed in the kernel" if was_installed else "enters the kernel: both ends are known"
             where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
             log.info("%s: stream %s; %s", wish.label, where, what)
 
-    def _leave(self, port: int, label: str, reason: str) -> None:
-        if port in self._installed:
-            self._rows.withdraw(port)
-            self._installed.discard(port)
-            log.info("%s: stream at port %d leaves the kernel: %s", label, port, reason)
+    def _leave(self, wish: _Wish, reason: str) -> None:
+        key, port = wish.entry.key, wish.entry.port
+        if key in self._installed:
+            self._rows.withdraw(key)
+            self._installed.discard(key)
+            log.info("%s: stream at port %d leaves the kernel: %s", wish.label, port, reason)
         else:
-            log.info("%s: stream at port %d stays in userspace: %s", label, port, reason)
+            log.info("%s: stream at port %d stays in userspace: %s", wish.label, port, reason)
 
-    def _forget(self, port: int, reason: str) -> None:
-        wish = self._wishes.pop(port)
-        if port in self._installed:
-            self._leave(port, wish.label, reason)
+    def _forget(self, key: int, reason: str) -> None:
+        wish = self._wishes.pop(key)
+        if key in self._installed:
+            self._leave(wish, reason)
         self._release(wish)
 
     def _release(self, wish: _Wish) -> None:
         target = _target(wish.entry)
-        ports = self._ports_by_target[target]
-        ports.discard(wish.entry.port)
-        if not ports:
-            del self._ports_by_target[target]
+        keys = self._keys_by_target[target]
+        keys.discard(wish.entry.key)
+        if not keys:
+            del self._keys_by_target[target]
         self._next_hops.release(*target)
 
 

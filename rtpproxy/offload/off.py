@@ -11,13 +11,13 @@ class NoOffload:
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
         """Do nothing."""
 
-    def withdraw(self, port: int, reason: str) -> None:
+    def withdraw(self, key: int, reason: str) -> None:
         """Do nothing."""
 
-    def counters(self, port: int) -> None:
+    def counters(self, key: int) -> None:
         """Nothing was counted."""
 
-    def forwarded(self, port: int) -> int:
+    def forwarded(self, key: int) -> int:
         """No packet."""
         return 0
 
@@ -32,6 +32,6 @@ class NoOffload:
     def last_seen(self) -> None:
         """Never, at any port."""
 
-    def row(self, port: int) -> int:
+    def row(self, key: int) -> int:
         """No row belongs to a port."""
         return -1

@@ -40,13 +40,18 @@ def map_read(map_fd: int, key: int, value_bytes: int) -> bytes:
     return value.raw
 
 
-def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:
-    """Put a socket into a sockmap; the map keeps it until it is closed."""
-    key_buffer, value = ctypes.c_uint32(key), ctypes.c_uint64(socket_fd)
+def map_write(map_fd: int, key: bytes, value: bytes) -> None:
+    """Put a value under a key; both as the map lays them out."""
+    key_buffer, value_buffer = (ctypes.create_string_buffer(part, len(part)) for part in (key, value))
     bpf(
         _MAP_UPDATE_ELEM,
-        struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0),
+        struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
     )
+
+
+def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:
+    """Put a socket into a sockmap; the map keeps it until it is closed."""
+    map_write(map_fd, struct.pack("=I", key), struct.pack("=Q", socket_fd))
 
 
 def attach_sk_lookup(program_fd: int) -> int:

@@ -1,8 +1,8 @@
 """The mapped arrays that the kernel programs read and count in; the only writer of rows.
 
 The layouts come from the compiled C header by way of `loader`; nothing here repeats them. Ports and addresses are
-host order in Python and become network order here. Nanoseconds become seconds here. Only the part of the arrays
-that holds media ports is mapped, so a narrow port range costs little memory.
+host order in Python and become network order here. Nanoseconds become seconds here. Ports come as keys, which tell the
+port space too (`session.local`); the arrays hold the media ports of every port space, and nothing else.
 
 Rows are changed under the sequence number that `bpf/types.h` describes. The stores of one row reach another CPU in
 order because x86-64 does not reorder stores.
@@ -27,18 +27,15 @@ _UDP = 17
 
 
 class _Mapping:
-    """Part of an array map as memory: the elements from `first` to `last`."""
+    """An array map as memory."""
 
-    def __init__(self, map_fd: int, layout: Layout, first: int, last: int) -> None:
-        start = first * layout.size // mmap.PAGESIZE * mmap.PAGESIZE
-        end = (last + 1) * layout.size
-        self.memory = mmap.mmap(map_fd, end - start, mmap.MAP_SHARED, offset=start)
+    def __init__(self, map_fd: int, layout: Layout) -> None:
+        self.memory = mmap.mmap(map_fd, layout.size * layout.entries, mmap.MAP_SHARED)
         self.layout = layout
-        self._start = start
 
     def offset(self, index: int, member: str = "") -> int:
         """Byte position of an element, or of one member of it."""
-        return index * self.layout.size - self._start + (self.layout.members[member][1] if member else 0)
+        return index * self.layout.size + (self.layout.members[member][1] if member else 0)
 
     def packer(self, *members: str) -> struct.Struct:
         """A struct of neighbouring members, given in order; gaps between them are kept."""
@@ -50,14 +47,10 @@ class _Mapping:
         return struct.Struct(form)
 
     def column(self, member: str) -> npt.NDArray[np.uint64]:
-        """One 64-bit member of all mapped elements, live."""
+        """One 64-bit member of all elements, live."""
         words = np.frombuffer(self.memory, dtype=np.uint64)
         first = self.layout.members[member][1] // 8
         return words[first :: self.layout.size // 8]
-
-    def first_index(self) -> int:
-        """The element that the mapped part starts with."""
-        return self._start // self.layout.size
 
 
 class _Sequenced:
@@ -87,13 +80,17 @@ class _Sequenced:
 class Tables:
     """The port table, its counters and the next hops of one running relay."""
 
-    def __init__(self, loaded: Loaded, first_port: int, last_port: int, tos: int, ttl: int) -> None:
-        """Map the rows of `first_port` to `last_port`. `tos` and `ttl` are those of packets that leave."""
+    def __init__(self, loaded: Loaded, first_port: int, last_port: int, ttl: int) -> None:
+        """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`.
+
+        `ttl` is that of packets that leave.
+        """
         fds, layouts = loaded.map_fds, loaded.layouts
-        self._tos, self._ttl = tos, ttl
-        self._rows = _Mapping(fds["port_rows"], layouts["port_rows"], first_port, last_port)
-        self._counters = _Mapping(fds["port_counters"], layouts["port_counters"], first_port, last_port)
-        self._hops = _Mapping(fds["next_hops"], layouts["next_hops"], 0, layouts["next_hops"].entries - 1)
+        self._ttl = ttl
+        self._first, self._span = first_port, last_port + 1 - first_port
+        self._rows, self._counters, self._hops = (
+            _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "next_hops")
+        )
         self._row_writer = _Sequenced(
             self._rows,
             *("is_forwarding", "is_any_source_port", "is_rtp", "tos", "remote_host", "local_host", "remote_port"),
@@ -110,7 +107,6 @@ class Tables:
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
         self._dropped = self._counters.column("others_dropped")
-        self._first = self._counters.first_index()
 
     @property
     def max_next_hops(self) -> int:
@@ -126,13 +122,13 @@ class Tables:
         for mapping in (self._rows, self._counters, self._hops):
             mapping.memory.close()
 
-    def open_port(self, port: int) -> None:
+    def open_port(self, key: int) -> None:
         """Steer packets for this port to the relay's socket from now on."""
-        self._rows.memory[self._rows.offset(port, "is_open")] = 1
+        self._rows.memory[self._rows.offset(self.row(key), "is_open")] = 1
 
-    def close_port(self, port: int) -> None:
+    def close_port(self, key: int) -> None:
         """Leave packets for this port to whoever owns it. Its entry must have been withdrawn."""
-        self._rows.memory[self._rows.offset(port, "is_open")] = 0
+        self._rows.memory[self._rows.offset(self.row(key), "is_open")] = 0
 
     def install(self, entry: ForwardingEntry, from_host: str, next_hop: int) -> None:
         """Put an entry into the row of its port, or change it as a whole; packets then leave from `from_host`."""
@@ -140,13 +136,13 @@ class Tables:
         from_number, to_number = ipv4_number(from_host), ipv4_number(entry.to.host)
         hosts = [*_words(from_number), *_words(to_number)]
         udp_delta = _ones_sum([*hosts, entry.from_port, entry.to.port, *(~word & 0xFFFF for word in old)])
-        fixed = [_IPV4_VERSION_IHL << 8 | self._tos, _DONT_FRAGMENT, self._ttl << 8 | _UDP]
+        fixed = [_IPV4_VERSION_IHL << 8 | entry.tos, _DONT_FRAGMENT, self._ttl << 8 | _UDP]
         self._row_writer.write(
-            entry.port,
+            self.row(entry.key),
             1,
             int(entry.is_any_source_port),
             int(entry.is_rtp),
-            self._tos,
+            entry.tos,
             socket.htonl(ipv4_number(entry.source.host)),
             socket.htonl(ipv4_number(entry.local_host)),
             socket.htons(entry.source.port),
@@ -160,9 +156,9 @@ class Tables:
             next_hop,
         )
 
-    def withdraw(self, port: int) -> None:
+    def withdraw(self, key: int) -> None:
         """Take the entry out of the row; its packets go to userspace from now on."""
-        self._row_writer.write(port, *([0] * 15))
+        self._row_writer.write(self.row(key), *([0] * 15))
 
     def write_next_hop(self, number: int, hop: NextHop | None) -> None:
         """Change a next hop as a whole; None makes its packets go up."""
@@ -171,16 +167,16 @@ class Tables:
             return
         self._hop_writer.write(number, hop.ifindex, hop.mtu, _mac(hop.to_mac), _mac(hop.from_mac))
 
-    def counters(self, port: int) -> PortCounters:
+    def counters(self, key: int) -> PortCounters:
         """What the kernel counted at this port up to now."""
         packets, payload, seen, changed, refreshed, ssrc, sequence, _, _, dropped = self._counter_struct.unpack_from(
-            self._counters.memory, self._counters.offset(port)
+            self._counters.memory, self._counters.offset(self.row(key))
         )
         return PortCounters(packets, payload, seen / _NS, dropped, ssrc, sequence, changed / _NS, refreshed / _NS)
 
-    def forwarded(self, port: int) -> int:
+    def forwarded(self, key: int) -> int:
         """Packets that the kernel forwarded from this port up to now."""
-        return self._words[self._counters.offset(port, "packets") // 8]
+        return self._words[self._counters.offset(self.row(key), "packets") // 8]
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded."""
@@ -191,12 +187,12 @@ class Tables:
         return int(self._dropped.sum())
 
     def last_seen(self) -> npt.NDArray[np.float64]:
-        """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(port)`."""
+        """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
         return self._last_seen_ns / _NS
 
-    def row(self, port: int) -> int:
-        """Where `last_seen` holds this port."""
-        return port - self._first
+    def row(self, key: int) -> int:
+        """Where the arrays, and `last_seen`, hold this port."""
+        return (key >> 16) * self._span + (key & 0xFFFF) - self._first
 
     def verdicts(self) -> dict[str, int]:
         """Packets by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""

@@ -1,10 +1,18 @@
-"""Addresses of ours that media ports are on.
+"""Addresses of ours that media ports are on: which there are, and which one a command means (protocol.md 7.2 to 7.4).
 
 Every local address has a port space of its own, told by a small number, its *slot*. Addresses that are used while the
 relay listens on all addresses of their family share the slot of that wildcard, whose ports would collide with theirs.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rtpproxy.config import ListenAddress
+
+NO_SLOT = -1
+"""Of an address that no socket was opened on yet."""
+SPARE_SLOTS = 2
+"""Addresses that commands may add to those that were configured, each with a port space of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +36,74 @@ class LocalAddress:
 def port_key(slot: int, port: int) -> int:
     """One number for a port of a port space; for slot 0 it is the port."""
     return slot << 16 | port
+
+
+class LocalAddresses:
+    """The addresses that commands may use: those configured, and others that join when a socket was opened on them."""
+
+    def __init__(
+        self, listen: Sequence[ListenAddress], is_bridging: bool, route_source: Callable[[str], str | None]
+    ) -> None:
+        """`route_source` tells the address of ours from which the host would send to another, None without a route."""
+        self.is_bridging = is_bridging
+        wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
+        self._known = [
+            LocalAddress(wildcards.get(one.is_ipv6, slot), one.host, one.is_ipv6, one.label, one.advertised)
+            for slot, one in enumerate(listen)
+        ]
+        self._route_source = route_source
+        self._slots_left = list(range(len(listen), len(listen) + SPARE_SLOTS))
+
+    @property
+    def known(self) -> tuple[LocalAddress, ...]:
+        """All addresses so far, in the order they came."""
+        return tuple(self._known)
+
+    def is_known(self, address: LocalAddress) -> bool:
+        """Whether an address that a method here gave is one of those known, so that sockets can be opened on it."""
+        return any(address is one for one in self._known)
+
+    @property
+    def default(self) -> LocalAddress:
+        """What is used when nothing else is said; in bridge mode the internal address."""
+        return self._known[0]
+
+    @property
+    def external(self) -> LocalAddress:
+        """The external address of bridge mode."""
+        return self._known[1]
+
+    def labelled(self, label: str) -> LocalAddress | None:
+        """The configured address with that label."""
+        return next((one for one in self._known if one.label == label), None)
+
+    def of_family(self, is_ipv6: bool) -> LocalAddress | None:
+        """The address of that family that came last, if there is one."""
+        return next((one for one in reversed(self._known) if one.is_ipv6 == is_ipv6), None)
+
+    def at(self, host: str) -> LocalAddress:
+        """The address with that numeric host; a new one, which must be `adopt`ed before use, if it is not known."""
+        is_ipv6 = ":" in host
+        for one in self._known:
+            if one.host == host:
+                return one
+        wildcard = next((one for one in self._known if not one.host and one.is_ipv6 == is_ipv6), None)
+        return LocalAddress(wildcard.slot if wildcard else NO_SLOT, host, is_ipv6)
+
+    def towards(self, host: str) -> LocalAddress | None:
+        """The address from which the host would send to a numeric remote one; None without a route."""
+        source = self._route_source(host)
+        return None if source is None else self.at(source)
+
+    def adopt(self, address: LocalAddress) -> LocalAddress | None:
+        """Give an address that `at` made a slot; None when none is left. It joins those known by `join`."""
+        if address.slot != NO_SLOT:
+            return address
+        return replace(address, slot=self._slots_left[0]) if self._slots_left else None
+
+    def join(self, address: LocalAddress) -> None:
+        """Remember an adopted address, now that a socket could be opened on it."""
+        if not self.is_known(address):
+            self._known.append(address)
+            if self._slots_left and address.slot == self._slots_left[0]:
+                del self._slots_left[0]

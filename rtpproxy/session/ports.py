@@ -11,12 +11,12 @@ _TAKEN = 1
 class PortAllocator:
     """The even RTP ports from `first` to `last`, walked round in a fixed order.
 
-    A walk starts after the port taken last and ends before it, so that port is never offered next, and a range of
-    one pair offers nothing (as the C RTPproxy). The caller opens a candidate, goes on to the next one where the
-    port is busy, and takes the one that it got. Ports of a pair that holds a number in `exclude` are never offered.
+    A walk starts after the port taken last, so one that was just freed is offered last. The caller opens a candidate,
+    goes on to the next one where the port is busy, and takes the one that it got. Ports of a pair that holds a number
+    in `exclude` are never offered.
     """
 
-    __slots__ = ("_first", "_last_taken", "_order", "_positions", "_taken")
+    __slots__ = ("_first", "_last_taken", "_order", "_positions", "_taken", "taken")
 
     def __init__(
         self, first: int, last: int, is_sequential: bool, seed: random.Random, exclude: Collection[int] = ()
@@ -33,6 +33,8 @@ class PortAllocator:
         # One byte a position: searched for the next free one at the speed of memchr.
         self._taken = bytearray(len(ports))
         self._last_taken = len(ports) - 1
+        self.taken = 0
+        """Pairs in use."""
         for number in exclude:
             if first <= number <= last + 1:
                 self._taken[self._position(number)] = _TAKEN
@@ -41,7 +43,7 @@ class PortAllocator:
         """The free RTP ports in the order to try them, each at most once."""
         start, end = self._last_taken + 1, len(self._order)
         yield from self._free_between(start, end)
-        yield from self._free_between(0, start - 1)
+        yield from self._free_between(0, start)
 
     def next_free(self) -> int | None:
         """The first candidate, or None when there is none."""
@@ -54,6 +56,7 @@ class PortAllocator:
             raise ValueError(f"port {port} is taken")
         self._taken[position] = _TAKEN
         self._last_taken = position
+        self.taken += 1
 
     def release(self, port: int) -> None:
         """Make a taken RTP port free again. Raises ValueError where it is free."""
@@ -61,6 +64,7 @@ class PortAllocator:
         if not self._taken[position]:
             raise ValueError(f"port {port} is free")
         self._taken[position] = 0
+        self.taken -= 1
 
     def _position(self, port: int) -> int:
         """Where in the order the pair of a port stands; RTCP counts to its RTP port."""

@@ -1,9 +1,11 @@
 """The values a relayed session is made of. They hold state; the rules are in `latch`, `table` and `service`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
+from rtpproxy.config import NotifyTarget
 from rtpproxy.session.latch import Latch
+from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.stats import SequenceTracker
 
 
@@ -16,7 +18,7 @@ class Role(IntEnum):
     @property
     def peer(self) -> "Role":
         """The other leg."""
-        return Role(1 - self)
+        return Role.CALLEE if self is Role.CALLER else Role.CALLER
 
 
 class Component(IntEnum):
@@ -31,11 +33,19 @@ class Stream:
     """One component on one leg: one local port, one remote endpoint."""
 
     component: Component
-    latch: Latch = field(default_factory=Latch)
+    local: LocalAddress
+    """Address of ours that its port is, or will be, on."""
+    latch: Latch
     local_port: int = 0
     """UDP port of ours, host order; 0 until the leg has ports."""
+    key: int = 0
+    """What tells the local port from the same number on another of our addresses (`local.port_key`)."""
     local_host: str = ""
-    """Address of ours that this party sends to; empty until a packet told."""
+    """Address of ours that this party sends to: that of the leg or, when it is on all addresses, what a packet told."""
+    tos: int = 0
+    """TOS byte of what is sent to this party."""
+    activity: int = -1
+    """Number in `reaper.Activity` of this party's idle time; in most sessions all streams share one."""
     received_packets: int = 0
     """Packets accepted from this party, those that the kernel forwarded included as far as they are absorbed."""
     relayed_packets: int = 0
@@ -53,11 +63,20 @@ class Leg:
     """One party's half of a session."""
 
     role: Role
-    rtp: Stream = field(default_factory=lambda: Stream(Component.RTP))
-    rtcp: Stream = field(default_factory=lambda: Stream(Component.RTCP))
+    rtp: Stream
+    rtcp: Stream
     is_weak: bool = False
     """The weak reference of protocol.md 4.5 is held for this leg."""
-    is_on_hold: bool = False
+
+    @property
+    def local(self) -> LocalAddress:
+        """Address of ours that its ports are, or will be, on."""
+        return self.rtp.local
+
+    @property
+    def activity(self) -> int:
+        """Number of the party's idle time."""
+        return self.rtp.activity
 
     @property
     def streams(self) -> tuple[Stream, Stream]:
@@ -70,6 +89,16 @@ class Leg:
         return self.rtp.local_port != 0
 
 
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Whom to tell when the session is idle, and what."""
+
+    target: NotifyTarget
+    controller_host: str
+    """Where the command came from; empty for this host. What a wildcard target means."""
+    tag: bytes
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """Everything held for one call-id (with its media number) and tag pair."""
@@ -79,14 +108,38 @@ class Session:
     """As given in the creating command, with its media number."""
     created_at: float
     """Seconds, monotonic."""
-    callee: Leg = field(default_factory=lambda: Leg(Role.CALLEE))
-    caller: Leg = field(default_factory=lambda: Leg(Role.CALLER))
+    callee: Leg
+    caller: Leg
     is_strong: bool = False
     is_complete: bool = False
     """Both legs have ports; packets flow."""
-    activity: int = -1
-    """Number of this session's row in `reaper.Activity`."""
+    has_own_timeout: bool = False
+    """A command set the idle timeout, so that completion does not change it."""
+    notification: Notification | None = None
+
+    @property
+    def legs(self) -> tuple[Leg, Leg]:
+        """In the order of the protocol's stream numbers."""
+        return self.callee, self.caller
+
+    @property
+    def streams(self) -> tuple[Stream, Stream, Stream, Stream]:
+        """All four."""
+        return (*self.callee.streams, *self.caller.streams)
 
     def leg(self, role: Role) -> Leg:
         """The leg of that role."""
         return self.caller if role is Role.CALLER else self.callee
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The party that a command on a session speaks for: what its sub-commands call forward (protocol.md 2.6)."""
+
+    session: Session
+    role: Role
+
+    @property
+    def peer(self) -> "Issuer":
+        """The other party."""
+        return Issuer(self.session, self.role.peer)

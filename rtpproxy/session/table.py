@@ -14,6 +14,10 @@ class SessionTable:
         self._by_call_id: dict[bytes, Session | list[Session]] = {}
         self._sessions: dict[Session, None] = {}
 
+    def __contains__(self, session: Session) -> bool:
+        """Whether a session is in the table."""
+        return session in self._sessions
+
     def __len__(self) -> int:
         return len(self._sessions)
 

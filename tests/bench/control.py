@@ -59,7 +59,7 @@ def measure_memory() -> None:
 def measure_idle_check() -> None:
     """Print how long it takes to find the idle ones among 60,000 streams that the kernel's counters belong to."""
     config = Config(port_min=2048, port_max=65000)
-    programs = Programs(config, 0)
+    programs = Programs(config)
     try:
         service = Service(
             config, _NoMedia(), _CountersOnly(programs), PortAllocator(2048, 65000, True, random.Random())

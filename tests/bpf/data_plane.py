@@ -59,7 +59,7 @@ class DataPlane:
     def install_by(self, number: int, **changes: object) -> ForwardingEntry:
         """The same, leaving by next hop `number`."""
         fields = {
-            "port": self.open_port(),
+            "port": changes.get("port") or self.open_port(),
             "local_host": RELAY_IN,
             "source": CALLER,
             "is_any_source_port": False,
@@ -81,7 +81,7 @@ class DataPlane:
         return Outcome(result.verdict, result.frame, moved)
 
     def peek(self, map_name: str, index: int, member: str) -> int:
-        """One number in a map."""
+        """One number in a map; `index` is a key where the map is by port."""
         return self._access(map_name, index, member, None)
 
     def poke(self, map_name: str, index: int, member: str, value: int) -> None:
@@ -90,6 +90,8 @@ class DataPlane:
 
     def _access(self, map_name: str, index: int, member: str, value: int | None) -> int:
         layout = self._loaded.layouts[map_name]
+        if map_name.startswith("port_"):
+            index = self.tables.row(index)
         form, offset = layout.members[member]
         position = index * layout.size + offset
         with mmap.mmap(self._loaded.map_fds[map_name], layout.size * layout.entries) as memory:

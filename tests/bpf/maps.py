@@ -43,9 +43,9 @@ class ProgramMaps:
         for fd in self._fds.values():
             os.close(fd)
 
-    def forwarded(self, port: int) -> int:
-        """Packets that the kernel forwarded from a port; the first member of its counters."""
-        return int.from_bytes(map_read(self._fds["port_counters"], port, 64)[:8], "little")
+    def forwarded(self, row: int) -> int:
+        """Packets that the kernel forwarded from the port of a row; the first member of its counters."""
+        return int.from_bytes(map_read(self._fds["port_counters"], row, 64)[:8], "little")
 
 
 def _info(fd: int, info: bytearray) -> bytes:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.tables import Tables
-from tests.conftest import FIRST_PORT, LAST_PORT, TOS, TTL
+from tests.conftest import FIRST_PORT, LAST_PORT, TTL
 
 CHANGES_A_LOOK = 200
 
@@ -40,7 +40,7 @@ def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = Tr
 
 def main() -> None:
     map_fds, layouts, changes, is_sequenced = pickle.load(sys.stdin.buffer)
-    tables = Tables(Loaded(-1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT, TOS, TTL)
+    tables = Tables(Loaded(-1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT, TTL)
     apply = _sequenced if is_sequenced else _unsequenced
     steps = [apply(tables, method, arguments) for method, arguments in changes]
     print(end=".", flush=True)
@@ -73,7 +73,7 @@ def _unsequenced(tables: Tables, method: str, arguments: tuple[object, ...]) -> 
 def _place(tables: Tables, method: str, arguments: tuple[object, ...]) -> tuple[object, int]:
     match method, arguments[0]:
         case "install", ForwardingEntry(port=port):
-            return tables._rows, port
+            return tables._rows, tables.row(port)
         case "write_next_hop", int(number) if isinstance(arguments[1], NextHop):
             return tables._hops, number
     raise ValueError(method)

@@ -4,10 +4,13 @@ import struct
 
 import pytest
 
+from tests.conftest import FIRST_PORT, LAST_PORT
+
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 SIZES = {"port_rows": 64, "port_counters": 64, "next_hops": 32, "verdicts": 112}
-ENTRIES = {"port_rows": 65536, "port_counters": 65536, "next_hops": 4096, "verdicts": 1}
+PORTS = LAST_PORT + 1 - FIRST_PORT
+ENTRIES = {"port_rows": PORTS, "port_counters": PORTS, "next_hops": 4096, "verdicts": 1}
 MEMBERS = {
     "port_rows": [
         ("is_open", "B", 0),

@@ -1,4 +1,4 @@
-"""A relay, Kamailio and two phones; what they said is shown with a test that fails."""
+"""For test_kamailio*.py: a relay, Kamailio and two phones. What they said is shown with a test that fails."""
 
 import functools
 import shutil
@@ -18,9 +18,13 @@ CONTROL_PORT = 22222
 _EVIDENCE_BYTES = 6000
 
 
+def _is_with_kamailio(item: pytest.Item) -> bool:
+    return item.path.parent == Path(__file__).parent and item.path.name.startswith("test_kamailio")
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if _is_with_kamailio(item):
             item.add_marker(pytest.mark.root)
             item.add_marker(pytest.mark.kernel)
 
@@ -34,7 +38,7 @@ def _missing_programs() -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip before any fixture is set up."""
-    if _missing_programs():
+    if _is_with_kamailio(item) and _missing_programs():
         pytest.skip(_missing_programs())
 
 

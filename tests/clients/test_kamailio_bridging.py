@@ -18,7 +18,7 @@ from tests.netns_call.call import rtcp
 from tests.running import RunningRelay, rtp
 
 FLAGS = {"ie": ("UIE", "LIE6"), "x": ("UIE", "LEI6")}
-"""Of rtpproxy_manage(), for offer and answer: explicit, or by the family of the SDP; and what Kamailio sends for them."""
+"""Of rtpproxy_manage(): sides as they are, or by the family of the SDP; and what Kamailio sends in offer and answer."""
 
 _LETTERS = re.compile(r"[UL][EI6]*")
 """The command and its letters for direction and family; a codec list may follow."""

@@ -1,41 +1,73 @@
 """A service that remembers what it was asked and answers as told."""
 
-from rtpproxy.control.messages import Command, Delete, Lookup, PortLine, Query, SessionCounters, Totals, Update
+from typing import Any
+
+from rtpproxy.control.messages import PortLine, SessionCounters
+from rtpproxy.session.latch import Latch
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Component, Issuer, Leg, Role, Session, Stream
+from rtpproxy.session.totals import Totals
 
 COUNTERS = SessionCounters(60, 1, 2, 3, 4, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0)
+LOCAL = LocalAddress(0, "192.0.2.1")
+
+
+def _leg(role: Role) -> Leg:
+    return Leg(role, Stream(Component.RTP, LOCAL, Latch()), Stream(Component.RTCP, LOCAL, Latch()))
 
 
 class FakeService:
     """Knows every session, unless `error` is set: that is then raised by each call."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Command | None, float]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
-        self.found: PortLine | None = PortLine(35002, "192.0.2.1")
+        self.failing: str = ""
+        """Name of the only call that raises `error`; empty for all."""
+        self.is_known = True
+        self.has_notification = False
+        self.issuer = Issuer(Session(b"call", b"f", 0.0, _leg(Role.CALLEE), _leg(Role.CALLER)), Role.CALLER)
 
-    def _note(self, command: Command | None, now: float) -> None:
-        self.calls.append((command, now))
-        if self.error is not None:
+    def _note(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, *arguments))
+        if self.error is not None and self.failing in ("", name):
             raise self.error
 
-    def update(self, command: Update, now: float) -> PortLine:
-        self._note(command, now)
-        return PortLine(35000, "192.0.2.1")
+    def update(self, *arguments: Any) -> tuple[PortLine, Issuer]:
+        self._note("update", *arguments)
+        return PortLine(35000, LOCAL), self.issuer
 
-    def lookup(self, command: Lookup, now: float) -> PortLine | None:
-        self._note(command, now)
-        return self.found
+    def lookup(self, *arguments: Any) -> tuple[PortLine, Issuer] | None:
+        self._note("lookup", *arguments)
+        return (PortLine(35002, LOCAL), self.issuer.peer) if self.is_known else None
 
-    def delete(self, command: Delete, now: float) -> None:
-        self._note(command, now)
+    def delete(self, *arguments: Any) -> None:
+        self._note("delete", *arguments)
 
-    def delete_all(self, now: float) -> None:
-        self._note(None, now)
+    def delete_all(self, *arguments: Any) -> None:
+        self._note("delete_all", *arguments)
 
-    def query(self, command: Query, now: float) -> SessionCounters:
-        self._note(command, now)
+    def find(self, *arguments: Any) -> Issuer:
+        self._note("find", *arguments)
+        return self.issuer
+
+    def query(self, *arguments: Any) -> SessionCounters:
+        self._note("query", *arguments)
         return COUNTERS
 
-    def info(self, now: float) -> Totals:
-        self._note(None, now)
-        return Totals(1, 1, 0, 0)
+    def totals(self, *arguments: Any) -> Totals:
+        self._note("totals", *arguments)
+        return Totals(sessions_created=1)
+
+    def answer(self, *arguments: Any) -> PortLine:
+        self._note("answer", *arguments)
+        return PortLine(35004, LOCAL)
+
+    def set_timeout(self, *arguments: Any) -> None:
+        self._note("set_timeout", *arguments)
+
+    def set_tos(self, *arguments: Any) -> None:
+        self._note("set_tos", *arguments)
+
+    def drop(self, *arguments: Any) -> None:
+        self._note("drop", *arguments)

@@ -46,7 +46,7 @@ class Steered:
         self.loop = uvloop.new_event_loop()
         self.inbox = Inbox(self.loop)
         config = Config(listen_host=listen_host, port_min=FIRST, port_max=LAST)
-        self.programs = Programs(config, TOS)
+        self.programs = Programs(config)
         self.media = SteeredMedia(
             listen_host, TOS, self.inbox.on_datagram, self.inbox.clock, lambda *mark: self.programs.mark(*mark)
         )

@@ -15,6 +15,7 @@ from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
 NAMES = {"ON_XDP": "rtpp_x_loader", "ON_STEER": "rtpp_s_loader"}
+TABLES = {"port_rows", "port_counters", "next_hops", "verdicts"}
 LOAD_ELSEWHERE = """
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
@@ -109,8 +110,8 @@ class TestLoaded:
         before = open_descriptors()
         loaded = load(NAMES)
         try:
-            assert set(loaded.map_fds) == {"port_rows", "port_counters", "next_hops", "verdicts", "steered_sockets"}
-            assert set(loaded.layouts) == {"port_rows", "port_counters", "next_hops", "verdicts"}
+            assert set(loaded.map_fds) == {*TABLES, "local_slots", "steered_sockets"}
+            assert set(loaded.layouts) == TABLES
             assert run(loaded.xdp_fd, bytes(64))[:2] == (XDP_PASS, bytes(64))
             rows = loaded.layouts["port_rows"]
             mmap.mmap(loaded.map_fds["port_rows"], rows.size * rows.entries).close()
@@ -126,9 +127,11 @@ class TestLoaded:
         assert inheritable == []
 
     def test_limits_can_be_set(self):
-        loaded = load({**NAMES, "MAX_NEXT_HOPS": "16"})
+        ports = {"FIRST_PORT": "35000", "PORT_SPAN": "100", "LOCAL_SLOTS": "3"}
+        loaded = load({**NAMES, "MAX_NEXT_HOPS": "16", **ports})
         loaded.close()
-        assert loaded.layouts["next_hops"].entries == 16
+        entries = [loaded.layouts[name].entries for name in ("next_hops", "port_rows", "port_counters")]
+        assert entries == [16, 300, 300]
 
     def test_compiler_is_not_kept(self):
         code = (

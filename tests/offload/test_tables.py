@@ -1,5 +1,6 @@
 """The mapped arrays: what is written is what the layout says, and no neighbour is touched."""
 
+import contextlib
 import socket
 from dataclasses import replace
 
@@ -11,11 +12,13 @@ from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
 from rtpproxy.addr import Endpoint
+from rtpproxy.offload import loader
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
 from rtpproxy.offload.tables import Tables
+from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import DataPlane
 from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
-from tests.conftest import TOS, TTL
+from tests.conftest import STEER_NAME, TOS, TTL, XDP_NAME
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -200,23 +203,29 @@ def test_verdicts_over_all_cpus(plane, tables):
 @pytest.mark.parametrize(
     ("first", "last"), [(1024, 65535), (35000, 35001), (35063, 35064), (65534, 65535), (1, 2)], ids=str
 )
-def test_narrow_port_ranges(loaded, tables, plane, first, last):
-    """Only part of the arrays is mapped, from the start of a page."""
-    narrow = Tables(loaded, first, last, TOS, TTL)
-    try:
-        for port in (first, last):
-            narrow.open_port(port)
-            narrow.install(replace(ENTRY, port=port), RELAY_OUT, port % 4096)
-            assert plane.peek("port_rows", port, "is_open") == 1
-            assert plane.peek("port_rows", port, "next_hop") == port % 4096
-            narrow.withdraw(port)
-            narrow.close_port(port)
-            plane.poke("port_counters", port, "last_seen_ns", 1_000_000_000 + port)
-            assert narrow.last_seen()[narrow.row(port)] == narrow.counters(port).last_seen == (1e9 + port) / 1e9
-            plane.poke("port_counters", port, "last_seen_ns", 0)
-        assert len(narrow.last_seen()) >= last - first + 1
-    finally:
-        narrow.close()
+def test_port_ranges(first, last):
+    """Every port of every port space has a row of its own, and there are no others."""
+    span = last + 1 - first
+    ports = {"FIRST_PORT": str(first), "PORT_SPAN": str(span), "LOCAL_SLOTS": "3"}
+    with contextlib.closing(loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME, **ports})) as loaded:
+        tables = Tables(loaded, first, last, TTL)
+        plane = DataPlane(loaded, tables)
+        keys = [port_key(slot, port) for slot in range(3) for port in (first, last)]
+        for key in keys:
+            tables.open_port(key)
+            slot, port = divmod(key, 65536)
+            tables.install(replace(ENTRY, port=port, slot=slot), RELAY_OUT, key % 4093)
+            plane.poke("port_counters", key, "last_seen_ns", 1_000_000_000 + key)
+        assert [tables.row(key) for key in keys] == [0, span - 1, span, 2 * span - 1, 2 * span, 3 * span - 1]
+        assert len(tables.last_seen()) == 3 * span
+        for key in keys:
+            assert plane.peek("port_rows", key, "is_open") == 1
+            assert plane.peek("port_rows", key, "next_hop") == key % 4093
+            assert tables.last_seen()[tables.row(key)] == tables.counters(key).last_seen == (1e9 + key) / 1e9
+            tables.withdraw(key)
+            tables.close_port(key)
+            assert plane.peek("port_rows", key, "is_open") == 0
+        tables.close()
 
 
 def test_totals(loaded, plane, tables):

@@ -1,0 +1,190 @@
+"""The modifiers and address of a `U` or `L`: what it says of the party it describes (protocol.md 2.3, 7.3, 7.4)."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rtpproxy.addr import Endpoint, parse_ipv4, parse_ipv6
+from rtpproxy.control.messages import ErrorCode, MediaDescription, refuse
+from rtpproxy.session.local import LocalAddress, LocalAddresses
+
+_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_DOTTED = re.compile(rb"\.".join([_OCTET] * 4))
+_PORT = re.compile(rb"[0-9]{1,18}")
+_CODECS = re.compile(rb"[0-9,]+")
+_MILLISECONDS = re.compile(rb"-?[0-9]+")
+_PLAIN_ADDRESS = re.compile(rb"[0-9.]+")
+_BRACKETED = re.compile(rb"\[([^\]]*)\]")
+_IPV6_LETTERS = re.compile(rb"[0-9a-fA-F:.]+")
+_LABEL = re.compile(rb"\{([^}]+)\}")
+MAX_DIRECTIONS = 2
+"""Letters `e` and `i` in one command: towards the caller, then towards the callee."""
+MAX_PACKET_MS = 999
+_NULL_HOSTS = ("0.0.0.0", "::")
+
+
+@dataclass(slots=True)
+class _Modifiers:
+    """What was said so far; the later one wins."""
+
+    locals: LocalAddresses
+    is_asymmetric: bool | None = None
+    is_ipv6: bool = False
+    is_weak: bool = False
+    is_new_port: bool = False
+    has_codecs: bool = False
+    local: LocalAddress | None = None
+    directions: tuple[LocalAddress, ...] = ()
+
+
+def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: LocalAddresses) -> MediaDescription:
+    """What the modifiers, address and port of a `U` or `L` say. Raises CommandError."""
+    found = _Modifiers(local_addresses)
+    position, end = 0, len(modifiers)
+    while position < end:
+        read = _MODIFIERS.get(modifiers[position])
+        if read is None:
+            refuse(ErrorCode.UPDATE_MODIFIER)
+        position = read(found, modifiers, position + 1)
+    local = found.local
+    if local is None and not found.directions and found.is_ipv6 != local_addresses.default.is_ipv6:
+        local = local_addresses.of_family(found.is_ipv6)
+        if local is None:
+            refuse(ErrorCode.FAMILY)
+    remote = _read_remote(address, port, found.is_ipv6)
+    is_null = remote is not None and remote.host in _NULL_HOSTS
+    return MediaDescription(
+        None if is_null else remote,
+        found.is_weak,
+        found.is_asymmetric,
+        found.is_new_port,
+        local,
+        found.directions,
+    )
+
+
+def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
+    """The signalled endpoint, or None for an address of a length that is not looked at."""
+    if not (2 <= len(address) <= 45 if is_ipv6 else 7 <= len(address) <= 15):
+        return None
+    # latin-1 takes any byte; what is not an address is refused all the same.
+    text = address.decode("latin-1")
+    is_usual = not is_ipv6 and _DOTTED.fullmatch(address)
+    host = text if is_usual else parse_ipv6(text) if is_ipv6 else parse_ipv4(text)
+    if host is None or not _PORT.fullmatch(port):
+        refuse(ErrorCode.REMOTE_ADDRESS)
+    return Endpoint(host, int(port) & 0xFFFF)
+
+
+# Each reads one modifier whose letter ends just before `start`, and returns where the next one begins.
+
+
+def _read_asymmetric(found: _Modifiers, text: bytes, start: int) -> int:
+    found.is_asymmetric = True
+    return start
+
+
+def _read_symmetric(found: _Modifiers, text: bytes, start: int) -> int:
+    found.is_asymmetric = False
+    return start
+
+
+def _read_weak(found: _Modifiers, text: bytes, start: int) -> int:
+    found.is_weak = True
+    return start
+
+
+def _read_ipv6(found: _Modifiers, text: bytes, start: int) -> int:
+    found.is_ipv6 = True
+    return start
+
+
+def _read_new_port(found: _Modifiers, text: bytes, start: int) -> int:
+    found.is_new_port = True
+    return start
+
+
+def _read_external(found: _Modifiers, text: bytes, start: int) -> int:
+    if not found.locals.is_bridging or len(found.directions) == MAX_DIRECTIONS:
+        refuse(ErrorCode.EXTERNAL_DIRECTION)
+    found.directions += (found.locals.external,)
+    return start
+
+
+def _read_internal(found: _Modifiers, text: bytes, start: int) -> int:
+    if not found.locals.is_bridging or len(found.directions) == MAX_DIRECTIONS:
+        refuse(ErrorCode.INTERNAL_DIRECTION)
+    found.directions += (found.locals.default,)
+    return start
+
+
+def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
+    """Checked and forgotten: only `P … session` would use the list."""
+    codecs = _CODECS.match(text, start)
+    if codecs is None or found.has_codecs:
+        refuse(ErrorCode.CODEC_LIST)
+    found.has_codecs = True
+    return codecs.end()
+
+
+def _read_packet_length(found: _Modifiers, text: bytes, start: int) -> int:
+    """Refused however well-formed: packets are not repacketized yet."""
+    length = _MILLISECONDS.match(text, start)
+    if length is None or not 0 < int(length[0][:9]) <= MAX_PACKET_MS:
+        refuse(ErrorCode.PACKET_LENGTH)
+    refuse(ErrorCode.UPDATE_MODIFIER)
+
+
+def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
+    label = _LABEL.match(text, start)
+    if label is not None:
+        found.local = found.locals.labelled(label[1].decode("latin-1"))
+        if found.local is None:
+            refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN)
+        return label.end()
+    host, end = _read_host(text, start, ErrorCode.LOCAL_ADDRESS, ErrorCode.LOCAL_ADDRESS_UNKNOWN)
+    found.local = found.locals.at(host)
+    return end
+
+
+def _read_routed(found: _Modifiers, text: bytes, start: int) -> int:
+    bracketed = _BRACKETED.match(text, start)
+    if bracketed is not None and not _IPV6_LETTERS.fullmatch(bracketed[1]):
+        refuse(ErrorCode.ROUTED_ADDRESS)
+    host, end = _read_host(text, start, ErrorCode.ROUTED_ADDRESS, ErrorCode.ROUTED_ADDRESS_UNKNOWN)
+    found.local = found.locals.towards(host)
+    if found.local is None:
+        refuse(ErrorCode.ROUTED_ADDRESS_UNKNOWN)
+    return end
+
+
+def _read_host(text: bytes, start: int, malformed: ErrorCode, unknown: ErrorCode) -> tuple[str, int]:
+    """A plain IPv4 or bracketed IPv6 address in canonical form, and where it ends."""
+    found = _PLAIN_ADDRESS.match(text, start) or _BRACKETED.match(text, start)
+    if found is None:
+        refuse(malformed)
+    is_bracketed = found.lastindex is not None
+    written = found[found.lastindex or 0].decode("latin-1")
+    host = parse_ipv6(written) if is_bracketed else parse_ipv4(written)
+    if host is None:
+        refuse(unknown)
+    return host, found.end()
+
+
+_MODIFIERS: dict[int, Callable[[_Modifiers, bytes, int], int]] = {
+    ord(letter): read
+    for letters, read in (
+        ("aA", _read_asymmetric),
+        ("sS", _read_symmetric),
+        ("wW", _read_weak),
+        ("6", _read_ipv6),
+        ("eE", _read_external),
+        ("iI", _read_internal),
+        ("cC", _read_codecs),
+        ("zZ", _read_packet_length),
+        ("lL", _read_local),
+        ("rR", _read_routed),
+        ("nN", _read_new_port),
+    )
+    for letter in letters
+}

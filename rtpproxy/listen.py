@@ -1,0 +1,139 @@
+"""What `-l`, `-6` and `-A` say about the addresses that media ports are on (protocol.md 7.2, 7.3).
+
+Nothing is asked of the network here: host names are handed to a callable.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rtpproxy.addr import parse_ipv4, parse_ipv6
+from rtpproxy.config import ListenAddress
+from rtpproxy.errors import ConfigError
+
+Resolve = Callable[[str, bool | None], str]
+"""Host name, and whether an IPv6 address is wanted (None: either) -> numeric address. Raises ConfigError."""
+
+_WORD = re.compile(r"[!-~]+")
+"""What can stand in a reply: printable ASCII without a blank."""
+_LABEL = re.compile(r"[!-|~]+")
+"""What can stand in the modifier `l{label}`: a word without a closing brace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One `-l` or `-6` as it was given."""
+
+    text: str
+    is_ipv6: bool = False
+
+    def __str__(self) -> str:
+        return f"{'-6' if self.is_ipv6 else '-l'} {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What the options come to. In bridge mode there are two addresses: internal, external."""
+
+    addresses: tuple[ListenAddress, ...] = (ListenAddress(),)
+    is_bridging: bool = False
+
+
+def read_listening(asked: Sequence[Asked], advertised: str | None, resolve: Resolve) -> Listening:
+    """The addresses that the options name, in their order; `advertised` is the text of `-A`.
+
+    Raises ConfigError with the option, as given, and what is wrong with it.
+    """
+    names = _read_advertised(advertised)
+    firsts = [next((one for one in asked if one.is_ipv6 is is_ipv6), None) for is_ipv6 in (False, True)]
+    if any(first is not None and "/" in first.text for first in firsts):
+        return _read_bridge(asked, [first for first in firsts if first is not None], names, resolve)
+    addresses = tuple(_read_extended(one, resolve) for one in asked)
+    _check_labels(asked, addresses)
+    return Listening(addresses or (ListenAddress(),))
+
+
+def _read_advertised(text: str | None) -> list[str]:
+    """The one or two names of `-A`; none without it."""
+    if text is None:
+        return []
+    names = text.split("/")
+    if len(names) > 2 or not all(map(_WORD.fullmatch, names)):
+        raise ConfigError(f"-A {text}: a name, or two as NAME/NAME in bridge mode; no part may be empty or have blanks")
+    return names
+
+
+def _read_bridge(asked: Sequence[Asked], firsts: list[Asked], names: list[str], resolve: Resolve) -> Listening:
+    """`A/B` in one option, or `A` in one and `/B` in the other."""
+    if len(asked) > len(firsts):
+        families = [one.is_ipv6 for one in asked]
+        extra = next(one for number, one in enumerate(asked) if one.is_ipv6 in families[:number])
+        raise ConfigError(f"{extra}: bridge mode has two addresses, A/B, and no more")
+    if len(names) == 1:
+        raise ConfigError(f"-A {names[0]}: bridge mode needs two advertised names, as NAME/NAME")
+    halves: list[list[ListenAddress]] = [[], []]
+    for one in firsts:
+        parts = one.text.split("/")
+        if len(parts) > 2:
+            raise ConfigError(f"{one}: more than one / in it")
+        for half, part in zip(halves, parts, strict=False):
+            if part:
+                half.append(_read_half(one, part, resolve))
+    if [len(half) for half in halves] != [1, 1]:
+        given = " ".join(map(str, firsts))
+        raise ConfigError(f"{given}: bridge mode needs one internal and one external address, as A/B")
+    addresses = (halves[0][0], halves[1][0])
+    if names:
+        pairs = zip(addresses, names, strict=True)
+        addresses = tuple(replace(address, advertised=name) for address, name in pairs)  # type: ignore[assignment]
+    return Listening(addresses, is_bridging=True)
+
+
+def _read_half(one: Asked, text: str, resolve: Resolve) -> ListenAddress:
+    if "@" in text or "=" in text:
+        raise ConfigError(f"{one}: in bridge mode addresses have no label, and -A says what is advertised")
+    return ListenAddress(_read_host(one, text, resolve), one.is_ipv6)
+
+
+def _read_extended(one: Asked, resolve: Resolve) -> ListenAddress:
+    """`[LABEL@]ADDR[=ADVERTISED]`."""
+    label, at, rest = one.text.rpartition("@")
+    host, equals, advertised = rest.partition("=")
+    if "/" in host:
+        raise ConfigError(f"{one}: A/B must be the first -l or the first -6")
+    if at and not _LABEL.fullmatch(label):
+        raise ConfigError(f"{one}: the label {label!r} is empty or has blanks or braces in it")
+    if equals and not _WORD.fullmatch(advertised):
+        raise ConfigError(f"{one}: the advertised name {advertised!r} is empty or has blanks in it")
+    return ListenAddress(_read_host(one, host, resolve), one.is_ipv6, label, advertised)
+
+
+def _check_labels(asked: Sequence[Asked], addresses: Sequence[ListenAddress]) -> None:
+    """Every address but the first must have a label, and no two the same."""
+    seen: set[str] = set()
+    for number, (one, address) in enumerate(zip(asked, addresses, strict=True)):
+        if number and not address.label:
+            raise ConfigError(f"{one}: address label is missing; every address but the first is LABEL@ADDR")
+        if address.label in seen:
+            raise ConfigError(f"{one}: the label {address.label!r} is given twice")
+        seen |= {address.label} - {""}
+
+
+def _read_host(one: Asked, text: str, resolve: Resolve) -> str:
+    """The canonical numeric address, empty for all of the family."""
+    if not text:
+        raise ConfigError(f"{one}: the address is empty; write * for all of the host's")
+    if text == "*":
+        return ""
+    ipv4, ipv6 = parse_ipv4(text), parse_ipv6(text)
+    if one.is_ipv6 and ipv4 is not None:
+        raise ConfigError(f"{one}: an IPv4 address; give it with -l")
+    if not one.is_ipv6 and ipv6 is not None:
+        raise ConfigError(f"{one}: an IPv6 address; give it with -6")
+    host = ipv6 if one.is_ipv6 else ipv4
+    if host is None:
+        try:
+            host = resolve(text, one.is_ipv6)
+        except ConfigError as error:
+            raise ConfigError(f"{one}: not an {'IPv6' if one.is_ipv6 else 'IPv4'} address, {error}") from error
+    return "" if host in ("0.0.0.0", "::") else host

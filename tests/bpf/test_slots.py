@@ -1,0 +1,207 @@
+"""Port spaces: the same port number at several addresses of ours, in the XDP program and in the steering program."""
+
+import contextlib
+import socket
+
+import pytest
+from scapy.layers.inet import UDP
+from scapy.packet import Raw
+
+from rtpproxy.config import Config, ListenAddress
+from rtpproxy.errors import OffloadError
+from rtpproxy.kernel import SPARE_SLOTS, Programs
+from rtpproxy.session.local import port_key
+from tests.bpf.data_plane import DataPlane, Outcome
+from tests.bpf.frames import CALLER, RELAY_IN, ethernet, forwarded, ipv4
+from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT
+from tests.running import own_namespace
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+FIRST, LAST = 40000, 40098
+SECOND_HOST, THIRD_HOST, STRANGER = "10.0.8.1", "10.0.9.1", "10.0.7.1"
+SOCKETS = 8
+
+
+@contextlib.contextmanager
+def programs_on(*listen):
+    config = Config(listen=listen, port_min=FIRST, port_max=LAST)
+    with contextlib.closing(Programs(config)) as programs:
+        yield programs
+
+
+def sent_to(host, port):
+    return bytes(ethernet() / ipv4(dst=host) / UDP(sport=CALLER.port, dport=port) / Raw(b"x"))
+
+
+@pytest.fixture(scope="module")
+def programs():
+    with programs_on(ListenAddress(RELAY_IN), ListenAddress(SECOND_HOST)) as programs:
+        programs.add_local(THIRD_HOST, 2)
+        yield programs
+
+
+@pytest.fixture
+def plane(programs):
+    with DataPlane(programs._loaded, programs.tables) as plane:
+        yield plane
+
+
+@pytest.mark.parametrize("port", [FIRST, FIRST + 1, LAST + 1])
+def test_same_port_at_three_addresses(plane, programs, port):
+    hosts = [RELAY_IN, SECOND_HOST, THIRD_HOST]
+    entries = [
+        plane.install(port=port, slot=slot, local_host=host, from_port=1000 + slot) for slot, host in enumerate(hosts)
+    ]
+    for entry in entries:
+        programs.mark(entry.key, True)
+    for times, (host, entry) in enumerate(zip(hosts, entries, strict=True), 1):
+        for _ in range(times):
+            outcome = plane.run(sent_to(host, port))
+            assert outcome == Outcome(XDP_REDIRECT, forwarded(entry, b"x"), {"forwarded": 1})
+    assert [programs.tables.forwarded(entry.key) for entry in entries] == [1, 2, 3]
+    for entry in entries:
+        programs.tables.withdraw(entry.key)
+        programs.mark(entry.key, False)
+
+
+def test_open_in_one_space_is_closed_in_the_others(plane, programs):
+    programs.mark(port_key(1, FIRST + 2), True)
+    reasons = [plane.run(sent_to(host, FIRST + 2)).counted for host in (RELAY_IN, SECOND_HOST, THIRD_HOST)]
+    assert reasons == [{"up_not_ours": 1}, {"up_no_entry": 1}, {"up_not_ours": 1}]
+    programs.mark(port_key(1, FIRST + 2), False)
+
+
+@pytest.mark.parametrize("port", [0, 1, FIRST - 1, LAST + 2, 65535])
+def test_port_out_of_range(plane, programs, port):
+    """It must not be taken for a row of a neighbouring port space."""
+    keys = [port_key(slot, at) for slot in range(programs.max_slots) for at in range(FIRST, LAST + 2)]
+    for key in keys:
+        programs.mark(key, True)
+    for host in (RELAY_IN, SECOND_HOST, THIRD_HOST):
+        frame = sent_to(host, port)
+        assert plane.run(frame) == Outcome(XDP_PASS, frame, {"up_not_ours": 1})
+    for key in keys:
+        programs.mark(key, False)
+
+
+def test_address_that_is_not_ours(plane, programs):
+    for slot in range(programs.max_slots):
+        programs.mark(port_key(slot, FIRST), True)
+    frame = sent_to(STRANGER, FIRST)
+    assert plane.run(frame) == Outcome(XDP_PASS, frame, {"up_not_ours": 1})
+    for slot in range(programs.max_slots):
+        programs.mark(port_key(slot, FIRST), False)
+
+
+def test_number_of_port_spaces():
+    any4, any6, one, other = ListenAddress(), ListenAddress(is_ipv6=True), ListenAddress(RELAY_IN), ListenAddress("::1")
+    for listen, expected in [
+        ((any4,), 1 + SPARE_SLOTS),
+        ((any4, any6), 2),
+        ((any4, any6, one), 3),
+        ((one, other), 2 + SPARE_SLOTS),
+    ]:
+        with programs_on(*listen) as programs:
+            assert programs.max_slots == expected
+            rows = programs.tables.row(port_key(expected - 1, LAST + 1)) + 1
+            assert rows == expected * (LAST + 2 - FIRST)
+
+
+def test_no_port_space_is_left():
+    with programs_on(ListenAddress(RELAY_IN)) as programs:
+        for slot in range(1, 1 + SPARE_SLOTS):
+            programs.add_local(f"10.0.8.{slot}", slot)
+        with pytest.raises(OffloadError, match=r"^10\.0\.9\.9: no port space is left for another local address$"):
+            programs.add_local("10.0.9.9", 1 + SPARE_SLOTS)
+        with pytest.raises(OffloadError, match=r"^10\.0\.9\.9: cannot give it a port space: Argument list too long$"):
+            programs.add_local("10.0.9.9", 1)
+
+
+class Steered:
+    """Sockets that the steering program gives packets to, and what each gets."""
+
+    def __init__(self, programs, *families):
+        self.receivers = []
+        for family, host in families:
+            for _ in range(SOCKETS):
+                receiver = socket.socket(family, socket.SOCK_DGRAM)
+                receiver.bind((host, 0))
+                receiver.setblocking(False)
+                self.receivers.append(receiver)
+        programs.steer([receiver.fileno() for receiver in self.receivers])
+
+    def send(self, host, port):
+        """Number of the socket that a datagram to that port arrives at, None when it is refused."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as phone:
+            phone.connect((host, port))
+            phone.send(b"x")
+            for number, receiver in enumerate(self.receivers):
+                with contextlib.suppress(BlockingIOError):
+                    receiver.recv(10)
+                    return number
+            with pytest.raises(ConnectionRefusedError):
+                phone.recv(10)
+        return None
+
+    def close(self):
+        for receiver in self.receivers:
+            receiver.close()
+
+
+IPV4, IPV6 = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    with own_namespace():
+        yield
+
+
+def steering(namespace, programs, *families):
+    return contextlib.closing(Steered(programs, *families))
+
+
+def test_steering_by_address_and_port(namespace):
+    listen = ListenAddress("127.0.0.1"), ListenAddress("127.0.0.2"), ListenAddress("::1", is_ipv6=True)
+    with programs_on(*listen) as programs, steering(namespace, programs, IPV4, IPV6) as steered:
+        for slot, address in enumerate(listen):
+            programs.mark(port_key(slot, FIRST + 6), True)
+            numbers = [steered.send(other.host, FIRST + 6) for other in listen]
+            expected = 8 * address.is_ipv6 + (FIRST + 6 >> 1) % SOCKETS
+            assert numbers == [expected if other is address else None for other in listen]
+            programs.mark(port_key(slot, FIRST + 6), False)
+
+
+def test_steering_every_port_of_both_families(namespace):
+    listen = ListenAddress(), ListenAddress(is_ipv6=True)
+    with programs_on(*listen) as programs, steering(namespace, programs, IPV4, IPV6) as steered:
+        for slot, hosts in enumerate([("127.0.0.1", "127.0.0.9"), ("::1",)]):
+            for port in (*range(FIRST, FIRST + 18), LAST, LAST + 1):
+                programs.mark(port_key(slot, port), True)
+                for host in hosts:
+                    assert steered.send(host, port) == 8 * slot + (port >> 1) % SOCKETS
+            for port in (FIRST - 1, LAST + 2):
+                assert steered.send(hosts[0], port) is None
+
+
+def test_steering_ipv6_without_a_port_space(namespace):
+    with programs_on(ListenAddress()) as programs, steering(namespace, programs, IPV4) as steered:
+        for slot in range(programs.max_slots):
+            programs.mark(port_key(slot, FIRST), True)
+        assert steered.send("::1", FIRST) is None
+        assert steered.send("127.0.0.1", FIRST) == (FIRST >> 1) % SOCKETS
+
+
+def test_steering_address_that_joins(namespace):
+    with programs_on(ListenAddress("127.0.0.1")) as programs, steering(namespace, programs, IPV4, IPV6) as steered:
+        hosts = ["127.0.0.2", "::1"]
+        for slot, host in enumerate(hosts, 1):
+            programs.mark(port_key(slot, FIRST), True)
+            assert steered.send(host, FIRST) is None
+            programs.add_local(host, slot)
+        assert [steered.send(host, FIRST) for host in hosts] == [
+            (FIRST >> 1) % SOCKETS,
+            8 + (FIRST >> 1) % SOCKETS,
+        ]
