@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.clients.calls import CALLER_PORT, SignalledCall, party, wait_for_sessions
+from tests.clients.calls import CALLER_PORT, DEADLINE_S, SignalledCall, party, wait_for_sessions
 from tests.clients.sipp import SIP_PORT, Media, UserAgent
 from tests.netns_call.call import KERNEL, Call, PhonePort, paused
 from tests.running import rtp
