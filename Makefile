@@ -12,15 +12,16 @@ RUN_PACKAGES := python3-bpfcc linux-libc-dev python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool procps kamailio sip-tester
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo bench man clean
+.PHONY: help run test lint demo bench man install-man clean
 
 help:
 	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
 	@echo "make test            set up and run all tests"
 	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
-	@echo "make bench           measure, beside a bare redirect"
+	@echo "make bench [PEER=...]  measure, beside a bare redirect; call set-ups beside another program"
 	@echo "make lint            ruff and mypy"
 	@echo "make man             the manual page, in rtpproxy.8"
+	@echo "make install-man     the same, for man(1) to find"
 	@echo "make clean           remove what was installed here"
 
 run: $(VENV)/run.ok
@@ -33,10 +34,13 @@ demo: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.demo $(ARGS)
 
 bench: $(VENV)/test.ok
-	$(SUDO) $(BIN)/python -m tests.bench.bench $(ARGS)
+	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(PEER),--peer '$(PEER)') $(ARGS)
 
 man: $(VENV)/run.ok
 	$(BIN)/python -m rtpproxy.manual > rtpproxy.8
+
+install-man: man
+	$(SUDO) install -D -m 644 rtpproxy.8 /usr/local/share/man/man8/rtpproxy.8
 
 lint: $(VENV)/test.ok
 	$(BIN)/ruff check .
