@@ -1,11 +1,12 @@
 """Who may import whom, and what else is allowed in one place only, read from the sources.
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
-3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
-   media.{steered,bound,portrange}
+3  control.server  notify  privileges       adapters: sockets, files, bcc, netlink; they know no use case
+   limits  manual
+   media.{steered,bound,portrange,sockets}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
-1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry  listen  options
+1  session.*  control.{messages,modifiers,parser,cookies}  media.rtp  offload.entry  listen  options
 0  addr  errors  config                     words
 """
 
@@ -28,12 +29,13 @@ LEVELS = {
     0: {"addr", "errors", "config"},
     1: {
         *("session.session", "session.table", "session.latch", "session.ports", "session.reaper", "session.stats"),
-        *("session.local", "listen", "options"),
-        *("control.messages", "control.parser", "control.cookies", "media.rtp", "offload.entry"),
+        *("session.local", "session.totals", "listen", "options", "media.rtp", "offload.entry"),
+        *("control.messages", "control.modifiers", "control.parser", "control.cookies"),
     },
     2: {"service", "control.dispatch"},
     3: {
-        *("control.server", "media.steered", "media.bound", "media.portrange", "privileges", "limits", "manual"),
+        *("control.server", "notify", "privileges", "limits", "manual"),
+        *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -51,24 +53,28 @@ OURS = {
     "media.rtp": set(),
     "session.latch": {"addr", "media.rtp"},
     "session.stats": {"media.rtp"},
-    "session.session": {"session.latch", "session.stats"},
+    "session.session": {"config", "session.latch", "session.local", "session.stats"},
     "session.table": {"session.session"},
-    "session.local": set(),
+    "session.local": {"config"},
+    "session.totals": {"session.session", "session.stats"},
     "session.ports": set(),
     "session.reaper": set(),
-    "control.messages": {"addr"},
-    "control.parser": {"addr", "control.messages"},
+    "control.messages": {"addr", "session.local", "session.totals"},
+    "control.modifiers": {"addr", "control.messages", "session.local"},
+    "control.parser": {"control.messages", "control.modifiers", "session.local"},
     "control.cookies": set(),
     "offload.entry": {"addr", "session.local", "session.session"},
-    "control.dispatch": {"errors", "control.messages", "control.parser"},
+    "control.dispatch": {"errors", "control.messages", "control.parser", "session.session", "session.totals"},
     # Beside the words, only the offload adapters build on each other, and only downwards in this list.
     "control.server": {"config", "errors", "control.cookies"},
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
-    "media.steered": {"addr", "errors"},
-    "media.bound": {"addr", "errors"},
-    "media.portrange": {"errors"},
+    "notify": {"addr", "config"},
+    "media.steered": {"addr", "media.sockets", "session.local", "session.session"},
+    "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.portrange": {"errors", "media.sockets", "session.local"},
+    "media.sockets": {"errors", "session.local"},
     "offload.off": {"offload.entry"},
     "offload.forwarder": {"offload.entry", "offload.nexthop"},
     "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},
@@ -84,8 +90,8 @@ PURE_STANDARD = {
     *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing"),
 }
 IO_STANDARD = {
-    *("asyncio", "contextlib", "ctypes", "errno", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
-    *("grp", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys"),
+    *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
+    *("grp", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys", "termios"),
 }
 STANDARD_BY_LEVEL = {
     0: PURE_STANDARD,
@@ -101,6 +107,7 @@ FOREIGN = {
     "numpy": {"offload.tables", "offload.forwarder", "session.reaper", "service"},
     "pyroute2": {"offload.netlink", "offload.attach", "offload.nexthop"},
     "uvloop": {"daemon"},
+    "urllib": {"control.parser"},
     "time": {"daemon"},
     "gc": {"daemon"},
 }
@@ -115,8 +122,7 @@ UNTESTED = {
     "offload.features": _REAL_KERNEL,
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
-    "session.session": "values without rules: test_service",
-    "session.local": "values without rules: test_service",
+    "session.session": "values without rules: tests/service",
     "offload.off": "says nothing to everything: test_mistakes and test_daemon run with it",
 }
 """Modules without a test file of their name, and why."""
@@ -267,8 +273,11 @@ def test_core_modules_only_define(module):
 
 
 def test_file_of(module):
+    """The file, or in place of a file that would be too long the folder of the module's name."""
     *folders, name = module.split(".")
-    return ROOT / "tests" / Path(*folders) / f"test_{name}.py"
+    folder = ROOT / "tests" / Path(*folders)
+    whole = folder / name / "__init__.py"
+    return whole if whole.is_file() else folder / f"test_{name}.py"
 
 
 test_file_of.__test__ = False

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.tables import Tables
-from tests.conftest import FIRST_PORT, LAST_PORT, TOS, TTL
+from tests.conftest import FIRST_PORT, LAST_PORT, TTL
 
 CHANGES_A_LOOK = 200
 

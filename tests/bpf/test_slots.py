@@ -14,7 +14,6 @@ from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import DataPlane, Outcome
 from tests.bpf.frames import CALLER, RELAY_IN, ethernet, forwarded, ipv4
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT
-from tests.conftest import TOS
 from tests.running import own_namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
