@@ -397,7 +397,7 @@ def encode_port_line(line: PortLine) -> bytes:
 
 
 def encode_results(main: bytes, results: Sequence[bytes]) -> bytes:
-    """A reply with the results of its sub-commands (protocol.md 2.6); those at the end that say nothing are left out."""
+    """A reply with the results of its sub-commands (protocol.md 2.6), less those at the end that say nothing."""
     while results and not results[-1]:
         results = results[:-1]
     return b" && ".join([main, *(result or DONE for result in results)])

@@ -13,12 +13,11 @@ import socket
 from pathlib import Path
 
 from rtpproxy.errors import StartError
-from rtpproxy.media.sockets import datagram_socket, family_of
+from rtpproxy.media.sockets import check_ours
 from rtpproxy.session.local import LocalAddress
 
 log = logging.getLogger(__name__)
 
-_IP_BIND_ADDRESS_NO_PORT = 24
 _CLAIM = "rtpproxy/media/"
 _CLAIMS = re.compile(
     rf" @{_CLAIM}([0-9a-f.:]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE
@@ -36,12 +35,10 @@ Ranges = list[tuple[int, int]]
 
 def check_local(address: LocalAddress) -> None:
     """Raise StartError when a listen address is not one of this host's."""
-    with datagram_socket(family_of(address)) as probe:
-        probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        try:
-            probe.bind((address.host, 0))
-        except OSError as error:
-            raise StartError(f"listen address {address.host or '*'} cannot be used: {error.strerror}") from error
+    try:
+        check_ours(address)
+    except OSError as error:
+        raise StartError(f"listen address {_written(address)} cannot be used: {error.strerror}") from error
 
 
 class Claims:
@@ -107,6 +104,11 @@ class Reservation:
                 *(first, last, error.strerror),
             )
 
+    def hand_over(self, uid: int, gid: int) -> None:
+        """Let a user who is not root take back what `make` added."""
+        if self._note.exists():
+            os.chown(self._note, uid, gid)
+
     def undo(self) -> None:
         """Take back what this instance added."""
         try:
@@ -140,8 +142,13 @@ class Reservation:
             ours = parse_ranges(self._note.read_text())
         except FileNotFoundError:
             return
-        _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
-        self._note.unlink()
+        if ours:
+            _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
+        try:
+            self._note.unlink()
+        except PermissionError:
+            # The directory is root's, the note is the user's of `-u`: an empty note says that nothing is left to do.
+            self._note.write_text("")
 
 
 def parse_ranges(text: str) -> Ranges:

@@ -46,8 +46,10 @@ class LocalAddresses:
     ) -> None:
         """`route_source` tells the address of ours from which the host would send to another, None without a route."""
         self.is_bridging = is_bridging
+        wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
         self._known = [
-            LocalAddress(slot, one.host, one.is_ipv6, one.label, one.advertised) for slot, one in enumerate(listen)
+            LocalAddress(wildcards.get(one.is_ipv6, slot), one.host, one.is_ipv6, one.label, one.advertised)
+            for slot, one in enumerate(listen)
         ]
         self._route_source = route_source
         self._slots_left = list(range(len(listen), len(listen) + SPARE_SLOTS))
@@ -56,6 +58,10 @@ class LocalAddresses:
     def known(self) -> tuple[LocalAddress, ...]:
         """All addresses so far, in the order they came."""
         return tuple(self._known)
+
+    def is_known(self, address: LocalAddress) -> bool:
+        """Whether an address that a method here gave is one of those known, so that sockets can be opened on it."""
+        return any(address is one for one in self._known)
 
     @property
     def default(self) -> LocalAddress:
@@ -97,7 +103,7 @@ class LocalAddresses:
 
     def join(self, address: LocalAddress) -> None:
         """Remember an adopted address, now that a socket could be opened on it."""
-        if address not in self._known:
+        if not self.is_known(address):
             self._known.append(address)
             if self._slots_left and address.slot == self._slots_left[0]:
                 del self._slots_left[0]
