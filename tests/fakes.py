@@ -16,6 +16,7 @@ from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
@@ -42,7 +43,8 @@ ANY_IPV4 = LocalAddress(0)
 
 def make_leg(role: Role, local: LocalAddress = ANY_IPV4) -> Leg:
     """A leg without ports."""
-    return Leg(role, Stream(Component.RTP, local, tos=TOS), Stream(Component.RTCP, local, tos=TOS))
+    rtp, rtcp = (Stream(component, local, Latch(), tos=TOS) for component in Component)
+    return Leg(role, rtp, rtcp)
 
 
 def make_session(call_id: bytes = b"call", from_tag: bytes = b"f", created_at: float = 0.0) -> Session:

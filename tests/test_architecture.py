@@ -145,6 +145,7 @@ UNTESTED = {
     "offload.features": _REAL_KERNEL,
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
+    "media.sockets": "what the others in media/ share: their tests use each of it",
     "session.session": "values without rules: tests/service",
     "session.session": "values without rules: test_service",
     "offload.off": "says nothing to everything: test_mistakes and test_daemon run with it",

@@ -3,7 +3,6 @@
 from typing import Any
 
 from rtpproxy.control.messages import PortLine, SessionCounters
-from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Issuer, Role
 from rtpproxy.session.totals import Totals
@@ -11,10 +10,6 @@ from tests.fakes import make_session
 
 COUNTERS = SessionCounters(60, 1, 2, 3, 4, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0)
 LOCAL = LocalAddress(0, "192.0.2.1")
-
-
-def _leg(role: Role) -> Leg:
-    return Leg(role, Stream(Component.RTP, LOCAL, Latch()), Stream(Component.RTCP, LOCAL, Latch()))
 
 
 class FakeService:

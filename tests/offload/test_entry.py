@@ -38,7 +38,7 @@ def learned_session():
         (Role.CALLEE, CALLEE, 36000, FAR, TO_CALLEE_TOS),
     ):
         for stream in session.leg(role).streams:
-            stream.local_port = port + stream.component
+            stream.local_port = stream.key = port + stream.component
             stream.local_host = local_host
             stream.tos = tos
             stream.latch.remote = after(remote) if stream.component is Component.RTCP else remote
@@ -67,6 +67,7 @@ def test_ports_are_told_by_their_keys():
     for stream in session.callee.streams:
         stream.local = LocalAddress(3, FAR)
         stream.local_port = 35000 + stream.component
+        stream.key = stream.local.key(stream.local_port)
     wanted = plan(session)
     assert sorted(wanted) == [35000, 35001, 3 << 16 | 35000, 3 << 16 | 35001]
     assert wanted[35000] == entry(from_port=35000)
