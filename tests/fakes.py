@@ -43,7 +43,8 @@ ANY_IPV4 = LocalAddress(0)
 
 def make_leg(role: Role, local: LocalAddress = ANY_IPV4) -> Leg:
     """A leg without ports."""
-    return Leg(role, Stream(Component.RTP, local, Latch(), tos=TOS), Stream(Component.RTCP, local, Latch(), tos=TOS))
+    rtp, rtcp = (Stream(component, local, Latch(), tos=TOS) for component in Component)
+    return Leg(role, rtp, rtcp)
 
 
 def make_session(call_id: bytes = b"call", from_tag: bytes = b"f", created_at: float = 0.0) -> Session:

@@ -1,13 +1,16 @@
 """Who may import whom, and what else is allowed in one place only, read from the sources.
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
+3  control.server  notify  privileges       adapters: sockets, files, bcc, netlink; they know no use case
+   limits  manual
+   media.{steered,bound,portrange,sockets}
 3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
    control.{listening,streams,datagrams}
 3  control.server  notify                   adapters: sockets, files, bcc, netlink; they know no use case
    media.{steered,bound,portrange}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
-1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry  listen  options
+1  session.*  control.{messages,modifiers,parser,cookies}  media.rtp  offload.entry  listen  options
 0  addr  errors  config                     words
 """
 
@@ -35,6 +38,8 @@ LEVELS = {
     },
     2: {"service", "control.dispatch"},
     3: {
+        *("control.server", "notify", "privileges", "limits", "manual"),
+        *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("control.server", "control.streams", "control.datagrams", "control.listening"),
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify"),
@@ -67,6 +72,16 @@ OURS = {
     "control.cookies": set(),
     "offload.entry": {"addr", "session.local", "session.session"},
     "control.dispatch": {"errors", "control.messages", "control.parser", "session.session", "session.totals"},
+    # Beside the words, only the offload adapters build on each other, and only downwards in this list.
+    "control.server": {"config", "errors", "control.cookies"},
+    "privileges": {"config", "errors"},
+    "limits": {"config", "errors"},
+    "manual": {"options"},
+    "notify": {"addr", "config"},
+    "media.steered": {"addr", "media.sockets", "session.local", "session.session"},
+    "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.portrange": {"errors", "media.sockets", "session.local"},
+    "media.sockets": {"errors", "session.local"},
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
@@ -115,6 +130,7 @@ FOREIGN = {
     "numpy": {"offload.tables", "offload.forwarder", "session.reaper", "service"},
     "pyroute2": {"offload.netlink", "offload.attach", "offload.nexthop"},
     "uvloop": {"daemon"},
+    "urllib": {"control.parser"},
     "time": {"daemon"},
     "gc": {"daemon"},
 }
@@ -129,6 +145,8 @@ UNTESTED = {
     "offload.features": _REAL_KERNEL,
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
+    "media.sockets": "what the others in media/ share: their tests use each of it",
+    "session.session": "values without rules: tests/service",
     "session.session": "values without rules: test_service",
     "offload.off": "says nothing to everything: test_mistakes and test_daemon run with it",
 }
@@ -280,8 +298,11 @@ def test_core_modules_only_define(module):
 
 
 def test_file_of(module):
+    """The file, or in place of a file that would be too long the folder of the module's name."""
     *folders, name = module.split(".")
-    return ROOT / "tests" / Path(*folders) / f"test_{name}.py"
+    folder = ROOT / "tests" / Path(*folders)
+    whole = folder / name / "__init__.py"
+    return whole if whole.is_file() else folder / f"test_{name}.py"
 
 
 test_file_of.__test__ = False
