@@ -109,7 +109,7 @@ class BoundMedia:
         key = address.key(port)
         self._ports[key] = added
         assert self._loop is not None
-        self._loop.add_reader(opened, self._on_readable, key, opened, address.host)
+        self._loop.add_reader(opened, self._on_readable, key, opened, address)
 
     def _set_tos(self, port: _Port, tos: int) -> None:
         if not port.is_ipv6:
@@ -122,8 +122,9 @@ class BoundMedia:
         self._loop.remove_reader(closed)
         closed.close()
 
-    def _on_readable(self, key: int, opened: socket.socket, host: str) -> None:
+    def _on_readable(self, key: int, opened: socket.socket, address: LocalAddress) -> None:
         now = self._clock()
+        host, is_ipv6 = address.host, address.is_ipv6
         for _ in range(BATCH):
             try:
                 size, source = opened.recvfrom_into(self._buffer)
@@ -133,7 +134,7 @@ class BoundMedia:
                 # An ICMP error of an earlier send; the next datagram may be fine.
                 log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
                 continue
-            if len(source) > 2:
+            if is_ipv6:
                 source = endpoint_of(source)
             self._on_datagram(key, bytes(self._view[:size]), source, host, now)
             if opened.fileno() < 0:

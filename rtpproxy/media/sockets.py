@@ -2,7 +2,6 @@
 
 import errno
 import socket
-from typing import Any
 
 from rtpproxy.errors import PortBusyError
 from rtpproxy.session.local import LocalAddress
@@ -34,12 +33,10 @@ def check_ours(address: LocalAddress) -> None:
         probe.bind((address.host, 0))
 
 
-def endpoint_of(reported: Any) -> tuple[str, int]:
-    """Host and port of a socket address; a link-local host with the zone that it needs (`fe80::1%2`, RFC 4007)."""
-    if len(reported) == 2 or not reported[3]:
-        host, port = reported[:2]
-        return host, port
-    return f"{reported[0]}%{reported[3]}", reported[1]
+def endpoint_of(reported: tuple[str, int, int, int]) -> tuple[str, int]:
+    """Host and port of an IPv6 socket's address; a link-local host with its zone, which it needs (`fe80::1%2`)."""
+    host, port, _, zone = reported
+    return (f"{host}%{zone}", port) if zone else (host, port)
 
 
 def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
@@ -77,4 +74,6 @@ def route_source(to_host: str) -> str | None:
             probe.connect((to_host, 0 if is_raw_ipv6 else _DISCARD))
         except OSError:
             return None
-        return endpoint_of(probe.getsockname())[0]
+        name = probe.getsockname()
+        source: str = name[0] if family == socket.AF_INET else endpoint_of(name)[0]
+        return source
