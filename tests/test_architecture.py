@@ -2,7 +2,7 @@
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
 3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
-   media.{steered,bound,portrange}
+   media.{steered,bound,portrange,sockets}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
 1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry  listen  options
@@ -33,7 +33,8 @@ LEVELS = {
     },
     2: {"service", "control.dispatch"},
     3: {
-        *("control.server", "media.steered", "media.bound", "media.portrange", "privileges", "limits", "manual"),
+        *("control.server", "media.steered", "media.bound", "media.portrange", "media.sockets"),
+        *("privileges", "limits", "manual"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -66,9 +67,10 @@ OURS = {
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
-    "media.steered": {"addr", "errors"},
-    "media.bound": {"addr", "errors"},
-    "media.portrange": {"errors"},
+    "media.steered": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.portrange": {"errors", "media.sockets", "session.local"},
+    "media.sockets": {"errors", "session.local"},
     "offload.off": {"offload.entry"},
     "offload.forwarder": {"offload.entry", "offload.nexthop"},
     "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},

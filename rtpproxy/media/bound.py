@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
-from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, family_of
+from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, family_of, ipv6_address
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Stream
 
@@ -80,12 +80,13 @@ class BoundMedia:
         False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
         port = self._ports[stream.local.slot << 16 | stream.local_port]
-        if (":" in to[0]) != port.is_ipv6:
+        is_ipv6 = port.is_ipv6
+        if (":" in to[0]) != is_ipv6:
             return False
         try:
             if port.tos != stream.tos:
                 self._set_tos(port, stream.tos)
-            port.opened.sendto(data, to)
+            port.opened.sendto(data, ipv6_address(*to) if is_ipv6 else to)
         except OSError as error:
             self.send_failures += 1
             if self.send_failures & (self.send_failures - 1) == 0:

@@ -34,9 +34,15 @@ def check_ours(address: LocalAddress) -> None:
 
 
 def endpoint_of(reported: tuple[str, int, int, int]) -> tuple[str, int]:
-    """Host and port of an IPv6 socket's address; a link-local host with its zone, which it needs (`fe80::1%2`)."""
+    """Host and port of an IPv6 socket's address; a link-local host with the number of its zone (`fe80::1%2`)."""
     host, port, _, zone = reported
     return (f"{host}%{zone}", port) if zone else (host, port)
+
+
+def ipv6_address(host: str, port: int) -> tuple[str, int, int, int]:
+    """What an IPv6 socket takes for a host that may have a zone; the inverse of `endpoint_of`."""
+    host, _, zone = host.partition("%")
+    return host, port, 0, int(zone or 0)
 
 
 def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
@@ -68,12 +74,13 @@ def route_source(to_host: str) -> str | None:
     except PermissionError:
         probe = socket.socket(family, socket.SOCK_DGRAM)
     with probe:
-        is_raw_ipv6 = family == socket.AF_INET6 and probe.type == socket.SOCK_RAW
+        is_ipv6 = family == socket.AF_INET6
+        # A raw IPv6 socket takes a port for a protocol.
+        port = 0 if is_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
         try:
-            # A raw IPv6 socket takes a port for a protocol.
-            probe.connect((to_host, 0 if is_raw_ipv6 else _DISCARD))
+            probe.connect(ipv6_address(to_host, port) if is_ipv6 else (to_host, port))
         except OSError:
             return None
         name = probe.getsockname()
-        source: str = name[0] if family == socket.AF_INET else endpoint_of(name)[0]
+        source: str = endpoint_of(name)[0] if is_ipv6 else name[0]
         return source

@@ -24,6 +24,7 @@ from rtpproxy.media.sockets import (
     endpoint_of,
     family_of,
     force_buffer,
+    ipv6_address,
     route_source,
 )
 from rtpproxy.session.local import LocalAddress, port_key
@@ -159,17 +160,20 @@ class SteeredMedia:
         try:
             from_host = from_host or self._sources.get(to_host) or self._route_source(to_host)
             sender, from_number = self._senders[stream.tos].get(from_host) or self._sender(from_host, stream.tos)
-            from_port, length, check = stream.local_port, 8 + len(data), 0
-            if not is_ipv6:
-                number = int.from_bytes(data, "big")
-                if length & 1:
-                    number <<= 8
-                to_number = self._numbers.get(to_host) or self._number(to_host)
-                # The small numbers first: adding to the payload's long number copies it. A one's complement sum is
-                # the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
-                total = number + (from_number + to_number + _UDP + 2 * length + from_port + to_port)
-                check = 65535 - total % 65535
-            sender.sendto(_UDP_HEADER.pack(from_port, to_port, length, check) + data, (to_host, 0))
+            from_port, length = stream.local_port, 8 + len(data)
+            if is_ipv6:
+                header = _UDP_HEADER.pack(from_port, to_port, length, 0)
+                sender.sendto(header + data, ipv6_address(to_host, 0))
+                return True
+            number = int.from_bytes(data, "big")
+            if length & 1:
+                number <<= 8
+            to_number = self._numbers.get(to_host) or self._number(to_host)
+            # The small numbers first: adding to the payload's long number copies it.
+            total = number + (from_number + to_number + _UDP + 2 * length + from_port + to_port)
+            # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
+            header = _UDP_HEADER.pack(from_port, to_port, length, 65535 - total % 65535)
+            sender.sendto(header + data, (to_host, 0))
         except OSError as error:
             self._count_failure(to, error)
             return False
@@ -240,7 +244,7 @@ class SteeredMedia:
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_AT)
             else:
                 opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
-            opened.bind((from_host, 0))
+            opened.bind(ipv6_address(from_host, 0) if is_ipv6 else (from_host, 0))
         except OSError:
             opened.close()
             raise
