@@ -6,6 +6,17 @@ from typing import NamedTuple
 
 _NUMBER = re.compile(r"0[xX]([0-9a-fA-F]{1,8})|(0[0-7]{0,11})|([1-9][0-9]{0,9})", re.ASCII)
 
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        # This host, private, shared by carriers' NATs, loopback, link-local.
+        *("0.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8"),
+        *("169.254.0.0/16", "::/128", "::1/128", "fe80::/10", "fec0::/10", "fc00::/7"),
+        # Multicast, reserved, broadcast.
+        *("224.0.0.0/4", "240.0.0.0/4", "ff00::/8"),
+    )
+)
+
 
 class Endpoint(NamedTuple):
     """An IP address in text form and a UDP port in host order. Equal to the tuple that a socket reports."""
@@ -63,6 +74,17 @@ def parse_ipv6(text: str) -> str | None:
         return str(ipaddress.IPv6Address(text)) if "%" not in text else None
     except ValueError:
         return None
+
+
+def is_public(host: str) -> bool:
+    """Whether a numeric address can be a party's own on the Internet: unicast, and of no private or special range.
+
+    The ranges for documentation count as public: they stand for such addresses.
+    """
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return not any(address in network for network in _NOT_PUBLIC)
 
 
 def ipv4_number(host: str) -> int:

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import click
 
@@ -17,6 +18,7 @@ from rtpproxy.config import (
     NotifyTarget,
     OffloadMode,
     PortsMode,
+    check_notify_targets,
     parse_control_address,
     parse_notify_target,
     port_range,
@@ -25,7 +27,6 @@ from rtpproxy.errors import ConfigError, RtpproxyError
 from rtpproxy.listen import Asked, Resolve, read_listening
 from rtpproxy.options import GROUPS, WITHOUT_EFFECT, Option
 
-_MOST_TARGETS, _MOST_WILDCARDS = 64, 2
 _AS_READ = (
     *("is_sequential", "tos", "interfaces", "idle_timeout_s", "is_independent", "is_foreground", "is_root_allowed"),
     *("pid_file", "keeps_directory", "keeps_descriptors", "file_limit", "nice", "log_level"),
@@ -80,13 +81,12 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
 
 
 def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
-    for text in values["sockets"]:
-        if text.partition(":")[0] in ("stdio", "stdioc") and ":" in text and not values["is_foreground"]:
-            raise ConfigError(f"-s {text}: stdio command mode requires -f switch")
     control = tuple(parse_control_address(text) for text in values["sockets"])
     if len(set(control)) < len(control):
         raise ConfigError("the same control socket is given twice with -s")
     for address in control:
+        if address.kind.is_stdio and not values["is_foreground"]:
+            raise ConfigError(f"-s {address}: stdio command mode requires -f switch")
         if values["is_numeric"] and address.host and not _numeric(address.host):
             raise ConfigError(f"-s {address}: the host is a name, and --no_resolve is given")
     return control or (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
@@ -94,21 +94,17 @@ def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
 
 def _notify(texts: Sequence[str], resolve: Resolve) -> tuple[NotifyTarget, ...]:
     targets = tuple(parse_notify_target(text) for text in texts)
-    if len(targets) > _MOST_TARGETS:
-        raise ConfigError(f"-n: more than {_MOST_TARGETS} targets")
-    if sum(not target.path and not target.host for target in targets) > _MOST_WILDCARDS:
-        raise ConfigError(f"-n: more than {_MOST_WILDCARDS} targets with %%CC_SELF%%")
-    return tuple(_resolved(target, text, resolve) for target, text in zip(targets, texts, strict=True))
+    check_notify_targets(targets)
+    return tuple(_resolved(target, resolve) for target in targets)
 
 
-def _resolved(target: NotifyTarget, text: str, resolve: Resolve) -> NotifyTarget:
+def _resolved(target: NotifyTarget, resolve: Resolve) -> NotifyTarget:
     if not target.host:
         return target
     try:
-        host = _numeric(target.host) or resolve(target.host, None)
+        return replace(target, host=_numeric(target.host) or resolve(target.host, None))
     except ConfigError as error:
-        raise ConfigError(f"-n {text}: not an address, {error}") from error
-    return NotifyTarget(host=host, port=target.port)
+        raise ConfigError(f"-n {target.text}: not an address, {error}") from error
 
 
 def _numeric(host: str) -> str | None:
@@ -266,13 +262,17 @@ def main() -> None:
     try:
         rtpproxy(standalone_mode=False)
     except ConfigError as error:
-        click.echo(f"rtpproxy: {error}", err=True)
-        sys.exit(2)
+        _end(str(error), 2)
     except RtpproxyError as error:
-        click.echo(f"rtpproxy: {error}", err=True)
-        sys.exit(1)
+        _end(str(error), 1)
     except click.ClickException as error:
-        click.echo(f"rtpproxy: {error.format_message()} (see rtpproxy --help)", err=True)
-        sys.exit(error.exit_code)
+        _end(f"{error.format_message()} (see rtpproxy --help)", error.exit_code)
     except click.Abort:
         sys.exit(130)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Say what is wrong in one line, whatever the arguments hold that it quotes."""
+    parts = (part if part.isprintable() else part.encode("unicode_escape").decode() for part in message)
+    click.echo(f"rtpproxy: {''.join(parts)}", err=True)
+    sys.exit(status)

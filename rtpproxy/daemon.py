@@ -13,7 +13,7 @@ from dataclasses import replace
 import uvloop
 
 from rtpproxy import limits, privileges
-from rtpproxy.config import Config
+from rtpproxy.config import Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.options import FACILITIES
 from rtpproxy.relay import Relay
@@ -28,13 +28,15 @@ _LEVELS = {
     "CRIT": logging.CRITICAL,
 }
 _MESSAGE_BYTES = 4096
-_TCP = ("tcp", "tcp6")
-_REMOTE = ("udp", "udp6")
-"""Control sockets that count as remote control (protocol.md 1.8)."""
+_FAILED, _USAGE = 1, 2
+"""Exit statuses."""
 
 
 def run(config: Config) -> int:
-    """Run the relay and return the exit status; in daemon mode, that of its start. Raises StartError."""
+    """Run the relay, or start it as a daemon, and return the exit status.
+
+    Raises StartError or ConfigError when it cannot start.
+    """
     check_root(config)
     privileges.check(config)
     config = with_absolute_paths(config)
@@ -49,13 +51,12 @@ def check_root(config: Config) -> None:
     """Refuse to be root with a control socket that others can reach, and warn of TCP (protocol.md 1.8)."""
     if os.geteuid() != 0 or config.user or config.is_root_allowed:
         return
-    kinds = {address.kind.value for address in config.control}
-    if kinds & set(_REMOTE):
+    if any(address.kind.is_datagram for address in config.control):
         raise StartError(
             "running as root with a UDP control socket is refused: name a user with -u, "
             "or say -F if only you can reach it"
         )
-    if kinds & set(_TCP):
+    if any(address.kind in (ControlKind.TCP, ControlKind.TCP6) for address in config.control):
         print("rtpproxy: warning: running as root with a TCP control socket; name a user with -u", file=sys.stderr)
 
 
@@ -158,10 +159,8 @@ def _daemonize(config: Config) -> int:
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
-        status, message = _read_outcome(reader)
-        if status:
-            print(f"rtpproxy: {message}", file=sys.stderr)
-        return status
+        _take_outcome(_read_all(reader))
+        return 0
     os.close(reader)
     os.setsid()
     if os.fork():
@@ -183,13 +182,13 @@ def _be_daemon(config: Config, writer: int) -> int:
         nonlocal is_told
         if not is_told:
             is_told = True
-            os.write(writer, bytes([status]) + message.encode()[:_MESSAGE_BYTES])
+            os.write(writer, bytes([status]) + message.encode(errors="backslashreplace")[:_MESSAGE_BYTES])
             os.close(writer)
 
     try:
         _serve(config, lambda: tell(0))
     except RtpproxyError as error:
-        status = 2 if isinstance(error, ConfigError) else 1
+        status = _USAGE if isinstance(error, ConfigError) else _FAILED
         log.error("%s", error)
         tell(status, str(error))
         return status
@@ -205,12 +204,13 @@ def _redirect() -> None:
         os.close(null)
 
 
-def _read_outcome(reader: int) -> tuple[int, str]:
-    """The exit status that the daemon tells, and its message; it tells nothing when it dies before."""
-    outcome = _read_all(reader)
+def _take_outcome(outcome: bytes) -> None:
+    """Raise the error that the daemon tells of, if it did not start; it tells nothing when it died."""
     if not outcome:
-        return 1, "the daemon died at start"
-    return outcome[0], outcome[1:].decode(errors="replace")
+        raise StartError("the daemon died at start")
+    status, message = outcome[0], outcome[1:].decode(errors="replace")
+    if status:
+        raise ConfigError(message) if status == _USAGE else StartError(message)
 
 
 def _read_all(reader: int) -> bytes:

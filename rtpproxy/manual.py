@@ -12,8 +12,11 @@ _DESCRIPTION = (
     "rtpproxy relays RTP and RTCP between phones. A SIP proxy or B2BUA asks it over a control socket for UDP ports and "
     "writes them into the SDP. The relay learns from the first packets where each phone is; then the kernel forwards "
     "the rest, by eBPF, where it can. Without BPF everything is relayed by the program itself.",
-    "Options and control protocol are those of the C RTPproxy. Without -f it becomes a daemon: the command returns once "
-    "the daemon serves, or prints why it cannot.",
+    "Options and control protocol are those of the C RTPproxy. Without -f it becomes a daemon: the command returns "
+    "once the daemon serves, or prints why it cannot.",
+)
+_ABOUT_OPTIONS = (
+    "Of an option that is given twice the last one counts, but for those that may be given any number of times.",
 )
 _SIGNALS = (
     ("TERM INT USR1 USR2 XCPU XFSZ VTALRM PROF", "End in order; a second one ends it at once."),
@@ -49,8 +52,7 @@ def page() -> str:
     lines += [".SH NAME", "rtpproxy \\- media relay for SIP whose packets the kernel moves"]
     lines += [".SH SYNOPSIS", ".B rtpproxy", ".RI [ options ]"]
     lines += [".SH DESCRIPTION", *_paragraphs(_DESCRIPTION)]
-    lines += [".SH OPTIONS", "Numbers are decimal, with nothing behind them. An option that is given twice counts as"]
-    lines += ["given last, but for those that say otherwise."]
+    lines += [".SH OPTIONS", *_paragraphs(_ABOUT_OPTIONS)]
     for group in GROUPS:
         lines.append(f".SS {_escape(group.title)}")
         for option in group.options:

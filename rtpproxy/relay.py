@@ -4,12 +4,13 @@ import asyncio
 import errno
 import logging
 import random
+import resource
 import signal
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from rtpproxy.config import Config, OffloadMode, PortsMode
+from rtpproxy.config import Config, ControlKind, OffloadMode, PortsMode
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
@@ -21,6 +22,7 @@ from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.notify import Notifier
 from rtpproxy.offload.off import NoOffload
+from rtpproxy.privileges import identity
 from rtpproxy.service import Service
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
@@ -79,9 +81,17 @@ class Relay:
         notifier = Notifier()
         notifier.start(loop)
         self._stack.callback(notifier.close)
-        service = self._service = Service(config, local_addresses, self._media, offload, self._new_ports, notifier)
+        service = self._service = Service(
+            config, local_addresses, self._media, offload, self._new_ports, notifier, self._capacity()
+        )
         dispatcher = Dispatcher(service, Parser(local_addresses))
-        server = ControlServer(config.control, dispatcher.execute, self._clock)
+        server = ControlServer(
+            *(config.control, dispatcher.execute, self._clock),
+            owner=identity(config),
+            mode=config.socket_mode,
+            on_duplicate=dispatcher.count_repeated,
+            on_end=self._on_input_end,
+        )
         await server.start()
         self._stack.callback(server.close)
         # From here on it is certain that no other relay with these control sockets runs.
@@ -95,6 +105,13 @@ class Relay:
         excluded = {address.port for address in config.control if address.kind.is_datagram}
         return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
 
+    def _capacity(self) -> int:
+        """How many sessions there is room for: each needs two port pairs and, where ports are bound, five files."""
+        sessions = (self._config.port_max - self._config.port_min + 2) // 4
+        if self._programs is None:
+            sessions = min(sessions, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+        return sessions
+
     def _claim_ports(self, local_addresses: LocalAddresses) -> None:
         config = self._config
         is_steered = self._programs is not None
@@ -106,6 +123,9 @@ class Relay:
             reservation = Reservation(instance_name(config))
             reservation.make(config.port_min, config.port_max + 1)
             self._stack.callback(reservation.undo)
+            owner = identity(config)
+            if owner is not None:
+                reservation.hand_over(*owner)
 
     def _build_media(self, loop: AbstractEventLoop, local_addresses: LocalAddresses) -> None:
         config = self._config
@@ -215,6 +235,14 @@ class Relay:
             loop.add_signal_handler(number, stop, int(number))
         loop.add_signal_handler(signal.SIGHUP, self._stop_slowly)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def _on_input_end(self, kind: ControlKind) -> None:
+        """Standard input ended, and with it the control socket that it was (protocol.md 1.1, 12.3)."""
+        if kind is ControlKind.STDIOC:
+            log.info("stopping: standard input ended")
+            self._stopped.set()
+        elif len(self._config.control) == 1:
+            self._stop_slowly()
 
     def _stop_slowly(self) -> None:
         log.info("stopping slowly: no new sessions; exit when the last one ends")

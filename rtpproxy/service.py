@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import Config, NotifyTarget, find_target
+from rtpproxy.config import Config, LatchingMode, NotifyTarget, find_target
 from rtpproxy.control.messages import (
     Copy,
     Delete,
@@ -40,7 +40,7 @@ from rtpproxy.errors import (
 )
 from rtpproxy.media.rtp import RtpHeader, parse_rtp
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
-from rtpproxy.session.latch import Verdict
+from rtpproxy.session.latch import Latch, Verdict
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.reaper import Activity
@@ -50,6 +50,9 @@ from rtpproxy.session.table import SessionTable
 from rtpproxy.session.totals import Totals
 
 log = logging.getLogger(__name__)
+
+WARN_SHARE = 0.8
+"""Of the sessions that there is room for: above it, the operator is warned once."""
 
 _IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
 _NOTHING_TRACKED = SequenceTracker()
@@ -86,7 +89,7 @@ class Notifier(Protocol):
 class Service:
     """All sessions of one relay and everything that happens to them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a relay
         self,
         config: Config,
         local_addresses: LocalAddresses,
@@ -94,8 +97,9 @@ class Service:
         offload: Offload,
         new_ports: Callable[[], PortAllocator],
         notifier: Notifier,
+        capacity: int,
     ) -> None:
-        """`new_ports` makes the allocator of a port space."""
+        """`new_ports` makes the allocator of a port space; `capacity` is how many sessions the host has room for."""
         self._config = config
         self._locals = local_addresses
         self._media = media
@@ -109,6 +113,7 @@ class Service:
         """By number in `_activity`."""
         self._streams: dict[int, tuple[Session, Stream, Stream]] = {}
         """By key of the local port: the session, the stream, and its peer."""
+        self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
         self._totals = Totals()
         self._counted_at = 0.0
@@ -352,7 +357,17 @@ class Service:
         self._watch_rows(session)
         self._describe(session, session.caller, media, now)
         log.info("%s: session created, port %d", _label(session), session.callee.rtp.local_port)
+        self._warn_of_limit()
         return session
+
+    def _warn_of_limit(self) -> None:
+        """Say once that the relay fills up (protocol.md 12.2)."""
+        if len(self._table) > self._warn_above:
+            self._warn_above = math.inf
+            log.warning(
+                "%d sessions: over %.0f %% of what ports (-m, -M) and open files (-L) allow",
+                *(len(self._table), 100 * WARN_SHARE),
+            )
 
     def _choose_locals(self, media: MediaDescription) -> tuple[LocalAddress, LocalAddress]:
         """Our addresses towards the caller and the callee of a new session (protocol.md 7.3)."""
@@ -366,7 +381,8 @@ class Service:
         return Leg(role, self._new_stream(Component.RTP, local), self._new_stream(Component.RTCP, local))
 
     def _new_stream(self, component: Component, local: LocalAddress) -> Stream:
-        return Stream(component, local, tos=self._config.tos, local_host=local.host)
+        latch = Latch(is_strict=self._config.latching is LatchingMode.STRICT)
+        return Stream(component, local, latch, tos=self._config.tos, local_host=local.host)
 
     def _start_timers(self, session: Session, now: float) -> None:
         """One idle time for both directions, or one each (protocol.md 4.6)."""
@@ -437,7 +453,7 @@ class Service:
 
     def _use(self, local: LocalAddress) -> LocalAddress:
         """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
-        if local in self._locals.known:
+        if self._locals.is_known(local):
             return local
         adopted = self._locals.adopt(local)
         if adopted is None:
@@ -462,20 +478,16 @@ class Service:
     def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int) -> None:
         peers = session.leg(leg.role.peer).streams
         for stream, peer in zip(leg.streams, peers, strict=True):
-            if stream.local != local:
-                stream.local, stream.local_host = local, local.host
-            stream.local_port = port + stream.component
+            stream.settle(local, port + stream.component)
             stream.forwarded_packets = self._offload.forwarded(stream.key)
             self._streams[stream.key] = session, stream, peer
 
     def _watch_rows(self, session: Session) -> None:
         """Say which of the kernel's counters tell that a party is active."""
-        rows: dict[int, list[int]] = {}
-        for stream in session.streams:
-            if stream.local_port:
-                rows.setdefault(stream.activity, []).append(self._offload.row(stream.key))
-        for number, of_number in rows.items():
-            self._activity.set_rows(number, of_number)
+        streams = [stream for stream in session.streams if stream.local_port]
+        for number in {leg.activity for leg in session.legs}:
+            rows = [self._offload.row(stream.key) for stream in streams if stream.activity == number]
+            self._activity.set_rows(number, rows)
 
     def _end(self, session: Session, reason: str, now: float) -> None:
         for leg in session.legs:

@@ -45,6 +45,7 @@ class Scenario:
         pairs: int = 10,
         now: float = 1000.0,
         routes: Routes | None = None,
+        capacity: int = 1000,
         **config: Any,
     ) -> None:
         """`routes` has our address on the way to others; the other keywords are those of `Config`."""
@@ -60,7 +61,9 @@ class Scenario:
             self.all_ports.append(JournalledPorts(FIRST_PORT, FIRST_PORT + 2 * (pairs - 1), self.journal))
             return self.all_ports[-1]
 
-        self.service = Service(Config(**config), self.locals, self.media, self.offload, new_ports, self.notifier)
+        self.service = Service(
+            Config(**config), self.locals, self.media, self.offload, new_ports, self.notifier, capacity
+        )
         self.ports = self.all_ports[0]
         self.now = now
         self._start = now

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.addr import Endpoint, ipv4_number, is_ipv4, parse_ipv4, parse_ipv6
+from rtpproxy.addr import Endpoint, ipv4_number, is_ipv4, is_public, parse_ipv4, parse_ipv6
 
 
 def test_endpoint_is_what_a_socket_reports():
@@ -111,3 +111,41 @@ def test_no_ipv6_address(text):
 @given(st.ip_addresses(v=4))
 def test_number_of_an_address(address):
     assert ipv4_number(str(address)) == int(address)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("8.8.8.8", True),
+        ("192.0.2.1", True),
+        ("172.15.255.255", True),
+        ("172.32.0.0", True),
+        ("100.63.255.255", True),
+        ("100.128.0.0", True),
+        ("223.255.255.255", True),
+        ("2001:db8::1", True),
+        ("2600::1", True),
+        ("::ffff:8.8.8.8", True),
+        ("0.0.0.0", False),
+        ("0.1.2.3", False),
+        ("10.1.2.3", False),
+        ("100.64.0.0", False),
+        ("100.127.255.255", False),
+        ("127.0.0.1", False),
+        ("169.254.1.1", False),
+        ("172.16.0.0", False),
+        ("172.31.255.255", False),
+        ("192.168.0.1", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1", False),
+        ("fc00::1", False),
+        ("fdff::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+    ],
+)
+def test_public_addresses(host, expected):
+    assert is_public(host) is expected

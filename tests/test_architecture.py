@@ -3,6 +3,9 @@
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
 3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
    media.{steered,bound,portrange,sockets}
+   control.{listening,streams,datagrams}
+3  control.server  notify                   adapters: sockets, files, bcc, netlink; they know no use case
+   media.{steered,bound,portrange}
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
 1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry  listen  options
@@ -28,13 +31,16 @@ LEVELS = {
     0: {"addr", "errors", "config"},
     1: {
         *("session.session", "session.table", "session.latch", "session.ports", "session.reaper", "session.stats"),
-        *("session.local", "listen", "options"),
-        *("control.messages", "control.parser", "control.cookies", "media.rtp", "offload.entry"),
+        *("session.local", "session.totals", "listen", "options", "media.rtp", "offload.entry"),
+        *("control.messages", "control.modifiers", "control.parser", "control.cookies"),
     },
     2: {"service", "control.dispatch"},
     3: {
         *("control.server", "media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual"),
+        *("control.server", "control.streams", "control.datagrams", "control.listening"),
+        *("media.steered", "media.bound", "media.portrange", "media.sockets"),
+        *("privileges", "limits", "manual", "notify"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -52,18 +58,18 @@ OURS = {
     "media.rtp": set(),
     "session.latch": {"addr", "media.rtp"},
     "session.stats": {"media.rtp"},
-    "session.session": {"session.latch", "session.stats"},
+    "session.session": {"config", "session.latch", "session.local", "session.stats"},
     "session.table": {"session.session"},
-    "session.local": set(),
+    "session.local": {"config"},
+    "session.totals": {"session.session", "session.stats"},
     "session.ports": set(),
     "session.reaper": set(),
-    "control.messages": {"addr"},
-    "control.parser": {"addr", "control.messages"},
+    "control.messages": {"addr", "session.local", "session.totals"},
+    "control.modifiers": {"addr", "control.messages", "session.local"},
+    "control.parser": {"control.messages", "control.modifiers", "session.local"},
     "control.cookies": set(),
     "offload.entry": {"addr", "session.local", "session.session"},
-    "control.dispatch": {"errors", "control.messages", "control.parser"},
-    # Beside the words, only the offload adapters build on each other, and only downwards in this list.
-    "control.server": {"config", "errors", "control.cookies"},
+    "control.dispatch": {"errors", "control.messages", "control.parser", "session.session", "session.totals"},
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
@@ -71,6 +77,19 @@ OURS = {
     "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
     "media.portrange": {"errors", "media.sockets", "session.local"},
     "media.sockets": {"errors", "session.local"},
+    # Beside the words, adapters build only on those of their own folder, and only downwards in this list.
+    "control.server": {
+        *("config", "errors", "control.cookies"),
+        *("control.listening", "control.streams", "control.datagrams"),
+    },
+    "control.listening": {"config", "errors"},
+    "control.streams": set(),
+    "control.datagrams": {"control.cookies"},
+    "notify": {"addr", "config"},
+    "media.sockets": {"errors", "session.local"},
+    "media.steered": {"addr", "media.sockets", "session.local", "session.session"},
+    "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.portrange": {"errors", "media.sockets", "session.local"},
     "offload.off": {"offload.entry"},
     "offload.forwarder": {"offload.entry", "offload.nexthop"},
     "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},
@@ -83,11 +102,11 @@ OURS = {
 }
 
 PURE_STANDARD = {
-    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing"),
+    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing", "urllib"),
 }
 IO_STANDARD = {
-    *("asyncio", "contextlib", "ctypes", "errno", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
-    *("grp", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys"),
+    *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
+    *("grp", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys", "termios"),
 }
 STANDARD_BY_LEVEL = {
     0: PURE_STANDARD,
@@ -118,7 +137,6 @@ UNTESTED = {
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
     "session.session": "values without rules: test_service",
-    "session.local": "values without rules: test_service",
     "offload.off": "says nothing to everything: test_mistakes and test_daemon run with it",
 }
 """Modules without a test file of their name, and why."""

@@ -100,11 +100,10 @@ def test_unusable_control_addresses(text, words):
 
 
 @given(st.sampled_from(["", "unix:", "udp:", "udp6:", "tcp:", "tcp6:", "stdio:", "systemd:"]), st.text(max_size=40))
-def test_any_text_is_an_address_or_one_line(prefix, text):
+def test_any_text_is_an_address_or_refused(prefix, text):
     try:
         address = parse_control_address(prefix + text)
-    except ConfigError as error:
-        assert str(error).startswith("control socket")
+    except ConfigError:
         return
     assert parse_control_address(str(address)) == address
 
@@ -151,7 +150,7 @@ def test_pairs_stay_within_the_range(low, high):
 
 def test_instance_is_told_by_its_control_sockets_in_any_order():
     one, other = ControlAddress(UNIX, path="/a"), ControlAddress(UDP, port=9000)
-    assert Config(control=(one, other)).instance == Config(control=(other, one), listen_host="192.0.2.1").instance
+    assert Config(control=(one, other)).instance == Config(control=(other, one), tos=0).instance
     assert Config(control=(one,)).instance != Config(control=(other,)).instance
 
 

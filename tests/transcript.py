@@ -100,7 +100,7 @@ def replay(rows: Iterable[Row], ask: Ask, places: Mapping[str, str]) -> list[Out
 
 @contextmanager
 def client(transport: str, path: str, port: int) -> Iterator[Ask]:
-    """A client as the transport demands: `unix` connects for each row, `cunix` and `udp` once for all of them."""
+    """A client as the transport demands: `unix` connects for each row, `cunix`, `tcp` and `udp` once for all."""
     if transport == "unix":
         yield lambda request, lines: _ask_once(path, request)
         return

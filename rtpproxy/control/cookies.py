@@ -1,21 +1,28 @@
 """Replies to UDP commands, kept for a while so that a retransmitted command is not executed twice (protocol.md 1.4)."""
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 LIFETIME_S = 35.0
 """Age at which the next purge drops a reply."""
 PURGE_INTERVAL_S = 3.0
 """Time between purges: a reply is found for 35 to 38 s."""
-ENTRY_OVERHEAD_BYTES = 300
-"""What one entry costs beside its texts: two bytes objects, a tuple, a number and a slot of the dictionary."""
-DEFAULT_LIMIT_BYTES = 64 << 20
+ENTRY_OVERHEAD_BYTES = 600
+"""What one entry costs beside its texts: two bytes objects, three tuples, the sender's host and port, a number and a
+slot of the dictionary."""
+DEFAULT_LIMIT_BYTES = 128 << 20
 
 
 class ReplyCache:
-    """Replies by cookie. Neither the sender nor the command is compared, as controllers expect.
+    """Replies by sender and cookie. The command is not compared, as controllers expect.
+
+    The C RTPproxy compares the cookie alone, so there whoever guesses a cookie reads, or spoils, the reply of another
+    (protocol.md 16, item 1). The price is that a controller which repeats a command from another port has it executed
+    again: harmless for `U` and `L`, while a second `D` is answered E50. Kamailio, OpenSIPS and Sippy B2BUA repeat it on
+    the socket that they sent it from.
 
     Memory is bounded by `limit_bytes`: beyond it the oldest replies go first, however young they are. With cookies
-    and replies of usual size the default limit holds 180,000 of them: full lifetime up to 4,700 commands a second,
+    and replies of usual size the default limit holds 200,000 of them: full lifetime up to 5,500 commands a second,
     and at three times that rate still more than ten seconds, longer than any known controller goes on repeating.
     """
 
@@ -24,7 +31,7 @@ class ReplyCache:
         self._size_bytes = 0
         self._purge_at = 0.0
         # In order of age. Not a dict: taking the first of a dict again and again walks over all that were taken before.
-        self._replies: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        self._replies: OrderedDict[tuple[Hashable, bytes], tuple[bytes, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._replies)
@@ -34,19 +41,23 @@ class ReplyCache:
         """Estimated memory of all entries."""
         return self._size_bytes
 
-    def find(self, cookie: bytes, now: float) -> bytes | None:
-        """The reply kept for `cookie`, if any; finding it does not prolong its life. `now` in seconds."""
+    def find(self, sender: Hashable, cookie: bytes, now: float) -> bytes | None:
+        """The reply kept for `cookie` of `sender`, a socket address, if any; finding it does not prolong its life.
+
+        `now` in seconds.
+        """
         if now >= self._purge_at:
             self._purge(now)
-        entry = self._replies.get(cookie)
+        entry = self._replies.get((sender, cookie))
         return None if entry is None else entry[0]
 
-    def store(self, cookie: bytes, reply: bytes, now: float) -> None:
-        """Keep the reply to a cookie that was not found. `now` in seconds."""
-        former = self._replies.pop(cookie, None)
+    def store(self, sender: Hashable, cookie: bytes, reply: bytes, now: float) -> None:
+        """Keep the reply to a command that was not found. `now` in seconds."""
+        key = sender, cookie
+        former = self._replies.pop(key, None)
         if former is not None:
             self._size_bytes -= _cost_bytes(cookie, former[0])
-        self._replies[cookie] = reply, now
+        self._replies[key] = reply, now
         self._size_bytes += _cost_bytes(cookie, reply)
         while self._size_bytes > self._limit_bytes:
             self._drop_oldest()
@@ -57,7 +68,7 @@ class ReplyCache:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        cookie, (reply, _) = self._replies.popitem(last=False)
+        (_, cookie), (reply, _) = self._replies.popitem(last=False)
         self._size_bytes -= _cost_bytes(cookie, reply)
 
 

@@ -108,6 +108,11 @@ class Reservation:
                 *(first, last, error.strerror),
             )
 
+    def hand_over(self, uid: int, gid: int) -> None:
+        """Let a user who is not root take back what `make` added."""
+        if self._note.exists():
+            os.chown(self._note, uid, gid)
+
     def undo(self) -> None:
         """Take back what this instance added."""
         try:
@@ -141,8 +146,13 @@ class Reservation:
             ours = parse_ranges(self._note.read_text())
         except FileNotFoundError:
             return
-        _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
-        self._note.unlink()
+        if ours:
+            _RESERVED.write_text(format_ranges(subtract(parse_ranges(_RESERVED.read_text()), ours)))
+        try:
+            self._note.unlink()
+        except PermissionError:
+            # The directory is root's, the note is the user's of `-u`: an empty note says that nothing is left to do.
+            self._note.write_text("")
 
 
 def parse_ranges(text: str) -> Ranges:

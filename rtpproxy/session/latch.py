@@ -11,12 +11,28 @@ A stream is *open* (no remote, or not latched: the next packet takes it), or *la
 A latched RTP stream may hold a *memory*, the SSRC and a recent sequence number of its source; another source that
 goes on where the memory ends is the same phone behind another address, and takes the stream over. The names of the
 steps (learn, latch, override, refresh) are those of protocol.md section 5, and so is their order.
+
+In *strict* mode (protocol.md 16, items 6 and 7) these rules are other:
+
+- No command opens a window in which any source is accepted, so `updated_at` is never set.
+- Every source that a stream latches to is remembered, from its first RTP packet on. SSRC 0 is too easily guessed to be
+  remembered; it leaves the stream latched, and nobody but its source is accepted.
+- A command that names another public address than the one before it is believed, whatever packets taught; one that
+  names another private address only where packets never contradicted the commands. The stream then forgets its source
+  and *awaits* the signalled host: the first packet from any port of that host takes it, but for the port that was
+  left, whose phone may go on sending for a moment. All others are ignored meanwhile. Nothing is locked until then,
+  because the kernel would forward such a packet and nobody would learn its port. Only a private address that changes
+  before any packet came leaves the stream open, as the first address does.
+- Where packets have already shown that the party is at the signalled host, behind another port than signalled, a new
+  port in the command says nothing of where its packets come from. The stream stays as it is, locked, and another port
+  of the host may take it over once.
+- An RTCP stream that is not latched when its RTP sibling learns an endpoint awaits the sibling's host.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
-from rtpproxy.addr import Endpoint
+from rtpproxy.addr import Endpoint, is_public
 from rtpproxy.media.rtp import RtpHeader
 
 UPDATE_WINDOW_S = 10.0
@@ -68,6 +84,14 @@ class Latch:
     """Sequence number of the memory."""
     refreshed_at: float = 0.0
     """Time that the memory was last set or refreshed, seconds, monotonic."""
+    is_strict: bool = False
+    """Strict mode; to be set when the latch is made. The fields below are used in it only."""
+    signalled: Endpoint | None = None
+    """What the last command named."""
+    awaited_host: str = ""
+    """Any port of this host may take the stream over, once; empty for none."""
+    left: Endpoint | None = None
+    """The remote that a command replaced; it may not take the stream back while its host is awaited."""
 
     @property
     def is_locked(self) -> bool:
@@ -82,6 +106,8 @@ class Latch:
 
         The caller adds 1 to the port for RTCP, leaves null addresses out, and absorbs what the kernel saw first.
         """
+        if self.is_strict:
+            return self._follow(endpoint)
         if self.remote is not None:
             self.updated_at = now
         if self.is_untrusted or self.remote == endpoint:
@@ -106,6 +132,8 @@ class Latch:
             if header is not None and now - self.refreshed_at >= REFRESH_INTERVAL_S and header.ssrc == self.ssrc:
                 self.sequence = header.sequence
                 self.refreshed_at = now
+            elif self.is_strict and self.ssrc is None and is_rtp_stream and header is not None and header.ssrc:
+                self._remember(header.ssrc, header.sequence, now)
             return _ACCEPTED
         if not is_rtp_stream:
             header = None
@@ -120,13 +148,17 @@ class Latch:
 
     def guess(self, endpoint: Endpoint) -> bool:
         """Apply to an RTCP stream that its RTP sibling learned `endpoint` (5.6); True when the remote changed."""
-        if self.remote is not None and self.remote.host == endpoint.host:
-            return False
-        if endpoint.port == LAST_PORT:
-            return False
-        self.remote = Endpoint(endpoint.host, endpoint.port + 1)
-        self.is_latched = self.is_asymmetric
-        return True
+        is_same_host = self.remote is not None and self.remote.host == endpoint.host
+        if not is_same_host:
+            if endpoint.port == LAST_PORT:
+                return False
+            self.remote = Endpoint(endpoint.host, endpoint.port + 1)
+            self.is_latched = self.is_asymmetric
+            self.left = None
+        if self.is_strict and not self.is_latched:
+            self.awaited_host = endpoint.host
+            self.is_untrusted = True
+        return not is_same_host
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:
         """Bring the memory to where the packets that the kernel forwarded for this RTP stream would have brought it.
@@ -136,6 +168,9 @@ class Latch:
         0.0 for never; seconds, monotonic. May be called again with values that did not advance. Call it before
         `signal`, so that a change is judged by the window that it fell into.
         """
+        if self.is_strict and not self.is_latched:
+            # The stream was moved while these packets were under way; they are of the source that it left.
+            return _ACCEPTED
         seen_at = min(refreshed_at, now)
         # A change older than the memory was dealt with, or is not of this source. One older than the latest command
         # is not in that command's window.
@@ -144,27 +179,60 @@ class Latch:
             before = self.is_latched
             self._remember(ssrc, sequence, seen_at)
             return self._verdict(before)
-        if ssrc == self.ssrc and seen_at > self.refreshed_at:
+        if self.is_strict and self.ssrc is None and ssrc and seen_at > self.refreshed_at:
+            self._remember(ssrc, sequence, seen_at)
+        elif ssrc == self.ssrc and seen_at > self.refreshed_at:
             self.sequence = sequence
             self.refreshed_at = seen_at
         return _ACCEPTED
 
     def _judge(self, source: tuple[str, int], header: RtpHeader | None, now: float) -> Verdict:
         if self.remote is None:
+            if self.is_strict:
+                self._latch(header, now)
             return self._learn(source)
         if self.is_asymmetric:
             return _ACCEPTED if source[0] == self.remote.host else _IGNORED
         if source == self.remote:
             return self._latch(header, now)
-        if not self.is_latched:
+        if self._is_open_to(source):
             self._latch(header, now)
         elif not self._override(header, now):
             return _IGNORED
         return self._learn(source)
 
+    def _is_open_to(self, source: tuple[str, int]) -> bool:
+        if self.awaited_host:
+            return source[0] == self.awaited_host and source != self.left
+        return not self.is_latched
+
+    def _follow(self, endpoint: Endpoint) -> bool:
+        """Strict mode: what a command says of the party's address; True when the remote changed."""
+        is_repeated = self.signalled == endpoint
+        self.signalled = endpoint
+        if is_repeated or self.remote == endpoint:
+            return False
+        is_believed = is_public(endpoint.host)
+        if self.is_untrusted and not is_believed:
+            return False
+        if self.remote is None or not (self.is_latched or self.awaited_host or is_believed):
+            self.remote = endpoint
+            return True
+        self.awaited_host = endpoint.host
+        if self.is_untrusted and self.remote.host == endpoint.host and not self.is_asymmetric:
+            self.left = None
+            return False
+        self.left = self.remote
+        self.remote = endpoint
+        self.is_untrusted = False
+        self.is_latched = self.is_asymmetric
+        self.ssrc = None
+        return True
+
     def _learn(self, source: tuple[str, int]) -> Verdict:
         self.is_untrusted = True
         self.has_moved = True
+        self.awaited_host = ""
         self.remote = Endpoint(*source)
         if self.previous != self.remote:
             self.is_latched = True
@@ -191,7 +259,10 @@ class Latch:
         self.ssrc = ssrc
         self.sequence = sequence
         self.refreshed_at = now
-        self.is_latched = ssrc != 0
+        self.is_latched = ssrc != 0 or self.is_strict
+        if self.is_strict:
+            self.ssrc = ssrc or None
+            self.awaited_host = ""
 
     def _override(self, header: RtpHeader | None, now: float) -> bool:
         """Whether a packet of another source may take a latched stream over. RTCP streams have no memory."""

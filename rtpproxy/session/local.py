@@ -59,6 +59,10 @@ class LocalAddresses:
         """All addresses so far, in the order they came."""
         return tuple(self._known)
 
+    def is_known(self, address: LocalAddress) -> bool:
+        """Whether an address that a method here gave is one of those known, so that sockets can be opened on it."""
+        return any(address is one for one in self._known)
+
     @property
     def default(self) -> LocalAddress:
         """What is used when nothing else is said; in bridge mode the internal address."""
@@ -99,7 +103,7 @@ class LocalAddresses:
 
     def join(self, address: LocalAddress) -> None:
         """Remember an adopted address, now that a socket could be opened on it."""
-        if address not in self._known:
+        if not self.is_known(address):
             self._known.append(address)
             if self._slots_left and address.slot == self._slots_left[0]:
                 del self._slots_left[0]

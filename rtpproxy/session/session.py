@@ -1,6 +1,6 @@
 """The values a relayed session is made of. They hold state; the rules are in `latch`, `table` and `service`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 from rtpproxy.config import NotifyTarget
@@ -18,7 +18,7 @@ class Role(IntEnum):
     @property
     def peer(self) -> "Role":
         """The other leg."""
-        return Role(1 - self)
+        return Role.CALLEE if self is Role.CALLER else Role.CALLER
 
 
 class Component(IntEnum):
@@ -35,9 +35,11 @@ class Stream:
     component: Component
     local: LocalAddress
     """Address of ours that its port is, or will be, on."""
-    latch: Latch = field(default_factory=Latch)
+    latch: Latch
     local_port: int = 0
     """UDP port of ours, host order; 0 until the leg has ports."""
+    key: int = 0
+    """What tells the local port from the same number on another of our addresses (`local.port_key`)."""
     local_host: str = ""
     """Address of ours that this party sends to: that of the leg or, when it is on all addresses, what a packet told."""
     tos: int = 0
@@ -55,10 +57,12 @@ class Stream:
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
 
-    @property
-    def key(self) -> int:
-        """What tells the local port from the same number on another of our addresses."""
-        return self.local.key(self.local_port)
+    def settle(self, local: LocalAddress, port: int) -> None:
+        """Be at this port from now on."""
+        if local != self.local:
+            self.local, self.local_host = local, local.host
+        self.local_port = port
+        self.key = local.key(port)
 
 
 @dataclass(slots=True, eq=False)

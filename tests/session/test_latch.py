@@ -428,3 +428,491 @@ def test_verdicts_tell_the_truth(packets):
         assert (verdict is LEARNED) == (plan != (latch.remote, latch.is_locked))
         if verdict is LEARNED:
             assert latch.has_moved == (plan[0] != latch.remote)
+
+
+# strict mode (protocol.md 16, items 6 and 7), beside compatible mode
+
+PRIVATE, PRIVATE_2 = Endpoint("10.0.0.1", 5000), Endpoint("10.0.0.2", 5000)
+BOTH_MODES = pytest.mark.parametrize("is_strict", [False, True], ids=["compatible", "strict"])
+STUN = None
+"""A packet that does not parse as RTP."""
+
+
+def made(is_strict, remote=A):
+    """A stream that was signalled, or not, and heard nobody yet."""
+    latch = Latch(is_strict=is_strict)
+    if remote is not None:
+        latch.signal(remote, 0.0)
+    return latch
+
+
+def heard(is_strict, remote=A, source=None, header=None):
+    """A stream latched at 1.0 to `source`, without it to `remote`."""
+    latch = made(is_strict, remote)
+    assert latch.observe(source or remote, header or rtp(1, 100), True, 1.0) is LEARNED
+    assert latch.is_locked
+    return latch
+
+
+@BOTH_MODES
+def test_mode_plays_no_part_in_the_first_packet(is_strict):
+    """Whoever comes first is learned: the address of a phone behind NAT cannot be told beforehand."""
+    latch = heard(is_strict, PRIVATE, B)
+    assert (latch.remote, latch.is_untrusted, memory(latch)) == (B, True, (1, 100))
+
+
+@BOTH_MODES
+def test_a_command_opens_a_window_in_compatible_mode_only(is_strict):
+    latch = heard(is_strict)
+    latch.signal(A, 20.0)
+    assert latch.observe(B, rtp(99, 40000), True, 21.0) is (IGNORED if is_strict else LEARNED)
+    assert latch.remote == (A if is_strict else B)
+
+
+@BOTH_MODES
+def test_a_command_delays_the_memory_in_compatible_mode_only(is_strict):
+    latch = heard(is_strict)
+    latch.signal(A, 20.0)
+    assert latch.change_ssrc(rtp(2, 7), 21.0) is ACCEPTED
+    assert memory(latch) == ((2, 7) if is_strict else (1, 100))
+
+
+@BOTH_MODES
+def test_a_command_delays_the_latch_in_compatible_mode_only(is_strict):
+    latch = made(is_strict)
+    latch.signal(A, 5.0)
+    latch.observe(A, rtp(), True, 6.0)
+    assert latch.is_locked == is_strict
+
+
+@BOTH_MODES
+def test_source_learned_without_prefill_is_remembered_in_strict_mode(is_strict):
+    latch = heard(is_strict, None, A)
+    assert latch.ssrc == (1 if is_strict else None)
+    assert latch.observe(B, rtp(1, 101), True, 1.1) is (LEARNED if is_strict else IGNORED)
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("header", [rtp(1, 99), rtp(1, 637), rtp(2, 101), STUN])
+def test_only_who_goes_on_where_the_memory_ends_takes_over(is_strict, header):
+    latch = heard(is_strict)
+    before = state(latch)
+    assert latch.observe(B, header, True, 1.5) is IGNORED
+    assert state(latch) == before
+    assert latch.observe(B, rtp(1, 636), True, 1.5) is LEARNED
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("remote", [None, A, PRIVATE])
+def test_first_packet_that_is_not_rtp_leaves_no_memory_until_strict_mode_hears_rtp(is_strict, remote):
+    latch = made(is_strict, remote)
+    assert latch.observe(A, STUN, True, 1.0) is LEARNED
+    assert (latch.remote, latch.is_locked, latch.ssrc) == (A, True, None)
+    assert latch.observe(B, rtp(1, 99), True, 1.1) is IGNORED
+    assert latch.observe(A, rtp(1, 100), True, 1.2) is ACCEPTED
+    assert latch.ssrc == (1 if is_strict else None)
+    assert latch.observe(B, rtp(1, 101), True, 1.3) is (LEARNED if is_strict else IGNORED)
+
+
+@BOTH_MODES
+def test_what_the_kernel_forwarded_makes_the_first_memory_in_strict_mode(is_strict):
+    latch = made(is_strict)
+    latch.observe(A, STUN, True, 1.0)
+    assert latch.absorb_forwarded(7, 900, 17.0, 1.5 if is_strict else 0.0, 17.5) is ACCEPTED
+    assert latch.ssrc == (7 if is_strict else None)
+
+
+def test_what_the_kernel_forwarded_before_the_latch_makes_no_memory():
+    latch = made(True)
+    latch.observe(A, STUN, True, 20.0)
+    latch.absorb_forwarded(7, 900, 17.0, 0.0, 20.5)
+    assert latch.ssrc is None
+
+
+@BOTH_MODES
+def test_ssrc_zero_opens_a_stream_in_compatible_mode_only(is_strict):
+    latch = heard(is_strict)
+    assert latch.change_ssrc(rtp(0, 7), 2.0) is (ACCEPTED if is_strict else LEARNED)
+    assert latch.is_locked == is_strict
+    assert latch.observe(B, rtp(0, 8), True, 2.1) is (IGNORED if is_strict else LEARNED)
+
+
+@BOTH_MODES
+def test_ssrc_zero_seen_by_the_kernel_opens_a_stream_in_compatible_mode_only(is_strict):
+    latch = heard(is_strict)
+    assert latch.absorb_forwarded(0, 9, 5.0, 4.0, 5.5) is (ACCEPTED if is_strict else LEARNED)
+    assert latch.is_locked == is_strict
+    assert latch.ssrc == (None if is_strict else 0)
+
+
+def test_ssrc_zero_is_not_remembered_but_the_one_after_it_is():
+    latch = heard(True, header=rtp(0, 7))
+    assert latch.ssrc is None
+    assert latch.observe(A, rtp(0, 8), True, 1.1) is ACCEPTED
+    assert latch.ssrc is None
+    assert latch.observe(A, rtp(5, 9), True, 1.2) is ACCEPTED
+    assert memory(latch) == (5, 9)
+
+
+@pytest.mark.parametrize(("changed_at", "expected"), [(0.0, (1, 100)), (29.9, (2, 900)), (15.0, (2, 900))])
+def test_the_kernel_s_change_of_ssrc_is_not_judged_by_a_window(changed_at, expected):
+    latch = heard(True)
+    latch.signal(A, 20.0)
+    latch.absorb_forwarded(2, 900, 31.0, changed_at, 31.0)
+    assert memory(latch) == expected
+
+
+# a changed address
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("learned", [A, B], ids=["where it was signalled", "behind NAT"])
+def test_public_address_that_changes_is_believed_in_strict_mode(is_strict, learned):
+    latch = heard(is_strict, A, learned)
+    is_moved = latch.signal(C, 20.0)
+    assert is_moved == (is_strict or learned == A)
+    assert (latch.remote == C) == is_moved
+    assert latch.is_locked == (not is_strict)
+    assert latch.ssrc == (None if is_strict else 1)
+
+
+@pytest.mark.parametrize("port", [C.port, 1234], ids=["as signalled", "behind NAT"])
+@pytest.mark.parametrize("header", [rtp(55, 7), STUN])
+def test_party_at_the_new_address_is_learned_from_any_port(port, header):
+    latch = heard(True, PRIVATE, B)
+    latch.signal(C, 20.0)
+    source = Endpoint(C.host, port)
+    assert latch.observe(source, header, True, 20.1) is LEARNED
+    assert (latch.remote, latch.is_locked, latch.has_moved) == (source, True, port != C.port)
+    assert latch.ssrc == (55 if header else None)
+    assert latch.observe(Endpoint(C.host, 4321), rtp(9, 9), True, 20.2) is IGNORED
+
+
+@pytest.mark.parametrize("source", [A, A_OTHER_PORT, B])
+def test_neither_the_old_phone_nor_a_stranger_is_heard_meanwhile(source):
+    latch = heard(True, A, A)
+    latch.signal(C, 20.0)
+    before = state(latch)
+    for sequence in (101, 102, 40000):
+        assert latch.observe(source, rtp(1, sequence), True, 20.1) is IGNORED
+        assert state(latch) == before
+    assert latch.observe(C, rtp(55, 7), True, 20.2) is LEARNED
+    assert latch.observe(source, rtp(1, 103), True, 20.3) is IGNORED
+
+
+def test_old_port_of_the_same_host_does_not_take_the_stream_back():
+    latch = heard(True, A)
+    assert latch.signal(A_OTHER_PORT, 20.0)
+    assert latch.observe(A, rtp(1, 101), True, 20.1) is IGNORED
+    assert latch.observe(A_OTHER_PORT, rtp(55, 7), True, 20.2) is LEARNED
+    assert latch.observe(A, rtp(1, 102), True, 20.3) is IGNORED
+    assert latch.remote == A_OTHER_PORT
+
+
+def test_there_and_back_before_a_packet():
+    latch = heard(True, A, A_OTHER_PORT)
+    latch.signal(C, 20.0)
+    latch.signal(A, 21.0)
+    assert latch.observe(B, rtp(1, 101), True, 21.1) is IGNORED
+    assert latch.observe(C, rtp(1, 101), True, 21.1) is IGNORED
+    assert latch.observe(A_OTHER_PORT, rtp(1, 101), True, 21.2) is LEARNED
+
+
+def test_party_behind_nat_that_signals_another_port_is_followed_when_it_speaks():
+    """Its packets never came from where it said, so what is signalled of ports tells nothing."""
+    latch = heard(True, A, A_OTHER_PORT)
+    assert not latch.signal(Endpoint(A.host, 5002), 20.0)
+    assert (latch.remote, latch.is_locked) == (A_OTHER_PORT, True)
+    assert latch.observe(A_OTHER_PORT, rtp(1, 101), True, 20.1) is ACCEPTED
+    assert latch.observe(B, rtp(55, 7), True, 20.1) is IGNORED
+    moved = Endpoint(A.host, 6002)
+    assert latch.observe(moved, rtp(55, 7), True, 20.2) is LEARNED
+    assert (latch.remote, memory(latch), latch.is_locked) == (moved, (55, 7), True)
+    assert latch.observe(A_OTHER_PORT, rtp(1, 102), True, 20.3) is IGNORED
+    assert latch.observe(Endpoint(A.host, 6004), rtp(9, 9), True, 20.3) is IGNORED
+
+
+def test_private_address_then_the_public_one_that_packets_taught():
+    """A script that rewrites the address in the re-INVITE only: nothing moves, nothing is interrupted."""
+    latch = heard(True, PRIVATE, A)
+    assert not latch.signal(A, 20.0)
+    assert not latch.signal(Endpoint(A.host, 9999), 21.0)
+    assert latch.observe(A, rtp(1, 101), True, 21.1) is ACCEPTED
+    assert (latch.remote, latch.is_locked) == (A, True)
+
+
+@BOTH_MODES
+def test_private_address_that_changes_is_not_believed_after_learning(is_strict):
+    latch = heard(is_strict, PRIVATE, A)
+    assert not latch.signal(PRIVATE_2, 20.0)
+    assert (latch.remote, latch.is_locked, memory(latch)) == (A, True, (1, 100))
+
+
+@BOTH_MODES
+def test_private_address_that_changes_is_believed_where_commands_were_true(is_strict):
+    latch = heard(is_strict, PRIVATE)
+    assert latch.signal(PRIVATE_2, 20.0)
+    assert latch.remote == PRIVATE_2
+    # The old phone sends on for a moment: in compatible mode the stream goes back to it.
+    assert latch.observe(PRIVATE, rtp(1, 101), True, 20.1) is (IGNORED if is_strict else LEARNED)
+    assert latch.observe(PRIVATE_2, rtp(2, 7), True, 20.2) is LEARNED
+    assert latch.remote == PRIVATE_2
+
+
+def test_private_address_that_changes_before_a_packet_leaves_the_stream_open():
+    latch = made(True, PRIVATE)
+    assert latch.signal(PRIVATE_2, 1.0)
+    assert latch.observe(B, rtp(), True, 1.1) is LEARNED
+    assert latch.remote == B
+
+
+def test_private_address_while_a_host_is_awaited_does_not_open_the_stream():
+    latch = heard(True, A)
+    latch.signal(C, 20.0)
+    latch.signal(PRIVATE, 21.0)
+    assert latch.observe(B, rtp(), True, 21.1) is IGNORED
+    assert latch.observe(C, rtp(), True, 21.1) is IGNORED
+    assert latch.observe(PRIVATE, rtp(), True, 21.2) is LEARNED
+
+
+def test_new_party_that_was_where_it_said_is_followed_from_port_to_port():
+    latch = heard(True, PRIVATE, B)
+    latch.signal(C, 20.0)
+    latch.observe(C, rtp(55, 7), True, 20.1)
+    moved = Endpoint(C.host, 1234)
+    assert latch.signal(moved, 30.0)
+    assert latch.observe(C, rtp(55, 8), True, 30.1) is IGNORED
+    assert latch.observe(moved, rtp(55, 9), True, 30.2) is LEARNED
+
+
+def test_port_that_was_left_may_be_come_back_to_later():
+    latch = heard(True, A)
+    latch.signal(A_OTHER_PORT, 20.0)
+    latch.observe(Endpoint(A.host, 6010), rtp(55, 7), True, 20.1)
+    latch.signal(A, 30.0)
+    assert latch.observe(A, rtp(9, 9), True, 30.1) is LEARNED
+
+
+def test_stream_with_ssrc_zero_may_be_followed_to_another_port():
+    latch = heard(True, A, A_OTHER_PORT, rtp(0, 7))
+    latch.signal(Endpoint(A.host, 5002), 20.0)
+    assert latch.observe(A_OTHER_PORT, rtp(0, 8), True, 20.1) is ACCEPTED
+    assert latch.observe(Endpoint(A.host, 5002), rtp(0, 9), True, 20.2) is LEARNED
+
+
+def test_first_public_address_of_a_party_that_had_none_is_believed():
+    latch = heard(True, None, B)
+    assert latch.signal(A, 20.0)
+    assert latch.observe(B, rtp(1, 101), True, 20.1) is IGNORED
+    assert latch.observe(A_OTHER_PORT, rtp(2, 7), True, 20.2) is LEARNED
+
+
+def test_what_the_kernel_forwarded_of_the_source_that_was_left_is_nothing():
+    latch = heard(True, A)
+    latch.signal(C, 20.0)
+    before = state(latch)
+    assert latch.absorb_forwarded(2, 900, 20.0, 19.9, 20.1) is ACCEPTED
+    assert state(latch) == before
+
+
+def test_move_by_memory_ends_the_waiting_for_a_host():
+    latch = heard(True, A, A_OTHER_PORT)
+    latch.signal(Endpoint(A.host, 5002), 20.0)
+    assert latch.observe(B, rtp(1, 101), True, 20.1) is LEARNED
+    assert latch.observe(Endpoint(A.host, 5002), rtp(55, 7), True, 20.2) is IGNORED
+
+
+def test_asymmetric_party_goes_where_the_command_says_and_is_heard_from_any_port():
+    latch = made(True, A)
+    latch.set_asymmetric(True)
+    latch.signal(C, 20.0)
+    latch.set_asymmetric(True)
+    assert (latch.remote, latch.is_locked) == (C, True)
+    assert latch.observe(Endpoint(C.host, 1), rtp(), True, 20.1) is ACCEPTED
+    assert latch.observe(A, rtp(), True, 20.1) is IGNORED
+    assert latch.remote == C
+
+
+def test_asymmetric_party_that_was_learned_goes_to_another_port_of_its_host_too():
+    latch = made(True, None)
+    latch.set_asymmetric(True)
+    latch.observe(A_OTHER_PORT, rtp(), True, 1.0)
+    assert latch.signal(A, 20.0)
+    assert (latch.remote, latch.is_locked) == (A, True)
+
+
+# RTCP
+
+
+@BOTH_MODES
+def test_rtcp_of_a_changed_address(is_strict):
+    latch = made(is_strict)
+    latch.observe(A, None, False, 1.0)
+    latch.signal(C, 20.0)
+    assert latch.remote == C
+    assert latch.is_locked == (not is_strict)
+    assert latch.observe(A, None, False, 20.1) is IGNORED
+    assert latch.observe(Endpoint(C.host, 1234), None, False, 20.2) is (LEARNED if is_strict else IGNORED)
+    assert latch.observe(Endpoint(C.host, 4321), None, False, 20.3) is IGNORED
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("before", [None, A, B], ids=["unknown", "elsewhere", "same host"])
+def test_rtcp_follows_rtp_to_its_host_only_in_strict_mode(is_strict, before):
+    latch = made(is_strict, before)
+    latch.guess(B)
+    assert latch.remote.host == B.host
+    assert latch.observe(C, None, False, 1.0) is (IGNORED if is_strict else LEARNED)
+    if is_strict:
+        assert latch.observe(Endpoint(B.host, 1234), None, False, 1.1) is LEARNED
+        assert latch.observe(Endpoint(B.host, 4321), None, False, 1.2) is IGNORED
+
+
+def test_rtcp_that_followed_is_not_led_away_by_a_private_address():
+    latch = made(True, PRIVATE)
+    latch.guess(A)
+    assert not latch.signal(PRIVATE_2, 20.0)
+    assert latch.remote == Endpoint(A.host, A.port + 1)
+
+
+def test_rtcp_port_that_was_left_may_be_come_back_to_after_a_guess():
+    latch = made(True)
+    latch.observe(A, None, False, 1.0)
+    latch.signal(C, 20.0)
+    assert latch.guess(A_OTHER_PORT)
+    assert latch.observe(A, None, False, 20.1) is LEARNED
+
+
+def test_old_rtcp_port_of_the_same_host_stays_out_after_a_guess():
+    latch = made(True, Endpoint(A.host, 5001))
+    latch.observe(Endpoint(A.host, 5001), None, False, 1.0)
+    latch.signal(Endpoint(A.host, 6001), 20.0)
+    latch.guess(Endpoint(A.host, 6010))
+    assert latch.observe(Endpoint(A.host, 5001), None, False, 20.1) is IGNORED
+    assert latch.observe(Endpoint(A.host, 6011), None, False, 20.2) is LEARNED
+
+
+# RTP bleed
+
+STRANGE = st.tuples(SOURCES, st.none() | st.builds(rtp, st.integers(2, 9), st.integers(0, 65535)))
+STEP = st.tuples(st.floats(0.0, 4.0), STRANGE | st.just("signal") | st.just("phone"))
+
+
+def attacked(latch, phone, steps):
+    """Let strangers who do not know the phone's SSRC try; where each step of them left the stream, and when."""
+    now, sequence, signalled_at = 1.0, 100, None
+    for pause_s, step in steps:
+        now += pause_s
+        if step == "signal":
+            latch.signal(A, now)
+            signalled_at = now
+        elif step == "phone":
+            sequence += 1
+            latch.observe(phone, rtp(1, sequence), True, now)
+        else:
+            source, header = step
+            verdict = latch.observe(source, header, True, now)
+            yield verdict, header, None if signalled_at is None else now - signalled_at
+
+
+@given(st.lists(STEP, max_size=40), st.sampled_from(["signalled", "nat", "stun"]))
+def test_strict_mode_no_stranger_ever_takes_a_latched_stream(steps, beginning):
+    latch, phone = made(True), A
+    if beginning == "nat":
+        phone = Endpoint("192.0.2.200", 31337)
+    latch.observe(phone, STUN if beginning == "stun" else rtp(1, 100), True, 1.0)
+    for verdict, _, _ in attacked(latch, phone, steps):
+        assert verdict is IGNORED
+        assert (latch.remote, latch.is_locked) == (phone, True)
+
+
+@given(st.lists(STEP, max_size=40))
+def test_compatible_mode_strangers_take_it_in_the_window_and_only_there(steps):
+    latch = heard(False)
+    for verdict, header, since_command_s in attacked(latch, A, steps):
+        is_in_window = since_command_s is not None and since_command_s <= 10.0
+        if verdict is LEARNED:
+            assert is_in_window
+            assert header is not None
+            return
+        assert not is_in_window or header is None
+        assert latch.remote == A
+
+
+HOSTS = ("192.0.2.1", "198.51.100.2", "2001:db8::1")
+PARTY = st.builds(Endpoint, st.sampled_from(HOSTS), st.integers(5000, 5003))
+MOVE = st.tuples(st.just("signal"), PARTY) | st.tuples(st.just("packet"), PARTY)
+
+
+@given(st.lists(MOVE | st.tuples(st.just("stranger"), st.integers(1, 5)), max_size=40), st.booleans())
+def test_strict_mode_follows_commands_and_nobody_else(steps, is_rtp):
+    """Once latched, the stream's host is one that a command named; strangers of other hosts are never heard."""
+    latch = made(True, PARTY_AT_FIRST)
+    latch.observe(PARTY_AT_FIRST, rtp(1, 100), is_rtp, 1.0)
+    named = {PARTY_AT_FIRST.host}
+    for number, (what, value) in enumerate(steps):
+        now = 2.0 + number
+        if what == "signal":
+            latch.signal(value, now)
+            named = {value.host, latch.remote.host}
+            assert latch.remote.host == value.host
+        elif what == "packet":
+            # Each party has an SSRC of its own.
+            latch.observe(value, rtp(4 * HOSTS.index(value.host) + value.port, number), is_rtp, now)
+        else:
+            before = state(latch)
+            assert latch.observe(Endpoint("203.0.113.66", value), rtp(5000, number), is_rtp, now) is IGNORED
+            assert state(latch) == before
+        assert latch.remote.host in named
+
+
+PARTY_AT_FIRST = Endpoint(HOSTS[0], 5000)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([A, A_OTHER_PORT, B, C]), st.integers(0, 3), st.integers(0, 65535))
+        | st.sampled_from([A, A_OTHER_PORT, C, PRIVATE])
+    )
+)
+def test_strict_verdicts_tell_the_truth(steps):
+    latch = made(True)
+    for number, step in enumerate(steps):
+        if isinstance(step, Endpoint):
+            before = latch.remote
+            assert latch.signal(step, float(number)) == (latch.remote != before)
+            continue
+        source, ssrc, sequence = step
+        before, plan = state(latch), (latch.remote, latch.is_locked)
+        verdict = latch.observe(source, rtp(ssrc, sequence), True, float(number))
+        if verdict is IGNORED:
+            assert state(latch) == before
+        else:
+            assert latch.remote == source
+            assert latch.is_locked
+        assert (verdict is LEARNED) == (plan != (latch.remote, latch.is_locked))
+        if verdict is LEARNED:
+            assert latch.has_moved == (plan[0] != latch.remote)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 100), st.floats(0.02, 3.0)), min_size=1, max_size=30),
+    st.sampled_from([STUN, rtp(1, 0)]),
+)
+def test_strict_absorb_is_what_observing_would_have_been(steps, first):
+    seen, told = made(True), made(True)
+    for latch in (seen, told):
+        latch.observe(A, first, True, 1.0)
+    now, sequence, changed_at, refreshed = 1.0, 0, 0.0, None
+    ssrc = None if first is STUN else 1
+    for new_ssrc, advance, pause_s in steps:
+        now, sequence = now + pause_s, sequence + advance
+        seen.observe(A, rtp(new_ssrc, sequence), True, now)
+        if ssrc is not None and new_ssrc != ssrc:
+            seen.change_ssrc(rtp(new_ssrc, sequence), now)
+            changed_at, refreshed = now, None
+        ssrc = new_ssrc
+        if refreshed is None or now - refreshed[1] >= 1.0:
+            refreshed = sequence, now
+    told.absorb_forwarded(ssrc, refreshed[0], refreshed[1], changed_at, now)
+    assert (told.ssrc, told.is_latched, told.remote) == (seen.ssrc, seen.is_latched, seen.remote)

@@ -1,0 +1,93 @@
+"""Commands as datagrams: each is a cookie and a command, each reply repeats the cookie (protocol.md 1.4)."""
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from rtpproxy.control.cookies import ReplyCache
+
+_LOG = logging.getLogger(__name__)
+
+MAX_COMMAND_BYTES = 8191
+"""What one datagram may hold; more is cut off."""
+MAX_COOKIE_BYTES = 999
+
+_COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")
+
+Execute = Callable[[bytes, str], bytes]
+"""Takes a command and the controller's host, gives the reply with its LF."""
+Sender = Any
+"""Host and port, and on IPv6 flow and scope, as the socket module has them."""
+
+
+class DatagramListener:
+    """A `udp` or `udp6` socket."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        opened: socket.socket,
+        execute: Execute,
+        cache: ReplyCache,
+        clock: Callable[[], float],
+        on_duplicate: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._socket = opened
+        self._execute = execute
+        self._cache = cache
+        self._clock = clock
+        self._on_duplicate = on_duplicate
+        self._unsent_replies = 0
+        loop.add_reader(opened, self._on_readable)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _on_readable(self) -> None:
+        """One datagram, then the event loop's turn: media wait for one command, not for a burst of them."""
+        try:
+            datagram, sender = self._socket.recvfrom(MAX_COMMAND_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _LOG.warning("cannot read a control datagram: %s", error.strerror)
+            return
+        reply = self._reply(datagram, sender)
+        try:
+            self._socket.sendto(reply, sender)
+        except OSError as error:
+            self._count_unsent(sender, error)
+
+    def _reply(self, datagram: bytes, sender: Sender) -> bytes:
+        found = _COOKIE.match(datagram)
+        if found is None:
+            return self._execute(b"", sender[0])
+        cookie = found[1]
+        if len(cookie) > MAX_COOKIE_BYTES or b"\0" in cookie:
+            return self._execute(b"", sender[0])  # refused like one that is missing
+        now = self._clock()
+        reply = self._cache.find(sender, cookie, now)
+        if reply is None:
+            reply = self._execute(datagram[found.end() :], sender[0])
+            self._cache.store(sender, cookie, reply, now)
+        else:
+            self._on_duplicate()
+        return b"%b %b" % (cookie, reply)
+
+    def _count_unsent(self, sender: Sender, error: OSError) -> None:
+        """The reply is lost, and kept: the controller asks again. Log the 1st, 2nd, 4th, 8th and so on."""
+        self._unsent_replies += 1
+        if self._unsent_replies & (self._unsent_replies - 1) == 0:
+            _LOG.warning(
+                "replies that could not be sent: %d; the last one, to %s port %d: %s",
+                self._unsent_replies,
+                sender[0],
+                sender[1],
+                error.strerror,
+            )

@@ -1,0 +1,225 @@
+"""Opening the control sockets: every failure becomes one clear line (protocol.md 1.1, 1.7)."""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Mapping
+
+from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.errors import StartError
+
+_LOG = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections that wait to be accepted. The reference has 32, which a burst of calls overflows."""
+RECEIVE_BUFFER_BYTES = 8 << 20
+"""Of datagram sockets: ten thousand commands. Without CAP_NET_ADMIN the kernel grants less (`net.core.rmem_max`)."""
+_SO_RCVBUFFORCE = 33
+MAX_PATH_BYTES = 107
+FIRST_PASSED_DESCRIPTOR = 3
+"""Where a service manager puts the sockets that it passes (sd_listen_fds(3))."""
+
+_REASONS = {
+    errno.ENOENT: "the directory does not exist",
+    errno.ENOTDIR: "part of the path is not a directory",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EADDRNOTAVAIL: "the address is not one of this host",
+    errno.EADDRINUSE: "the port is in use",
+    errno.EAFNOSUPPORT: "this host has no IPv6",
+}
+
+
+def _refusal(address: ControlAddress, error: OSError) -> StartError:
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    return StartError(f"control socket {address}: {reason}")
+
+
+# UDP and TCP
+
+
+async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress) -> socket.socket:
+    """A bound datagram socket, or a listening TCP socket. Raises StartError."""
+    family = socket.AF_INET6 if address.kind.is_ipv6 else socket.AF_INET
+    kind = socket.SOCK_DGRAM if address.kind.is_datagram else socket.SOCK_STREAM
+    place = await _resolve(loop, address, family)
+    try:
+        opened = socket.socket(family, kind)
+    except OSError as error:
+        raise _refusal(address, error) from error
+    try:
+        opened.setblocking(False)
+        if address.kind.is_ipv6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if address.kind.is_datagram:
+            _widen(opened)
+            opened.bind(place)
+        else:
+            _listen_tcp(opened, place)
+    except OSError as error:
+        opened.close()
+        raise _refusal(address, error) from error
+    return opened
+
+
+_Place = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+"""A socket address as getaddrinfo(3) gives it."""
+
+
+async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, family: socket.AddressFamily) -> _Place:
+    host = address.host or ("::" if address.kind.is_ipv6 else "0.0.0.0")
+    try:
+        # In a thread, as the loop would do it itself, were it not that uvloop forgets the zone of an address.
+        found = await loop.run_in_executor(
+            None, lambda: socket.getaddrinfo(host, address.port, family=family, type=socket.SOCK_STREAM)
+        )
+    except (socket.gaierror, UnicodeError, ValueError) as error:
+        name = "IPv6" if address.kind.is_ipv6 else "IPv4"
+        raise StartError(f"control socket {address}: the host cannot be resolved to an {name} address") from error
+    return found[0][4]
+
+
+def _widen(opened: socket.socket) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+    except PermissionError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+
+def _listen_tcp(opened: socket.socket, place: _Place) -> None:
+    # A relay that starts again has the connections of the former one in TIME_WAIT.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit both: replies go out at once, and a controller that vanished does not keep its place.
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.bind(place)
+    opened.listen(BACKLOG)
+
+
+# Unix
+
+
+class SocketFile:
+    """A socket file that we made, told by its inode from whatever may stand in its place later."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity = _identity(os.lstat(path))
+
+    def remove(self) -> None:
+        """Unlink the file, if it is still ours."""
+        try:
+            if _identity(os.lstat(self._path)) == self._identity:
+                os.unlink(self._path)
+        except PermissionError:
+            _LOG.info("control socket %s stays: the directory is another user's", self._path)
+        except OSError as error:
+            _LOG.warning("cannot remove the control socket %s: %s", self._path, error.strerror)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def bind_unix(
+    address: ControlAddress, owner: tuple[int, int] | None, mode: int | None
+) -> tuple[socket.socket, SocketFile]:
+    """A listening Unix socket, and its file with owner (uid, gid) and permission bits where given. Raises StartError.
+
+    A file whose socket nobody listens on any more is replaced.
+    """
+    if len(os.fsencode(address.path)) > MAX_PATH_BYTES:
+        raise StartError(f"control socket {address}: the path is longer than {MAX_PATH_BYTES} bytes")
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        opened.setblocking(False)
+        _bind_path(opened, address)
+        file = SocketFile(address.path)
+        try:
+            _hand_over(address, owner, mode)
+            opened.listen(BACKLOG)
+        except (OSError, StartError):
+            file.remove()
+            raise
+    except OSError as error:
+        opened.close()
+        raise _refusal(address, error) from error
+    except StartError:
+        opened.close()
+        raise
+    return opened, file
+
+
+def _hand_over(address: ControlAddress, owner: tuple[int, int] | None, mode: int | None) -> None:
+    """Before the socket listens, so that nobody connects who may not."""
+    try:
+        if owner is not None:
+            os.chown(address.path, *owner)
+        if mode is not None:
+            os.chmod(address.path, mode)
+    except PermissionError as error:
+        raise StartError(f"control socket {address}: its owner and mode cannot be set: permission denied") from error
+
+
+def _bind_path(opened: socket.socket, address: ControlAddress) -> None:
+    try:
+        opened.bind(address.path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    else:
+        return
+    _remove_stale(address)
+    try:
+        opened.bind(address.path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise StartError(f"control socket {address}: another process has just taken the path") from error
+
+
+def _remove_stale(address: ControlAddress) -> None:
+    """Remove a socket file that nobody listens on; what is not a socket, or is in use, is not touched."""
+    if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+        raise StartError(f"control socket {address}: the file exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        refused = probe.connect_ex(address.path)
+    if refused in (errno.EACCES, errno.EPERM):
+        raise StartError(f"control socket {address}: permission denied")
+    if refused not in (errno.ECONNREFUSED, errno.ENOENT):
+        raise StartError(f"control socket {address}: in use by another process")
+    if refused == errno.ECONNREFUSED:
+        os.unlink(address.path)
+
+
+# Socket activation
+
+
+def take_passed(environment: Mapping[str, str]) -> socket.socket:
+    """The first socket that the service manager passed to this process (sd_listen_fds(3)), which is ours from now on.
+
+    Raises StartError unless it is a stream socket that listens.
+    """
+    name = f"control socket {ControlAddress(ControlKind.SYSTEMD)}"
+    count = environment.get("LISTEN_FDS", "")
+    if not (count.isascii() and count.isdecimal() and int(count) > 0):
+        raise StartError(f"{name}: the service manager passed no socket (LISTEN_FDS)")
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        raise StartError(f"{name}: the socket was passed to another process (LISTEN_PID); a daemon needs -f here")
+    refusal = StartError(f"{name}: descriptor {FIRST_PASSED_DESCRIPTOR} is not a listening stream socket")
+    try:
+        passed = socket.socket(fileno=FIRST_PASSED_DESCRIPTOR)
+    except OSError as error:
+        raise refusal from error
+    is_listening = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    is_known = passed.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+    if not (is_known and is_listening and passed.type == socket.SOCK_STREAM):
+        passed.detach()  # it belongs to somebody else
+        raise refusal
+    passed.setblocking(False)
+    passed.set_inheritable(False)
+    return passed

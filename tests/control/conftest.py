@@ -1,0 +1,15 @@
+"""Both event loops that the control sockets must work on, and what answers commands."""
+
+import pytest
+
+from tests.control.serving import LOOP_FACTORIES, Echo, LoopFactory
+
+
+@pytest.fixture(params=LOOP_FACTORIES.values(), ids=LOOP_FACTORIES)
+def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
+    return request.param
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()

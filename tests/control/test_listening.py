@@ -1,0 +1,305 @@
+"""Opening control sockets: what can go wrong, who may connect, and what is left behind (protocol.md 1.1, 1.7)."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+from typing import IO
+
+import pytest
+
+from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.control.server import ControlServer
+from rtpproxy.errors import StartError
+from tests.control.serving import (
+    DEADLINE_S,
+    LOOP_FACTORIES,
+    Echo,
+    LoopFactory,
+    ask_once,
+    connect,
+    free,
+    free_udp,
+    read_to_end,
+    serving,
+    unix,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_refusal(*addresses: ControlAddress, **options) -> str:
+    server = ControlServer(addresses, lambda text, now, host: text, lambda: 0.0, **options)
+    with pytest.raises(StartError) as caught:
+        asyncio.run(server.start())
+    message = str(caught.value)
+    assert message.startswith("control socket")
+    assert "\n" not in message
+    return message
+
+
+def test_stale_socket_file_is_replaced(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(path))
+        stale.listen()
+    with serving(loop_factory, echo, unix(path)):
+        assert ask_once(path, b"V") == b"[V]\n"
+
+
+def test_live_socket_is_left_alone(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with serving(loop_factory, echo, unix(path)):
+        assert "in use by another process" in start_refusal(unix(path))
+        assert ask_once(path, b"V") == b"[V]\n"
+
+
+def test_live_socket_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy:
+        busy.bind(str(path))
+        busy.listen(0)
+        with connect(path):
+            assert "in use by another process" in start_refusal(unix(path))
+    assert path.is_socket()
+
+
+def test_what_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+    assert "not a socket" in start_refusal(unix(path))
+    assert path.read_text() == "precious"
+    assert "not a socket" in start_refusal(unix(tmp_path))
+
+
+def test_failed_start_removes_what_it_made(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    start_refusal(unix(first), unix(tmp_path / "missing" / "second"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_close_leaves_a_file_that_took_the_place_of_ours(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    path, other = tmp_path / "s", tmp_path / "other"
+    with serving(loop_factory, echo, unix(path)):
+        other.write_text("precious")
+        other.rename(path)
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (ControlAddress(ControlKind.UNIX, path="/tmp/" + "x" * 110), "longer than 107 bytes"),
+        (ControlAddress(ControlKind.CUNIX, path="/nonexistent/dir/s"), "directory does not exist"),
+        (ControlAddress(ControlKind.UNIX, path="/etc/passwd/s"), "not a directory"),
+        (ControlAddress(ControlKind.UNIX, path="/sys/s"), "permission denied"),
+        (ControlAddress(ControlKind.UDP, host="192.0.2.1", port=22222), "not one of this host"),
+        (ControlAddress(ControlKind.UDP, host="no.such.host.invalid", port=22222), "cannot be resolved"),
+        (ControlAddress(ControlKind.UDP, host="x" * 70, port=22222), "cannot be resolved"),
+        (ControlAddress(ControlKind.UDP, host="::1", port=22222), "cannot be resolved to an IPv4 address"),
+        (ControlAddress(ControlKind.TCP, host="192.0.2.1", port=22222), "not one of this host"),
+        (ControlAddress(ControlKind.TCP6, host="2001:db8::1", port=22222), "not one of this host"),
+        (ControlAddress(ControlKind.UDP6, host="127.0.0.1", port=22222), "cannot be resolved to an IPv6 address"),
+        (ControlAddress(ControlKind.TCP6, host=":", port=22222), "cannot be resolved"),
+        (ControlAddress(ControlKind.UDP6, host="fe80::1%nosuch0", port=22222), "cannot be resolved"),
+    ],
+)
+def test_start_refused(address: ControlAddress, reason: str) -> None:
+    message = start_refusal(address)
+    assert str(address) in message
+    assert reason in message
+
+
+def test_udp_port_in_use() -> None:
+    address = free_udp()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((address.host, address.port))
+        assert "port is in use" in start_refusal(address)
+
+
+def test_ports_in_use_of_tcp() -> None:
+    for kind in (ControlKind.TCP, ControlKind.TCP6, ControlKind.UDP6):
+        address = free(kind)
+
+        async def twice(address: ControlAddress = address) -> None:
+            first = ControlServer([address], lambda text, now, host: text, lambda: 0.0)
+            await first.start()
+            try:
+                with pytest.raises(StartError, match="port is in use"):
+                    await ControlServer([address], lambda text, now, host: text, lambda: 0.0).start()
+            finally:
+                first.close()
+
+        asyncio.run(twice())
+
+
+# Who may connect
+
+
+def permissions(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+
+
+def test_umask_decides(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    before = os.umask(0o027)
+    try:
+        with serving(loop_factory, echo, unix(path)):
+            assert permissions(path) == (os.getuid(), os.getgid(), 0o750)
+    finally:
+        os.umask(before)
+
+
+def test_mode_without_owner(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with serving(loop_factory, echo, unix(path), mode=0o620):
+        assert permissions(path) == (os.getuid(), os.getgid(), 0o620)
+        assert ask_once(path, b"V") == b"[V]\n"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX])
+def test_owner_and_mode(loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind) -> None:
+    path = tmp_path / "s"
+    with serving(loop_factory, echo, unix(path, kind), owner=(4321, 8765), mode=0o770):
+        assert permissions(path) == (4321, 8765, 0o770)
+
+
+@pytest.mark.root
+def test_owner_that_cannot_be_given_leaves_nothing() -> None:
+    """Refused by the kernel, as for anybody who is not root: the file is gone again."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chown(directory, 4321, 4321)
+        path = f"{directory}/s"
+        os.seteuid(4321)
+        try:
+            message = start_refusal(unix(Path(path)), owner=(0, 0))
+        finally:
+            os.seteuid(0)
+        assert message == f"control socket unix:{path}: its owner and mode cannot be set: permission denied"
+        assert os.listdir(directory) == []
+
+
+# Socket activation
+
+
+@pytest.mark.parametrize("loop_name", LOOP_FACTORIES)
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
+def test_passed_socket_is_served(loop_name: str, family: socket.AddressFamily, tmp_path: Path) -> None:
+    """One command a connection, as on `unix:`; a dual-stack socket names an IPv4 host as IPv4."""
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "s") if family == socket.AF_UNIX else ("", 0))
+        listening.listen()
+        with activated(loop_name, listening) as process:
+            assert process.stderr.readline() == "ready\n"
+            for _ in range(2):
+                assert ask_listening(listening) == {socket.AF_UNIX: b"[V]\n"}.get(family, b"[V]127.0.0.1\n")
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+        assert ask_is_accepted_still(listening)
+
+
+def ask_listening(listening: socket.socket) -> bytes:
+    """Over IPv4 unless it is a Unix socket."""
+    is_unix = listening.family == socket.AF_UNIX
+    with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.settimeout(DEADLINE_S)
+        name = listening.getsockname()
+        client.connect(name if is_unix else ("127.0.0.1", name[1]))
+        client.sendall(b"V")
+        return read_to_end(client)
+
+
+def ask_is_accepted_still(listening: socket.socket) -> bool:
+    """The service manager keeps the socket: connections wait there for the next start."""
+    is_unix = listening.family == socket.AF_UNIX
+    with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET, socket.SOCK_STREAM) as client:
+        name = listening.getsockname()
+        return client.connect_ex(name if is_unix else ("127.0.0.1", name[1])) == 0
+
+
+ACTIVATE = """
+import os, sys
+descriptor, count, pid, *command = sys.argv[1:]
+if descriptor:
+    os.dup2(int(descriptor), 3)
+os.environ.update({"LISTEN_FDS": count, "LISTEN_PID": pid or str(os.getpid())})
+os.execv(command[0], command)
+"""
+
+
+@contextlib.contextmanager
+def activated(loop_name: str, passed: IO | socket.socket | None, count: str = "1", pid: str = "") -> Iterator[Popen]:
+    """A process started as a service manager would: descriptor 3, LISTEN_FDS, LISTEN_PID (its own unless given)."""
+    number = "" if passed is None else str(passed.fileno())
+    served = [sys.executable, "-m", "tests.control.served", loop_name, "systemd:"]
+    process = Popen(
+        [sys.executable, "-c", ACTIVATE, number, count, pid, *served],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=() if passed is None else (passed.fileno(),),
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def activation_refusal(*arguments) -> str:
+    with activated("asyncio", *arguments) as process:
+        message = process.stderr.read()
+        assert process.wait(DEADLINE_S) == 1
+    return message
+
+
+NO_USE = "control socket systemd:: descriptor 3 is not a listening stream socket\n"
+
+
+@pytest.mark.parametrize("count", ["", "0", "-1", "x"])
+def test_no_socket_passed(count: str) -> None:
+    message = "control socket systemd:: the service manager passed no socket (LISTEN_FDS)\n"
+    assert activation_refusal(None, count) == message
+
+
+def test_passed_socket_is_not_there() -> None:
+    """Descriptor 3 is one of the event loop's then."""
+    assert activation_refusal(None) == NO_USE
+
+
+@pytest.mark.parametrize("pid", ["1", "x"])
+def test_passed_socket_is_for_somebody_else(pid: str) -> None:
+    message = "control socket systemd:: the socket was passed to another process (LISTEN_PID); a daemon needs -f here\n"
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.listen()
+        assert activation_refusal(listening, "1", pid) == message
+
+
+def test_passed_socket_is_of_no_use() -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as not_listening,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as packets,
+        open(os.devnull) as file,
+    ):
+        packets.bind("")
+        packets.listen()
+        for passed in (not_listening, datagrams, packets, file):
+            assert activation_refusal(passed) == NO_USE
+
+
+def test_what_can_be_given_once_only() -> None:
+    once = [ControlAddress(kind) for kind in (ControlKind.SYSTEMD, ControlKind.STDIO, ControlKind.STDIOC)]
+    for pair in [(once[0], once[0]), (once[1], once[2]), (once[2], once[2])]:
+        assert "once only" in start_refusal(*pair)
