@@ -5,6 +5,7 @@
    limits  manual
    media.{steered,bound,portrange,sockets}
 3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
+   media.{steered,bound,portrange,sockets}
    control.{listening,streams,datagrams}
 3  control.server  notify                   adapters: sockets, files, bcc, netlink; they know no use case
    media.{steered,bound,portrange}
@@ -40,6 +41,8 @@ LEVELS = {
     3: {
         *("control.server", "notify", "privileges", "limits", "manual"),
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
+        *("control.server", "media.steered", "media.bound", "media.portrange", "media.sockets"),
+        *("privileges", "limits", "manual"),
         *("control.server", "control.streams", "control.datagrams", "control.listening"),
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify"),
@@ -85,6 +88,10 @@ OURS = {
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
+    "media.steered": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
+    "media.portrange": {"errors", "media.sockets", "session.local"},
+    "media.sockets": {"errors", "session.local"},
     # Beside the words, adapters build only on those of their own folder, and only downwards in this list.
     "control.server": {
         *("config", "errors", "control.cookies"),
