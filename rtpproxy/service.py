@@ -58,6 +58,9 @@ class Offload(Protocol):
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None: ...
     def withdraw(self, port: int, reason: str) -> None: ...
+    def is_wanted(self, key: int) -> bool: ...
+    def hold(self, key: int) -> None: ...
+    def seed(self, key: int, tracker: SequenceTracker) -> None: ...
     def counters(self, port: int) -> PortCounters | None: ...
     def forwarded(self, port: int) -> int: ...
     def total_forwarded(self) -> int: ...
@@ -196,14 +199,14 @@ class Service:
             self.discarded += 1
             return
         self._activity.touch(session.activity, now)
-        is_unlocked = is_rtp and self._track(stream, header, now)
+        is_unlocked = is_rtp and self._track(session, stream, header, now)
         stream.received_packets += 1
         self._relay(stream, peer, data)
         if verdict is _LEARNED:
             self._guess_rtcp(session, stream)
         if verdict is _LEARNED or is_unlocked or local_host != stream.local_host:
             stream.local_host = local_host
-            self._replan(session)
+            self._replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote
@@ -219,12 +222,20 @@ class Service:
             stream.dropped_packets += 1
             self.discarded += 1
 
-    def _track(self, stream: Stream, header: RtpHeader | None, now: float) -> bool:
+    def _track(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
         """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
         tracker = stream.tracker
         if tracker is None:
             tracker = stream.tracker = SequenceTracker()
-        if not tracker.observe(header, now) or header is None:
+        is_wanted = self._offload.is_wanted(stream.local_port)
+        if is_wanted:
+            # The kernel must not count between what is absorbed and what it goes on from.
+            self._offload.hold(stream.local_port)
+            self._absorb(session, stream, now)
+        is_changed = tracker.observe(header, now)
+        if is_wanted:
+            self._offload.seed(stream.local_port, tracker)
+        if not is_changed or header is None:
             return False
         return stream.latch.change_ssrc(header, now) is _LEARNED
 
@@ -295,7 +306,7 @@ class Service:
             stream.latch.set_asymmetric(media.is_asymmetric)
         if media.remote is not None or media.is_hold:
             leg.is_on_hold = media.is_hold
-        self._replan(session)
+        self._replan(session, now)
 
     def _open(self, session: Session, leg: Leg, *, is_new_session: bool) -> None:
         """Give a leg its port pair. Raises NoPortsError."""
@@ -350,18 +361,36 @@ class Service:
         stream.forwarded_packets = counters.packets
         stream.received_packets += packets
         stream.relayed_packets += packets
-        if stream.component is not Component.RTP or counters.sequence_set_at < session.created_at:
+        if stream.component is not Component.RTP:
             return
         tracker = stream.tracker
-        if tracker is None:
-            tracker = stream.tracker = SequenceTracker()
-        changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
-        stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
-        tracker.absorb_forwarded(packets, counters.ssrc, counters.last_seen)
+        assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
+        if counters.sequence_set_at >= session.created_at:
+            changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
+            stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
+        tracker.absorb_forwarded(packets, counters.state, counters.totals)
 
-    def _replan(self, session: Session) -> None:
-        if session.is_complete:
-            self._offload.apply(_label(session), plan(session, self._config.listen_host))
+    def _replan(self, session: Session, now: float) -> None:
+        if not session.is_complete:
+            return
+        wanted = plan(session, self._config.listen_host)
+        for leg in (session.callee, session.caller):
+            if isinstance(wanted.get(leg.rtp.local_port), ForwardingEntry):
+                self._hand_over(leg.rtp)
+        self._offload.apply(_label(session), wanted)
+        for stream in _streams(session):
+            if not self._offload.is_wanted(stream.local_port):
+                self._absorb(session, stream, now)
+
+    def _hand_over(self, stream: Stream) -> None:
+        """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""
+        counters = self._offload.counters(stream.local_port)
+        if counters is None or self._offload.is_wanted(stream.local_port):
+            return
+        if stream.tracker is None:
+            stream.tracker = SequenceTracker()
+        stream.tracker.skip_forwarded(counters.totals)
+        self._offload.seed(stream.local_port, stream.tracker)
 
     def _seconds_left(self, session: Session, now: float) -> int:
         last_seen = self._activity.last_seen(session.activity)
