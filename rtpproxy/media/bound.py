@@ -79,7 +79,7 @@ class BoundMedia:
 
         False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
-        port = self._ports[stream.local.slot << 16 | stream.local_port]
+        port = self._ports[stream.key]
         is_ipv6 = port.is_ipv6
         if (":" in to[0]) != is_ipv6:
             return False

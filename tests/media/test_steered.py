@@ -24,6 +24,7 @@ from rtpproxy.kernel import Programs
 from rtpproxy.media import steered as steered_module
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import BATCH, SOCKETS, SteeredMedia
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
@@ -171,7 +172,9 @@ def endpoint(opened, host=LOOPBACK):
 
 
 def stream_at(port, local=IPV4, tos=TOS):
-    return Stream(Component(port % 2), local, local_port=port, tos=tos)
+    stream = Stream(Component(port % 2), local, Latch(), tos=tos)
+    stream.settle(local, port)
+    return stream
 
 
 def received(phone):
