@@ -8,6 +8,7 @@ begin and end to the second is shown in tests/session/test_latch.py.
 import contextlib
 import itertools
 import sys
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -20,7 +21,7 @@ from tests.waiting import wait_for
 
 CALLER, CALLER_MOVED, CALLEE, ATTACKER = "198.51.100.2", "198.51.100.3", "203.0.113.2", "192.0.2.66"
 STOLEN = rtp(0x6666, ssrc=0xBAD)
-WINDOW_DEADLINE_S = 15.0
+WINDOW_S = 10.0
 FLOOD = 60_000
 FLOODER = """
 import socket, sys
@@ -91,6 +92,10 @@ class Stage:
             call.establish(self.way)
             yield call
 
+    def settle(self):
+        """Wait until the relay has done all that a packet caused: it is sent on before anything else."""
+        assert self.relay.ask("V") == "20040107"
+
     def goes_on(self, call, *, number):
         """The call's media flows both ways, in the kernel where it was, and nobody else gets any of it."""
         call.cross(rtp(number))
@@ -134,6 +139,7 @@ def steal(stage, call):
     """The attacker's packet takes the caller's stream: it is heard, and hears."""
     stage.attacker.send(call.caller, STOLEN)
     assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
+    stage.settle()
     call.callee.send(rtp(300))
     assert stage.attacker.rtp.expect() == [(rtp(300), call.caller.to)]
     assert call.caller.rtp.take() == []
@@ -143,6 +149,7 @@ def take_back(stage, call, number):
     """The caller's next packet takes its stream back."""
     call.caller.send(rtp(number))
     assert call.callee.rtp.expect() == [(rtp(number), call.callee.to)]
+    stage.settle()
     call.callee.send(rtp(301))
     assert call.caller.rtp.expect() == [(rtp(301), call.caller.to)]
     assert stage.attacker.has_nothing()
@@ -182,6 +189,7 @@ def test_whoever_comes_first_is_taken_for_the_phone(stage):
                 stage.attacker.fail(call.caller)
                 moved.send(rtp(2), call.caller.to)
                 assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
+                stage.settle()
                 call.callee.send(rtp(3))
                 assert moved.expect() == [(rtp(3), call.caller.to)]
         else:
@@ -224,6 +232,7 @@ def test_the_rtcp_port_of_a_talking_phone(stage):
         else:
             stage.attacker.rtcp.send(report, call.caller.to_rtcp)
             assert call.callee.rtcp.expect() == [(report, call.callee.to_rtcp)]
+            stage.settle()
             call.callee.send_rtcp(rtcp(2))
             assert stage.attacker.rtcp.expect() == [(rtcp(2), call.caller.to_rtcp)]
             call.cross(rtp(2))
@@ -254,34 +263,21 @@ def test_after_a_repeated_command(stage):
             assert stage.attacker.has_nothing()
 
 
-@pytest.mark.parametrize(
-    ("latching", "stage"), [("compatible", KERNEL)], ids=["compatible-steered+kernel"], indirect=True
-)
+@pytest.mark.parametrize(("latching", "stage"), [("compatible", STEERED)], ids=["compatible-steered"], indirect=True)
 def test_the_window_after_a_repeated_command_ends(stage):
+    """Played in userspace, because the kernel lets only a few strangers a second up, whatever the window.
+
+    The phone should be the last to send when it ends: who has the stream then keeps it.
+    """
     with stage.established() as call:
         call.update(CALLER, 4000)
-        sequence = itertools.count(10)
-        steals = 0
-
-        def is_refused():
-            nonlocal steals
-            before = int(stage.relay.ask("G npkts_discard"))
-            stage.attacker.send(call.caller, STOLEN)
-            stolen = wait_for(
-                lambda: call.callee.rtp.take() or int(stage.relay.ask("G npkts_discard")) - before,
-                DEADLINE_S,
-                "a packet to arrive or to be dropped",
-            )
-            if stolen == 1:
-                return True
-            steals += 1
-            take_back(stage, call, next(sequence))
-            return False
-
-        wait_for(is_refused, WINDOW_DEADLINE_S, "the window to close")
-        assert steals
+        end = time.monotonic() + WINDOW_S
+        steal(stage, call)
+        take_back(stage, call, 2)
+        stage.settle()
+        wait_for(lambda: time.monotonic() > end, 2 * WINDOW_S, "the window to close")
         stage.attacker.fail(call.caller, count=20)
-        stage.goes_on(call, number=next(sequence))
+        stage.goes_on(call, number=3)
 
 
 # After a command that names another address
@@ -300,10 +296,12 @@ def test_after_a_command_with_another_public_address(stage):
         else:
             stage.attacker.send(call.caller, STOLEN)
             assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
+            stage.settle()
             call.callee.send(rtp(300))
             assert stage.attacker.rtp.expect() == [(rtp(300), call.caller.to)]
             moved.send(rtp(2), call.caller.to)
             assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
+            stage.settle()
         for number in range(3, 6):
             call.callee.send(rtp(number))
             assert moved.expect() == [(rtp(number), call.caller.to)]
@@ -327,6 +325,7 @@ def test_knowing_ssrc_and_sequence(stage):
         # Within the distance: as if the phone went on from his address.
         stage.attacker.send(call.caller, rtp(2, payload=b"forged"))
         assert call.callee.rtp.expect() == [(rtp(2, payload=b"forged"), call.callee.to)]
+        stage.settle()
         call.callee.send(rtp(2))
         assert stage.attacker.rtp.expect() == [(rtp(2), call.caller.to)]
         take_back(stage, call, 3)
