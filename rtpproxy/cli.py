@@ -81,13 +81,12 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
 
 
 def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
-    for text in values["sockets"]:
-        if text.partition(":")[0] in ("stdio", "stdioc") and ":" in text and not values["is_foreground"]:
-            raise ConfigError(f"-s {text}: stdio command mode requires -f switch")
     control = tuple(parse_control_address(text) for text in values["sockets"])
     if len(set(control)) < len(control):
         raise ConfigError("the same control socket is given twice with -s")
     for address in control:
+        if address.kind.is_stdio and not values["is_foreground"]:
+            raise ConfigError(f"-s {address}: stdio command mode requires -f switch")
         if values["is_numeric"] and address.host and not _numeric(address.host):
             raise ConfigError(f"-s {address}: the host is a name, and --no_resolve is given")
     return control or (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
@@ -103,10 +102,9 @@ def _resolved(target: NotifyTarget, resolve: Resolve) -> NotifyTarget:
     if not target.host:
         return target
     try:
-        host = _numeric(target.host) or resolve(target.host, None)
+        return replace(target, host=_numeric(target.host) or resolve(target.host, None))
     except ConfigError as error:
-        raise ConfigError(f"option -n {target}: not an address, {error}") from error
-    return replace(target, host=host)
+        raise ConfigError(f"-n {target.text}: not an address, {error}") from error
 
 
 def _numeric(host: str) -> str | None:

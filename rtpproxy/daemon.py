@@ -13,7 +13,7 @@ from dataclasses import replace
 import uvloop
 
 from rtpproxy import limits, privileges
-from rtpproxy.config import Config
+from rtpproxy.config import Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.options import FACILITIES
 from rtpproxy.relay import Relay
@@ -30,9 +30,6 @@ _LEVELS = {
 _MESSAGE_BYTES = 4096
 _FAILED, _USAGE = 1, 2
 """Exit statuses."""
-_TCP = ("tcp", "tcp6")
-_REMOTE = ("udp", "udp6")
-"""Control sockets that count as remote control (protocol.md 1.8)."""
 
 
 def run(config: Config) -> int:
@@ -54,13 +51,12 @@ def check_root(config: Config) -> None:
     """Refuse to be root with a control socket that others can reach, and warn of TCP (protocol.md 1.8)."""
     if os.geteuid() != 0 or config.user or config.is_root_allowed:
         return
-    kinds = {address.kind.value for address in config.control}
-    if kinds & set(_REMOTE):
+    if any(address.kind.is_datagram for address in config.control):
         raise StartError(
             "running as root with a UDP control socket is refused: name a user with -u, "
             "or say -F if only you can reach it"
         )
-    if kinds & set(_TCP):
+    if any(address.kind in (ControlKind.TCP, ControlKind.TCP6) for address in config.control):
         print("rtpproxy: warning: running as root with a TCP control socket; name a user with -u", file=sys.stderr)
 
 

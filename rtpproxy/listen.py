@@ -3,6 +3,7 @@
 Nothing is asked of the network here: host names are handed to a callable.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -132,8 +133,22 @@ def _read_host(one: Asked, text: str, resolve: Resolve) -> str:
         raise ConfigError(f"{one}: an IPv6 address; give it with -6")
     host = ipv6 if one.is_ipv6 else ipv4
     if host is None:
-        try:
-            host = resolve(text, one.is_ipv6)
-        except ConfigError as error:
-            raise ConfigError(f"{one}: not an {'IPv6' if one.is_ipv6 else 'IPv4'} address, {error}") from error
-    return "" if host in ("0.0.0.0", "::") else host
+        host = _look_up(one, text, resolve)
+    number = ipaddress.ip_address(host)
+    if number.is_multicast:
+        raise ConfigError(f"{one}: a multicast address")
+    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped:
+        raise ConfigError(f"{one}: an IPv4 address; give it as {number.ipv4_mapped} with -l")
+    return "" if number.is_unspecified else host
+
+
+def _look_up(one: Asked, text: str, resolve: Resolve) -> str:
+    family = "IPv6" if one.is_ipv6 else "IPv4"
+    try:
+        found = resolve(text, one.is_ipv6)
+    except ConfigError as error:
+        raise ConfigError(f"{one}: not an {family} address, {error}") from error
+    host = parse_ipv6(found) if one.is_ipv6 else parse_ipv4(found)
+    if host is None:
+        raise ConfigError(f"{one}: {found} is valid on one link only, and cannot be used")
+    return host

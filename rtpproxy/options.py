@@ -318,7 +318,7 @@ GROUPS = (
                 read=read_user,
                 more="No supplementary group stays. Of root's capabilities, those stay that are used while it runs: "
                 "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF unless --ports bound is given, and CAP_NET_BIND_SERVICE when "
-                "media ports below 1024 may be bound. Control sockets belong to the user. They and the pid file are "
+                "there are media ports below 1024. Control sockets belong to the user. They and the pid file are "
                 "removed at exit only from a directory that the user may write to.",
             ),
             Option("-F", "is_root_allowed", "Run as root although a control socket is reached by UDP."),

@@ -17,7 +17,7 @@ NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 10, 12, 13, 39
 """Numbers of linux/capability.h: sockets on ports below 1024; interfaces, neighbours, sysctls of the network and
 socket maps; raw sockets for new addresses; reading maps where unprivileged bpf(2) is off."""
 _FIRST_FREE_PORT = 1024
-_PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 8, 24, 38
+_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 24, 38
 _VERSION_3 = 0x20080522
 _WORDS = ctypes.c_uint32 * 6
 
@@ -53,8 +53,8 @@ def check(config: Config) -> None:
 def needed(config: Config) -> frozenset[int]:
     """Numbers of the capabilities that a relay with this configuration uses while it runs."""
     kept = set() if config.ports is PortsMode.BOUND else {NET_ADMIN, NET_RAW, BPF}
-    # Where BPF cannot be used, ports are bound although nobody asked for it.
-    if config.ports is not PortsMode.STEERED and config.port_min < _FIRST_FREE_PORT:
+    # Steered ports are tried, too, so that those of others are left alone.
+    if config.port_min < _FIRST_FREE_PORT:
         kept.add(NET_BIND_SERVICE)
     return frozenset(kept)
 
@@ -74,6 +74,7 @@ def drop(config: Config) -> None:
 
 
 def _become(uid: int, gid: int, kept: Collection[int]) -> None:
+    """The C library changes the user of all threads. Capabilities stay in this thread only, and in those it starts."""
     permitted = _permitted()
     _prctl(_PR_SET_KEEPCAPS, 1)
     for number in range(_last_capability() + 1):
@@ -84,6 +85,8 @@ def _become(uid: int, gid: int, kept: Collection[int]) -> None:
     _prctl(_PR_SET_KEEPCAPS, 0)
     _set_capabilities(permitted & sum(1 << number for number in kept))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    # Otherwise a crash leaves no core. Who lacks these capabilities may not trace the process all the same.
+    _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def _last_capability() -> int:

@@ -480,10 +480,7 @@ class Service:
     def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int) -> None:
         peers = session.leg(leg.role.peer).streams
         for stream, peer in zip(leg.streams, peers, strict=True):
-            if stream.local != local:
-                stream.local, stream.local_host = local, local.host
-            stream.local_port = port + stream.component
-            stream.key = local.key(stream.local_port)
+            stream.settle(local, port + stream.component)
             stream.forwarded_packets = self._offload.forwarded(stream.key)
             self._streams[stream.key] = session, stream, peer
 

@@ -16,9 +16,10 @@ from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
-from rtpproxy.session.session import Stream
+from rtpproxy.session.session import Component, Leg, Role, Session, Stream
 from tests.waiting import wait_for
 
 Journal = list[tuple[str, int]]
@@ -34,6 +35,20 @@ NOTHING_COUNTED = PortCounters(
     ssrc_changed_at=0.0,
     sequence_set_at=0.0,
 )
+
+
+ANY_IPV4 = LocalAddress(0)
+"""All our addresses of IPv4, when there is nothing else."""
+
+
+def make_leg(role: Role, local: LocalAddress = ANY_IPV4) -> Leg:
+    """A leg without ports."""
+    return Leg(role, Stream(Component.RTP, local, Latch(), tos=TOS), Stream(Component.RTCP, local, Latch(), tos=TOS))
+
+
+def make_session(call_id: bytes = b"call", from_tag: bytes = b"f", created_at: float = 0.0) -> Session:
+    """A session without ports."""
+    return Session(call_id, from_tag, created_at, make_leg(Role.CALLEE), make_leg(Role.CALLER))
 
 
 class Sent(NamedTuple):

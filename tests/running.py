@@ -58,7 +58,8 @@ class RunningRelay:
         self.socket_path = directory / f"{name}.sock"
         self.log_path = directory / f"{name}.log"
         self.pid_path = directory / f"{name}.pid"
-        self._host = host
+        self.host = host
+        self._directory = directory
         self._environment = {**os.environ, **(environment or {})}
         self._arguments = [
             *prefix,
@@ -86,8 +87,9 @@ class RunningRelay:
         """Start, or start again, and wait until it says that it serves: in the log, or by its pid file."""
         with self.log_path.open("ab") as log:
             before = self.log_path.stat().st_size
-            popen = subprocess.Popen if self._host is None else self._host.popen
-            self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment)
+            popen = subprocess.Popen if self.host is None else self.host.popen
+            # A signal that kills it may leave a core where it runs.
+            self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment, cwd=self._directory)
         process = self._process
 
         def is_over() -> bool:

@@ -98,7 +98,7 @@ def test_defaults(config):
     assert config() == Config(port_max=64998)
     made = config()
     assert made.control == (ControlAddress(ControlKind.UNIX, path="/var/run/rtpproxy.sock"),)
-    assert (made.listen_host, made.port_min, made.port_max, made.is_sequential) == ("", 35000, 64998, False)
+    assert (made.port_min, made.port_max, made.is_sequential) == (35000, 64998, False)
     assert (made.idle_timeout_s, made.setup_timeout_s) == (60, 60)
     assert (made.is_foreground, made.is_root_allowed, made.log_level) == (False, False, "ERR")
     assert made.pid_file == "/var/run/rtpproxy.pid"
@@ -115,7 +115,6 @@ def test_every_option(config):
     )
     assert made == Config(
         control=(ControlAddress(ControlKind.UNIX, "/a"), ControlAddress(ControlKind.UDP, port=9000)),
-        listen_host="192.0.2.1",
         listen=(ListenAddress("192.0.2.1"), ListenAddress("::1", True, "x", "y")),
         is_asymmetric=True,
         latching=LatchingMode.STRICT,
@@ -125,7 +124,11 @@ def test_every_option(config):
         idle_timeout_s=30,
         setup_timeout_s=15,
         is_independent=True,
-        notify=(NotifyTarget("/n"), NotifyTarget(port=99), NotifyTarget(host="192.0.2.3", port=98)),
+        notify=(
+            NotifyTarget("/n", text="unix:/n"),
+            NotifyTarget(port=99, text="tcp:%%CC_SELF%%:99"),
+            NotifyTarget(host="192.0.2.3", port=98, text="tcp:192.0.2.3:98"),
+        ),
         tos=0,
         user="nobody",
         group="daemon",
@@ -175,6 +178,7 @@ def test_host_names_are_resolved(config):
     assert made.listen == (ListenAddress("127.0.0.1"),)
     (target,) = made.notify
     assert (target.host, target.port) in {("127.0.0.1", 99), ("::1", 99)}
+    assert target.text == "tcp:localhost:99"
 
 
 def test_numeric_addresses_need_no_resolving(config, monkeypatch):
@@ -301,8 +305,8 @@ def test_versions():
         (["-n", ""], "-n"),
         (["-n", "tcp:127.0.0.1"], "-n tcp:127.0.0.1"),
         (["-n", "tcp:127.0.0.1:x"], "-n tcp:127.0.0.1:x"),
-        (["-n", "/n"] * 65, "-n: more than 64 targets"),
-        (["-n", "tcp:%%CC_SELF%%:9"] * 3, "-n: more than 2 targets with %%CC_SELF%%"),
+        (["-n", "/n"] * 65, "option -n: 65 targets; at most 64 are allowed"),
+        (["-n", "tcp:%%CC_SELF%%:9"] * 3, "option -n: 3 targets with %%CC_SELF%%; at most 2"),
         (["-s", "stdio:"], "-s stdio:: stdio command mode requires -f switch"),
         (["-s", "stdioc:"], "-s stdioc:: stdio command mode requires -f switch"),
         (["--no_resolve", "-l", "localhost"], "-l localhost: not an IPv4 address, and --no_resolve forbids names"),

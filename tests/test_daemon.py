@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rtpproxy import daemon
-from rtpproxy.config import Config
+from rtpproxy.config import Config, ControlAddress, ControlKind, NotifyTarget
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import wait_for
 
@@ -41,6 +41,8 @@ def nothing_left(tmp_path):
     for pid in processes_of(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    for core in tmp_path.glob("core*"):
+        core.unlink()
 
 
 @pytest.fixture
@@ -157,6 +159,52 @@ def test_daemon_is_cut_off_from_where_it_was_started(run, tmp_path):
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert os.getsid(pid) not in (os.getsid(0), pid), "it could get a controlling terminal"
     end(pid, tmp_path)
+
+
+def test_daemon_stays_where_it_was_started_if_told(run, tmp_path):
+    with (tmp_path / "output").open("w") as output:
+        options = ("-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid", *BOUND, "-D", "--no_redirect")
+        subprocess.run([PROGRAM, *options], cwd=tmp_path, stdout=output, stderr=output, timeout=DEADLINE_S, check=True)
+    pid = daemon_of(tmp_path)
+    assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2)] == [str(tmp_path / "output")] * 2
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_daemon_of_another_user(run, tmp_path):
+    """The command returns once the daemon is that user; scheduling and limits are what they were asked to be."""
+    done = run("-u", "nobody", "-L", "5000", "--nice", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = daemon_of(tmp_path)
+    assert "Uid:\t65534\t65534\t65534\t65534\n" in Path(f"/proc/{pid}/status").read_text()
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"Max open files +5000 +5000 ", limits)
+    assert re.search(r"Max core file size +unlimited +unlimited ", limits)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 3
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_parent_says_why_the_daemon_cannot_become_a_user(run, tmp_path):
+    done = run("-u", "nobody", prefix=("setpriv", "--bounding-set=-setuid"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rtpproxy: -u nobody: cannot become that user: Operation not permitted\n"
+    assert not (tmp_path / "sock").exists()
+    assert not (tmp_path / "pid").exists()
+    wait_for(lambda: processes_of(tmp_path) == [], DEADLINE_S, "the daemon to end")
+
+
+def test_usage_is_refused_before_there_is_a_daemon(run, tmp_path):
+    done = run("-T", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rtpproxy: -T 0: argument is out of range: 1 to 2147483648 is allowed\n"
+
+
+def test_warnings_are_said_by_the_command_that_starts_the_daemon(run, tmp_path):
+    done = run("--overload_prot")
+    assert (done.returncode, done.stderr) == (0, "rtpproxy: warning: --overload_prot has no effect\n")
+    end(daemon_of(tmp_path), tmp_path)
 
 
 def test_paths_mean_the_directory_that_it_is_started_from(run, tmp_path):
@@ -379,6 +427,20 @@ def test_pid_file_that_is_gone_is_a_line_in_the_log(relay):
     relay.pid_path.unlink()
     assert relay.stop() == 0
     assert f"pid file {relay.pid_path}: No such file or directory" in relay.log
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = daemon.with_absolute_paths(
+        Config(
+            control=(ControlAddress(ControlKind.UNIX, "a"), ControlAddress(ControlKind.UDP, port=9)),
+            notify=(NotifyTarget("b"), NotifyTarget(port=9)),
+            pid_file="c",
+        )
+    )
+    assert [address.path for address in made.control] == [f"{tmp_path}/a", ""]
+    assert made.notify == (NotifyTarget(f"{tmp_path}/b"), NotifyTarget(port=9))
+    assert made.pid_file == f"{tmp_path}/c"
 
 
 # Log

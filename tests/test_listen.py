@@ -8,7 +8,12 @@ from rtpproxy.config import ListenAddress
 from rtpproxy.errors import ConfigError
 from rtpproxy.listen import Asked, Listening, read_listening
 
-NAMES = {("in.example", False): "10.0.0.1", ("in.example", True): "fd00::1", ("any.example", False): "0.0.0.0"}
+NAMES = {
+    ("in.example", False): "10.0.0.1",
+    ("in.example", True): "fd00::1",
+    ("any.example", False): "0.0.0.0",
+    ("link.example", True): "fe80::1%2",
+}
 A, B = ListenAddress("10.0.0.1"), ListenAddress("192.0.2.1")
 A6, B6 = ListenAddress("fd00::1", is_ipv6=True), ListenAddress("2001:db8::1", is_ipv6=True)
 
@@ -102,6 +107,10 @@ def test_advertised_name_has_no_effect_outside_bridge_mode():
         (("-l", "nobody"), "-l nobody: not an IPv4 address, and not found as a name: nobody knows it"),
         (("-6", "nobody"), "-6 nobody: not an IPv6 address, and not found as a name: nobody knows it"),
         (("-6", "fe80::1%eth0"), "-6 fe80::1%eth0: not an IPv6 address"),
+        (("-6", "link.example"), "-6 link.example: fe80::1%2 is valid on one link only"),
+        (("-6", "::ffff:10.0.0.1"), "-6 ::ffff:10.0.0.1: an IPv4 address; give it as 10.0.0.1 with -l"),
+        (("-l", "224.0.0.1"), "-l 224.0.0.1: a multicast address"),
+        (("-6", "ff02::1"), "-6 ff02::1: a multicast address"),
         (("-l", "10.0.0.1", "-l", "10.0.0.2"), "-l 10.0.0.2: address label is missing"),
         (("-l", "10.0.0.1", "-6", "fd00::1"), "-6 fd00::1: address label is missing"),
         (("-6", "fd00::1", "-l", "10.0.0.1"), "-l 10.0.0.1: address label is missing"),

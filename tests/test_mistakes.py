@@ -116,6 +116,19 @@ def test_leftover_argument(refused):
     assert "unexpected extra argument (22222)" in refused("-s", "udp:127.0.0.1", "22222", status=2)
 
 
+def test_mode_that_was_meant_to_be_decimal(refused):
+    line = refused("-u", "nobody:daemon", "-w", "511", *BOUND, status=2)
+    assert line == (
+        "rtpproxy: -w 511: modes are octal here; the C RTPproxy reads decimal 511, which is 0777: "
+        "write -w 0777 to mean the same, or -w 0511 for that mode"
+    )
+
+
+def test_recording(refused):
+    line = refused("-r", "/var/spool", status=2)
+    assert line == "rtpproxy: -r /var/spool: recording is not supported so far; leave the option out to start without"
+
+
 # Control sockets
 
 
@@ -227,9 +240,53 @@ def test_xdp_where_somebody_else_has_it(refused, start, tmp_path):
 
 @pytest.mark.root
 def test_root_with_a_control_socket_that_others_reach(refused, start):
-    line = refused("-s", "udp:127.0.0.1:9000", *BOUND)
-    assert line == ("rtpproxy: running as root with a UDP control socket is refused; say -F if only you can reach it")
+    for address in ("udp:127.0.0.1:9000", "udp6:::1:9000"):
+        line = refused("-s", address, *BOUND)
+        assert line == (
+            "rtpproxy: running as root with a UDP control socket is refused: name a user with -u, "
+            "or say -F if only you can reach it"
+        )
     start("-F", "-s", "udp:127.0.0.1:9000", *BOUND)
+
+
+@pytest.mark.root
+def test_other_user_may_have_a_control_socket_that_others_reach(start):
+    start("-u", "nobody", "-s", "udp:127.0.0.1:9000", *BOUND)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("address", ["tcp:127.0.0.1:9000", "tcp6:::1:9000"])
+def test_root_with_a_tcp_control_socket_is_warned(start, address):
+    warning = "rtpproxy: warning: running as root with a TCP control socket; name a user with -u"
+    assert start("-s", address, *BOUND).log.startswith(f"{warning}\n")
+    assert warning not in start("-u", "nobody", "-s", address.replace("9000", "9001"), *BOUND, name="b").log
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("user", "line"),
+    [
+        ("nosuchuser", "rtpproxy: -u: there is no user 'nosuchuser'"),
+        ("nobody:nosuchgroup", "rtpproxy: -u: there is no group 'nosuchgroup'"),
+    ],
+)
+def test_unknown_user(refused, tmp_path, user, line):
+    assert refused("-u", user, "-s", f"unix:{tmp_path}/sock", *BOUND) == line
+    assert not (tmp_path / "sock").exists()
+
+
+@pytest.mark.root
+def test_user_without_being_root(refused):
+    line = refused("-u", "daemon", *BOUND, prefix=AS_NOBODY, directory="/")
+    assert line == "rtpproxy: -u daemon: only root can become another user"
+
+
+@pytest.mark.root
+def test_user_that_cannot_be_become_once_everything_is_open(refused, tmp_path):
+    prefix = ("setpriv", "--bounding-set=-setuid")
+    line = refused("-u", "nobody", "-s", f"unix:{tmp_path}/sock", *BOUND, prefix=prefix)
+    assert line == "rtpproxy: -u nobody: cannot become that user: Operation not permitted"
+    assert not (tmp_path / "sock").exists()
 
 
 @pytest.mark.root
@@ -299,6 +356,20 @@ def test_modules_in_the_directory_that_it_is_started_from_are_not_used(start, tm
 
 
 # Limits
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("-L", "2000"), "rtpproxy: -L 2000: not permitted; at most 1000 files may be open"),
+        (("--nice", "-5"), "rtpproxy: --nice -5: Permission denied"),
+        (("-c", "fifo"), "rtpproxy: -c fifo: Operation not permitted"),
+    ],
+)
+def test_limits_that_only_root_may_have(refused, options, line):
+    prefix = ("prlimit", "--nofile=500:1000", "--rtprio=0:0", *AS_NOBODY)
+    assert refused(*options, *BOUND, prefix=prefix, directory="/") == line
 
 
 @pytest.mark.parametrize("limit", [16, 24, 28, 36])

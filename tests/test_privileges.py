@@ -27,6 +27,7 @@ except StartError as error:
     print(error)
 else:
     print(open("/proc/self/status").read())
+    print("Owner:", os.stat("/proc/self/stat").st_uid)
 """
 
 
@@ -38,7 +39,7 @@ def dropped(arguments, prefix=()):
 
 def status(text):
     """Of /proc/PID/status, what says who the process is and what it may."""
-    found = dict(re.findall(r"^(Uid|Gid|Groups|Cap\w+|NoNewPrivs):[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
+    found = dict(re.findall(r"^(Owner|Uid|Gid|Groups|Cap\w+|NoNewPrivs):[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
     return {name: int(value, 16) if name.startswith("Cap") else value.split() for name, value in found.items()}
 
 
@@ -53,7 +54,7 @@ def bits(*numbers):
         ("user='nobody'", NOBODY.pw_gid, bits(NET_ADMIN, NET_RAW, BPF)),
         ("user='nobody', group='daemon'", 1, bits(NET_ADMIN, NET_RAW, BPF)),
         ("user='nobody', port_min=1000", NOBODY.pw_gid, bits(NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF)),
-        ("user='nobody', port_min=1000, ports=PortsMode.STEERED", NOBODY.pw_gid, bits(NET_ADMIN, NET_RAW, BPF)),
+        ("user='nobody', ports=PortsMode.STEERED", NOBODY.pw_gid, bits(NET_ADMIN, NET_RAW, BPF)),
         ("user='nobody', ports=PortsMode.BOUND", NOBODY.pw_gid, 0),
         ("user='nobody', port_min=1000, ports=PortsMode.BOUND", NOBODY.pw_gid, bits(NET_BIND_SERVICE)),
     ],
@@ -66,6 +67,7 @@ def test_who_it_is_and_what_it_may_do(arguments, gid, kept):
     assert {name: found[name] for name in ("CapPrm", "CapEff")} == {"CapPrm": kept, "CapEff": kept}
     assert (found["CapInh"], found["CapBnd"], found["CapAmb"]) == (0, 0, 0)
     assert found["NoNewPrivs"] == ["1"]
+    assert found["Owner"] == [str(NOBODY.pw_uid)], "a crash would leave no core"
 
 
 @pytest.mark.root

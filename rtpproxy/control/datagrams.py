@@ -14,8 +14,6 @@ _LOG = logging.getLogger(__name__)
 MAX_COMMAND_BYTES = 8191
 """What one datagram may hold; more is cut off."""
 MAX_COOKIE_BYTES = 999
-TURNS = 16
-"""Datagrams handled before the event loop gets its turn: about a millisecond's work."""
 
 _COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")
 
@@ -52,19 +50,19 @@ class DatagramListener:
         self._socket.close()
 
     def _on_readable(self) -> None:
-        for _ in range(TURNS):
-            try:
-                datagram, sender = self._socket.recvfrom(MAX_COMMAND_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                _LOG.warning("cannot read a control datagram: %s", error.strerror)
-                return
-            reply = self._reply(datagram, sender)
-            try:
-                self._socket.sendto(reply, sender)
-            except OSError as error:
-                self._count_unsent(sender, error)
+        """One datagram, then the event loop's turn: media wait for one command, not for a burst of them."""
+        try:
+            datagram, sender = self._socket.recvfrom(MAX_COMMAND_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _LOG.warning("cannot read a control datagram: %s", error.strerror)
+            return
+        reply = self._reply(datagram, sender)
+        try:
+            self._socket.sendto(reply, sender)
+        except OSError as error:
+            self._count_unsent(sender, error)
 
     def _reply(self, datagram: bytes, sender: Sender) -> bytes:
         found = _COOKIE.match(datagram)

@@ -72,7 +72,10 @@ _Place = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, family: socket.AddressFamily) -> _Place:
     host = address.host or ("::" if address.kind.is_ipv6 else "0.0.0.0")
     try:
-        found = await loop.getaddrinfo(host, address.port, family=family, type=socket.SOCK_STREAM)
+        # In a thread, as the loop would do it itself, were it not that uvloop forgets the zone of an address.
+        found = await loop.run_in_executor(
+            None, lambda: socket.getaddrinfo(host, address.port, family=family, type=socket.SOCK_STREAM)
+        )
     except (socket.gaierror, UnicodeError, ValueError) as error:
         name = "IPv6" if address.kind.is_ipv6 else "IPv4"
         raise StartError(f"control socket {address}: the host cannot be resolved to an {name} address") from error
@@ -111,6 +114,8 @@ class SocketFile:
         try:
             if _identity(os.lstat(self._path)) == self._identity:
                 os.unlink(self._path)
+        except PermissionError:
+            _LOG.info("control socket %s stays: the directory is another user's", self._path)
         except OSError as error:
             _LOG.warning("cannot remove the control socket %s: %s", self._path, error.strerror)
 
@@ -128,8 +133,6 @@ def bind_unix(
     """
     if len(os.fsencode(address.path)) > MAX_PATH_BYTES:
         raise StartError(f"control socket {address}: the path is longer than {MAX_PATH_BYTES} bytes")
-    if "\0" in address.path:
-        raise StartError("control socket: a NUL in the path")
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)

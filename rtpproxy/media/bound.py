@@ -4,10 +4,11 @@ import logging
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
-from rtpproxy.media.sockets import bind_port, datagram_socket, family_of
+from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, family_of
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Stream
 
@@ -22,6 +23,14 @@ MAX_DATAGRAM_BYTES = 65535
 _RECEIVE_BUFFER_BYTES = 256 << 10
 
 
+@dataclass(slots=True, eq=False)
+class _Port:
+    opened: socket.socket
+    is_ipv6: bool
+    tos: int
+    """What the socket was told to send with; means nothing on IPv6 (protocol.md 6.3)."""
+
+
 class BoundMedia:
     """Media ports owned by UDP sockets."""
 
@@ -30,10 +39,8 @@ class BoundMedia:
         self._tos = tos
         self._on_datagram = on_datagram
         self._clock = clock
-        self._sockets: dict[int, tuple[socket.socket, bool]] = {}
-        """By key of the port; with whether it is of IPv6."""
-        self._tos_of: dict[int, int] = {}
-        """By key of the port, where another was asked for."""
+        self._ports: dict[int, _Port] = {}
+        """By key."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._loop: AbstractEventLoop | None = None
@@ -46,13 +53,12 @@ class BoundMedia:
 
     def close_all(self) -> None:
         """Close every socket."""
-        for key in list(self._sockets):
+        for key in list(self._ports):
             self._close_port(key)
 
     def add_local(self, address: LocalAddress) -> None:
         """Check that an address is one of this host's. Raises OSError when it is not."""
-        with datagram_socket(family_of(address)) as probe:
-            probe.bind((address.host, 0))
+        check_ours(address)
 
     def open(self, address: LocalAddress, rtp_port: int) -> None:
         """Take a port pair. Raises PortBusyError when another program has one of the two."""
@@ -71,16 +77,15 @@ class BoundMedia:
     def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
         """Send a datagram from a stream's port. `from_host` has no say: the socket's own address is used.
 
-        False when the kernel did not take it; that is counted and logged.
+        False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
+        port = self._ports[stream.local.slot << 16 | stream.local_port]
+        if (":" in to[0]) != port.is_ipv6:
+            return False
         try:
-            opened, is_ipv6 = self._sockets[stream.key]
-            if (":" in to[0]) != is_ipv6:
-                return False
-            if stream.tos != self._tos and not is_ipv6 and self._tos_of.get(stream.key) != stream.tos:
-                opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, stream.tos)
-                self._tos_of[stream.key] = stream.tos
-            opened.sendto(data, to)
+            if port.tos != stream.tos:
+                self._set_tos(port, stream.tos)
+            port.opened.sendto(data, to)
         except OSError as error:
             self.send_failures += 1
             if self.send_failures & (self.send_failures - 1) == 0:
@@ -95,20 +100,24 @@ class BoundMedia:
         opened = datagram_socket(family_of(address))
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            if not address.is_ipv6:
-                opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
             bind_port(opened, address, port)
+            added = _Port(opened, address.is_ipv6, 0)
+            self._set_tos(added, self._tos)
         except (PortBusyError, OSError):
             opened.close()
             raise
         key = address.key(port)
-        self._sockets[key] = opened, address.is_ipv6
+        self._ports[key] = added
         assert self._loop is not None
         self._loop.add_reader(opened, self._on_readable, key, opened, address.host)
 
+    def _set_tos(self, port: _Port, tos: int) -> None:
+        if not port.is_ipv6:
+            port.opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        port.tos = tos
+
     def _close_port(self, key: int) -> None:
-        closed, _ = self._sockets.pop(key)
-        self._tos_of.pop(key, None)
+        closed = self._ports.pop(key).opened
         assert self._loop is not None
         self._loop.remove_reader(closed)
         closed.close()
@@ -124,6 +133,8 @@ class BoundMedia:
                 # An ICMP error of an earlier send; the next datagram may be fine.
                 log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
                 continue
-            self._on_datagram(key, bytes(self._view[:size]), source[:2], host, now)
+            if len(source) > 2:
+                source = endpoint_of(source)
+            self._on_datagram(key, bytes(self._view[:size]), source, host, now)
             if opened.fileno() < 0:
                 return

@@ -13,12 +13,11 @@ import socket
 from pathlib import Path
 
 from rtpproxy.errors import StartError
-from rtpproxy.media.sockets import datagram_socket, family_of
+from rtpproxy.media.sockets import check_ours
 from rtpproxy.session.local import LocalAddress
 
 log = logging.getLogger(__name__)
 
-_IP_BIND_ADDRESS_NO_PORT = 24
 _CLAIM = "rtpproxy/media/"
 _CLAIMS = re.compile(
     rf" @{_CLAIM}([0-9a-f.:]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE
@@ -36,12 +35,10 @@ Ranges = list[tuple[int, int]]
 
 def check_local(address: LocalAddress) -> None:
     """Raise StartError when a listen address is not one of this host's."""
-    with datagram_socket(family_of(address)) as probe:
-        probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        try:
-            probe.bind((address.host, 0))
-        except OSError as error:
-            raise StartError(f"listen address {address.host or '*'} cannot be used: {error.strerror}") from error
+    try:
+        check_ours(address)
+    except OSError as error:
+        raise StartError(f"listen address {_written(address)} cannot be used: {error.strerror}") from error
 
 
 class Claims:

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from typing import Any
 
 from rtpproxy.errors import PortBusyError
 from rtpproxy.session.local import LocalAddress
@@ -9,6 +10,7 @@ from rtpproxy.session.local import LocalAddress
 _DISCARD = 9
 """A port to connect to; nothing is ever sent there."""
 _BUSY = (errno.EADDRINUSE, errno.EACCES)
+_IP_BIND_ADDRESS_NO_PORT = 24
 
 
 def family_of(address: LocalAddress) -> socket.AddressFamily:
@@ -23,6 +25,21 @@ def datagram_socket(family: socket.AddressFamily) -> socket.socket:
     if family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return opened
+
+
+def check_ours(address: LocalAddress) -> None:
+    """Raise OSError where no socket of this host can have the address. No port is taken."""
+    with datagram_socket(family_of(address)) as probe:
+        probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        probe.bind((address.host, 0))
+
+
+def endpoint_of(reported: Any) -> tuple[str, int]:
+    """Host and port of a socket address; a link-local host with the zone that it needs (`fe80::1%2`, RFC 4007)."""
+    if len(reported) == 2 or not reported[3]:
+        host, port = reported[:2]
+        return host, port
+    return f"{reported[0]}%{reported[3]}", reported[1]
 
 
 def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
@@ -60,5 +77,4 @@ def route_source(to_host: str) -> str | None:
             probe.connect((to_host, 0 if is_raw_ipv6 else _DISCARD))
         except OSError:
             return None
-        source: str = probe.getsockname()[0]
-        return source
+        return endpoint_of(probe.getsockname())[0]

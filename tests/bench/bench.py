@@ -2,13 +2,14 @@
 
 Bare redirect (the limit), the kernel tier and the userspace tier run in turn, on the same kind of veth topology, with
 the same generator and sink; each round gives one ratio, and the medians are printed. Then call set-ups over both kinds
-of control socket, the idle check, and memory.
+of control socket, media while they go on, the idle check, and memory.
 """
 
 import os
 import resource
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import click
 
-from tests.bench.control import measure_control, measure_idle_check, measure_memory
-from tests.bench.traffic import BareRedirect, Generator, Sink, StreamSpec
+from tests.bench.control import measure_control, on_client_cpu, udp_calls, udp_socket
+from tests.bench.resources import measure_idle_check, measure_memory
+from tests.bench.traffic import BareRedirect, Generator, Sent, Sink, StreamSpec
 from tests.netns import Topology
 from tests.running import RunningRelay
 from tests.waiting import wait_for
@@ -29,6 +31,7 @@ GENERATOR_CPU = 0
 LEARN_INTERVAL_NS = 50_000
 PACED_INTERVAL_NS = 10_000
 PACED_RATE = 100_000
+CONTROL_PORT = 22990
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ def relayed(calls: int, *options: str) -> Iterator[tuple[Generator, Sink, Runnin
 def run_once(generator: Generator, sink: Sink, seconds: float, interval_ns: int) -> Measured:
     """Send, wait until what is under way has arrived, and compare."""
     sink.reset()
-    sent = generator.run(seconds, interval_ns)
+    return measure(generator.run(seconds, interval_ns), sink)
+
+
+def measure(sent: Sent, sink: Sink) -> Measured:
+    """Wait until what is under way has arrived, and compare."""
     arrived = settle(lambda: sink.counts().packets, sent.packets)
     counts = sink.counts()
     assert counts.bad_ip_checksum + counts.bad_udp_checksum + counts.wrong_length == 0, counts
@@ -160,19 +167,56 @@ def bench_forwarding(sizes: list[int], rounds: int, seconds: float) -> None:
                 show(f"userspace tier, at {rate:,}/s", calls, run_once(generator, sink, 2.0, int(1e9 / rate)), None)
 
 
+def bench_media_under_commands(calls: int, seconds: float) -> None:
+    """Media with and without eight commands in flight all the time."""
+    click.echo(
+        "\n| media, 8 commands in flight | calls | packets/s | lost | p50 us | p99 us | set-ups/s |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    for name, rate, options in (
+        ("kernel tier", PACED_RATE, ()),
+        ("userspace tier", 20_000, ("--offload", "off")),
+    ):
+        for is_loaded in (False, True):
+            with relayed(calls, "-F", "-s", f"udp:127.0.0.1:{CONTROL_PORT}", *options) as (generator, sink, relay):
+                measured, set_ups = run_under_commands(generator, sink, relay, seconds, int(1e9 / rate), is_loaded)
+            click.echo(
+                f"| {name}, {'loaded' if is_loaded else 'not loaded'} | {calls:,} | {measured.rate:,.0f} "
+                f"| {measured.loss:.4%} | {measured.p50_us:.1f} | {measured.p99_us:.1f} | {set_ups:,.0f} |"
+            )
+
+
+def run_under_commands(
+    generator: Generator, sink: Sink, relay: RunningRelay, seconds: float, interval_ns: int, is_loaded: bool
+) -> tuple[Measured, float]:
+    """As `run_once`, while a client sets calls up and deletes them; and how many a second."""
+    sink.reset()
+    set_ups = 0.0
+    generator.start(seconds, interval_ns)
+    if is_loaded:
+        assert relay.host is not None
+        client = udp_socket(("127.0.0.1", CONTROL_PORT), relay.host.socket)
+        end = time.monotonic() + seconds
+        with on_client_cpu():
+            set_ups = udp_calls(client, 8, 1 << 30, lambda: time.monotonic() > end).rate
+    return measure(generator.finish(), sink), set_ups
+
+
 @click.command()
 @click.option("--rounds", default=15, show_default=True, help="Pairs of runs for a ratio.")
 @click.option("--seconds", default=0.3, show_default=True, help="Length of a run.")
 @click.option("--calls", "sizes", multiple=True, type=int, default=(500, 7500), show_default=True)
 @click.option("--only", type=click.Choice(["forwarding", "control", "idle"]), help="Leave the other parts out.")
-def main(rounds: int, seconds: float, sizes: tuple[int, ...], only: str | None) -> None:
+@click.option("--peer", default="", metavar="COMMAND", help="Another RTPproxy, for call set-ups beside ours.")
+def main(rounds: int, seconds: float, sizes: tuple[int, ...], only: str | None, peer: str) -> None:
     """Measure and print."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if only in (None, "forwarding"):
         bench_forwarding(list(sizes), rounds, seconds)
     if only in (None, "control"):
-        measure_control()
+        measure_control(peer)
+        bench_media_under_commands(sizes[0], 5.0)
     if only in (None, "idle"):
         measure_idle_check()
         measure_memory()

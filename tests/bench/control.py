@@ -1,111 +1,121 @@
-"""Call set-ups a second over the control sockets, the time of an idle check, and memory."""
+"""Call set-ups a second over the control sockets, beside another program, and media while they go on."""
 
 import contextlib
 import os
-import random
-import re
+import shlex
+import signal
 import socket
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from rtpproxy.config import Config
-from rtpproxy.control.messages import Lookup, MediaDescription, Update
-from rtpproxy.kernel import Programs
-from rtpproxy.offload.forwarder import Forwarder
-from rtpproxy.service import Service
-from rtpproxy.session.ports import PortAllocator
-from tests.running import RunningRelay
+from tests.running import PROGRAM
+from tests.waiting import wait_for
 
 CALLS = 3000
-HELD_CALLS = 15_000
+"""Set up in one run."""
+HELD_CALLS = 1000
+ROUNDS = 5
 RELAY_CPU, CLIENT_CPU = 1, 0
 REPLY_DEADLINE_S = 10.0
+START_DEADLINE_S = 20.0
+PORT = 22990
+Address = tuple[str, int]
 
 
-def measure_control() -> None:
-    """Print the table of call set-ups, and the delay of single commands."""
-    click.echo("\n| control socket | in flight | set-ups (U, L, D)/s | p50 us | p99 us |\n|---|---|---|---|---|")
-    with _relay("-s", "udp:127.0.0.1:22990") as relay:
-        for in_flight in (1, 8, 64):
-            delays, elapsed_s = _udp_calls(("127.0.0.1", 22990), in_flight)
-            _show("udp", in_flight, delays, elapsed_s)
-        delays, elapsed_s = _unix_calls(relay)
-        _show("unix", 1, delays, elapsed_s)
+@dataclass(frozen=True)
+class Run:
+    """Calls a second, and what single commands took."""
+
+    rate: float
+    p50_us: float
+    p99_us: float
 
 
-def measure_memory() -> None:
-    """Print what the process holds when idle, on the default range and on the widest, and for each call."""
-    with _relay() as relay:
-        default = _resident_kb(relay)
-    with _relay("-m", "2048", "-M", "65000") as relay:
-        idle = _resident_kb(relay)
-        for number in range(HELD_CALLS):
-            relay.port(f"U call{number}@host.example 192.0.2.7 {2 * number % 60000} from{number}")
-            relay.port(f"L call{number}@host.example 192.0.2.8 {2 * number % 60000} from{number} to{number}")
-        held = _resident_kb(relay)
-        descriptors = len(os.listdir(f"/proc/{relay.process.pid}/fd"))
-    click.echo(
-        f"\nmemory: {default / 1024:.1f} MB idle on 30,000 ports, {idle / 1024:.1f} MB on 63,000; "
-        f"{HELD_CALLS:,} calls held: {held / 1024:.1f} MB, "
-        f"{(held - idle) / HELD_CALLS:.2f} KB a call, {descriptors} descriptors"
-    )
+class Server:
+    """A program with the command line of an RTPproxy, on a core of its own, that holds calls."""
 
+    def __init__(self, name: str, command: str, port: int) -> None:
+        self.name = name
+        self.udp = "127.0.0.1", port
+        self._command = command
+        self._stack = contextlib.ExitStack()
 
-def measure_idle_check() -> None:
-    """Print how long it takes to find the idle ones among 60,000 streams that the kernel's counters belong to."""
-    config = Config(port_min=2048, port_max=65000)
-    programs = Programs(config)
-    try:
-        service = Service(
-            config, _NoMedia(), _CountersOnly(programs), PortAllocator(2048, 65000, True, random.Random())
+    def __enter__(self) -> "Server":
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.unix = str(directory / "sock")
+        low = 10000 + (self.udp[1] - PORT) * 25000
+        options = f"-f -F -l 127.0.0.1 -m {low} -M {low + 24999} -s udp:127.0.0.1:{self.udp[1]} -s unix:{self.unix}"
+        log = self._stack.enter_context((directory / "log").open("wb"))
+        process = subprocess.Popen(
+            [*shlex.split(self._command), *options.split(), "-p", str(directory / "pid")], stdout=log, stderr=log
         )
-        for number in range(HELD_CALLS):
-            call_id = b"call%d" % number
-            service.update(Update(call_id, b"f", None, MediaDescription()), 0.0)
-            service.lookup(Lookup(call_id, b"f", b"t", MediaDescription()), 0.0)
-        times = []
-        for _ in range(50):
-            start = time.perf_counter()
-            service.tick(1.0)
-            times.append(time.perf_counter() - start)
-    finally:
-        programs.close()
-    median, worst = statistics.median(times) * 1e3, max(times) * 1e3
-    click.echo(f"\nidle check of {4 * HELD_CALLS:,} streams: {median:.2f} ms (worst of {len(times)}: {worst:.2f} ms)")
+        self._stack.callback(_end, process)
+        wait_for(lambda: process.poll() is not None or self._is_up(), START_DEADLINE_S, f"{self._command} to start")
+        assert process.poll() is None, (directory / "log").read_text()
+        os.sched_setaffinity(process.pid, {RELAY_CPU})
+        hold_calls(udp_socket(self.udp), HELD_CALLS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _is_up(self) -> bool:
+        with contextlib.suppress(OSError):
+            return ask_unix(self.unix, b"V\n") == b"20040107\n"
+        return False
 
 
-class _NoMedia:
-    def open(self, rtp_port: int) -> None: ...
-    def close(self, rtp_port: int) -> None: ...
-    def send(self, *_: object) -> bool:
-        return True
+def _end(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(REPLY_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-class _CountersOnly(Forwarder):
-    """The kernel's counters, with nothing to install."""
+def measure_control(peer: str) -> None:
+    """Print the table of call set-ups; `peer` is the command of another program, empty for none."""
+    click.echo(
+        f"\n{HELD_CALLS:,} calls held; medians of {ROUNDS} rounds, in turn\n"
+        "| program | control socket | in flight | set-ups (U, L, D)/s | of peer | p50 us | p99 us |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    os.sched_setaffinity(0, {CLIENT_CPU})
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(Server("rtpproxy", f"{PROGRAM} -d ERR", PORT))]
+        if peer:
+            servers.append(stack.enter_context(Server("peer", peer, PORT + 1)))
+        for in_flight in (1, 8, 64):
+            _compare(servers, "udp", in_flight, lambda server, n=in_flight: udp_calls(udp_socket(server.udp), n, CALLS))
+        _compare(servers, "unix", 1, lambda server: unix_calls(server.unix, CALLS))
 
-    def __init__(self, programs: Programs) -> None:
-        super().__init__(programs.tables, None)
 
-    def apply(self, *_: object) -> None: ...
+def _compare(servers: list[Server], transport: str, in_flight: int, measure: Callable[[Server], Run]) -> None:
+    rounds = [[measure(server) for server in servers] for _ in range(ROUNDS)]
+    ratio = statistics.median(runs[0].rate / runs[-1].rate for runs in rounds)
+    for number, server in enumerate(servers):
+        runs = [of_round[number] for of_round in rounds]
+        rate, p50_us, p99_us = (statistics.median(getattr(run, name) for run in runs) for name in Run.__annotations__)
+        share = f"{ratio:.2f}" if len(servers) > 1 and number == 0 else "-"
+        click.echo(
+            f"| {server.name} | {transport} | {in_flight} | {rate:,.0f} | {share} | {p50_us:.0f} | {p99_us:.0f} |"
+        )
 
 
-@contextlib.contextmanager
-def _relay(*options: str) -> Iterator[RunningRelay]:
-    directory = tempfile.TemporaryDirectory()
-    with directory, RunningRelay(Path(directory.name), "-F", "-d", "ERR", "-l", "127.0.0.1", *options) as relay:
-        os.sched_setaffinity(relay.process.pid, {RELAY_CPU})
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {CLIENT_CPU})
-        try:
-            yield relay
-        finally:
-            os.sched_setaffinity(0, before)
+def udp_socket(address: Address, make: Callable[[], socket.socket] | None = None) -> socket.socket:
+    """A client's socket; `make` makes it elsewhere than here."""
+    client = make() if make else socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.connect(address)
+    client.settimeout(REPLY_DEADLINE_S)
+    return client
 
 
 def _commands(number: int) -> tuple[bytes, bytes, bytes]:
@@ -117,11 +127,17 @@ def _commands(number: int) -> tuple[bytes, bytes, bytes]:
     )
 
 
-def _udp_calls(address: tuple[str, int], in_flight: int) -> tuple[list[float], float]:
-    """Calls, each U then L then D, so many at once; delay of each command, and the time of all, in seconds."""
-    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    client.connect(address)
-    client.settimeout(REPLY_DEADLINE_S)
+def hold_calls(client: socket.socket, calls: int) -> None:
+    """Set calls up, and leave them."""
+    with client:
+        for number in range(calls):
+            for step, command in enumerate(_commands(-1 - number)[:2]):
+                client.send(b"h%d_%d " % (number, step) + command)
+                assert b" E" not in client.recv(2048)
+
+
+def udp_calls(client: socket.socket, in_flight: int, calls: int, until: Callable[[], bool] = lambda: False) -> Run:
+    """Calls, each U then L then D, so many at once, up to `calls` or until told."""
     prefix = b"%d_%d_" % (time.monotonic_ns(), in_flight)
     sent: dict[bytes, tuple[float, int, int]] = {}
     delays: list[float] = []
@@ -134,7 +150,7 @@ def _udp_calls(address: tuple[str, int], in_flight: int) -> tuple[list[float], f
 
     start = time.perf_counter()
     with client:
-        while next_call < min(in_flight, CALLS):
+        while next_call < min(in_flight, calls):
             send(next_call, 0)
             next_call += 1
         while sent:
@@ -144,31 +160,47 @@ def _udp_calls(address: tuple[str, int], in_flight: int) -> tuple[list[float], f
             assert not reply.startswith(b"E"), reply
             if step < 2:
                 send(call, step + 1)
-            elif next_call < CALLS:
+            elif next_call < calls and not until():
                 send(next_call, 0)
                 next_call += 1
-    return delays, time.perf_counter() - start
+    return _run(delays, time.perf_counter() - start)
 
 
-def _unix_calls(relay: RunningRelay) -> tuple[list[float], float]:
+def ask_unix(path: str, command: bytes) -> bytes:
+    """One command, one connection."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(REPLY_DEADLINE_S)
+        client.connect(path)
+        client.send(command)
+        reply = b""
+        while part := client.recv(4096):
+            reply += part
+    return reply
+
+
+def unix_calls(path: str, calls: int) -> Run:
+    """Calls, each U then L then D, one connection a command."""
     delays = []
     start = time.perf_counter()
-    for number in range(CALLS):
+    for number in range(calls):
         for command in _commands(number):
             at = time.perf_counter()
-            assert not relay.ask(command.decode()).startswith("E")
+            assert not ask_unix(path, command).startswith(b"E")
             delays.append(time.perf_counter() - at)
-    return delays, time.perf_counter() - start
+    return _run(delays, time.perf_counter() - start)
 
 
-def _show(transport: str, in_flight: int, delays: list[float], elapsed_s: float) -> None:
+def _run(delays: list[float], elapsed_s: float) -> Run:
     cuts = statistics.quantiles(delays, n=100)
-    p50_us, p99_us = cuts[49] * 1e6, cuts[98] * 1e6
-    click.echo(f"| {transport} | {in_flight} | {len(delays) / 3 / elapsed_s:,.0f} | {p50_us:.0f} | {p99_us:.0f} |")
+    return Run(len(delays) / 3 / elapsed_s, cuts[49] * 1e6, cuts[98] * 1e6)
 
 
-def _resident_kb(relay: RunningRelay) -> int:
-    status = Path(f"/proc/{relay.process.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found
-    return int(found[1])
+@contextlib.contextmanager
+def on_client_cpu() -> Iterator[None]:
+    """This process on the core that clients share."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {CLIENT_CPU})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

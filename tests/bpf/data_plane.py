@@ -10,6 +10,7 @@ from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.tables import Tables
 from tests.bpf.frames import CALLEE, CALLER, HOP, RELAY_IN, RELAY_OUT
 from tests.bpf.prog_run import run
+from tests.conftest import TOS
 
 _ports = itertools.count(20000)
 _hops = itertools.count(1)
@@ -67,6 +68,7 @@ class DataPlane:
             "from_host": RELAY_OUT,
             "from_port": 31000,
             "to": CALLEE,
+            "tos": TOS,
         }
         entry = ForwardingEntry(**{**fields, **changes})
         self.tables.install(entry, entry.from_host, number)

@@ -1,13 +1,14 @@
 """Calls that phones signal through Kamailio, and what tests wait for."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.clients.conftest import Setting
 from tests.clients.sipp import MEDIA_PORT, Caller, Media, UserAgent
-from tests.netns import Phone
-from tests.netns_call.call import Call, Party, PhonePort
-from tests.running import RunningRelay
+from tests.netns import Host, Phone
+from tests.netns_call.call import Arrival, Call, Party, PhonePort
+from tests.running import PhoneSocket, RunningRelay
 from tests.waiting import wait_for
 
 CALLER_PORT = 4000
@@ -17,14 +18,27 @@ DEADLINE_S = 10.0
 class SignalledCall(Call):
     """A call whose ports Kamailio asked for: the phones send where SIP told them to."""
 
-    def __init__(self, setting: Setting, directory: Path, call_id: str, start: Callable) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        directory: Path,
+        call_id: str,
+        start: Callable,
+        *,
+        relay: RunningRelay | None = None,
+        callee_ip: str = "",
+    ) -> None:
+        """`start` is the fixture; `relay` is the one that should be asked, by default the only one.
+
+        `callee_ip` is the callee's IPv4 address unless said otherwise.
+        """
         topology = setting.topology
-        self.relay = setting.relay
+        self.relay = relay or setting.relay
         self.name = call_id
-        self.caller = party(topology.caller, CALLER_PORT)
-        self.callee = party(topology.callee, MEDIA_PORT)
-        self.answering = start(setting, UserAgent(topology.callee, directory, "callee"))
+        self.answering = start(setting, UserAgent(topology.callee, directory, "callee", ip=callee_ip))
         self.calling = start(setting, Caller(topology.caller, directory, setting.proxy, call_id))
+        self.caller = party(topology.caller, CALLER_PORT)
+        self.callee = party(topology.callee, MEDIA_PORT, callee_ip)
 
     def offer(self, media: Media) -> tuple[Media, Media]:
         """Call, or offer something else within the call; what the callee and the caller are told."""
@@ -35,12 +49,30 @@ class SignalledCall(Call):
         return to_callee, to_caller
 
     def hang_up(self) -> None:
+        """End the call; the relay must have no session then."""
         self.calling.hang_up()
         self.answering.wait()
+        wait_for_sessions(self.relay, 0)
 
 
-def party(phone: Phone, port: int) -> Party:
-    return Party(PhonePort(phone, phone.ip, port), PhonePort(phone, phone.ip, port + 1))
+class PhonePort6(PhoneSocket):
+    """One port of a phone, over IPv6."""
+
+    def __init__(self, host: Host, ip: str, port: int) -> None:
+        self._socket = host.socket(socket.AF_INET6)
+        self._socket.bind((ip, port))
+        self._socket.setblocking(False)
+        self.address = ip, port
+
+    def take(self) -> list[Arrival]:
+        return [(data, source[:2]) for data, source in super().take()]
+
+
+def party(phone: Phone, port: int, ip: str = "") -> Party:
+    """A phone's two ports; the IPv4 address is the phone's unless said otherwise."""
+    ip = ip or phone.ip
+    kind = PhonePort6 if ":" in ip else PhonePort
+    return Party(kind(phone, ip, port), kind(phone, ip, port + 1))
 
 
 def wait_for_sessions(relay: RunningRelay, count: int) -> None:

@@ -1,4 +1,4 @@
-"""A relay, Kamailio and two phones; what they said is shown with a test that fails."""
+"""For test_kamailio*.py: a relay, Kamailio and two phones. What they said is shown with a test that fails."""
 
 import functools
 import shutil
@@ -18,9 +18,13 @@ CONTROL_PORT = 22222
 _EVIDENCE_BYTES = 6000
 
 
+def _is_with_kamailio(item: pytest.Item) -> bool:
+    return item.path.parent == Path(__file__).parent and item.path.name.startswith("test_kamailio")
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if _is_with_kamailio(item):
             item.add_marker(pytest.mark.root)
             item.add_marker(pytest.mark.kernel)
 
@@ -34,7 +38,7 @@ def _missing_programs() -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip before any fixture is set up."""
-    if _missing_programs():
+    if _is_with_kamailio(item) and _missing_programs():
         pytest.skip(_missing_programs())
 
 
@@ -113,24 +117,23 @@ def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
 
 @pytest.fixture
 def setting(shared_setting) -> Iterator[Setting]:
-    """The shared one, which a test finds and leaves without sessions, and without complaints about the relay."""
+    """The shared one, without sessions. Kamailio must have nothing to complain of."""
     shared_setting.witnesses.clear()
+    complaints = len(shared_setting.kamailio.complaints)
     yield shared_setting
-    active = shared_setting.relay.totals()["active sessions"]
     shared_setting.relay.ask("X")
-    assert active == 0
-    assert shared_setting.kamailio.complaints == []
+    assert shared_setting.kamailio.complaints[complaints:] == []
 
 
 @pytest.fixture
 def start() -> Iterator[Callable]:
-    """Enters user agents, which end with the test, and are asked for evidence when it fails."""
+    """Starts user agents, which end with the test, and are asked for evidence when it fails."""
     agents = []
 
     def start(setting, agent):
         agents.append(agent)
         setting.witnesses.append(agent)
-        return agent
+        return agent.__enter__()
 
     yield start
     for agent in reversed(agents):

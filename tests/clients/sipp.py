@@ -22,9 +22,7 @@ DEADLINE_S = 20.0
 _TWIN_PORT = 6060
 _TWIN_END = b"\x1b"
 _EVIDENCE_BYTES = 6000
-_MESSAGE = re.compile(
-    r"^-{40,} .*\n(\S+) message (sent|received) [(\[]\d+[)\]] ?bytes ?:\n\n|^-{40,} .*\n", re.MULTILINE
-)
+_MESSAGE = re.compile(r"^-{40,} .*\n(?:UDP message (sent|received) .*:\n\n)?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -82,31 +80,40 @@ class UserAgent:
         `status` is that of the scenario "refusing", as in a status line.
         """
         self.phone = phone
-        self.ip = ip or phone.ip
+        self._directory = directory
+        self._process: subprocess.Popen | None = None
         stem = f"{phone.name}-{scenario}"
         self._paths = {name: directory / f"{stem}.{name}" for name in ("messages", "errors", "screen")}
-        filled = directory / f"{stem}.xml"
+        self._filled = directory / f"{stem}.xml"
         text = (_SCENARIOS / f"{scenario}.xml").read_text()
-        filled.write_text(text.replace("[rtp_port]", str(MEDIA_PORT)).replace("[status]", status))
-        arguments = [
-            *("sipp", *([proxy] if proxy else []), "-sf", filled, "-m", calls),
-            *("-i", self.ip, "-p", SIP_PORT, "-mi", self.ip, "-nostdin"),
+        self._text_filled = text.replace("[rtp_port]", str(MEDIA_PORT)).replace("[status]", status)
+        ip = ip or phone.ip
+        self._arguments = [
+            *("sipp", *([proxy] if proxy else []), "-sf", self._filled, "-m", calls),
+            *("-i", ip, "-p", SIP_PORT, "-mi", ip, "-nostdin"),
             *("-trace_msg", "-message_file", self._paths["messages"]),
             *("-trace_err", "-error_file", self._paths["errors"]),
             *options,
         ]
-        with self._paths["screen"].open("wb") as screen:
-            self.process: subprocess.Popen = phone.popen(arguments, stdout=screen, stderr=screen, cwd=directory)
-        wait_for(lambda: self.has_ended or is_bound(self.process, SIP_PORT), DEADLINE_S, "SIPp to listen")
-        assert not self.has_ended, self.evidence()
 
     def __enter__(self) -> "UserAgent":
+        """Start, and wait until it listens."""
+        self._filled.write_text(self._text_filled)
+        with self._paths["screen"].open("wb") as screen:
+            self._process = self.phone.popen(self._arguments, stdout=screen, stderr=screen, cwd=self._directory)
+        wait_for(lambda: self.has_ended or is_bound(self.process, SIP_PORT), DEADLINE_S, "SIPp to listen")
+        assert not self.has_ended, self.evidence()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.has_ended:
-            self.process.kill()
-        self.process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def process(self) -> subprocess.Popen:
+        assert self._process is not None
+        return self._process
 
     @property
     def has_ended(self) -> bool:
@@ -116,7 +123,7 @@ class UserAgent:
     def received(self) -> list[str]:
         """The SIP messages that arrived, oldest first, retransmissions included."""
         messages = _MESSAGE.split(self._text("messages"))
-        ways, bodies = messages[2::3], messages[3::3]
+        ways, bodies = messages[1::2], messages[2::2]
         return [body for way, body in zip(ways, bodies, strict=True) if way == "received"]
 
     @property
@@ -156,7 +163,11 @@ class Caller(UserAgent):
         self._head = f"Call-ID: {call_id}\r\n"
         self._twin = phone.socket(kind=socket.SOCK_STREAM)
         self._twin.settimeout(DEADLINE_S)
+
+    def __enter__(self) -> "Caller":
+        super().__enter__()
         wait_for(self._connect, DEADLINE_S, "SIPp to take commands")
+        return self
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.clients.calls import CALLER_PORT, SignalledCall, party, wait_for_sessions
+from tests.clients.calls import CALLER_PORT, DEADLINE_S, SignalledCall, party, wait_for_sessions
 from tests.clients.sipp import SIP_PORT, Media, UserAgent
 from tests.netns_call.call import KERNEL, Call, PhonePort, paused
 from tests.running import rtp
 
 CALLS = 200
-DEADLINE_S = 10.0
 
 
 @pytest.fixture
@@ -41,7 +40,6 @@ def test_media_of_a_call_goes_through_the_kernel_until_it_is_hung_up(setting, ca
     cross_in_the_kernel(call, range(2, 20))
 
     call.hang_up()
-    wait_for_sessions(setting.relay, 0)
     for port in (to_callee.address, to_caller.address):
         call.caller.rtp.expect_refusal(rtp(20), port)
 
@@ -126,10 +124,9 @@ def test_every_command_of_200_calls_is_answered_once(setting, start, tmp_path, c
     """20 calls a second, of a second each."""
     already = len(setting.tap.exchanges()) if setting.tap else 0
     answering = start(setting, UserAgent(setting.topology.callee, tmp_path, "callee", calls=CALLS))
-    rate = ("-r", "20", "-d", "1000")
-    calling = start(
-        UserAgent(setting.topology.caller, tmp_path, "short_calls", *rate, proxy=setting.proxy, calls=CALLS)
-    )
+    options = ("-r", "20", "-d", "1000")
+    calling = UserAgent(setting.topology.caller, tmp_path, "short_calls", *options, proxy=setting.proxy, calls=CALLS)
+    start(setting, calling)
     calling.wait(CALLS / 20 + DEADLINE_S)
     answering.wait()
     wait_for_sessions(setting.relay, 0)

@@ -14,21 +14,6 @@ from tests.clients.opensips import CallFailedError, Media, Node, Stream, Udp
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import wait_for
 
-PENDING = {
-    "test_call[tcp]": "control sockets over TCP",
-    "test_call[tcp6]": "control sockets over TCP",
-    "test_call[udp6]": "control sockets over IPv6",
-    "test_capabilities_follow_what_is_there": "VF 20090810, 20150420, 20150617, 20191015",
-    "test_offer_with_notification": "-n",
-    "test_offer_with_notification_of_a_socket_that_is_not_there": "-n",
-    "test_timeout_is_notified": "-n",
-    "test_bridging_letters": "bridge mode",
-    "test_autobridge": "VF 20090810",
-    "test_family_letters_in_any_number": "media over IPv6",
-    "test_sub_commands": "sub-commands",
-}
-"""Tests of what the relay cannot do yet, and what that is. Each must fail until its line is taken out."""
-
 HOST = "127.0.0.1"
 BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "20000", "-M", "21000")
 """Starts sooner, and needs no privilege."""
@@ -46,16 +31,9 @@ CALLEE = ("198.51.100.9", 30000)
 TAGS = "ftag;1 ttag;1"
 
 
-@pytest.fixture(autouse=True)
-def pending(request):
-    if request.node.name in PENDING:
-        reason = f"not there yet: {PENDING[request.node.name]}"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-
-
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def namespace():
-    """As root, a network namespace of the test."""
+    """As root, a network namespace of these tests."""
     with own_namespace() if os.geteuid() == 0 else contextlib.nullcontext():
         yield
 
@@ -76,15 +54,27 @@ def start(tmp_path):
         yield start
 
 
+@pytest.fixture(scope="module")
+def shared_spec(tmp_path_factory, namespace):
+    """The control socket of a relay without options, for all tests that need no other."""
+    directory = tmp_path_factory.mktemp("shared")
+    spec = f"cunix:{directory}/control"
+    with RunningRelay(directory, *BOUND, "-l", HOST, "-m", "30000", "-M", "31000", "-s", spec):
+        yield spec
+
+
 @pytest.fixture
-def node(start):
-    _, node = start()
-    return node
+def node(shared_spec):
+    """A relay without calls."""
+    with Node(connect(shared_spec)) as node:
+        node.probe()
+        yield node
+        node.execute("X")
 
 
 @pytest.fixture
 def call(node):
-    """A node with the call c1@h on it."""
+    """A relay with the call c1@h on it."""
     node.offer("U c1@h 192.0.2.7 49170 ftag;1")
     node.answer("L c1@h 198.51.100.9 30000 ftag;1 ttag;1")
     return node
@@ -146,9 +136,8 @@ def phone():
     return opened
 
 
-def test_capabilities_follow_what_is_there(start):
+def test_capabilities_follow_what_is_there(node):
     """Nothing that works may be lost to scripts, and what does not work must not be promised."""
-    _, node = start("udp")
     assert node.capabilities >= {"AUTOBRIDGE", "STATS", "STATS_EXTRA", "NOTIFY_WILD", "SUBCOMMAND"}
     assert not node.capabilities & {"REPACK", "RECORD", "TTL_CHANGE", "NOTIFY"}
 
@@ -157,10 +146,10 @@ def test_command_repeated_before_its_reply_is_executed_once(start):
     """A relay that stands still for longer than a try: two datagrams wait for it, and the second is a repetition."""
     relay, _ = start("udp")
     transport = Udp(HOST, 22222)
-    with Node(transport) as node, ThreadPoolExecutor(1) as helper:
+    with Node(transport) as node, ThreadPoolExecutor(1) as background:
         relay.process.send_signal(signal.SIGSTOP)
         try:
-            asked = helper.submit(node.offer, "U c1@h 192.0.2.7 49170 ftag;1")
+            asked = background.submit(node.offer, "U c1@h 192.0.2.7 49170 ftag;1")
             wait_for(lambda: transport.sent == 2, DEADLINE_S, "the second try")
         finally:
             relay.process.send_signal(signal.SIGCONT)
@@ -344,9 +333,8 @@ def test_family_letters_in_any_number(start):
         assert node.offer(f"U{modifiers} c{modifiers}@h 2001:db8::7 49170 ftag;1") == expected
 
 
-def test_no_well_formed_offer_takes_the_node_out_of_service(start):
+def test_no_well_formed_offer_takes_the_node_out_of_service(node):
     """Every combination of what a script may ask for, whether or not the relay can do it."""
-    _, node = start("udp")
     parts = (("", "A"), ("", "I", "E", "IE"), ("", "6", "66"), ("", "S"), ("", "Z20"), ("", "c0,8"), ("", "R127.0.0.9"))
     targets = ("", " ttag;1", " tcp:%%CC_SELF%%:22223 T3a1.5f", " ttag;1 /run/osips.sock T3%20a")
     refused = set()

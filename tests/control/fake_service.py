@@ -3,17 +3,13 @@
 from typing import Any
 
 from rtpproxy.control.messages import PortLine, SessionCounters
-from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
-from rtpproxy.session.session import Component, Issuer, Leg, Role, Session, Stream
+from rtpproxy.session.session import Issuer, Role
 from rtpproxy.session.totals import Totals
+from tests.fakes import make_session
 
 COUNTERS = SessionCounters(60, 1, 2, 3, 4, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0)
 LOCAL = LocalAddress(0, "192.0.2.1")
-
-
-def _leg(role: Role) -> Leg:
-    return Leg(role, Stream(Component.RTP, LOCAL, Latch()), Stream(Component.RTCP, LOCAL, Latch()))
 
 
 class FakeService:
@@ -26,7 +22,7 @@ class FakeService:
         """Name of the only call that raises `error`; empty for all."""
         self.is_known = True
         self.has_notification = False
-        self.issuer = Issuer(Session(b"call", b"f", 0.0, _leg(Role.CALLEE), _leg(Role.CALLER)), Role.CALLER)
+        self.issuer = Issuer(make_session(), Role.CALLER)
 
     def _note(self, name: str, *arguments: Any) -> None:
         self.calls.append((name, *arguments))

@@ -87,7 +87,7 @@ def serving(loop_factory: LoopFactory, echo: Echo, *addresses: ControlAddress, *
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert started.wait(DEADLINE_S)
+        assert started.wait(DEADLINE_S), "the server did not start"
         loop, stop = handles[0]
         try:
             yield records.lines
@@ -140,7 +140,10 @@ def connect_to(address: ControlAddress) -> socket.socket:
     """A connected socket of the kind that `address` takes."""
     client = socket.socket(family_of(address.kind), type_of(address.kind))
     client.settimeout(DEADLINE_S)
-    client.connect(address.path if address.kind.is_unix else (address.host, address.port))
+    if address.kind.is_unix:
+        client.connect(address.path)
+    else:
+        client.connect(socket.getaddrinfo(address.host, address.port)[0][4])  # understands zones
     return client
 
 

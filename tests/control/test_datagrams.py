@@ -2,12 +2,16 @@
 
 import contextlib
 import socket
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.config import ControlAddress, ControlKind, parse_control_address
 from tests.control.serving import (
     DEADLINE_S,
     LOOP_FACTORIES,
@@ -19,6 +23,7 @@ from tests.control.serving import (
     free_udp,
     serving,
 )
+from tests.running import own_namespace
 from tests.waiting import wait_for
 
 
@@ -115,6 +120,83 @@ def test_udp_reply_that_cannot_be_sent(loop_factory: LoopFactory, echo: Echo) ->
         echo.reply = None
         assert ask(b"c2 V") == b"c2 [ V]\n"
         assert "could not be sent: 1;" in log[0]
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_full_socket_drops_that_reply_only(loop_factory: LoopFactory, echo: Echo) -> None:
+    """Replies to a neighbour that does not exist wait for its hardware address until nothing more fits the socket.
+
+    What is asked meanwhile is executed; the reply is kept, and given when the command is repeated.
+    """
+    with own_namespace():
+        set_up_link_without_neighbours()
+        address = ControlAddress(ControlKind.UDP, port=22222)
+        with serving(loop_factory, echo, address) as log, connect_to(replace(address, host="127.0.0.1")) as client:
+            client.settimeout(0.01)
+            echo.reply = b"x" * 1000 + b"\n"
+            number = 0
+            while not log:  # no reply was refused so far
+                number += 1
+                assert number < 5000
+                spoof(b"dead%d V" % number)
+                wait_for(lambda sent=number: len(echo.commands) == sent, DEADLINE_S, "the command")
+            echo.reply = None
+            client.send(b"c1 V")
+            wait_for(lambda: b" V" in echo.commands[number:], DEADLINE_S, "the command")
+            with pytest.raises(TimeoutError):
+                client.recv(100)
+            ask_again = wait_for(lambda: repeat(client, b"c1 V"), DEADLINE_S, "the reply, once there is room")
+            assert ask_again == b"c1 [ V]\n"
+        assert len(echo.commands) == number + 1
+        assert echo.duplicates >= 1
+        assert "Resource temporarily unavailable" in log[0]
+        assert len(log) < 12
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", [ControlKind.UDP6, ControlKind.TCP6])
+def test_link_local_controller(loop_factory: LoopFactory, echo: Echo, kind: ControlKind) -> None:
+    """Its host has no zone, and it gets its replies."""
+    with own_namespace():
+        set_up_link_without_neighbours()
+        subprocess.run(["ip", "addr", "add", "fe80::77/64", "dev", "v0", "nodad"], check=True)
+        address = parse_control_address(f"{kind.value}:fe80::77%v0:9000")
+        with serving(loop_factory, echo, address), connect_to(address) as client:
+            client.sendall(b"c1 V\n")
+            assert client.recv(100) == (b"c1 [ V\n]\n" if kind.is_datagram else b"[c1 V]\n")
+    assert echo.hosts == ["fe80::77"]
+
+
+def set_up_link_without_neighbours() -> None:
+    for arguments in (
+        "link add v0 type veth peer name v1",
+        "addr add 192.0.2.1/24 dev v0",
+        "link set v1 up",
+        "link set v0 up",
+    ):
+        subprocess.run(["ip", *arguments.split()], check=True)
+    Path("/proc/sys/net/ipv4/neigh/v0/unres_qlen_bytes").write_text(str(16 << 20))
+    for name in ("all", "lo"):
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
+
+
+def spoof(datagram: bytes) -> None:
+    """Send a command to the relay in the name of 192.0.2.99, port 4000, which does not exist."""
+    source, target = socket.inet_aton("192.0.2.99"), socket.inet_aton("192.0.2.1")
+    udp = struct.pack("!HHHH", 4000, 22222, 8 + len(datagram), 0) + datagram
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0, source, target)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(ip + udp, ("192.0.2.1", 0))
+
+
+def repeat(client: socket.socket, datagram: bytes) -> bytes:
+    client.send(datagram)
+    try:
+        return client.recv(100)
+    except TimeoutError:
+        return b""
 
 
 def test_ten_thousand_commands_in_flight(loop_factory: LoopFactory, echo: Echo) -> None:

@@ -1,4 +1,4 @@
-"""Texts in, texts out: which call each command makes, and which number each error gets (protocol.md 3.3)."""
+"""Texts in, texts out: which call each command makes, and what it is answered (protocol.md 2.6, 3.3, 11.4)."""
 
 import logging
 
@@ -6,13 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtpproxy.addr import Endpoint
+from rtpproxy.config import ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
-from rtpproxy.control.messages import Delete, PortLine
-from rtpproxy.errors import LocalAddressError, NoPortsError, SessionNotFoundError, StoppingError
+from rtpproxy.control.messages import (
+    SUPPORTED_EXTENSIONS,
+    Delete,
+    DropReference,
+    MediaDescription,
+    SetTimeout,
+    SetTos,
+    Update,
+)
+from rtpproxy.control.parser import Parser
+from rtpproxy.errors import NoPortsError, NotificationOffError, SessionNotFoundError, StoppingError
+from rtpproxy.session.local import LocalAddresses
+from rtpproxy.session.session import Role
 from tests.control.fake_service import FakeService
 
 OFFER = b"U c 192.0.2.1 5000 f"
+OFFER_TO = OFFER + b" t"
 ANSWER = b"L c 192.0.2.1 5000 f t"
+MEDIA = MediaDescription(Endpoint("192.0.2.1", 5000))
+PARSER = Parser(LocalAddresses((ListenAddress(),), False, {}.get))
+COUNTS = b"Gv ncmds_rcvd ncmds_rcvd_ndups ncmds_succd ncmds_errs ncmds_repld"
 
 
 @pytest.fixture
@@ -22,7 +39,7 @@ def service() -> FakeService:
 
 @pytest.fixture
 def dispatcher(service: FakeService) -> Dispatcher:
-    return Dispatcher(service)
+    return Dispatcher(service, PARSER)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +48,7 @@ def dispatcher(service: FakeService) -> Dispatcher:
         (b"V\n", b"20040107\n"),
         (b"VF 20080403", b"1\n"),
         (b"VF 20071116", b"0\n"),
+        (b"VF 20170313", b"0\n"),
         (b"VF \xff", b"0\n"),
         (OFFER, b"35000 192.0.2.1\n"),
         (ANSWER, b"35002 192.0.2.1\n"),
@@ -40,6 +58,11 @@ def dispatcher(service: FakeService) -> Dispatcher:
         (b"Qv c f t ttl", b"ttl=60\n"),
         (b"Qx c f t bogus", b"E19\n"),
         (b"Q c f t bogus", b"E62\n"),
+        (b"G", b"\n"),
+        (b"Gv", b"\n"),
+        (b"G nsess_created pps_in", b"1 0.000000\n"),
+        (b"Gv nsess_created", b"nsess_created=1\n"),
+        (b"G nsess_created bogus", b"E68\n"),
         (b"Z", b"E0\n"),
         (b"", b"E5\n"),
     ],
@@ -53,42 +76,207 @@ def test_info_has_five_lines_or_six(dispatcher: Dispatcher) -> None:
     assert dispatcher.execute(b"Il", 0.0).endswith(b"packets transmitted: 0\naverage load: 0.000000\n")
 
 
-def test_passes_command_and_time(dispatcher: Dispatcher, service: FakeService) -> None:
+@pytest.mark.parametrize("date", SUPPORTED_EXTENSIONS)
+def test_notification_is_supported_where_there_are_targets(service: FakeService, date: bytes) -> None:
+    probe = b"VF " + date
+    assert Dispatcher(service, PARSER).execute(probe, 0.0) == (b"0\n" if date == b"20081224" else b"1\n")
+    service.has_notification = True
+    assert Dispatcher(service, PARSER).execute(probe, 0.0) == b"1\n"
+
+
+def test_passes_command_controller_and_time(dispatcher: Dispatcher, service: FakeService) -> None:
     dispatcher.execute(b"Dw c f t", 12.5)
-    assert service.calls == [(Delete(b"c", b"f", b"t", is_weak=True), 12.5)]
+    dispatcher.execute(OFFER, 13.5, "198.51.100.5")
+    dispatcher.execute(OFFER, 14.5)
+    update = Update(b"c", b"f", None, MEDIA)
+    assert service.calls == [
+        ("delete", Delete(b"c", b"f", b"t", is_weak=True), 12.5),
+        ("update", update, "198.51.100.5", 13.5),
+        ("update", update, "", 14.5),
+    ]
 
 
-def test_lookup_of_unknown_session_is_no_error(dispatcher: Dispatcher, service: FakeService) -> None:
-    service.found = None
+def test_lookup_of_unknown_session_is_zero(dispatcher: Dispatcher, service: FakeService) -> None:
+    service.is_known = False
     assert dispatcher.execute(ANSWER, 0.0) == b"0\n"
-
-
-def test_port_without_address(dispatcher: Dispatcher, service: FakeService) -> None:
-    service.found = PortLine(35002)
-    assert dispatcher.execute(ANSWER, 0.0) == b"35002\n"
+    assert dispatcher.execute(ANSWER + b" && S ttl=3", 0.0) == b"0\n"
+    assert [call[0] for call in service.calls] == ["lookup", "lookup"]
 
 
 @pytest.mark.parametrize(
     ("text", "error", "reply"),
     [
         (b"D c f", SessionNotFoundError("no such session"), b"E50\n"),
+        (b"Q c f", SessionNotFoundError("no such session"), b"E50\n"),
         (b"Qx c f", SessionNotFoundError("no such session"), b"E50\n"),
+        (b"Q c f t bogus", SessionNotFoundError("no such session"), b"E50\n"),
         (OFFER, NoPortsError("none left", is_new_session=True), b"E72\n"),
         (OFFER, NoPortsError("none left"), b"E71\n"),
         (ANSWER, NoPortsError("none left"), b"E71\n"),
+        (OFFER, NotificationOffError("no -n"), b"E75\n"),
         (OFFER, StoppingError("stopping"), b"E99\n"),
-        (OFFER, LocalAddressError("not ours"), b"E31\n"),
-        (OFFER, LocalAddressError("no route", is_routed=True), b"E32\n"),
     ],
 )
 def test_errors(dispatcher: Dispatcher, service: FakeService, text: bytes, error: Exception, reply: bytes) -> None:
     service.error = error
     assert dispatcher.execute(text, 0.0) == reply
+    assert dispatcher.execute(text + b" && D" * (text[:1] != b"D"), 0.0) == reply, "no sub-command runs"
+    assert len(service.calls) == 2
 
 
-def test_notification_is_refused_before_anything_is_done(dispatcher: Dispatcher, service: FakeService) -> None:
-    assert dispatcher.execute(b"U c 127.0.0.1 5 f t ns tag", 0.0) == b"E75\n"
+# What is not built yet
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "unknown"),
+    [
+        (b"R c f t", b"E50\n", b"E50\n"),
+        (b"N c f t", b"E50\n", b"E50\n"),
+        (b"Na c f t", b"E50\n", b"E50\n"),
+        (b"C c name f t", b"E65\n", b"E50\n"),
+        (b"Cp c udp:192.0.2.1:5 f t", b"E65\n", b"E50\n"),
+        (b"P c /x 0,8 f t", b"E60\n", b"E50\n"),
+        (b"P c /x session f t", b"E35\n", b"E50\n"),
+        (b"P-1 c /x 0 f t", b"E60\n", b"E50\n"),
+        (b"P0 c /x 0 f t", b"0\n", b"E50\n"),
+        (b"P0 c /x session f t", b"0\n", b"E50\n"),
+        (b"S c f t", b"0\n", b"E50\n"),
+    ],
+)
+def test_playing_and_recording_are_refused(service: FakeService, text: bytes, known: bytes, unknown: bytes) -> None:
+    dispatcher = Dispatcher(service, PARSER)
+    assert dispatcher.execute(text, 0.0) == known
+    service.error = SessionNotFoundError("no such session")
+    assert dispatcher.execute(text, 0.0) == unknown
+
+
+# Sub-commands (2.6)
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        (OFFER_TO + b" && L 192.0.2.1 5000", b"35000 192.0.2.1 && 35004 192.0.2.1\n"),
+        (OFFER_TO + b" && S ttl=30", b"35000 192.0.2.1\n"),
+        (OFFER_TO + b" && S ttl=30 && S tos=8 && D", b"35000 192.0.2.1\n"),
+        (OFFER_TO + b" && S ttl=30 && L 192.0.2.1 5000", b"35000 192.0.2.1 && 0 && 35004 192.0.2.1\n"),
+        (OFFER_TO + b" && L 192.0.2.1 5000 && S ttl=30", b"35000 192.0.2.1 && 35004 192.0.2.1\n"),
+        (OFFER_TO + b" && S ttl=50 && C none f t && S ttl=60", b"35000 192.0.2.1 && 0 && -1\n"),
+        (OFFER_TO + b" && C none f t", b"35000 192.0.2.1 && -1\n"),
+        (ANSWER + b" && D", b"35002 192.0.2.1\n"),
+        (b"Q c f && D", b"60 1 2 3 4\n"),
+        (b"Qv c f t ttl && S ttl=3", b"ttl=60\n"),
+        (OFFER_TO + b" && S ttl=30 && Z", b"E3\n"),
+        (b"Q c f t bogus && D", b"E62\n"),
+        (b"Qx c f && D", b"E19\n"),
+    ],
+)
+def test_results(dispatcher: Dispatcher, text: bytes, reply: bytes) -> None:
+    assert dispatcher.execute(text, 0.0) == reply
+
+
+def names_of(service: FakeService) -> list[str]:
+    return [call[0] for call in service.calls]
+
+
+@pytest.mark.parametrize("text", [OFFER_TO + b" && D && Z", OFFER_TO + b" && D && L 192.0.2.1"])
+def test_a_subcommand_that_cannot_be_read_stops_everything(
+    dispatcher: Dispatcher, service: FakeService, text: bytes
+) -> None:
+    assert dispatcher.execute(text, 0.0) == b"E3\n"
     assert service.calls == []
+
+
+@pytest.mark.parametrize("text", [b"Q c f t bogus && D", b"Qx c f t && D"])
+def test_a_query_that_is_refused_runs_no_subcommand(dispatcher: Dispatcher, service: FakeService, text: bytes) -> None:
+    dispatcher.execute(text, 0.0)
+    assert "drop" not in names_of(service)
+
+
+@pytest.mark.parametrize(
+    ("error", "failing"),
+    [
+        (SessionNotFoundError("the session has ended"), "set_tos"),
+        (NoPortsError("none left"), "answer"),
+        (SessionNotFoundError("the session has ended"), "answer"),
+    ],
+)
+def test_the_first_that_fails_ends_the_list(
+    dispatcher: Dispatcher,
+    service: FakeService,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    failing: str,
+) -> None:
+    service.error, service.failing = error, failing
+    asked = {"set_tos": b"S tos=8", "answer": b"L 192.0.2.1 5000"}[failing]
+    reply = dispatcher.execute(OFFER_TO + b" && S ttl=5 && " + asked + b" && D && S ttl=6", 0.0)
+    assert reply == b"35000 192.0.2.1 && 0 && -1\n"
+    assert names_of(service) == ["update", "set_timeout", failing]
+    assert caplog.messages == [f"sub-command failed: {error}"]
+
+
+def test_subcommands_speak_for_the_issuer(dispatcher: Dispatcher, service: FakeService) -> None:
+    """The fake's caller issues `U` and `Q`, its callee `L`; after `&& L` it is the other one."""
+    dispatcher.execute(
+        OFFER_TO + b" && S ttl=5 && L 192.0.2.1 5000 && Sr tos=6 && D && L 192.0.2.1 5000 && S tos=7", 9.0
+    )
+    dispatcher.execute(ANSWER + b" && S ttl=8", 10.0)
+    dispatcher.execute(b"Q c f && Dw", 11.0)
+    session = service.issuer.session
+    told = [(call[0], call[1].role, *call[2:]) for call in service.calls if call[0] not in ("update", "lookup", "find")]
+    assert all(call[1].session is session for call in service.calls if call[0] in ("answer", "set_tos", "drop"))
+    assert told == [
+        ("set_timeout", Role.CALLER, SetTimeout(5, is_reverse=False), 9.0),
+        ("answer", Role.CALLER, MEDIA, 9.0),
+        ("set_tos", Role.CALLEE, SetTos(6, is_reverse=True)),
+        ("drop", Role.CALLEE, DropReference(is_weak=False), 9.0),
+        ("answer", Role.CALLEE, MEDIA, 9.0),
+        ("set_tos", Role.CALLER, SetTos(7, is_reverse=False)),
+        ("set_timeout", Role.CALLEE, SetTimeout(8, is_reverse=False), 10.0),
+        ("query", Role.CALLER, 11.0),
+        ("drop", Role.CALLER, DropReference(is_weak=True), 11.0),
+    ]
+
+
+# Counting (11.4)
+
+
+def test_commands_are_counted_as_in_the_example(dispatcher: Dispatcher) -> None:
+    for text in (b"V", b"V", b"V", b"", b"", b"Zz"):
+        dispatcher.execute(text, 0.0)
+    dispatcher.count_repeated()
+    dispatcher.execute(OFFER, 0.0)
+    dispatcher.count_repeated()
+    dispatcher.count_repeated()
+    dispatcher.execute(b"V\nm2 V\n", 0.0)
+    reply = dispatcher.execute(COUNTS, 0.0)
+    assert reply == b"ncmds_rcvd=9 ncmds_rcvd_ndups=3 ncmds_succd=4 ncmds_errs=4 ncmds_repld=8\n"
+    reply = dispatcher.execute(COUNTS, 0.0)
+    assert reply == b"ncmds_rcvd=10 ncmds_rcvd_ndups=3 ncmds_succd=5 ncmds_errs=4 ncmds_repld=9\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_error"),
+    [
+        (b"V", False),
+        (b"VF 0", False),
+        (b"S c f", False),
+        (OFFER_TO + b" && C none f t", False),
+        (ANSWER, True),
+        (b"D c f && D", True),
+        (b"R c f", True),
+        (b"P c p 0 f", True),
+        (b"G bogus", True),
+    ],
+)
+def test_outcome_is_counted(dispatcher: Dispatcher, service: FakeService, text: bytes, is_error: bool) -> None:
+    """`L` answered 0 is an error, a sub-command that fails is none."""
+    service.is_known = False
+    dispatcher.execute(text, 0.0)
+    assert dispatcher.execute(COUNTS, 0.0) == (
+        b"ncmds_rcvd=2 ncmds_rcvd_ndups=0 ncmds_succd=%d ncmds_errs=%d ncmds_repld=1\n" % (not is_error, is_error)
+    )
 
 
 def test_logs_both_ways_on_one_line(dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,8 +300,8 @@ ALMOST_COMMANDS = st.lists(
 
 @given(text=st.binary(max_size=300) | ALMOST_COMMANDS | st.binary().map(lambda tail: b"U%s c 127.0.0.1 5 f" % tail))
 def test_any_bytes_get_one_reply(text: bytes) -> None:
-    reply = Dispatcher(FakeService()).execute(text, 0.0)
+    reply = Dispatcher(FakeService(), PARSER).execute(text, 0.0)
     lines = reply.split(b"\n")
     assert lines[-1] == b""
-    assert all(lines[:-1])
+    assert all(lines[:-1]) or text.split()[0].lower() in (b"g", b"gv")
     assert len(lines) == 2 or reply.startswith(b"sessions created: ")

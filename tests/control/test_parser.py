@@ -1,42 +1,53 @@
-"""Texts to commands: shape, modifiers, addresses, and the order in which faults are found (protocol.md 1.5, 2, 3.4)."""
+"""Texts to commands: shape, limits, and the order in which faults are found (protocol.md 1.5, 2, 3.4)."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rtpproxy.addr import Endpoint
+from rtpproxy.config import ListenAddress
 from rtpproxy.control.messages import (
+    Answer,
     Command,
     CommandError,
+    Copy,
     Delete,
     DeleteAll,
+    DropReference,
     ErrorCode,
     FeatureProbe,
+    Fork,
+    GetStats,
     Info,
     Lookup,
     MediaDescription,
+    NotifyArguments,
+    Play,
     Query,
+    Record,
+    SetTimeout,
+    SetTos,
+    StopPlay,
+    Subcommand,
     Update,
     Version,
 )
-from rtpproxy.control.parser import is_verbose_query, parse
+from rtpproxy.control.parser import Parser, is_verbose_query
+from rtpproxy.session.local import LocalAddresses
 
 REMOTE = Endpoint("192.0.2.1", 5000)
 PLAIN = MediaDescription(REMOTE)
+WEAK = MediaDescription(REMOTE, is_weak=True)
+U = b"U c 192.0.2.1 5000 f"
+L = b"L c 192.0.2.1 5000 f"
+
+parse = Parser(LocalAddresses((ListenAddress(),), False, {}.get)).parse
 
 
 def refusal(text: bytes) -> ErrorCode:
     with pytest.raises(CommandError) as caught:
         parse(text)
     return caught.value.code
-
-
-def media(modifiers: bytes = b"", addr: bytes = b"192.0.2.1", port: bytes = b"5000") -> MediaDescription:
-    command = parse(b"U%s call %s %s from" % (modifiers, addr, port))
-    assert isinstance(command, Update)
-    return command.media
-
-
-def media_refusal(modifiers: bytes = b"", addr: bytes = b"192.0.2.1", port: bytes = b"5000") -> ErrorCode:
-    return refusal(b"U%s call %s %s from" % (modifiers, addr, port))
 
 
 @pytest.mark.parametrize(
@@ -50,21 +61,48 @@ def media_refusal(modifiers: bytes = b"", addr: bytes = b"192.0.2.1", port: byte
         (b"I", Info(with_load=False)),
         (b"Ib", Info(with_load=False)),
         (b"iLB", Info(with_load=True)),
+        (b"G", GetStats((), is_verbose=False)),
+        (b"gV a b a", GetStats((b"a", b"b", b"a"), is_verbose=True)),
+        (b"G" + 22 * b" a", GetStats(22 * (b"a",), is_verbose=False)),
         (b"D c f", Delete(b"c", b"f", None, is_weak=False)),
         (b"dW c f t", Delete(b"c", b"f", b"t", is_weak=True)),
         (b"Q c f", Query(b"c", b"f", None)),
         (b"Qv c f t ttl TTL", Query(b"c", b"f", b"t", b"v", (b"ttl", b"TTL"))),
         (b"Qx c f t", Query(b"c", b"f", b"t", b"x")),
-        (b"U c 192.0.2.1 5000 f", Update(b"c", b"f", None, PLAIN)),
-        (b"U c 192.0.2.1 5000 f t", Update(b"c", b"f", b"t", PLAIN)),
-        (b"U c 192.0.2.1 5000 f ns tag", Update(b"c", b"f", None, PLAIN, has_notify=True)),
-        (b"U c 192.0.2.1 5000 f t ns a%20b", Update(b"c", b"f", b"t", PLAIN, has_notify=True)),
+        (U, Update(b"c", b"f", None, PLAIN)),
+        (U + b" t", Update(b"c", b"f", b"t", PLAIN)),
+        (U + b" ns tag", Update(b"c", b"f", None, PLAIN, NotifyArguments(b"ns", b"tag"))),
+        (U + b" t ns a%20b+c%0a", Update(b"c", b"f", b"t", PLAIN, NotifyArguments(b"ns", b"a b c\n"))),
+        (U + b" ns %41%fF", Update(b"c", b"f", None, PLAIN, NotifyArguments(b"ns", b"A\xff"))),
         (b"l\tc  192.0.2.1 5000 f\r\n", Lookup(b"c", b"f", None, PLAIN)),
         (b"L c 192.0.2.1 5000 f;1 t;1", Lookup(b"c", b"f;1", b"t;1", PLAIN)),
         (b"D \xff\xfe \x01", Delete(b"\xff\xfe", b"\x01", None, is_weak=False)),
+        (b"D c\v f\f", Delete(b"c\v", b"f\f", None, is_weak=False)),
     ],
 )
 def test_reads_command(text: bytes, command: Command) -> None:
+    assert parse(text) == command
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (b"P c p 0,8 f", Play(b"c", b"f", None, is_stop=False, wants_session_codecs=False)),
+        (b"p-1 c p session f t", Play(b"c", b"f", b"t", is_stop=False, wants_session_codecs=True)),
+        (b"P+3 c p session,0 f", Play(b"c", b"f", None, is_stop=False, wants_session_codecs=False)),
+        (b"P0 c p 0 f", Play(b"c", b"f", None, is_stop=True, wants_session_codecs=False)),
+        (b"P-00 c p session f", Play(b"c", b"f", None, is_stop=True, wants_session_codecs=True)),
+        (b"P" + 8000 * b"9" + b" c p 0 f", Play(b"c", b"f", None, is_stop=False, wants_session_codecs=False)),
+        (b"s c f t", StopPlay(b"c", b"f", b"t")),
+        (b"R c f", Record()),
+        (b"rS c f t", Record()),
+        (b"N c f", Record()),
+        (b"nA c f t", Record()),
+        (b"C c name f", Copy(b"c", b"f", None)),
+        (b"cSp c udp:192.0.2.1:5000 f t", Copy(b"c", b"f", b"t")),
+    ],
+)
+def test_reads_what_is_refused_later(text: bytes, command: Command) -> None:
     assert parse(text) == command
 
 
@@ -74,9 +112,12 @@ def test_reads_command(text: bytes, command: Command) -> None:
         (b"", 5),
         (b" \t\r\n", 5),
         (b"V\0", 5),
+        (b"D c\0 f", 5),
         (b"Z", 0),
+        (b"0", 0),
+        (b'"V"', 0),
+        (b"\v", 0),
         (b"\xff", 0),
-        (b"P c p 0 f", 0),
         (b"V x", 1),
         (b"VF", 1),
         (b"VF 1 2", 1),
@@ -88,16 +129,45 @@ def test_reads_command(text: bytes, command: Command) -> None:
         (b"Xx", 2),
         (b"I x", 1),
         (b"Ix", 18),
+        (b"Gx a", 9),
+        (b"Gvx a", 9),
         (b"D c", 1),
         (b"D c f t x", 1),
         (b"Dx c f", 8),
+        (b"Dwx c f", 8),
         (b"Q c", 1),
         (b"L c 127.0.0.1 5", 1),
         (b"L c 127.0.0.1 5 f t x", 1),
+        (b"L c 127.0.0.1 5 f t ns tag", 1),
         (b"U c 127.0.0.1 5", 1),
         (b"U c 127.0.0.1 5 f t ns tag extra", 1),
         (b"U c 127.0.0.1 5 f ns %2", 10),
         (b"U c 127.0.0.1 5 f t ns %zz", 10),
+        (b"U c 127.0.0.1 5 f t ns a%", 10),
+        (b"P c p 0", 1),
+        (b"P c p 0 f t x", 1),
+        (b"Px c p 0 f", 17),
+        (b"P1x c p 0 f", 17),
+        (b"P- c p 0 f", 17),
+        (b"P1_0 c p 0 f", 17),
+        (b"P\xb2 c p 0 f", 17),
+        (b"S c", 1),
+        (b"S c f t x", 1),
+        (b"Sx c f", 2),
+        (b"R c", 1),
+        (b"R c f t x", 1),
+        (b"Rx c f", 7),
+        (b"Rp c f", 6),
+        (b"Rsp c f", 6),
+        (b"Rsx c f", 7),
+        (b"N c", 1),
+        (b"N c f t x", 1),
+        (b"Nx c f", 7),
+        (b"Nax c f", 6),
+        (b"C c n", 1),
+        (b"C c n f t x", 1),
+        (b"Cx c n f", 7),
+        (b"Cspx c n f", 7),
     ],
 )
 def test_refuses(text: bytes, code: int) -> None:
@@ -123,6 +193,7 @@ def test_query_modifiers_are_judged_apart() -> None:
     [
         (b"Q" + b" a" * 22, 1),
         (b"Q" + b" a" * 23, 5),
+        (b"G" + b" a" * 23, 5),
         (b"Z" + b" a" * 22, 0),
         (b"Z" + b" a" * 23, 5),
         (b"Z" + b" a" * 22 + b" &&" + b" a" * 23, 0),
@@ -132,7 +203,10 @@ def test_query_modifiers_are_judged_apart() -> None:
         (b"&& V", 5),
         (b"V &&", 5),
         (b"V && && V", 5),
+        (b"&&", 5),
         (b"V&& V", 1),
+        (b"V &&V", 1),
+        (b"V\n&&\tV", 3),
     ],
 )
 def test_token_limits(text: bytes, code: int) -> None:
@@ -142,24 +216,50 @@ def test_token_limits(text: bytes, code: int) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
+        # Letter, number of arguments, modifiers where there are none.
+        (b"Zz x && D", 0),
+        (b"Vz x", 1),
+        (b"VFz", 1),
+        (b"Xx x", 1),
+        (b"Ix x", 1),
+        (b"Dx c", 1),
+        (b"Px c p 0", 1),
+        (b"Sx c", 1),
+        (b"Rx c", 1),
+        (b"Cx c n", 1),
+        (b"Ux c 127.0.0.1 5", 1),
         # Sub-commands where none are allowed come after the shape and before the command's own options.
         (b"V && V", 3),
         (b"Vz && V", 2),
         (b"V x && V", 1),
         (b"X && D", 3),
+        (b"Xx && D", 2),
         (b"Ix && D", 3),
+        (b"Gx && D", 3),
         (b"Dx c f && D", 3),
+        (b"Dx c && D", 1),
+        (b"Px c p 0 f && D", 3),
+        (b"Sx c f && D", 2),
+        (b"S c f && D", 3),
+        (b"Rx c f && D", 3),
+        (b"Nx c f && D", 3),
+        (b"Cx c n f && D", 3),
         # Where they are allowed, they are parsed after those options.
-        (b"U c 127.0.0.1 5 f && D", 3),
-        (b"U c 127.0.0.1 5 && D", 1),
-        (b"Ux c 127.0.0.1 5 f && D", 35),
-        (b"U c example.com 5 f && D", 37),
-        (b"L6 c 127.0.0.1 5 f && D", 36),
-        (b"Qx c f && D", 3),
+        (b"U c 127.0.0.1 5 f && Z", 3),
+        (b"U c 127.0.0.1 5 && Z", 1),
+        (b"U c 127.0.0.1 5 f ns % && Z", 10),
+        (b"Ux c 127.0.0.1 5 f && Z", 35),
+        (b"U c example.com 5 f && Z", 37),
+        (b"L6 c 127.0.0.1 5 f && Z", 36),
+        (b"Qx c f && Z", 3),
         # Notification tag, modifiers from left to right, family, address.
         (b"Ux c 127.0.0.1 x f ns %", 10),
         (b"Uxc c 127.0.0.1 x f", 35),
         (b"Ucx c 127.0.0.1 x f", 14),
+        (b"Uel c 127.0.0.1 x f", 11),
+        (b"Ule c 127.0.0.1 x f", 15),
+        (b"Uz0l c 127.0.0.1 x f", 13),
+        (b"Uz20l c 127.0.0.1 x f", 35),
         (b"U6x c 127.0.0.1 x f", 35),
         (b"U6 c 127.0.0.1 x f", 36),
     ],
@@ -168,100 +268,114 @@ def test_order_of_checks(text: bytes, code: int) -> None:
     assert refusal(text) == code
 
 
+# Sub-commands (2.6)
+
+SETTINGS_AND_DROPS: list[tuple[bytes, Subcommand]] = [
+    (b"S ttl=30", SetTimeout(30, is_reverse=False)),
+    (b"s ttl=1", SetTimeout(1, is_reverse=False)),
+    (b"Sr ttl=007", SetTimeout(7, is_reverse=True)),
+    (b"SR tos=16", SetTos(16, is_reverse=True)),
+    (b"Sx tos=300", SetTos(300, is_reverse=False)),
+    (b"S ttl=999999999", SetTimeout(999999999, is_reverse=False)),
+    (b"D", DropReference(is_weak=False)),
+    (b"dW", DropReference(is_weak=True)),
+]
+
+
+@pytest.mark.parametrize("command", [U, U + b" t", U + b" t ns tag", L, b"Q c f"])
+@pytest.mark.parametrize(("text", "expected"), SETTINGS_AND_DROPS)
+def test_settings_and_drops_follow_three_commands(command: bytes, text: bytes, expected: Subcommand) -> None:
+    read = parse(command + b" && " + text)
+    assert isinstance(read, Update | Lookup | Query)
+    assert read.subcommands == (expected,)
+
+
 @pytest.mark.parametrize(
-    ("modifiers", "expected"),
+    ("text", "expected"),
     [
-        (b"a", MediaDescription(REMOTE, is_asymmetric=True)),
-        (b"A", MediaDescription(REMOTE, is_asymmetric=True)),
-        (b"s", PLAIN),
-        (b"as", PLAIN),
-        (b"sSa", MediaDescription(REMOTE, is_asymmetric=True)),
-        (b"wW", MediaDescription(REMOTE, is_weak=True)),
-        (b"c0,8,101", PLAIN),
-        (b"c,,", PLAIN),
-        (b"c0,8aw", MediaDescription(REMOTE, is_weak=True, is_asymmetric=True)),
-        (b"l127.0.0.2", MediaDescription(REMOTE, local_host="127.0.0.2")),
-        (b"L127.1w", MediaDescription(REMOTE, is_weak=True, local_host="127.0.0.1")),
-        (b"r192.0.2.9c0", MediaDescription(REMOTE, routed_host="192.0.2.9")),
-        (b"l127.0.0.2r192.0.2.9", MediaDescription(REMOTE, routed_host="192.0.2.9")),
-        (b"r192.0.2.9l127.0.0.2", MediaDescription(REMOTE, local_host="127.0.0.2")),
+        (b"L 192.0.2.1 5000", Answer(PLAIN)),
+        (b"lW 192.0.2.1 5000", Answer(WEAK)),
+        (b"C other f t", Fork()),
+        (b"c other f t", Fork()),
     ],
 )
-def test_modifiers(modifiers: bytes, expected: MediaDescription) -> None:
-    assert media(modifiers) == expected
+def test_answer_and_fork_need_a_to_tag(text: bytes, expected: Subcommand) -> None:
+    for with_to_tag in (U + b" t", U + b" t ns tag"):
+        read = parse(with_to_tag + b" && " + text)
+        assert isinstance(read, Update)
+        assert read.subcommands == (expected,)
+    for without in (U, U + b" ns tag", L + b" t", b"Q c f t"):
+        assert refusal(without + b" && " + text) == ErrorCode.SUBCOMMAND
 
 
+def test_subcommands_keep_their_order() -> None:
+    read = parse(U + b" t && S ttl=50 && L 192.0.2.1 5000 && D")
+    assert isinstance(read, Update)
+    assert read.subcommands == (SetTimeout(50, is_reverse=False), Answer(PLAIN), DropReference(is_weak=False))
+
+
+@pytest.mark.parametrize("command", [U + b" t", L + b" t", b"Q c f t"])
 @pytest.mark.parametrize(
-    ("modifiers", "code"),
-    [(bytes([letter]), 35) for letter in b"tbdfopuvxk4{zn"]
-    + [
-        (b"e", 11),
-        (b"I", 12),
-        (b"6", 36),
-        (b"c", 14),
-        (b"ca", 14),
-        (b"c0c8", 14),
-        (b"l", 15),
-        (b"la", 15),
-        (b"l[::1", 15),
-        (b"l[]", 15),
-        (b"l[zz]", 15),
-        (b"l{}", 15),
-        (b"l{foo", 15),
-        (b"l{foo}", 31),
-        (b"l[::1]", 31),
-        (b"l999.1.1.1", 31),
-        (b"r", 16),
-        (b"r[zz]", 16),
-        (b"r[::1", 16),
-        (b"r{foo}", 16),
-        (b"r[::1]", 32),
-        (b"r1.2.3.4.5", 32),
-        (b"l" + b"1" * 8000, 31),
-    ],
-)
-def test_modifiers_refused(modifiers: bytes, code: int) -> None:
-    assert media_refusal(modifiers) == code
-
-
-@pytest.mark.parametrize(
-    ("addr", "port", "remote"),
+    "text",
     [
-        (b"192.0.2.1", b"0", Endpoint("192.0.2.1", 0)),
-        (b"192.0.2.1", b"65535", Endpoint("192.0.2.1", 65535)),
-        (b"192.0.2.1", b"65541", Endpoint("192.0.2.1", 5)),
-        (b"192.0.2.1", b"007", Endpoint("192.0.2.1", 7)),
-        (b"127.0.1", b"5", Endpoint("127.0.0.1", 5)),
-        (b"0x7f.0.1", b"5", Endpoint("127.0.0.1", 5)),
-        (b"255.255.255.255", b"5", Endpoint("255.255.255.255", 5)),
-        (b"foo", b"5", None),
-        (b"127.1", b"nonsense", None),
-        (b"a.long.host.name.example.com", b"-1", None),
+        *(b"S", b"S ttl=5 7", b"S ttl=5 x", b"Srr ttl=5", b"Sxx ttl=5", b"S ttl", b"S ttl=", b"S =5", b"S TTL=5"),
+        *(b"S ttl=0", b"S ttl=-1", b"S ttl=1x", b"S ttl= 5", b"S tos=0", b"S foo=1", b"S ttl=\xb2", b"S ttl=1_0"),
+        *(b"S ttl=" + 8000 * b"9", b"S xttl=5"),
+        *(b"D x", b"Dz", b"Dwz"),
+        *(b"Z", b"V", b"X", b"U", b"Q c f", b"P c p 0 f", b"\xff"),
+        *(b"M1:1 x", b"M x", b"M0:1 x"),
+        *(b"L", b"L 127.0.0.1", b"L 127.0.0.1 x", b"L 127.0.0.1 6 f", b"Lx 127.0.0.1 6", b"Lz0 127.0.0.1 6"),
+        *(b"Lz20 127.0.0.1 6", b"L6 127.0.0.1 6", b"L example.com 6", b"Ll{no} 127.0.0.1 6"),
+        *(b"C", b"C a", b"C a f", b"C a f t x", b"Cx a f t"),
     ],
 )
-def test_remote(addr: bytes, port: bytes, remote: Endpoint | None) -> None:
-    assert media(addr=addr, port=port) == MediaDescription(remote)
+def test_subcommand_refused(command: bytes, text: bytes) -> None:
+    assert refusal(command + b" && " + text) == ErrorCode.SUBCOMMAND
+    assert refusal(command + b" && S ttl=5 && " + text + b" && D") == ErrorCode.SUBCOMMAND
 
 
-@pytest.mark.parametrize("addr", [b"0.0.0.0", b"0x0.0.0"])
-def test_null_address_is_hold(addr: bytes) -> None:
-    assert media(addr=addr) == MediaDescription(None, is_hold=True)
+# Anything
+
+LETTERS = st.sampled_from([b"U", b"L", b"D", b"Q", b"V", b"VF", b"I", b"G", b"X", b"P", b"S", b"C", b"R", b"N"])
+MODIFIERS = st.lists(
+    st.sampled_from([bytes([letter]) for letter in b"asw6eiczlrn[]{}.:,-%="])
+    | st.sampled_from([b"l127.0.0.1", b"l[::1]", b"r[2001:db8::1]", b"l{x}", b"c0,8", b"z20"])
+    | st.integers(0, 10**30).map(lambda number: b"%d" % number)
+    | st.binary(max_size=3),
+    max_size=8,
+).map(b"".join)
+TOKENS = (
+    st.sampled_from([b"&&", b"127.0.0.1", b"::1", b"5000", b"f", b"0.0.0.0", b"ttl=5", b"S", b"D", b"L", b"%", b"%41"])
+    | st.binary(max_size=12)
+    | st.integers(1, 8000).map(lambda size: size * b"9")
+)
+ALMOST_COMMANDS = st.builds(
+    lambda letter, modifiers, tokens: b" ".join([letter + modifiers, *tokens]),
+    LETTERS,
+    MODIFIERS,
+    st.lists(TOKENS, max_size=30),
+)
+OFFERS = st.builds(lambda modifiers, tail: b"U%s c 127.0.0.1 %s" % (modifiers, tail), MODIFIERS, st.binary())
+
+
+def outcome(text: bytes) -> Command | ErrorCode:
+    try:
+        return parse(text)
+    except CommandError as error:
+        return error.code
+
+
+@given(text=st.binary(max_size=300) | ALMOST_COMMANDS | OFFERS)
+def test_any_bytes_are_a_command_or_refused(text: bytes) -> None:
+    assert isinstance(outcome(text), Command | ErrorCode)
 
 
 @pytest.mark.parametrize(
-    ("addr", "port"),
-    [
-        (b"example.com", b"5"),
-        (b"192.0.2.256", b"5"),
-        (b"192.0.2.1.1", b"5"),
-        (b"\xb2\xb2\xb2.\xb2.\xb2", b"5"),
-        (b"2001:db8::5", b"5"),
-        (b"192.0.2.1", b"foo"),
-        (b"192.0.2.1", b"-1"),
-        (b"192.0.2.1", b"5x"),
-        (b"192.0.2.1", b"9" * 5000),
-        (b"0.0.0.0", b"foo"),
-    ],
+    "filler",
+    [b"9", b".", b"1.", b"[", b"[:", b"{", b"%41", b"%", b"a", b"l", b"l1", b"c0", b"z-", b" ", b"&& ", b"& "],
 )
-def test_remote_refused(addr: bytes, port: bytes) -> None:
-    assert media_refusal(addr=addr, port=port) == ErrorCode.REMOTE_ADDRESS
+def test_the_longest_commands_keep_nobody_waiting(filler: bytes) -> None:
+    """A pattern that went back over its text again and again would not come to an end here."""
+    for pattern in (b"U%s c 127.0.0.1 5 f t", b"U c %s 5 f t", b"U c 127.0.0.1 %s f t", b"U c 127.0.0.1 5 f t ns %s"):
+        whole = pattern % (filler * ((8191 - len(pattern)) // len(filler)))
+        assert isinstance(outcome(whole), Command | ErrorCode)

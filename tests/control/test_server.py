@@ -1,15 +1,24 @@
 """All control sockets together: started, served and closed (protocol.md 1.1). On both event loops."""
 
+import asyncio
 import contextlib
+import socket
 from pathlib import Path
 
+import pytest
+
+from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.control.server import ControlServer
 from tests.control.serving import (
+    DEADLINE_S,
     Echo,
     LoopFactory,
     ask_once,
     connect,
+    connect_to,
     cunix,
     datagram_client,
+    free,
     free_udp,
     read_lines,
     read_to_end,
@@ -39,3 +48,47 @@ def test_close_drops_clients(loop_factory: LoopFactory, echo: Echo, tmp_path: Pa
             idle = clients.enter_context(connect(tmp_path / "2"))
             assert ask_once(tmp_path / "1", b"V") == b"[V]\n"
         assert (read_to_end(silent), read_to_end(idle)) == (b"", b"")
+
+
+@pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP, ControlKind.UDP])
+def test_media_wait_for_one_command(loop_factory: LoopFactory, tmp_path: Path, kind: ControlKind) -> None:
+    """Whatever commands have piled up, other sockets of the event loop have their turn after each."""
+    address = unix(tmp_path / "s", kind) if kind.is_unix else free(kind)
+    count = 60
+    happened: list[str] = []
+
+    async def main() -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        media_in, media_out = socket.socketpair(type=socket.SOCK_DGRAM)
+
+        def on_media() -> None:
+            happened.append(media_in.recv(10).decode())
+            if happened.count("command") == count:
+                done.set()
+
+        def on_command(command: bytes, now: float, host: str) -> bytes:
+            happened.append("command")
+            media_out.send(b"media")
+            return b"0\n"
+
+        loop.add_reader(media_in, on_media)
+        server = ControlServer([address], on_command, lambda: 0.0)
+        await server.start()
+        with media_in, media_out, contextlib.ExitStack() as stack:
+            stack.callback(server.close)
+            pile_up(stack, address, count)
+            await asyncio.wait_for(done.wait(), DEADLINE_S)
+            loop.remove_reader(media_in)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    assert happened.count("command") == count
+    assert "command command command" not in " ".join(happened)
+
+
+def pile_up(stack: contextlib.ExitStack, address: ControlAddress, count: int) -> None:
+    """So many commands that wait before the first is read."""
+    is_one_shot = address.kind is ControlKind.UNIX
+    clients = [stack.enter_context(connect_to(address)) for _ in range(count if is_one_shot else 2)]
+    for number in range(count):
+        clients[number % len(clients)].sendall(b"c%d\n" % number)

@@ -12,9 +12,13 @@ import uvloop
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
 from rtpproxy.media.bound import BATCH, BoundMedia
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
 
-HOST = "127.0.0.1"
+IPV4 = LocalAddress(0, "127.0.0.1")
+IPV6 = LocalAddress(1, "::1", is_ipv6=True)
+BOTH = [IPV4, IPV6]
 TOS = 0xB8
 BROADCAST = Endpoint("255.255.255.255", 9)
 """Where no socket may send to unasked."""
@@ -34,168 +38,261 @@ def inbox(loop):
 
 @pytest.fixture
 def media(loop, inbox):
-    media = BoundMedia(HOST, TOS, inbox.on_datagram, inbox.clock)
+    media = BoundMedia(TOS, inbox.on_datagram, inbox.clock)
     media.start(loop)
     yield media
     media.close_all()
 
 
+@pytest.fixture(params=BOTH, ids=lambda local: local.host)
+def local(request):
+    return request.param
+
+
 @pytest.fixture
-def phone():
-    with udp_socket() as phone:
+def phone(local):
+    with udp_socket(local) as phone:
         yield phone
 
 
-def udp_socket(port=0):
-    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def udp_socket(local, port=0):
+    opened = socket.socket(socket.AF_INET6 if local.is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     opened.settimeout(5.0)
+    if local.is_ipv6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
-        opened.bind((HOST, port))
+        opened.bind((local.host, port))
     except OSError:
         opened.close()
         raise
     return opened
 
 
-def free_pair():
-    """An even port that is free together with the one above it."""
+def free_pair(*locals_):
+    """An even port that is free together with the one above it, on these addresses."""
     for port in range(20000, 30000, 2):
         with ExitStack() as stack:
             try:
-                stack.enter_context(udp_socket(port))
-                stack.enter_context(udp_socket(port + 1))
+                for local in locals_ or BOTH:
+                    stack.enter_context(udp_socket(local, port))
+                    stack.enter_context(udp_socket(local, port + 1))
             except OSError:
                 continue
             return port
     raise AssertionError("no free pair of ports on this host")
 
 
-def assert_free(port):
-    udp_socket(port).close()
+def stream_at(local, port, tos=TOS):
+    return Stream(Component(port % 2), local, local_port=port, tos=tos)
 
 
-def test_datagrams_arrive_with_port_source_and_time(media, inbox, phone):
+def endpoint(opened):
+    return Endpoint(*opened.getsockname()[:2])
+
+
+def assert_free(local, port):
+    udp_socket(local, port).close()
+
+
+def test_datagrams_arrive_with_port_source_and_time(media, inbox, local, phone):
     port = free_pair()
-    media.open(port)
-    phone.sendto(b"media", (HOST, port))
-    assert inbox.take() == [(port, b"media", phone.getsockname(), HOST, 1.0)]
-    phone.sendto(b"report", (HOST, port + 1))
+    media.open(local, port)
+    phone.sendto(b"media", (local.host, port))
+    assert inbox.take() == [(local.key(port), b"media", endpoint(phone), local.host, 1.0)]
+    phone.sendto(b"report", (local.host, port + 1))
     (arrived,) = inbox.take()
-    assert (arrived.port, arrived.data) == (port + 1, b"report")
+    assert (arrived.key, arrived.data) == (local.key(port + 1), b"report")
 
 
 @pytest.mark.parametrize("size", [0, 1, 12, 1472, 30_000, 65_507])
-def test_any_size_arrives_and_leaves_whole(media, inbox, phone, size):
+def test_any_size_arrives_and_leaves_whole(media, inbox, local, phone, size):
     port = free_pair()
     data = bytes(number % 251 for number in range(size))
-    media.open(port)
-    phone.sendto(data, (HOST, port))
+    media.open(local, port)
+    phone.sendto(data, (local.host, port))
     assert inbox.take()[0].data == data
-    assert media.send(port, "", Endpoint(*phone.getsockname()), data)
-    assert phone.recvfrom(65_535) == (data, (HOST, port))
+    assert media.send(stream_at(local, port), "", endpoint(phone), data)
+    arrived, source = phone.recvfrom(65_535)
+    assert (arrived, source[:2]) == (data, (local.host, port))
 
 
-def test_sends_from_each_port_of_the_pair_with_the_type_of_service(media, phone):
-    phone.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+def received_tos(phone):
+    """Payload, source, and TOS byte or traffic class of the next datagram."""
+    data, ancillary, _, source = phone.recvmsg(100, 100)
+    return data, source[:2], int.from_bytes(ancillary[0][2], "little")
+
+
+def test_sends_from_each_port_of_the_pair_with_the_type_of_service_of_the_stream(media):
     port = free_pair()
-    media.open(port)
-    for from_port in (port, port + 1):
-        assert media.send(from_port, "203.0.113.1", Endpoint(*phone.getsockname()), b"x")
-        data, ancillary, _, source = phone.recvmsg(100, 100)
-        assert (data, source, ancillary[0][2]) == (b"x", (HOST, from_port), bytes([TOS]))
+    media.open(IPV4, port)
+    with udp_socket(IPV4) as phone:
+        phone.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        rtp, rtcp = stream_at(IPV4, port), stream_at(IPV4, port + 1)
+        for rtp_tos in (TOS, 0x28, 0x28, 0, TOS):  # as `tos=` of a command changes it
+            rtp.tos = rtp_tos
+            for stream, tos in ((rtp, rtp_tos), (rtcp, TOS)):
+                assert media.send(stream, "203.0.113.1", endpoint(phone), b"x")
+                assert received_tos(phone) == (b"x", (IPV4.host, stream.local_port), tos)
     assert media.send_failures == 0
 
 
-@pytest.mark.parametrize("odd", [0, 1])
-def test_port_of_another_program_is_busy_and_nothing_of_the_pair_is_taken(media, odd):
+def test_type_of_service_does_not_outlive_the_stream(media):
     port = free_pair()
-    with udp_socket(port + odd):
+    with udp_socket(IPV4) as phone:
+        phone.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        for tos in (0x28, TOS):
+            media.open(IPV4, port)
+            assert media.send(stream_at(IPV4, port, tos), "", endpoint(phone), b"x")
+            assert received_tos(phone)[2] == tos
+            media.close(IPV4, port)
+
+
+def test_no_traffic_class_on_ipv6(media):
+    """Protocol.md 6.3."""
+    port = free_pair()
+    media.open(IPV6, port)
+    with udp_socket(IPV6) as phone:
+        phone.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        for tos in (TOS, 0x28):
+            assert media.send(stream_at(IPV6, port, tos), "", endpoint(phone), b"x")
+            assert received_tos(phone) == (b"x", (IPV6.host, port), 0)
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_port_of_another_program_is_busy_and_nothing_of_the_pair_is_taken(media, local, odd):
+    port = free_pair()
+    with udp_socket(local, port + odd):
         with pytest.raises(PortBusyError, match=f"port {port + odd}: Address already in use"):
-            media.open(port)
-        assert_free(port + 1 - odd)
-    media.open(port)
+            media.open(local, port)
+        assert_free(local, port + 1 - odd)
+    media.open(local, port)
 
 
-def test_address_that_is_not_ours_is_no_busy_port(loop, inbox):
-    media = BoundMedia("192.0.2.250", TOS, inbox.on_datagram, inbox.clock)
-    media.start(loop)
+@pytest.mark.parametrize("foreign", [LocalAddress(0, "192.0.2.250"), LocalAddress(0, "2001:db8::1", is_ipv6=True)])
+def test_address_that_is_not_ours_is_no_busy_port(media, foreign):
     with pytest.raises(OSError, match="Cannot assign requested address"):
-        media.open(20000)
-    media.close_all()
+        media.open(foreign, 20000)
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        media.add_local(foreign)
 
 
-def test_closed_pair_is_free_and_silent(media, inbox, phone):
+def test_address_of_ours_may_be_added(media, local):
+    media.add_local(local)
+
+
+def test_same_number_on_several_addresses_is_several_ports(media, inbox):
+    """IPv6 sockets take no IPv4, so that even both wildcards may have it."""
+    locals_ = [IPV4, IPV6, LocalAddress(2, "127.0.0.2")]
+    port = free_pair(*locals_)
+    for local in locals_:
+        media.open(local, port)
+    for local in locals_:
+        with udp_socket(local) as phone:
+            phone.sendto(local.host.encode(), (local.host, port))
+            assert inbox.take()[0][:4] == (local.key(port), local.host.encode(), endpoint(phone), local.host)
+            assert media.send(stream_at(local, port), "", endpoint(phone), b"x")
+            assert phone.recvfrom(10)[1][:2] == (local.host, port)
+    media.close(IPV4, port)
+    assert_free(IPV4, port)
+    with pytest.raises(OSError, match="in use"):
+        assert_free(IPV6, port)
+
+
+def test_both_wildcards_on_the_same_port(media, inbox):
+    wildcards = {IPV4: LocalAddress(0), IPV6: LocalAddress(1, is_ipv6=True)}
+    port = free_pair(*wildcards.values())
+    for wildcard in wildcards.values():
+        media.open(wildcard, port)
+    for local, wildcard in wildcards.items():
+        with udp_socket(local) as phone:
+            phone.sendto(b"x", (local.host, port))
+            assert inbox.take()[0][:4] == (wildcard.key(port), b"x", endpoint(phone), "")
+
+
+@pytest.mark.parametrize(("local", "other"), [(IPV4, IPV6), (IPV6, IPV4)], ids=["from IPv4", "from IPv6"])
+def test_nothing_is_sent_to_the_other_family(media, local, other):
+    port = free_pair()
+    media.open(local, port)
+    with udp_socket(other) as phone:
+        assert not media.send(stream_at(local, port), "", endpoint(phone), b"x")
+    mapped = Endpoint("::ffff:127.0.0.1", 9)
+    assert local.is_ipv6 or not media.send(stream_at(local, port), "", mapped, b"x")
+
+
+def test_closed_pair_is_free_and_silent(media, inbox, local, phone):
     port, other = free_pair(), None
-    media.open(port)
+    media.open(local, port)
     other = free_pair()
-    media.open(other)
-    media.close(port)
+    media.open(local, other)
+    media.close(local, port)
     for number in (port, port + 1):
-        assert_free(number)
-        phone.sendto(b"late", (HOST, number))
-    phone.sendto(b"media", (HOST, other))
+        assert_free(local, number)
+        phone.sendto(b"late", (local.host, number))
+    phone.sendto(b"media", (local.host, other))
     assert [arrived.data for arrived in inbox.take()] == [b"media"]
 
 
 def test_close_all(media):
-    ports = []
-    for _ in range(3):
-        ports.append(free_pair())
-        media.open(ports[-1])
+    opened = []
+    for local in (IPV4, IPV6, IPV4):
+        opened.append((local, free_pair()))
+        media.open(*opened[-1])
     media.close_all()
-    for port in ports:
-        assert_free(port)
-        assert_free(port + 1)
+    for local, port in opened:
+        assert_free(local, port)
+        assert_free(local, port + 1)
 
 
-def test_one_socket_does_not_keep_the_others_waiting(media, inbox, phone):
+def test_one_socket_does_not_keep_the_others_waiting(media, inbox, local, phone):
     port = free_pair()
-    media.open(port)
+    media.open(local, port)
     for number in range(BATCH + 8):
-        phone.sendto(bytes([number]), (HOST, port))
+        phone.sendto(bytes([number]), (local.host, port))
     arrived = inbox.take(BATCH + 8)
     assert [one.data[0] for one in arrived] == list(range(BATCH + 8))
     # The clock is read once a batch.
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 8]
 
 
-def test_pair_may_be_closed_by_what_arrives(media, inbox, phone, caplog):
+def test_pair_may_be_closed_by_what_arrives(media, inbox, local, phone, caplog):
     """As by a command that is executed meanwhile; what waits in the socket is gone with it."""
     caplog.set_level(logging.DEBUG, "rtpproxy")
     port = free_pair()
-    media.open(port)
-    inbox.on_arrival = lambda: media.close(port)
+    media.open(local, port)
+    inbox.on_arrival = lambda: media.close(local, port)
     for _ in range(3):
-        phone.sendto(b"x", (HOST, port))
+        phone.sendto(b"x", (local.host, port))
     assert len(inbox.take()) == 1
     inbox.turn()
     assert inbox.arrived == []
     assert caplog.records == []
-    assert_free(port)
+    assert_free(local, port)
 
 
-def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, phone, caplog):
+def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, caplog):
     port = free_pair()
-    media.open(port)
+    media.open(IPV4, port)
+    stream = stream_at(IPV4, port)
     for _ in range(9):
-        assert not media.send(port, "", BROADCAST, b"x")
+        assert not media.send(stream, "", BROADCAST, b"x")
     assert media.send_failures == 9
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
         f"cannot send to 255.255.255.255:9: Permission denied ({number} failures so far)" for number in (1, 2, 4, 8)
     ]
-    assert media.send(port, "", Endpoint(*phone.getsockname()), b"x")
+    with udp_socket(IPV4) as phone:
+        assert media.send(stream, "", endpoint(phone), b"x")
 
 
-def test_peer_that_is_gone_does_no_harm(media, inbox, phone):
+def test_peer_that_is_gone_does_no_harm(media, inbox, local, phone):
     """Its host answers with ICMP, which must not end the reading."""
     port = free_pair()
-    media.open(port)
-    with udp_socket() as gone:
-        address = gone.getsockname()
+    media.open(local, port)
+    with udp_socket(local) as gone:
+        address = endpoint(gone)
     for _ in range(3):
-        media.send(port, "", Endpoint(*address), b"x")
-    phone.sendto(b"media", (HOST, port))
+        media.send(stream_at(local, port), "", address, b"x")
+    phone.sendto(b"media", (local.host, port))
     assert inbox.take()[0].data == b"media"
 
 

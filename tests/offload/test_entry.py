@@ -15,11 +15,14 @@ from rtpproxy.offload.entry import (
     diff,
     plan,
 )
-from rtpproxy.session.session import Component, Role, Session
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Component, Role
+from tests.fakes import make_session
 
 CALLER, CALLEE = Endpoint("10.0.1.2", 5004), Endpoint("10.0.2.2", 6006)
 NEAR, FAR = "10.0.1.1", "10.0.2.1"
 """Our addresses as the caller and the callee know them."""
+TO_CALLER_TOS, TO_CALLEE_TOS = 0x20, 0x48
 
 
 def after(endpoint):
@@ -28,12 +31,16 @@ def after(endpoint):
 
 def learned_session():
     """Both legs have ports, and all four streams are locked: ports 35000, 35001 face the caller, 36000, 36001 not."""
-    session = Session(b"call", b"from", 0.0)
+    session = make_session()
     session.is_complete = True
-    for role, remote, port, local_host in ((Role.CALLER, CALLER, 35000, NEAR), (Role.CALLEE, CALLEE, 36000, FAR)):
+    for role, remote, port, local_host, tos in (
+        (Role.CALLER, CALLER, 35000, NEAR, TO_CALLER_TOS),
+        (Role.CALLEE, CALLEE, 36000, FAR, TO_CALLEE_TOS),
+    ):
         for stream in session.leg(role).streams:
-            stream.local_port = port + stream.component
+            stream.settle(stream.local, port + stream.component)
             stream.local_host = local_host
+            stream.tos = tos
             stream.latch.remote = after(remote) if stream.component is Component.RTCP else remote
             stream.latch.is_latched = True
     return session
@@ -41,35 +48,43 @@ def learned_session():
 
 def entry(port=35000, **changes):
     """The entry of the caller's RTP in `learned_session`."""
-    made = ForwardingEntry(port, NEAR, CALLER, False, True, FAR, 36000, CALLEE)
+    made = ForwardingEntry(port, NEAR, CALLER, False, True, FAR, 36000, CALLEE, TO_CALLEE_TOS)
     return replace(made, **changes)
 
 
+CALLEE_ENTRY = ForwardingEntry(36000, FAR, CALLEE, False, True, NEAR, 35000, CALLER, TO_CALLER_TOS)
+
+
 def test_all_four_streams():
-    assert plan(learned_session(), "") == {
-        35000: entry(),
-        35001: ForwardingEntry(35001, NEAR, after(CALLER), False, False, FAR, 36001, after(CALLEE)),
-        36000: ForwardingEntry(36000, FAR, CALLEE, False, True, NEAR, 35000, CALLER),
-        36001: ForwardingEntry(36001, FAR, after(CALLEE), False, False, NEAR, 35001, after(CALLER)),
-    }
+    rtcp = ForwardingEntry(35001, NEAR, after(CALLER), False, False, FAR, 36001, after(CALLEE), TO_CALLEE_TOS)
+    callee_rtcp = ForwardingEntry(36001, FAR, after(CALLEE), False, False, NEAR, 35001, after(CALLER), TO_CALLER_TOS)
+    assert plan(learned_session()) == {35000: entry(), 35001: rtcp, 36000: CALLEE_ENTRY, 36001: callee_rtcp}
 
 
-def test_listen_address_is_used_for_both_sides():
-    wanted = plan(learned_session(), "192.0.2.7")
-    assert {(want.local_host, want.from_host) for want in wanted.values()} == {("192.0.2.7", "192.0.2.7")}
+def test_ports_are_told_by_their_keys():
+    """Both legs may have the same number in different port spaces."""
+    session = learned_session()
+    for stream in session.callee.streams:
+        stream.settle(LocalAddress(3, FAR), 35000 + stream.component)
+    wanted = plan(session)
+    assert sorted(wanted) == [35000, 35001, 3 << 16 | 35000, 3 << 16 | 35001]
+    assert wanted[35000] == entry(from_port=35000)
+    assert wanted[3 << 16 | 35000] == replace(CALLEE_ENTRY, port=35000, slot=3)
+    assert wanted[3 << 16 | 35000].key == 3 << 16 | 35000
 
 
-def test_listen_address_needs_no_packet_to_be_known():
+def test_our_address_must_be_known():
     session = learned_session()
     session.caller.rtp.local_host = ""
-    assert plan(session, "")[35000] == NOT_LEARNED
-    assert plan(session, "192.0.2.7")[35000] == entry(local_host="192.0.2.7", from_host="192.0.2.7")
+    wanted = plan(session)
+    assert wanted[35000] == NOT_LEARNED
+    assert wanted[36000] == replace(CALLEE_ENTRY, from_host="")
 
 
 def test_route_decides_where_the_peers_side_is_not_known():
     session = learned_session()
     session.callee.rtp.local_host = ""
-    assert plan(session, "")[35000] == entry(from_host="")
+    assert plan(session)[35000] == entry(from_host="")
 
 
 def test_one_leg():
@@ -77,48 +92,57 @@ def test_one_leg():
     session.is_complete = False
     for stream in session.callee.streams:
         stream.local_port = 0
-    assert plan(session, "") == {35000: INCOMPLETE, 35001: INCOMPLETE}
+    assert plan(session) == {35000: INCOMPLETE, 35001: INCOMPLETE}
 
 
 def test_no_ports():
-    assert plan(Session(b"call", b"from", 0.0), "") == {}
+    assert plan(make_session()) == {}
 
 
 def test_nothing_heard_yet():
     session = learned_session()
     session.caller.rtp.latch.is_latched = False
-    wanted = plan(session, "")
+    wanted = plan(session)
     assert wanted[35000] == NOT_LEARNED
-    assert wanted[36000] == ForwardingEntry(36000, FAR, CALLEE, False, True, NEAR, 35000, CALLER)
+    assert wanted[36000] == CALLEE_ENTRY
 
 
 def test_nothing_known_of_one_party():
     session = learned_session()
     session.caller.rtp.latch.remote = None
-    wanted = plan(session, "")
+    wanted = plan(session)
     assert (wanted[35000], wanted[36000]) == (NOT_LEARNED, PEER_UNKNOWN)
 
 
 def test_peer_without_a_port():
     session = learned_session()
     session.callee.rtp.latch.remote = Endpoint(CALLEE.host, 0)
-    assert plan(session, "")[35000] == PEER_UNKNOWN
+    assert plan(session)[35000] == PEER_UNKNOWN
 
 
 def test_asymmetric_party_is_locked_before_it_is_heard():
     session = learned_session()
     session.caller.rtp.latch.is_latched = False
     session.caller.rtp.latch.is_asymmetric = True
-    assert plan(session, "")[35000] == entry(is_any_source_port=True)
+    assert plan(session)[35000] == entry(is_any_source_port=True)
 
 
 @pytest.mark.parametrize("role", Role)
 def test_ipv6_stays_in_userspace(role):
     session = learned_session()
     session.leg(role).rtp.latch.remote = Endpoint("2001:db8::1", 5004)
-    wanted = plan(session, "")
+    wanted = plan(session)
     assert (wanted[35000], wanted[36000]) == (NOT_IPV4, NOT_IPV4)
     assert isinstance(wanted[35001], ForwardingEntry)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_our_ipv6_address_stays_in_userspace(role):
+    """Also before the party there has told a remote address of that family."""
+    session = learned_session()
+    for stream in session.leg(role).streams:
+        stream.local = LocalAddress(1, "2001:db8::1", is_ipv6=True)
+    assert set(plan(session).values()) == {NOT_IPV4}
 
 
 A, B, C = entry(1), entry(2), entry(3)

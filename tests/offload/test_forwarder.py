@@ -14,7 +14,7 @@ TO = Endpoint("10.0.2.2", 6006)
 ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1")
 OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2")
 NO_ROUTE = NoRoute("no route to 10.0.2.2: Network is unreachable")
-ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO)
+ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO, 0xB8)
 RTCP = replace(ENTRY, port=35001, is_rtp=False)
 
 

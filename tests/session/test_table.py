@@ -2,13 +2,13 @@
 
 import pytest
 
-from rtpproxy.session.session import Session
 from rtpproxy.session.table import SessionTable
+from tests.fakes import make_session
 
 
 def table(*tags, call_id=b"call"):
     made = SessionTable()
-    sessions = [Session(call_id, tag, 0.0) for tag in tags]
+    sessions = [make_session(call_id, tag) for tag in tags]
     for session in sessions:
         made.add(session)
     return made, sessions
@@ -85,7 +85,7 @@ def test_removal_leaves_the_others():
 def test_removal_of_a_stranger_is_refused():
     sessions, (known,) = table(b"a")
     with pytest.raises(KeyError):
-        sessions.remove(Session(b"call", b"a", 0.0))
+        sessions.remove(make_session(b"call", b"a"))
     sessions.remove(known)
     with pytest.raises(KeyError):
         sessions.remove(known)
@@ -93,7 +93,7 @@ def test_removal_of_a_stranger_is_refused():
 
 def test_iteration_is_in_order_of_creation_and_survives_removal():
     sessions = SessionTable()
-    made = [Session(call_id, b"f", 0.0) for call_id in (b"1", b"2", b"1", b"3", b"2")]
+    made = [make_session(call_id, b"f") for call_id in (b"1", b"2", b"1", b"3", b"2")]
     for session in made:
         sessions.add(session)
     assert list(sessions) == made
