@@ -306,11 +306,13 @@ class Service:
         return stream.latch.change_ssrc(header, now) is _LEARNED
 
     def _guess_rtcp(self, session: Session, stream: Stream) -> None:
-        """An RTP stream that moved tells where its RTCP may be (protocol.md 5.6)."""
+        """RTP that moved, in strict mode also RTP that latched, tells where its RTCP may be (protocol.md 5.6)."""
         latch = stream.latch
-        if stream.component is Component.RTP and latch.has_moved and latch.remote is not None:
+        if stream.component is not Component.RTP or latch.remote is None:
+            return
+        if latch.has_moved or latch.is_strict:
             leg = session.caller if session.caller.rtp is stream else session.callee
-            leg.rtcp.latch.guess(latch.remote)
+            leg.rtcp.latch.guess(latch.remote, is_untrusted=latch.is_untrusted)
 
     # Time
 
