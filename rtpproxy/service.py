@@ -255,6 +255,10 @@ class Service:
             totals.packets_discarded += 1
             return
         session, stream, peer = found
+        if local_host != stream.local_host and stream.local.host:
+            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
+            totals.packets_discarded += 1
+            return
         totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
@@ -453,13 +457,16 @@ class Service:
 
     def _use(self, local: LocalAddress) -> LocalAddress:
         """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
+        if not self._locals.is_known(local):
+            local = self._locals.at(local.host)  # another leg or command may have brought it meanwhile
         if self._locals.is_known(local):
             return local
         adopted = self._locals.adopt(local)
         if adopted is None:
             raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
         self._media.add_local(adopted)
-        self._ports.setdefault(adopted.slot, self._new_ports())
+        if adopted.slot not in self._ports:
+            self._ports[adopted.slot] = self._new_ports()
         self._locals.join(adopted)
         return adopted
 
