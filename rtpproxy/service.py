@@ -116,7 +116,8 @@ class Service:
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
         self._totals = Totals()
-        self._counted_at = 0.0
+        self._counted_at = math.inf
+        """When the rate was last worked out; never so far."""
         self._counted_packets = 0
 
     # Commands
@@ -226,8 +227,9 @@ class Service:
         """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
-        session.has_own_timeout = True
         leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
+        for one in session.legs:
+            one.has_own_timeout |= one.activity == leg.activity
         self._activity.set_timeout(leg.activity, command.seconds)
         self._activity.touch(leg.activity, now)
 
@@ -417,8 +419,8 @@ class Service:
             return
         session.is_complete = True
         self._totals.sessions_completed += 1
-        if not session.has_own_timeout:
-            for leg in session.legs:
+        for leg in session.legs:
+            if not leg.has_own_timeout:
                 self._activity.set_timeout(leg.activity, self._config.idle_timeout_s)
 
     def _describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
