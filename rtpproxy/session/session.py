@@ -57,6 +57,13 @@ class Stream:
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
 
+    def settle(self, local: LocalAddress, port: int) -> None:
+        """Be at this port from now on."""
+        if local != self.local:
+            self.local, self.local_host = local, local.host
+        self.local_port = port
+        self.key = local.key(port)
+
 
 @dataclass(slots=True, eq=False)
 class Leg:

@@ -38,7 +38,7 @@ def learned_session():
         (Role.CALLEE, CALLEE, 36000, FAR, TO_CALLEE_TOS),
     ):
         for stream in session.leg(role).streams:
-            stream.local_port = stream.key = port + stream.component
+            stream.settle(stream.local, port + stream.component)
             stream.local_host = local_host
             stream.tos = tos
             stream.latch.remote = after(remote) if stream.component is Component.RTCP else remote
@@ -65,9 +65,7 @@ def test_ports_are_told_by_their_keys():
     """Both legs may have the same number in different port spaces."""
     session = learned_session()
     for stream in session.callee.streams:
-        stream.local = LocalAddress(3, FAR)
-        stream.local_port = 35000 + stream.component
-        stream.key = stream.local.key(stream.local_port)
+        stream.settle(LocalAddress(3, FAR), 35000 + stream.component)
     wanted = plan(session)
     assert sorted(wanted) == [35000, 35001, 3 << 16 | 35000, 3 << 16 | 35001]
     assert wanted[35000] == entry(from_port=35000)
