@@ -119,7 +119,8 @@ class Service:
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
         self._totals = Totals()
-        self._counted_at = 0.0
+        self._counted_at = math.inf
+        """When the rate was last worked out; never so far."""
         self._counted_packets = 0
 
     # Commands
@@ -229,8 +230,9 @@ class Service:
         """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
-        session.has_own_timeout = True
         leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
+        for one in session.legs:
+            one.has_own_timeout |= one.activity == leg.activity
         self._activity.set_timeout(leg.activity, command.seconds)
         self._activity.touch(leg.activity, now)
 
@@ -258,6 +260,10 @@ class Service:
             totals.packets_discarded += 1
             return
         session, stream, peer = found
+        if local_host != stream.local_host and stream.local.host:
+            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
+            totals.packets_discarded += 1
+            return
         totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
@@ -426,8 +432,8 @@ class Service:
             return
         session.is_complete = True
         self._totals.sessions_completed += 1
-        if not session.has_own_timeout:
-            for leg in session.legs:
+        for leg in session.legs:
+            if not leg.has_own_timeout:
                 self._activity.set_timeout(leg.activity, self._config.idle_timeout_s)
 
     def _describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
@@ -466,13 +472,16 @@ class Service:
 
     def _use(self, local: LocalAddress) -> LocalAddress:
         """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
+        if not self._locals.is_known(local):
+            local = self._locals.at(local.host)  # another leg or command may have brought it meanwhile
         if self._locals.is_known(local):
             return local
         adopted = self._locals.adopt(local)
         if adopted is None:
             raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
         self._media.add_local(adopted)
-        self._ports.setdefault(adopted.slot, self._new_ports())
+        if adopted.slot not in self._ports:
+            self._ports[adopted.slot] = self._new_ports()
         self._locals.join(adopted)
         return adopted
 
