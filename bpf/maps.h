@@ -32,6 +32,9 @@ BPF_F_TABLE("array", __u32, struct port_row, port_rows, PORT_ROWS, MAPPED);
 /* Apart from the rows, so that counting never writes to the line that other CPUs read. */
 BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORT_ROWS, MAPPED);
 
+/* Apart from the counters, so that a packet that is like most of them touches one line only. */
+BPF_F_TABLE("array", __u32, struct port_events, port_events, PORT_ROWS, MAPPED);
+
 /* Apart from the rows, so that a neighbour that moves changes one row, not ten thousand. */
 BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);
 

@@ -72,6 +72,9 @@ class Offload(Protocol):
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None: ...
     def withdraw(self, key: int, reason: str) -> None: ...
+    def is_wanted(self, key: int) -> bool: ...
+    def hold(self, key: int) -> None: ...
+    def seed(self, key: int, tracker: SequenceTracker) -> None: ...
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
@@ -231,13 +234,13 @@ class Service:
         self._activity.set_timeout(leg.activity, command.seconds)
         self._activity.touch(leg.activity, now)
 
-    def set_tos(self, issuer: Issuer, command: SetTos) -> None:
+    def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
         """Change the TOS byte of the RTP packets to a party. Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
         stream = session.leg(issuer.role.peer if command.is_reverse else issuer.role).rtp
         stream.tos = command.tos & 0xFF
-        self._replan(session)
+        self._replan(session, now)
 
     def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
         """Drop a reference, as `D` with the session's own from-tag. Raises SessionNotFoundError."""
@@ -267,14 +270,14 @@ class Service:
             totals.packets_discarded += 1
             return
         self._activity.touch(stream.activity, now)
-        is_unlocked = is_rtp and self._track(stream, header, now)
+        is_unlocked = is_rtp and self._track(session, stream, header, now)
         stream.received_packets += 1
         self._relay(stream, peer, data)
         if verdict is _LEARNED:
             self._guess_rtcp(session, stream)
         if verdict is _LEARNED or is_unlocked or local_host != stream.local_host:
             stream.local_host = local_host
-            self._replan(session)
+            self._replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote
@@ -285,12 +288,20 @@ class Service:
             stream.dropped_packets += 1
             self._totals.packets_discarded += 1
 
-    def _track(self, stream: Stream, header: RtpHeader | None, now: float) -> bool:
+    def _track(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
         """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
         tracker = stream.tracker
         if tracker is None:
             tracker = stream.tracker = SequenceTracker()
-        if not tracker.observe(header, now) or header is None:
+        is_wanted = self._offload.is_wanted(stream.key)
+        if is_wanted:
+            # The kernel must not count between what is absorbed and what it goes on from.
+            self._offload.hold(stream.key)
+            self._absorb(session, stream, now)
+        is_changed = tracker.observe(header, now)
+        if is_wanted:
+            self._offload.seed(stream.key, tracker)
+        if not is_changed or header is None:
             return False
         return stream.latch.change_ssrc(header, now) is _LEARNED
 
@@ -428,7 +439,7 @@ class Service:
                 host, port = media.remote
                 stream.latch.signal(Endpoint(host, (port + stream.component) % 65536), now)
             stream.latch.set_asymmetric(is_asymmetric)
-        self._replan(session)
+        self._replan(session, now)
 
     def _give_ports(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Open a port pair for a leg of an existing session, in place of the one it has. Raises NoPortsError."""
@@ -546,18 +557,36 @@ class Service:
         stream.forwarded_packets = counters.packets
         stream.received_packets += packets
         stream.relayed_packets += packets
-        if stream.component is not Component.RTP or counters.sequence_set_at < session.created_at:
+        if stream.component is not Component.RTP:
             return
         tracker = stream.tracker
-        if tracker is None:
-            tracker = stream.tracker = SequenceTracker()
-        changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
-        stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
-        tracker.absorb_forwarded(packets, counters.ssrc, counters.last_seen)
+        assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
+        if counters.sequence_set_at >= session.created_at:
+            changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
+            stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
+        tracker.absorb_forwarded(packets, counters.state, counters.totals)
 
-    def _replan(self, session: Session) -> None:
-        if session.is_complete:
-            self._offload.apply(_label(session), plan(session))
+    def _replan(self, session: Session, now: float) -> None:
+        if not session.is_complete:
+            return
+        wanted = plan(session)
+        for leg in session.legs:
+            if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
+                self._hand_over(leg.rtp)
+        self._offload.apply(_label(session), wanted)
+        for stream in session.streams:
+            if not self._offload.is_wanted(stream.key):
+                self._absorb(session, stream, now)
+
+    def _hand_over(self, stream: Stream) -> None:
+        """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""
+        counters = self._offload.counters(stream.key)
+        if counters is None or self._offload.is_wanted(stream.key):
+            return
+        if stream.tracker is None:
+            stream.tracker = SequenceTracker()
+        stream.tracker.skip_forwarded(counters.totals)
+        self._offload.seed(stream.key, stream.tracker)
 
     def _seconds_left(self, leg: Leg, now: float) -> int:
         last_seen = self._activity.last_seen(leg.activity)

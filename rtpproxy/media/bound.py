@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
-from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, family_of
+from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, family_of, ipv6_address
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Stream
 
@@ -79,13 +79,14 @@ class BoundMedia:
 
         False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
-        port = self._ports[stream.local.slot << 16 | stream.local_port]
-        if (":" in to[0]) != port.is_ipv6:
+        port = self._ports[stream.key]
+        is_ipv6 = port.is_ipv6
+        if (":" in to[0]) != is_ipv6:
             return False
         try:
             if port.tos != stream.tos:
                 self._set_tos(port, stream.tos)
-            port.opened.sendto(data, to)
+            port.opened.sendto(data, ipv6_address(*to) if is_ipv6 else to)
         except OSError as error:
             self.send_failures += 1
             if self.send_failures & (self.send_failures - 1) == 0:
@@ -109,7 +110,7 @@ class BoundMedia:
         key = address.key(port)
         self._ports[key] = added
         assert self._loop is not None
-        self._loop.add_reader(opened, self._on_readable, key, opened, address.host)
+        self._loop.add_reader(opened, self._on_readable, key, opened, address)
 
     def _set_tos(self, port: _Port, tos: int) -> None:
         if not port.is_ipv6:
@@ -122,8 +123,9 @@ class BoundMedia:
         self._loop.remove_reader(closed)
         closed.close()
 
-    def _on_readable(self, key: int, opened: socket.socket, host: str) -> None:
+    def _on_readable(self, key: int, opened: socket.socket, address: LocalAddress) -> None:
         now = self._clock()
+        host, is_ipv6 = address.host, address.is_ipv6
         for _ in range(BATCH):
             try:
                 size, source = opened.recvfrom_into(self._buffer)
@@ -133,7 +135,7 @@ class BoundMedia:
                 # An ICMP error of an earlier send; the next datagram may be fine.
                 log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
                 continue
-            if len(source) > 2:
+            if is_ipv6:
                 source = endpoint_of(source)
             self._on_datagram(key, bytes(self._view[:size]), source, host, now)
             if opened.fileno() < 0:

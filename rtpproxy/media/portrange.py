@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _CLAIM = "rtpproxy/media/"
 _CLAIMS = re.compile(
-    rf" @{_CLAIM}([0-9a-f.:]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)$", re.MULTILINE
+    rf" @({_CLAIM}([0-9a-f.:]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)/[0-9]+)$", re.MULTILINE
 )
 _WILDCARDS = {False: "*", True: "::"}
 """What a claim names for all addresses of a family, by whether it is IPv6."""
@@ -47,7 +47,8 @@ class Claims:
     def __init__(self, first: int, last: int, *, is_steered: bool) -> None:
         self._first, self._last = first, last
         self._is_steered = is_steered
-        self._holders: list[socket.socket] = []
+        self._holders: dict[str, socket.socket] = {}
+        """By name."""
 
     def add(self, address: LocalAddress) -> None:
         """Claim the ports on an address.
@@ -55,22 +56,25 @@ class Claims:
         Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that
         bind their ports find out by themselves which are taken.
         """
-        for other in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
-            if int(other[5]) != os.getpid():
-                self._check_overlap(other, address)
-        way = "steered" if self._is_steered else "bound"
+        for claim in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
+            if claim[1] not in self._holders:
+                self._check_overlap(claim, address)
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        holder.bind(f"\0{_CLAIM}{_written(address)}/{self._first}-{self._last}/{way}/{os.getpid()}")
-        self._holders.append(holder)
+        way = "steered" if self._is_steered else "bound"
+        # Processes in two containers may have the same number; the socket's own is of the whole kernel.
+        numbers = f"{os.getpid()}/{os.fstat(holder.fileno()).st_ino}"
+        name = f"{_CLAIM}{_written(address)}/{self._first}-{self._last}/{way}/{numbers}"
+        self._holders[name] = holder
+        holder.bind(f"\0{name}")
 
     def close(self) -> None:
         """Claim nothing any more."""
-        for holder in self._holders:
+        for holder in self._holders.values():
             holder.close()
         self._holders.clear()
 
     def _check_overlap(self, other: re.Match[str], address: LocalAddress) -> None:
-        host, low, high, way, process = other[1], int(other[2]), int(other[3]), other[4], other[5]
+        host, low, high, way, process = other[2], int(other[3]), int(other[4]), other[5], other[6]
         ours, wildcard = _written(address), _WILDCARDS[address.is_ipv6]
         is_same_host = host == ours or ((":" in host) == address.is_ipv6 and wildcard in (host, ours))
         is_overlapping = low <= self._last and self._first <= high

@@ -2,7 +2,6 @@
 
 import errno
 import socket
-from typing import Any
 
 from rtpproxy.errors import PortBusyError
 from rtpproxy.session.local import LocalAddress
@@ -34,12 +33,16 @@ def check_ours(address: LocalAddress) -> None:
         probe.bind((address.host, 0))
 
 
-def endpoint_of(reported: Any) -> tuple[str, int]:
-    """Host and port of a socket address; a link-local host with the zone that it needs (`fe80::1%2`, RFC 4007)."""
-    if len(reported) == 2 or not reported[3]:
-        host, port = reported[:2]
-        return host, port
-    return f"{reported[0]}%{reported[3]}", reported[1]
+def endpoint_of(reported: tuple[str, int, int, int]) -> tuple[str, int]:
+    """Host and port of an IPv6 socket's address; a link-local host with the number of its zone (`fe80::1%2`)."""
+    host, port, _, zone = reported
+    return (f"{host}%{zone}", port) if zone else (host, port)
+
+
+def ipv6_address(host: str, port: int) -> tuple[str, int, int, int]:
+    """What an IPv6 socket takes for a host that may have a zone; the inverse of `endpoint_of`."""
+    host, _, zone = host.partition("%")
+    return host, port, 0, int(zone or 0)
 
 
 def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
@@ -71,10 +74,13 @@ def route_source(to_host: str) -> str | None:
     except PermissionError:
         probe = socket.socket(family, socket.SOCK_DGRAM)
     with probe:
-        is_raw_ipv6 = family == socket.AF_INET6 and probe.type == socket.SOCK_RAW
+        is_ipv6 = family == socket.AF_INET6
+        # A raw IPv6 socket takes a port for a protocol.
+        port = 0 if is_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
         try:
-            # A raw IPv6 socket takes a port for a protocol.
-            probe.connect((to_host, 0 if is_raw_ipv6 else _DISCARD))
+            probe.connect(ipv6_address(to_host, port) if is_ipv6 else (to_host, port))
         except OSError:
             return None
-        return endpoint_of(probe.getsockname())[0]
+        name = probe.getsockname()
+        source: str = endpoint_of(name)[0] if is_ipv6 else name[0]
+        return source

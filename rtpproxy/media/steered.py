@@ -10,12 +10,24 @@ import errno
 import logging
 import socket
 import struct
+import sys
 from asyncio import AbstractEventLoop
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rtpproxy.addr import Endpoint, ipv4_number
-from rtpproxy.media.sockets import bind_port, datagram_socket, family_of, force_buffer, route_source
-from rtpproxy.session.local import LocalAddress
+from rtpproxy.media.sockets import (
+    bind_port,
+    check_ours,
+    datagram_socket,
+    endpoint_of,
+    family_of,
+    force_buffer,
+    ipv6_address,
+    route_source,
+)
+from rtpproxy.session.local import LocalAddress, port_key
 from rtpproxy.session.session import Stream
 
 log = logging.getLogger(__name__)
@@ -36,11 +48,20 @@ _CHECKSUM_AT = 6
 """Where in a UDP header the kernel writes the checksum of what a raw IPv6 socket sends."""
 _ANCILLARY_BYTES = 64
 _MAX_REMEMBERED = 100_000
-_IP_BIND_ADDRESS_NO_PORT = 24
+_MAX_SENDERS = 512
+"""A host may have more addresses than it can have sockets, for instance all of a prefix that is routed to it."""
 _UDP = 17
 _UDP_HEADER = struct.Struct("!HHHH")
 # One classic BPF instruction, "return 0": the kernel hands a raw socket a copy of every UDP packet of the host.
 _DROP_ALL = struct.pack("=HBBI", 6, 0, 0, 0)
+
+
+class _Sender(NamedTuple):
+    """A raw socket for an address of ours and a TOS byte."""
+
+    opened: socket.socket
+    number: int
+    """The address for the checksum; 0 on IPv6, where the kernel computes it."""
 
 
 class SteeredMedia:
@@ -62,14 +83,15 @@ class SteeredMedia:
         self._mark = mark
         self._add_local = add_local
         self._receivers: list[socket.socket] = []
-        self._senders: dict[tuple[str, int], socket.socket] = {}
+        self._senders: dict[int, dict[str, _Sender]] = defaultdict(dict)
+        """By TOS byte and address."""
         self._sources: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
         self._slots: dict[str, int] = {}
         """Of each address that is listened on by itself."""
         self._wildcard_slots: dict[socket.AddressFamily, int] = {}
         self._destinations: dict[bytes, tuple[str, int | None]] = {}
-        """By packed address: its text, and its slot, None when it is none of those listened on."""
+        """By packed address and zone: their text, and the key of port 0, None when it is not listened on."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._loop: AbstractEventLoop | None = None
@@ -101,18 +123,14 @@ class SteeredMedia:
             if self._loop is not None:
                 self._loop.remove_reader(receiver)
             receiver.close()
-        for sender in self._senders.values():
-            sender.close()
         self._receivers.clear()
-        self._senders.clear()
+        self._close_senders()
 
     def add_local(self, address: LocalAddress) -> None:
         """Listen on another address. Raises OSError when it is not one of this host's, or cannot be listened on."""
-        with datagram_socket(family_of(address)) as probe:
-            probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            probe.bind((address.host, 0))
+        check_ours(address)
         if address.is_ipv6 and not self._has_ipv6:
-            raise OSError(errno.EAFNOSUPPORT, "this host has no IPv6")
+            raise OSError(errno.EAFNOSUPPORT, "this host had no IPv6 when the relay started")
         if address.slot not in self._wildcard_slots.values():
             self._add_local(address)
             self._know(address)
@@ -136,36 +154,30 @@ class SteeredMedia:
         False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
         to_host, to_port = to
-        if (":" in to_host) != stream.local.is_ipv6:
+        is_ipv6 = stream.local.is_ipv6
+        if (":" in to_host) != is_ipv6:
             return False
         try:
             from_host = from_host or self._sources.get(to_host) or self._route_source(to_host)
-            tos = stream.tos
-            sender = self._senders.get((from_host, tos)) or self._sender(from_host, tos)
-            length = 8 + len(data)
-            from_port = stream.local_port
-            check = 0 if stream.local.is_ipv6 else self._checksum(from_host, to_host, from_port + to_port, length, data)
-            header = _UDP_HEADER.pack(from_port, to_port, length, check)
+            sender, from_number = self._senders[stream.tos].get(from_host) or self._sender(from_host, stream.tos)
+            from_port, length = stream.local_port, 8 + len(data)
+            if is_ipv6:
+                header = _UDP_HEADER.pack(from_port, to_port, length, 0)
+                sender.sendto(header + data, ipv6_address(to_host, 0))
+                return True
+            number = int.from_bytes(data, "big")
+            if length & 1:
+                number <<= 8
+            to_number = self._numbers.get(to_host) or self._number(to_host)
+            # The small numbers first: adding to the payload's long number copies it.
+            total = number + (from_number + to_number + _UDP + 2 * length + from_port + to_port)
+            # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
+            header = _UDP_HEADER.pack(from_port, to_port, length, 65535 - total % 65535)
             sender.sendto(header + data, (to_host, 0))
         except OSError as error:
             self._count_failure(to, error)
             return False
         return True
-
-    def _checksum(self, from_host: str, to_host: str, ports: int, length: int, data: bytes) -> int:
-        """Of a UDP datagram over IPv4; `ports` is the sum of the two. The kernel works that of IPv6 out itself."""
-        number = int.from_bytes(data, "big")
-        if length & 1:
-            number <<= 8
-        numbers = self._numbers
-        # The small numbers first: adding to the payload's long number copies it.
-        total = number + (
-            (numbers.get(from_host) or self._number(from_host))
-            + (numbers.get(to_host) or self._number(to_host))
-            + (_UDP + 2 * length + ports)
-        )
-        # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
-        return 65535 - total % 65535
 
     def routes_changed(self) -> None:
         """Forget which address the routes choose for each peer."""
@@ -177,7 +189,7 @@ class SteeredMedia:
             log.warning("cannot send to %s: %s (%d failures so far)", to, error.strerror, self.send_failures)
 
     def _number(self, host: str) -> int:
-        if len(self._numbers) > _MAX_REMEMBERED:
+        if len(self._numbers) >= _MAX_REMEMBERED:
             self._numbers.clear()
         number = self._numbers[host] = ipv4_number(host)
         return number
@@ -219,38 +231,47 @@ class SteeredMedia:
         loop.add_reader(receiver, self._on_readable, receiver, family)
         return receiver
 
-    def _sender(self, from_host: str, tos: int) -> socket.socket:
-        """The raw socket for an address and a TOS byte, which does nothing on IPv6 (protocol.md 6.3)."""
-        family = socket.AF_INET6 if ":" in from_host else socket.AF_INET
-        sender = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    def _sender(self, from_host: str, tos: int) -> _Sender:
+        is_ipv6 = ":" in from_host
+        if sum(map(len, self._senders.values())) >= _MAX_SENDERS:
+            self._close_senders()
+        opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
         try:
-            drop_everything(sender)
-            sender.setblocking(False)
-            force_buffer(sender, _SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            if family == socket.AF_INET6:
-                sender.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_AT)
+            drop_everything(opened)
+            opened.setblocking(False)
+            force_buffer(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            if is_ipv6:
+                opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_AT)
             else:
-                sender.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
-            sender.bind((from_host, 0))
+                opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+            opened.bind(ipv6_address(from_host, 0) if is_ipv6 else (from_host, 0))
         except OSError:
-            sender.close()
+            opened.close()
             raise
-        self._senders[from_host, tos] = sender
+        sender = self._senders[tos][from_host] = _Sender(opened, 0 if is_ipv6 else ipv4_number(from_host))
         return sender
+
+    def _close_senders(self) -> None:
+        for of_tos in self._senders.values():
+            for sender in of_tos.values():
+                sender.opened.close()
+        self._senders.clear()
 
     def _route_source(self, to_host: str) -> str:
         source = route_source(to_host)
         if source is None:
             raise OSError(errno.EHOSTUNREACH, "no route")
+        if len(self._sources) >= _MAX_REMEMBERED:
+            self._sources.clear()
         self._sources[to_host] = source
         return source
 
     def _on_readable(self, receiver: socket.socket, family: socket.AddressFamily) -> None:
         now = self._clock()
         buffers, view, destinations = (self._buffer,), self._view, self._destinations
-        on_datagram = self._on_datagram
-        # Where the address is in a socket address (ip(7), ipv6(7)).
-        start, end = (8, 24) if family == socket.AF_INET6 else (4, 8)
+        on_datagram, is_ipv6 = self._on_datagram, family == socket.AF_INET6
+        # Where the address is in a socket address, of IPv6 followed by its zone (ip(7), ipv6(7)).
+        start, end = (8, 28) if is_ipv6 else (4, 8)
         for _ in range(BATCH):
             try:
                 size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)
@@ -262,18 +283,22 @@ class SteeredMedia:
             if not ancillary:
                 continue
             address = ancillary[0][2]
-            host, slot = destinations.get(address[start:end]) or self._destination(address[start:end], family)
-            if slot is None:
+            host, first_key = destinations.get(address[start:end]) or self._destination(address[start:end], family)
+            if first_key is None:
                 continue  # to a receiving socket itself, by a program on this host
-            key = slot << 16 | address[2] << 8 | address[3]
-            on_datagram(key, bytes(view[:size]), source[:2], host, now)
+            if is_ipv6:
+                source = endpoint_of(source)
+            on_datagram(first_key | address[2] << 8 | address[3], bytes(view[:size]), source, host, now)
 
     def _destination(self, packed: bytes, family: socket.AddressFamily) -> tuple[str, int | None]:
-        host = socket.inet_ntop(family, packed)
+        host = socket.inet_ntop(family, packed[:16])
+        if zone := int.from_bytes(packed[16:], sys.byteorder):
+            host = f"{host}%{zone}"
         slot = self._slots.get(host, self._wildcard_slots.get(family))
-        if len(self._destinations) > _MAX_REMEMBERED:
+        first_key = None if slot is None else port_key(slot, 0)
+        if len(self._destinations) >= _MAX_REMEMBERED:
             self._destinations.clear()
-        found = self._destinations[packed] = host, slot
+        found = self._destinations[packed] = host, first_key
         return found
 
 

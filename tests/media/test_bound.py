@@ -12,6 +12,7 @@ import uvloop
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
 from rtpproxy.media.bound import BATCH, BoundMedia
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
@@ -83,7 +84,9 @@ def free_pair(*locals_):
 
 
 def stream_at(local, port, tos=TOS):
-    return Stream(Component(port % 2), local, local_port=port, tos=tos)
+    stream = Stream(Component(port % 2), local, Latch(), tos=tos)
+    stream.settle(local, port)
+    return stream
 
 
 def endpoint(opened):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rtpproxy.errors import StartError
 from rtpproxy.media import portrange
-from rtpproxy.media.portrange import Reservation, check_local, claim, format_ranges, merge, parse_ranges, subtract
+from rtpproxy.media.portrange import Claims, Reservation, check_local, format_ranges, merge, parse_ranges, subtract
+from rtpproxy.session.local import LocalAddress
 from tests.running import own_namespace
 
 RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
@@ -30,15 +31,23 @@ def namespace():
 
 @pytest.fixture
 def claimed(namespace):
-    """Claims that end with the test."""
-    holders = []
+    """Claims of a relay of its own on an address each time; they end with the test."""
+    relays = []
 
-    def make(listen_host, first, last, *, is_steered):
-        holders.append(claim(listen_host, first, last, is_steered=is_steered))
+    def make(host, first, last, *, is_steered):
+        claims = Claims(first, last, is_steered=is_steered)
+        relays.append(claims)
+        claims.add(local(host))
+        return claims
 
     yield make
-    for holder in holders:
-        holder.close()
+    for claims in relays:
+        claims.close()
+
+
+def local(host):
+    """An address of ours by its host; `*` and `::` are all of a family."""
+    return LocalAddress(0, "" if host in ("*", "::") else host, is_ipv6=":" in host)
 
 
 @pytest.fixture
@@ -110,15 +119,19 @@ def test_undoing_what_was_added_restores_the_list(before, ours):
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        (("", 35000, 35999, True), ("", 35999, 36999, True)),
-        (("", 35000, 35999, True), ("", 34000, 35000, True)),
-        (("", 35000, 35999, True), ("", 35100, 35200, True)),
-        (("", 35100, 35200, True), ("", 35000, 35999, True)),
-        (("", 35000, 35999, True), ("127.0.0.1", 35000, 35999, True)),
-        (("127.0.0.1", 35000, 35999, True), ("", 35000, 35999, True)),
+        (("*", 35000, 35999, True), ("*", 35999, 36999, True)),
+        (("*", 35000, 35999, True), ("*", 34000, 35000, True)),
+        (("*", 35000, 35999, True), ("*", 35100, 35200, True)),
+        (("*", 35100, 35200, True), ("*", 35000, 35999, True)),
+        (("*", 35000, 35999, True), ("127.0.0.1", 35000, 35999, True)),
+        (("127.0.0.1", 35000, 35999, True), ("*", 35000, 35999, True)),
         (("127.0.0.1", 35000, 35999, True), ("127.0.0.1", 35000, 35999, True)),
-        (("", 35000, 35999, True), ("", 35000, 35999, False)),
-        (("", 35000, 35999, False), ("", 35000, 35999, True)),
+        (("*", 35000, 35999, True), ("*", 35000, 35999, False)),
+        (("*", 35000, 35999, False), ("*", 35000, 35999, True)),
+        (("::", 35000, 35999, True), ("::", 35000, 35999, True)),
+        (("::", 35000, 35999, True), ("fd00::1", 35000, 35999, True)),
+        (("fd00::1", 35000, 35999, True), ("::", 35000, 35999, False)),
+        (("fd00::1", 35000, 35999, False), ("fd00::1", 35000, 35999, True)),
     ],
 )
 def test_overlap_with_steered_ports_is_refused(claimed, theirs, ours):
@@ -135,10 +148,15 @@ def test_overlap_with_steered_ports_is_refused(claimed, theirs, ours):
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        (("", 35000, 35999, True), ("", 36000, 36999, True)),
-        (("", 35000, 35999, True), ("", 34000, 34999, True)),
+        (("*", 35000, 35999, True), ("*", 36000, 36999, True)),
+        (("*", 35000, 35999, True), ("*", 34000, 34999, True)),
         (("127.0.0.1", 35000, 35999, True), ("127.0.0.2", 35000, 35999, True)),
-        (("", 35000, 35999, False), ("", 35000, 35998, False)),
+        (("fd00::1", 35000, 35999, True), ("fd00::2", 35000, 35999, True)),
+        (("*", 35000, 35999, True), ("::", 35000, 35999, True)),
+        (("*", 35000, 35999, True), ("fd00::1", 35000, 35999, True)),
+        (("::", 35000, 35999, True), ("127.0.0.1", 35000, 35999, True)),
+        (("*", 35000, 35999, False), ("*", 35000, 35998, False)),
+        (("*", 35000, 35999, False), ("*", 35000, 35999, False)),
     ],
 )
 def test_ranges_that_do_not_disturb_each_other_are_granted(claimed, theirs, ours):
@@ -147,16 +165,59 @@ def test_ranges_that_do_not_disturb_each_other_are_granted(claimed, theirs, ours
 
 
 @pytest.mark.root
-def test_claim_ends_with_its_socket(namespace):
+def test_relay_with_several_addresses(claimed):
+    """Its own claims do not stand in its way, and each of them in that of others."""
+    hosts = ["*", "127.0.0.1", "fd00::1", "fd00::2", "fd00::2"]
+    claims = claimed(hosts[0], 35000, 35999, is_steered=True)
+    for host in hosts[1:]:
+        claims.add(local(host))
+    for host in hosts:
+        with pytest.raises(StartError, match="overlap"):
+            claimed(host, 35000, 35999, is_steered=True)
+    other = claimed("fd00::3", 35000, 35999, is_steered=True)
+    with pytest.raises(StartError, match="overlap"):
+        other.add(local("fd00::1"))
+    claims.close()
+    for host in hosts:
+        other.add(local(host))
+
+
+@pytest.mark.root
+def test_claims_end_with_their_relay(claimed):
     for _ in range(2):
-        claim("", 35000, 35999, is_steered=True).close()
+        claimed("*", 35000, 35999, is_steered=True).close()
+
+
+CLAIM_AND_WAIT = """
+import sys
+from rtpproxy.media.portrange import Claims
+from rtpproxy.session.local import LocalAddress
+claims = Claims(35000, 35999, is_steered=True)
+claims.add(LocalAddress(0))
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.root
+def test_claims_of_a_killed_process_end_with_it(claimed):
+    command = [sys.executable, "-c", CLAIM_AND_WAIT]
+    root = Path(portrange.__file__).parents[2]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as other:
+        try:
+            assert other.stdout.readline() == "claimed\n"
+            with pytest.raises(StartError, match=f"process {other.pid}: "):
+                claimed("127.0.0.1", 35000, 35999, is_steered=True)
+        finally:
+            other.kill()
+    claimed("127.0.0.1", 35000, 35999, is_steered=True)
 
 
 @pytest.mark.root
 def test_claim_is_not_seen_in_another_namespace(claimed):
-    claimed("", 35000, 35999, is_steered=True)
+    claimed("*", 35000, 35999, is_steered=True)
     with own_namespace():
-        claim("", 35000, 35999, is_steered=True).close()
+        claimed("*", 35000, 35999, is_steered=True)
 
 
 @pytest.mark.root
@@ -169,14 +230,20 @@ def test_claim_is_not_seen_in_another_namespace(claimed):
         b"caf\xe9",
         b"rtpproxy/media/",
         b"rtpproxy/media/no claim",
-        b"rtpproxy/media/*/a-b/steered/1",
+        b"rtpproxy/media/*/a-b/steered/1/1",
+        b"rtpproxy/media/*/35000-35999/steered/1",
+        b"rtpproxy/media/*/35000-35999/steered/1/1/more",
+        b"rtpproxy/media/*/350000-359999/steered/1/1",
+        b"rtpproxy/media/*/35000-35999/steered/1/1\0",
+        b"rtpproxy/media/:/1-2/steered/1/1",
     ],
 )
-def test_sockets_of_others_do_not_disturb(namespace, name):
+def test_sockets_of_others_do_not_disturb(claimed, name):
     """Anybody may bind any name, so a strange one must not keep the relay from starting."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(b"\0" + name)
-        claim("", 35000, 35999, is_steered=True).close()
+        claims = claimed("*", 35000, 35999, is_steered=True)
+        claims.add(local("::"))
 
 
 # The kernel's list
@@ -302,15 +369,30 @@ def test_list_that_cannot_be_written_is_a_warning_and_nothing_at_the_end(reserve
 # The listen address
 
 
-def test_listen_address_must_be_ours():
-    for host in ("", "127.0.0.1", "127.0.0.2"):
-        check_local(host)
-    with pytest.raises(StartError, match=r"listen address 192\.0\.2\.250 cannot be used: Cannot assign"):
-        check_local("192.0.2.250")
+@pytest.mark.root
+def test_listen_address_must_be_ours(namespace):
+    for host in ("*", "127.0.0.1", "127.0.0.2", "::", "::1"):
+        check_local(local(host))
+    for host in ("192.0.2.250", "2001:db8::1"):
+        with pytest.raises(StartError, match=f"^listen address {re.escape(host)} cannot be used: Cannot assign"):
+            check_local(local(host))
 
 
 @pytest.mark.root
-def test_listen_address_is_checked_without_an_ephemeral_port():
-    with own_namespace():
-        Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("1-65535\n")
-        check_local("127.0.0.1")
+def test_link_local_listen_address_is_refused(namespace):
+    """It would need a zone, which the options have no words for."""
+    with pytest.raises(StartError, match=r"^listen address fe80::1 cannot be used: Invalid argument"):
+        check_local(local("fe80::1"))
+
+
+@pytest.mark.root
+def test_listen_address_without_ipv6(namespace):
+    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+    with pytest.raises(StartError, match=r"^listen address ::1 cannot be used: "):
+        check_local(local("::1"))
+
+
+@pytest.mark.root
+def test_listen_address_is_checked_without_an_ephemeral_port(namespace):
+    RESERVED.write_text("1-65535\n")
+    check_local(local("127.0.0.1"))

@@ -5,6 +5,7 @@ socket was given, and the receiving side verifies it: see `test_wrong_checksums_
 """
 
 import asyncio
+import os
 import socket
 import struct
 import subprocess
@@ -13,12 +14,19 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import IPv6
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import Config
-from rtpproxy.errors import PortBusyError
+from rtpproxy.config import Config, ListenAddress
+from rtpproxy.errors import OffloadError, PortBusyError
 from rtpproxy.kernel import Programs
+from rtpproxy.media import steered as steered_module
+from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import BATCH, SOCKETS, SteeredMedia
+from rtpproxy.session.latch import Latch
+from rtpproxy.session.local import LocalAddress, LocalAddresses
+from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
 from tests.running import own_namespace
 from tests.waiting import wait_for
@@ -28,34 +36,63 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 FIRST, LAST = 20000, 21998
 TOS = 0xB8
 LOOPBACK, NEAR, OTHER = "127.0.0.1", "10.0.0.1", "10.0.0.2"
+LOOPBACK6, NEAR6, OTHER6 = "::1", "fd00::1", "fd00::2"
 """Addresses of ours."""
-FAR = "10.9.9.9"
-"""An address that only a route leads to."""
-ETH_P_ALL, ETH_P_IP = 3, 0x0800
+FAR, FAR6 = "10.9.9.9", "fd00:9::9"
+"""Addresses that only a route leads to; over IPv6 it must be a local one, because others cannot be on loopback."""
+ANY, ANY6 = ListenAddress(), ListenAddress(is_ipv6=True)
+IPV4, IPV6 = LocalAddress(0), LocalAddress(1, is_ipv6=True)
+"""Port spaces of a relay that listens on everything."""
+families = pytest.mark.parametrize("local", [IPV4, IPV6], ids=["IPv4", "IPv6"])
+ETH_P_ALL = 3
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
 
 
 def set_up_namespace():
-    for command in (f"addr add {NEAR}/32 dev lo", f"addr add {OTHER}/32 dev lo", f"route add {FAR} dev lo src {NEAR}"):
+    for command in (
+        *(f"addr add {host}/32 dev lo" for host in (NEAR, OTHER)),
+        *(f"addr add {host}/128 dev lo nodad" for host in (NEAR6, OTHER6)),
+        f"route add {FAR} dev lo src {NEAR}",
+    ):
         subprocess.run(["ip", *command.split()], check=True)
 
 
 class Steered:
     """Programs, media and a loop, as `relay` puts them together."""
 
-    def __init__(self, listen_host=""):
+    def __init__(self, *listen):
         self.loop = uvloop.new_event_loop()
         self.inbox = Inbox(self.loop)
-        config = Config(listen_host=listen_host, port_min=FIRST, port_max=LAST)
-        self.programs = Programs(config)
-        self.media = SteeredMedia(
-            listen_host, TOS, self.inbox.on_datagram, self.inbox.clock, lambda *mark: self.programs.mark(*mark)
-        )
-        self.programs.steer(self.media.start(self.loop))
+        self.programs = Programs(Config(listen=listen, port_min=FIRST, port_max=LAST))
+        self.locals = LocalAddresses(listen, False, route_source)
+        self.media = SteeredMedia(self.inbox.on_datagram, self.inbox.clock, self.programs.mark, self._add_local)
+        self.receivers = self.media.start(self.loop, self.locals.known)
+        self.programs.steer(self.receivers)
+
+    def _add_local(self, address):
+        try:
+            self.programs.add_local(address.host, address.slot)
+        except OffloadError as error:
+            raise OSError(0, str(error)) from error
 
     def close(self):
         self.media.close_all()
         self.programs.close()
         self.loop.close()
+
+
+@pytest.fixture
+def steer(namespace):
+    """Steers the ports of given listen addresses until the end of the test."""
+    started = []
+
+    def start(*listen):
+        started.append(Steered(*listen))
+        return started[-1]
+
+    yield start
+    for steered in started:
+        steered.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +104,7 @@ def namespace():
 
 @pytest.fixture(scope="module")
 def steered(namespace):
-    steered = Steered()
+    steered = Steered(ANY, ANY6)
     yield steered
     steered.close()
 
@@ -85,23 +122,21 @@ def media(steered):
 
 @pytest.fixture
 def pair(media):
-    """An open pair, closed at the end."""
-    port = take_pair(media)
+    """A pair that is open in both families, closed at the end."""
+    port = take_pair(media, IPV4, IPV6)
     yield port
-    media.close(port)
+    media.close(IPV4, port)
+    media.close(IPV6, port)
 
 
 _next_pair = iter(range(FIRST, LAST, 2))
 
 
-def take_pair(media):
-    while True:
-        port = next(_next_pair)
-        try:
-            media.open(port)
-        except PortBusyError:  # one of the receiving sockets, whose ports the kernel chose
-            continue
-        return port
+def take_pair(media, *locals_):
+    port = next(_next_pair)
+    for local in locals_:
+        media.open(local, port)
+    return port
 
 
 @pytest.fixture
@@ -110,9 +145,24 @@ def phone(namespace):
         yield phone
 
 
+@pytest.fixture
+def phone6(namespace):
+    with udp_socket("::") as phone:
+        yield phone
+
+
+@pytest.fixture
+def phone_of(phone, phone6):
+    """The phone of a host's family."""
+    return lambda host: phone6 if ":" in host else phone
+
+
 def udp_socket(host="", port=0):
-    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    is_ipv6 = ":" in host
+    opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
     opened.settimeout(5.0)
+    if is_ipv6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     opened.bind((host, port))
     return opened
 
@@ -121,11 +171,24 @@ def endpoint(opened, host=LOOPBACK):
     return Endpoint(host, opened.getsockname()[1])
 
 
+def stream_at(port, local=IPV4, tos=TOS):
+    stream = Stream(Component(port % 2), local, Latch(), tos=tos)
+    stream.settle(local, port)
+    return stream
+
+
+def received(phone):
+    """The next datagram, and where it came from."""
+    data, source = phone.recvfrom(70_000)
+    return data, source[:2]
+
+
 @pytest.fixture
 def wire(namespace):
     """Everything that loopback carries from now on."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as wire:
-        wire.bind(("lo", ETH_P_IP))
+        wire.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)  # each passes once on its way out and once in
+        wire.bind(("lo", ETH_P_ALL))
         wire.settimeout(5.0)
         yield wire
 
@@ -135,8 +198,16 @@ def udp_frames(wire, from_port):
     while True:
         packet = wire.recv(70_000)
         header, datagram = packet[:20], packet[20:]
-        if header[9] == socket.IPPROTO_UDP and datagram[:2] == from_port.to_bytes(2):
+        if header[0] == 0x45 and header[9] == socket.IPPROTO_UDP and datagram[:2] == from_port.to_bytes(2):
             return header, datagram
+
+
+def ipv6_frame(wire, from_port):
+    """The next unfragmented IPv6 packet from a port, dissected."""
+    while True:
+        packet = wire.recv(70_000)
+        if packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_UDP and packet[40:42] == from_port.to_bytes(2):
+            return IPv6(packet)
 
 
 def ones_sum(data):
@@ -148,82 +219,128 @@ def ones_sum(data):
 
 
 def snmp(name):
-    """A counter of UDP in this namespace."""
+    """A counter of UDP over IPv4 in this namespace, or over both."""
     names, values = (line.split()[1:] for line in Path("/proc/net/snmp").read_text().splitlines() if "Udp:" in line)
     return int(values[names.index(name)])
+
+
+def wrong_checksums():
+    """Datagrams of either family that were thrown away for it."""
+    of_ipv6 = dict(line.split() for line in Path("/proc/net/snmp6").read_text().splitlines())
+    return snmp("InCsumErrors") + int(of_ipv6["Udp6InCsumErrors"])
 
 
 # Receiving
 
 
-@pytest.mark.parametrize("local_host", [LOOPBACK, NEAR, OTHER])
+@pytest.mark.parametrize("local_host", [LOOPBACK, NEAR, OTHER, LOOPBACK6, NEAR6, OTHER6])
 @pytest.mark.parametrize("odd", [0, 1])
-def test_datagram_arrives_with_its_port_and_local_address(inbox, pair, phone, local_host, odd):
+def test_datagram_arrives_with_its_port_and_local_address(inbox, pair, phone_of, local_host, odd):
+    phone = phone_of(local_host)
     phone.connect((local_host, pair + odd))
     phone.send(b"media")
     (arrived,) = inbox.take()
-    assert arrived[:4] == (pair + odd, b"media", phone.getsockname(), local_host)
+    local = IPV6 if ":" in local_host else IPV4
+    assert arrived[:4] == (local.key(pair + odd), b"media", phone.getsockname()[:2], local_host)
 
 
-def test_every_port_has_one_receiving_socket(media, inbox, phone):
-    ports = [take_pair(media) for _ in range(2 * SOCKETS)]
+@families
+def test_every_port_has_one_receiving_socket(media, inbox, phone_of, local):
+    host = LOOPBACK6 if local.is_ipv6 else LOOPBACK
+    phone = phone_of(host)
+    ports = [take_pair(media, local) for _ in range(2 * SOCKETS)]
     for port in ports:
-        phone.sendto(port.to_bytes(2), (LOOPBACK, port))
-        phone.sendto((port + 1).to_bytes(2), (LOOPBACK, port + 1))
+        phone.sendto(port.to_bytes(2), (host, port))
+        phone.sendto((port + 1).to_bytes(2), (host, port + 1))
     arrived = inbox.take(4 * SOCKETS)
-    assert sorted(one.port for one in arrived) == sorted([*ports, *(port + 1 for port in ports)])
-    assert all(int.from_bytes(one.data) == one.port for one in arrived)
+    assert sorted(one.key for one in arrived) == sorted(local.key(port + odd) for port in ports for odd in (0, 1))
+    assert all(local.key(int.from_bytes(one.data)) == one.key for one in arrived)
     for port in ports:
-        media.close(port)
+        media.close(local, port)
 
 
+@pytest.mark.parametrize("host", [LOOPBACK, LOOPBACK6])
 @pytest.mark.parametrize("size", [0, 1, 1472, 30_000, 65_507])
-def test_any_size_arrives_whole(inbox, pair, phone, size):
+def test_any_size_arrives_whole(inbox, pair, phone_of, host, size):
     data = bytes(number % 251 for number in range(size))
-    phone.sendto(data, (LOOPBACK, pair))
+    phone_of(host).sendto(data, (host, pair))
     assert inbox.take()[0].data == data
 
 
-def assert_refused(port):
+def assert_refused(port, host=LOOPBACK):
     """Nobody is there: the kernel says so by ICMP."""
-    with udp_socket() as caller:
-        caller.connect((LOOPBACK, port))
+    with udp_socket("::" if ":" in host else "") as caller:
+        caller.connect((host, port))
         caller.send(b"anybody?")
         with pytest.raises(ConnectionRefusedError):
             caller.recv(1)
 
 
-def test_closed_ports_are_nobodys(media, inbox, pair, phone):
-    other = take_pair(media)
-    media.close(other)
+def test_closed_ports_are_nobodys(media, inbox, pair, phone, phone6):
+    other = take_pair(media, IPV4, IPV6)
+    media.close(IPV4, other)
+    media.close(IPV6, other)
     for port in (other, other + 1, FIRST - 2, LAST + 2):
         assert_refused(port)
+        assert_refused(port, LOOPBACK6)
     phone.sendto(b"media", (LOOPBACK, pair))
-    assert [arrived.port for arrived in inbox.take()] == [pair]
+    phone6.sendto(b"media", (LOOPBACK6, pair))
+    assert {arrived.key for arrived in inbox.take(2)} == {IPV4.key(pair), IPV6.key(pair)}
+
+
+@pytest.mark.parametrize(("local", "host", "other_host"), [(IPV4, LOOPBACK, LOOPBACK6), (IPV6, LOOPBACK6, LOOPBACK)])
+def test_families_are_port_spaces_of_their_own(media, inbox, phone_of, local, host, other_host):
+    port = take_pair(media, local)
+    assert_refused(port, other_host)
+    with udp_socket(other_host, port) as program:
+        phone_of(other_host).sendto(b"not media", (other_host, port))
+        assert program.recv(100) == b"not media"
+    phone_of(host).sendto(b"media", (host, port))
+    assert [one[:2] for one in inbox.take()] == [(local.key(port), b"media")]
+    media.close(local, port)
 
 
 def test_port_may_be_opened_again(media, inbox, phone):
-    port = take_pair(media)
-    media.close(port)
-    media.open(port)
+    port = take_pair(media, IPV4)
+    media.close(IPV4, port)
+    media.open(IPV4, port)
     phone.sendto(b"media", (LOOPBACK, port))
-    assert [arrived.port for arrived in inbox.take()] == [port]
-    media.close(port)
+    assert [arrived.key for arrived in inbox.take()] == [port]
+    media.close(IPV4, port)
 
 
 @pytest.mark.parametrize("odd", [0, 1])
-@pytest.mark.parametrize("host", ["", LOOPBACK, NEAR])
-def test_port_of_another_program_is_busy_and_stays_its_own(media, inbox, pair, phone, host, odd):
-    port = take_pair(media)
-    media.close(port)
+@pytest.mark.parametrize("host", ["", LOOPBACK, NEAR, "::", LOOPBACK6, NEAR6])
+def test_port_of_another_program_is_busy_and_stays_its_own(media, inbox, pair, phone_of, host, odd):
+    local, loopback = (IPV6, LOOPBACK6) if ":" in host else (IPV4, LOOPBACK)
+    phone = phone_of(host)
+    port = next(_next_pair)
     with udp_socket(host, port + odd) as program:
         with pytest.raises(PortBusyError, match=f"port {port + odd}: Address already in use"):
-            media.open(port)
-        phone.sendto(b"not media", (host or LOOPBACK, port + odd))
+            media.open(local, port)
+        phone.sendto(b"not media", (host if host.strip(":") else loopback, port + odd))
         assert program.recv(100) == b"not media"
-        assert_refused(port + 1 - odd)
-    phone.sendto(b"media", (LOOPBACK, pair))
-    assert [arrived.port for arrived in inbox.take()] == [pair]
+        assert_refused(port + 1 - odd, loopback)
+    phone.sendto(b"media", (loopback, pair))
+    assert [arrived.key for arrived in inbox.take()] == [local.key(pair)]
+
+
+def test_port_of_a_program_for_both_families_is_busy_in_both(media):
+    port = next(_next_pair)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as program:
+        program.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        program.bind(("::", port))
+        for local in (IPV4, IPV6):
+            with pytest.raises(PortBusyError):
+                media.open(local, port)
+
+
+def test_port_of_a_connected_program_is_busy(media):
+    port = next(_next_pair)
+    with udp_socket(LOOPBACK, port + 1) as program:
+        program.connect((LOOPBACK, 9))
+        with pytest.raises(PortBusyError):
+            media.open(IPV4, port)
 
 
 def test_one_socket_does_not_keep_the_others_waiting(inbox, pair, phone):
@@ -237,10 +354,10 @@ def test_one_socket_does_not_keep_the_others_waiting(inbox, pair, phone):
 
 def test_what_waits_for_a_port_that_is_closed_meanwhile_still_says_which(media, inbox, phone):
     """The service discards it, because the port is no session's any more."""
-    port = take_pair(media)
+    port = take_pair(media, IPV4)
     phone.sendto(b"late", (LOOPBACK, port))
-    media.close(port)
-    assert [arrived.port for arrived in inbox.take()] == [port]
+    media.close(IPV4, port)
+    assert [arrived.key for arrived in inbox.take()] == [port]
 
 
 # Sending
@@ -255,20 +372,23 @@ def test_wrong_checksums_would_be_noticed(pair, phone):
     wait_for(lambda: snmp("InCsumErrors") == before + 1, 5.0, "the wrong checksum to be counted")
 
 
+@pytest.mark.parametrize("local", [IPV4, IPV6], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 12, 171, 172, 1472, 1473, 30_000, 30_001, 65_507])
-def test_sent_datagrams_arrive_whole_from_the_right_port(media, pair, phone, size):
+def test_sent_datagrams_arrive_whole_from_the_right_port(media, pair, phone_of, local, size):
+    host = LOOPBACK6 if local.is_ipv6 else LOOPBACK
+    phone = phone_of(host)
     data = bytes((7 * number + size) % 251 for number in range(size))
-    before = snmp("InCsumErrors")
+    before = wrong_checksums()
     for from_port in (pair, pair + 1):
-        assert media.send(from_port, LOOPBACK, endpoint(phone), data)
-        assert phone.recvfrom(70_000) == (data, (LOOPBACK, from_port))
-    assert snmp("InCsumErrors") == before
+        assert media.send(stream_at(from_port, local), host, endpoint(phone, host), data)
+        assert received(phone) == (data, (host, from_port))
+    assert wrong_checksums() == before
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 171, 172, 1473, 30_000])
 def test_datagram_on_the_wire(media, pair, phone, wire, size):
     data = bytes((7 * number + size) % 251 for number in range(size))
-    assert media.send(pair, NEAR, endpoint(phone, OTHER), data)
+    assert media.send(stream_at(pair), NEAR, endpoint(phone, OTHER), data)
     header, datagram = udp_frames(wire, pair)
     from_port, to_port, length, checksum = struct.unpack("!HHHH", datagram[:8])
     assert (from_port, to_port, length) == (pair, endpoint(phone).port, 8 + size)
@@ -279,56 +399,126 @@ def test_datagram_on_the_wire(media, pair, phone, wire, size):
     assert ones_sum(header) == 0xFFFF
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 171, 172, 1473, 30_000])
+def test_datagram_on_the_wire_over_ipv6(media, pair, phone6, wire, size):
+    """The kernel works the checksum out; nothing is set but that (protocol.md 6.3)."""
+    data = bytes((7 * number + size) % 251 for number in range(size))
+    to = endpoint(phone6, OTHER6)
+    assert media.send(stream_at(pair, IPV6), NEAR6, to, data)
+    packet = ipv6_frame(wire, pair)
+    assert (packet.src, packet.dst, packet.tc, packet.hlim) == (NEAR6, OTHER6, 0, 64)
+    datagram = packet[UDP]
+    assert (datagram.sport, datagram.dport, datagram.len) == (pair, to.port, 8 + size)
+    assert bytes(datagram.payload) == data
+    checksum = datagram.chksum
+    del datagram.chksum
+    assert IPv6(bytes(packet))[UDP].chksum == checksum != 0
+
+
 def test_checksum_of_zero_is_sent_as_all_ones(media, pair, phone, wire):
     """Zero would mean that there is none (RFC 768)."""
     to = endpoint(phone)
     addresses = 2 * socket.inet_aton(LOOPBACK)
     rest = ones_sum(addresses + struct.pack("!HHHHH", 17, 10, pair, to.port, 10))
     for word in (0xFFFF - rest, 0xFFFF - rest - 1):
-        assert media.send(pair, LOOPBACK, to, word.to_bytes(2))
+        assert media.send(stream_at(pair), LOOPBACK, to, word.to_bytes(2))
         checksum = udp_frames(wire, pair)[1][6:8]
         assert checksum == (b"\xff\xff" if word == 0xFFFF - rest else b"\x00\x01")
         assert phone.recv(10) == word.to_bytes(2)
 
 
-@pytest.mark.parametrize("from_host", [LOOPBACK, NEAR, OTHER])
-def test_sends_from_the_address_that_is_asked_for(media, pair, phone, from_host):
-    assert media.send(pair, from_host, endpoint(phone, NEAR), b"x")
-    assert phone.recvfrom(10)[1] == (from_host, pair)
+def test_checksum_of_zero_is_sent_as_all_ones_over_ipv6(media, pair, phone6, wire):
+    """A datagram without checksum would not be taken (RFC 8200)."""
+    to = endpoint(phone6, LOOPBACK6)
+    addresses = 2 * socket.inet_pton(socket.AF_INET6, LOOPBACK6)
+    rest = ones_sum(addresses + struct.pack("!HHHHH", 17, 10, pair, to.port, 10))
+    data = (0xFFFF - rest).to_bytes(2)
+    assert media.send(stream_at(pair, IPV6), LOOPBACK6, to, data)
+    assert ipv6_frame(wire, pair)[UDP].chksum == 0xFFFF
+    assert phone6.recv(10) == data
+
+
+def test_type_of_service_is_that_of_the_stream(media, pair, phone):
+    phone.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    for tos in (TOS, 0x28, 0, TOS):  # as `tos=` of a command changes it
+        assert media.send(stream_at(pair, tos=tos), LOOPBACK, endpoint(phone), b"x")
+        data, ancillary, _, source = phone.recvmsg(100, 100)
+        assert (data, source, ancillary[0][2]) == (b"x", (LOOPBACK, pair), bytes([tos]))
+
+
+def test_no_traffic_class_on_ipv6(media, pair, phone6):
+    phone6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+    for tos in (TOS, 0x28):
+        assert media.send(stream_at(pair, IPV6, tos), LOOPBACK6, endpoint(phone6, LOOPBACK6), b"x")
+        ancillary = phone6.recvmsg(100, 100)[1]
+        assert int.from_bytes(ancillary[0][2], "little") == 0
+
+
+@pytest.mark.parametrize(("local", "host"), [(IPV4, LOOPBACK6), (IPV4, "::ffff:127.0.0.1"), (IPV6, LOOPBACK)])
+def test_nothing_is_sent_to_the_other_family(media, pair, phone_of, local, host):
+    before = media.send_failures
+    phone = phone_of(host)
+    for from_host in ("", LOOPBACK6 if local.is_ipv6 else LOOPBACK):
+        assert not media.send(stream_at(pair, local), from_host, endpoint(phone, host), b"x")
+    phone.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        phone.recv(1)
+    assert media.send_failures == before
+
+
+@pytest.mark.parametrize("from_host", [LOOPBACK, NEAR, OTHER, LOOPBACK6, NEAR6, OTHER6])
+def test_sends_from_the_address_that_is_asked_for(media, pair, phone_of, from_host):
+    local, near = (IPV6, NEAR6) if ":" in from_host else (IPV4, NEAR)
+    phone = phone_of(from_host)
+    assert media.send(stream_at(pair, local), from_host, endpoint(phone, near), b"x")
+    assert received(phone)[1] == (from_host, pair)
 
 
 def test_route_chooses_the_address_where_none_is_asked_for(media, pair, phone, wire):
-    assert media.send(pair, "", endpoint(phone, OTHER), b"x")
-    assert phone.recvfrom(10)[1] == (OTHER, pair)
+    assert media.send(stream_at(pair), "", endpoint(phone, OTHER), b"x")
+    assert received(phone)[1] == (OTHER, pair)
     udp_frames(wire, pair)
     for source in (NEAR, OTHER):
         subprocess.run(["ip", "route", "replace", FAR, "dev", "lo", "src", source], check=True)
         media.routes_changed()
         for _ in range(2):
-            assert media.send(pair, "", Endpoint(FAR, 9), b"x")
+            assert media.send(stream_at(pair), "", Endpoint(FAR, 9), b"x")
             header, _ = udp_frames(wire, pair)
             assert header[12:16] == socket.inet_aton(source)
 
 
-def test_long_datagrams_are_fragmented_to_the_mtu(media, pair, phone):
+def test_route_chooses_the_ipv6_address_where_none_is_asked_for(media, pair, phone6):
+    assert media.send(stream_at(pair, IPV6), "", endpoint(phone6, OTHER6), b"x")
+    assert received(phone6)[1] == (OTHER6, pair)
+    for source in (NEAR6, OTHER6):
+        subprocess.run(["ip", "-6", "route", "replace", "local", FAR6, "dev", "lo", "src", source], check=True)
+        media.routes_changed()
+        for _ in range(2):
+            assert media.send(stream_at(pair, IPV6), "", endpoint(phone6, FAR6), b"x")
+            assert received(phone6)[1] == (source, pair)
+
+
+@pytest.mark.parametrize(("local", "host"), [(IPV4, LOOPBACK), (IPV6, LOOPBACK6)])
+def test_long_datagrams_are_fragmented_to_the_mtu(media, pair, phone_of, wire, local, host):
     data = bytes(number % 251 for number in range(30_001))
+    phone = phone_of(host)
     subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)
     try:
-        assert media.send(pair, LOOPBACK, endpoint(phone), data)
-        assert phone.recvfrom(70_000) == (data, (LOOPBACK, pair))
+        assert media.send(stream_at(pair, local), host, endpoint(phone, host), data)
+        assert received(phone) == (data, (host, pair))
+        assert all(len(wire.recv(70_000)) <= 1500 for _ in range(21))
     finally:
         subprocess.run(["ip", "link", "set", "lo", "mtu", "65536"], check=True)
 
 
-def test_raw_sockets_receive_nothing(media, inbox, pair, phone):
-    for from_host in (LOOPBACK, NEAR, OTHER):
-        assert media.send(pair, from_host, endpoint(phone), b"x")
-    assert media.send(pair, "", Endpoint(FAR, 9), b"x")
-    for host in (LOOPBACK, NEAR, OTHER):
-        phone.sendto(b"media", (host, pair))
-    inbox.take(3)
-    raw = [line.split() for line in Path("/proc/net/raw").read_text().splitlines()[1:]]
-    assert len(raw) >= 3
+def test_raw_sockets_receive_nothing(media, inbox, pair, phone_of):
+    for host in (LOOPBACK, NEAR, OTHER, LOOPBACK6, NEAR6, OTHER6):
+        local, loopback = (IPV6, LOOPBACK6) if ":" in host else (IPV4, LOOPBACK)
+        assert media.send(stream_at(pair, local), host, endpoint(phone_of(host), loopback), b"x")
+        phone_of(host).sendto(b"media", (host, pair))
+    inbox.take(6)
+    raw = [line.split() for name in ("raw", "raw6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    assert len(raw) >= 6
     assert {line[4].split(":")[1] for line in raw} == {"00000000"}, "bytes wait in a raw socket"
 
 
@@ -336,13 +526,13 @@ def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, pair, pho
     before = media.send_failures
     media.send_failures = 0
     for _ in range(9):
-        assert not media.send(pair, LOOPBACK, Endpoint("255.255.255.255", 9), b"x")
+        assert not media.send(stream_at(pair), LOOPBACK, Endpoint("255.255.255.255", 9), b"x")
     assert media.send_failures == 9
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
         f"cannot send to 255.255.255.255:9: Permission denied ({number} failures so far)" for number in (1, 2, 4, 8)
     ]
-    assert media.send(pair, LOOPBACK, endpoint(phone), b"x")
+    assert media.send(stream_at(pair), LOOPBACK, endpoint(phone), b"x")
     media.send_failures += before
 
 
@@ -357,46 +547,169 @@ def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, pair, pho
 def test_what_cannot_be_sent_is_a_failure_and_nothing_else(media, pair, phone, from_host, to):
     before = media.send_failures
     for _ in range(2):
-        assert not media.send(pair, from_host, to, b"x")
+        assert not media.send(stream_at(pair), from_host, to, b"x")
     assert media.send_failures == before + 2
-    assert media.send(pair, LOOPBACK, endpoint(phone), b"x")
+    assert media.send(stream_at(pair), LOOPBACK, endpoint(phone), b"x")
 
 
-# A listen address
+@pytest.mark.parametrize(
+    ("from_host", "to"),
+    [("fd00::bad", Endpoint(LOOPBACK6, 9)), ("", Endpoint("2001:db8::1", 9)), (LOOPBACK6, Endpoint("2001:db8::1", 9))],
+)
+def test_what_cannot_be_sent_over_ipv6_is_a_failure_and_nothing_else(media, pair, phone6, from_host, to):
+    before = media.send_failures
+    for _ in range(2):
+        assert not media.send(stream_at(pair, IPV6), from_host, to, b"x")
+    assert media.send_failures == before + 2
+    assert media.send(stream_at(pair, IPV6), LOOPBACK6, endpoint(phone6, LOOPBACK6), b"x")
 
 
-def test_only_the_listen_address_is_steered(namespace, phone):
-    steered = Steered(NEAR)
-    try:
-        port = take_pair(steered.media)
-        with udp_socket(OTHER, port) as program:
-            phone.sendto(b"not media", (OTHER, port))
-            assert program.recv(100) == b"not media"
-        assert_refused(port)
-        phone.sendto(b"media", (NEAR, port))
-        assert steered.inbox.take()[0][:2] == (port, b"media")
-        with udp_socket(NEAR, port + 1000), pytest.raises(PortBusyError):
-            steered.media.open(port + 1000)
-        with udp_socket(OTHER, port + 1000):
-            steered.media.open(port + 1000)
-    finally:
-        steered.close()
+def test_what_is_remembered_has_a_limit(media, inbox, pair, phone, monkeypatch):
+    """All of 127/8 is ours, as a routed prefix may be: peers that use it up must not use up descriptors or memory."""
+    monkeypatch.setattr(steered_module, "_MAX_SENDERS", 8)
+    monkeypatch.setattr(steered_module, "_MAX_REMEMBERED", 8)
+    media.send(stream_at(pair), LOOPBACK, endpoint(phone), b"x")
+    phone.recv(10)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 40):
+        host = f"127.0.1.{number}"
+        assert media.send(stream_at(pair), "", endpoint(phone, host), b"x")
+        assert phone.recvfrom(10)[1] == (LOOPBACK, pair)
+        assert media.send(stream_at(pair), host, endpoint(phone), b"x")
+        assert phone.recvfrom(10)[1] == (host, pair)
+        phone.sendto(b"media", (host, pair))
+        assert inbox.take()[0].local_host == host
+        for remembered in (media._sources, media._destinations, media._numbers):
+            assert len(remembered) <= 8
+    assert len(os.listdir("/proc/self/fd")) <= before + 8
 
 
-def test_nothing_is_steered_after_the_end(namespace, phone):
-    steered = Steered()
-    port = take_pair(steered.media)
+# Listen addresses
+
+
+@pytest.mark.parametrize(
+    ("listen", "other", "loopback"),
+    [(ListenAddress(NEAR), OTHER, LOOPBACK), (ListenAddress(NEAR6, is_ipv6=True), OTHER6, LOOPBACK6)],
+    ids=["IPv4", "IPv6"],
+)
+def test_only_the_listen_address_is_steered(steer, phone_of, listen, other, loopback):
+    steered = steer(listen)
+    (local,) = steered.locals.known
+    port = take_pair(steered.media, local)
+    phone = phone_of(local.host)
+    with udp_socket(other, port) as program:
+        phone.sendto(b"not media", (other, port))
+        assert program.recv(100) == b"not media"
+    assert_refused(port, loopback)
+    phone.sendto(b"media", (local.host, port))
+    (arrived,) = steered.inbox.take()
+    assert (arrived.key, arrived.data, arrived.local_host) == (local.key(port), b"media", local.host)
+    port = next(_next_pair)
+    with udp_socket(local.host, port), pytest.raises(PortBusyError):
+        steered.media.open(local, port)
+    with udp_socket(other, port):
+        steered.media.open(local, port)
+
+
+NEAR_BOTH = ListenAddress(NEAR), ListenAddress(NEAR6, is_ipv6=True, label="six")
+
+
+def test_same_number_on_several_addresses_is_several_ports(steer, phone_of):
+    """Addresses that join later included, from the moment that they do."""
+    steered = steer(*NEAR_BOTH)
+    media = steered.media
+    joining = [LocalAddress(2, OTHER), LocalAddress(3, OTHER6, is_ipv6=True)]
+    port = take_pair(media)
+    for local in joining:
+        assert_refused(port, local.host)
+        media.add_local(local)
+    for local in (*steered.locals.known, *joining):
+        assert_refused(port, local.host)
+        media.open(local, port)
+        phone = phone_of(local.host)
+        phone.sendto(b"media", (local.host, port))
+        (arrived,) = steered.inbox.take()
+        assert (arrived.key, arrived.local_host) == (local.key(port), local.host)
+        assert media.send(stream_at(port, local), local.host, endpoint(phone, local.host), b"x")
+        assert received(phone)[1] == (local.host, port)
+    media.close(joining[0], port)
+    assert_refused(port, OTHER)
+    for local in (*steered.locals.known, joining[1]):
+        phone_of(local.host).sendto(b"media", (local.host, port))
+        assert steered.inbox.take()[0].key == local.key(port)
+
+
+def test_address_under_a_wildcard_shares_its_port_space(steer, phone, phone6):
+    """That of IPv4 is listened on as a whole; addresses of IPv6 are not."""
+    steered = steer(ANY)
+    under, beside = LocalAddress(0, NEAR), LocalAddress(1, NEAR6, is_ipv6=True)
+    for local in (under, beside):
+        steered.media.add_local(local)
+    port = take_pair(steered.media, under, beside)
+    for host in (NEAR, OTHER):
+        phone.sendto(b"media", (host, port))
+        assert steered.inbox.take()[0][:2] == (under.key(port), b"media")
+    phone6.sendto(b"media", (NEAR6, port))
+    assert steered.inbox.take()[0][:2] == (beside.key(port), b"media")
+    assert_refused(port, OTHER6)
+
+
+@pytest.mark.parametrize("foreign", [LocalAddress(2, "192.0.2.250"), LocalAddress(2, "2001:db8::1", is_ipv6=True)])
+def test_address_that_is_not_ours_leaves_nothing(steer, phone, foreign):
+    steered = steer(*NEAR_BOTH)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        steered.media.add_local(foreign)
+    assert len(os.listdir("/proc/self/fd")) == before
+    steered.media.add_local(LocalAddress(2, OTHER))
+    port = take_pair(steered.media, LocalAddress(2, OTHER))
+    phone.sendto(b"media", (OTHER, port))
+    assert steered.inbox.take()[0].key == 2 << 16 | port
+
+
+def test_address_without_a_port_space_is_not_listened_on(steer, phone):
+    steered = steer(*NEAR_BOTH)
+    with pytest.raises(OSError, match="no port space is left"):
+        steered.media.add_local(LocalAddress(4, OTHER))
+    steered.media.open(LocalAddress(0, NEAR), port := next(_next_pair))
+    assert_refused(port, OTHER)
+
+
+def test_without_ipv6_there_is_ipv4():
+    with own_namespace():
+        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+        steered = Steered(ANY)
+        try:
+            assert len(steered.receivers) == SOCKETS
+            port = take_pair(steered.media, IPV4)
+            with udp_socket() as phone:
+                phone.sendto(b"media", (LOOPBACK, port))
+                assert steered.inbox.take()[0].key == port
+            with pytest.raises(OSError, match="Cannot assign requested address"):
+                steered.media.add_local(LocalAddress(1, LOOPBACK6, is_ipv6=True))
+            Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("0")
+            with pytest.raises(OSError, match="no IPv6 when the relay started"):
+                steered.media.add_local(LocalAddress(1, LOOPBACK6, is_ipv6=True))
+        finally:
+            steered.close()
+
+
+def test_nothing_is_steered_after_the_end(namespace, phone, phone6):
+    steered = Steered(ANY, ANY6)
+    port = take_pair(steered.media, IPV4, IPV6)
     phone.sendto(b"media", (LOOPBACK, port))
-    steered.inbox.take()
+    phone6.sendto(b"media", (LOOPBACK6, port))
+    steered.inbox.take(2)
     steered.close()
     assert_refused(port)
+    assert_refused(port, LOOPBACK6)
 
 
 def test_closing_twice_and_before_the_start(namespace):
-    media = SteeredMedia("", TOS, lambda *_: None, lambda: 0.0, lambda *_: None)
+    media = SteeredMedia(lambda *_: None, lambda: 0.0, lambda *_: None, lambda _: None)
     media.close_all()
     loop = asyncio.new_event_loop()
-    assert len(set(media.start(loop))) == SOCKETS
+    assert len(set(media.start(loop, [IPV4]))) == 2 * SOCKETS
     media.close_all()
     media.close_all()
     loop.close()

@@ -217,11 +217,14 @@ def test_bridge_ports_own_events_are_no_change(network, interfaces):
 def test_carriers(network, topology, index):
     network.ip("addr add 10.0.1.100/24 dev to-caller", "addr add 192.0.2.1/32 dev lo")
     caller, callee = index, topology.callee.gateway.ifindex
-    assert carriers(network.netlink, "10.0.2.1") == [callee]
-    assert carriers(network.netlink, "10.0.1.100") == [caller]
-    assert carriers(network.netlink, "192.0.2.1") == [1]
-    assert sorted(carriers(network.netlink, "")) == [1, caller, callee]
-    assert carriers(network.netlink, "203.0.113.1") == []
+    assert carriers(network.netlink, {"10.0.2.1"}) == [callee]
+    assert carriers(network.netlink, {"10.0.1.100"}) == [caller]
+    assert carriers(network.netlink, {"192.0.2.1"}) == [1]
+    assert sorted(carriers(network.netlink, {"10.0.1.1", "10.0.1.100", "10.0.2.1"})) == [caller, callee]
+    assert sorted(carriers(network.netlink, {""})) == [1, caller, callee]
+    assert sorted(carriers(network.netlink, {"", "10.0.2.1"})) == [1, caller, callee]
+    assert carriers(network.netlink, {"203.0.113.1"}) == []
+    assert carriers(network.netlink, set()) == []
 
 
 CAPABILITIES = ("bpf", "perfmon", "net_admin", "net_raw")

@@ -427,7 +427,7 @@ def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
     for port, (peer, (before, _)) in enumerate(peers.items(), 1):
         network.ip(f"route add {peer}/32 via {before}")
         to, source = Endpoint(peer, 1), Endpoint("10.0.1.2", 5004)
-        forwarder.apply("call", {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to)})
+        forwarder.apply("call", {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to, 0xB8)})
     ways = []
 
     def record(number, hop):

@@ -1,0 +1,135 @@
+"""When sessions end by themselves: protocol.md 4.6."""
+
+from tests.running import rtp
+from tests.scenario import (
+    CALLEE,
+    CALLEE_RTCP,
+    CALLER,
+    CALLER_RTCP,
+    FACES_CALLEE,
+    FACES_CALLEE_RTCP,
+    FACES_CALLER,
+    FACES_CALLER_RTCP,
+    RTCP,
+    STRANGER,
+    TO_CALLEE,
+    Scenario,
+    start_talking,
+)
+
+
+def test_session_that_nobody_answers_ends_after_the_setup_timeout():
+    play = Scenario(setup_timeout_s=10, idle_timeout_s=60)
+    play.ask("U call 10.0.1.2 4000 f")
+    play.packet(CALLEE, FACES_CALLEE, rtp(1))
+    play.tick(9)
+    assert play.counters("call f t")["ttl"] == 1
+    play.packet(CALLEE, FACES_CALLEE, rtp(2))
+    play.tick(9.99)
+    assert play.sessions == 1
+    play.tick(10)
+    play.assert_nothing_is_left()
+
+
+def test_answer_replaces_the_setup_timeout():
+    play = Scenario(setup_timeout_s=10, idle_timeout_s=60)
+    play.ask("U call 10.0.1.2 4000 f")
+    play.at(5)
+    play.ask("L call 10.0.2.2 5000 f t")
+    play.tick(64.9)
+    assert play.sessions == 1
+    play.tick(65)
+    play.assert_nothing_is_left()
+
+
+def test_repeated_setup_command_postpones():
+    play = Scenario(setup_timeout_s=10)
+    play.ask("U call 10.0.1.2 4000 f")
+    play.at(9)
+    play.ask("U call 10.0.1.2 4000 f")
+    play.tick(18.9)
+    assert play.sessions == 1
+    play.tick(19)
+    assert play.sessions == 0
+
+
+def is_alive_after(play, second):
+    play.tick(second)
+    return play.sessions == 1
+
+
+def test_what_keeps_a_session(talk):
+    talk.at(50)
+    talk.packet(CALLER, FACES_CALLER, rtp(250), TO_CALLEE)
+    assert is_alive_after(talk, 109)
+    talk.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))
+    assert is_alive_after(talk, 168)
+    talk.ask("L call 10.0.2.2 5000 f t")
+    assert is_alive_after(talk, 227)
+    talk.media.unreachable.add(CALLER.host)
+    talk.packet(CALLEE, FACES_CALLEE, rtp(999))
+    assert is_alive_after(talk, 286.9)
+    assert not is_alive_after(talk, 287)
+
+
+def test_what_does_not_keep_a_session(talk):
+    talk.at(50)
+    talk.packet(STRANGER, FACES_CALLER, rtp(1, ssrc=0x666))
+    talk.ask("Q call f t")
+    talk.ask("Dw call f t")
+    talk.ask("I")
+    talk.ask("U call 10.0.1.2 4000 f2")
+    assert talk.counters("call f t")["ttl"] == 10
+    talk.tick(60)
+    talk.command("Q call f t", "E50")
+    assert talk.sessions == 1
+
+
+def test_session_that_is_busy_in_the_kernel_is_never_ended(talk):
+    for second in range(5, 1000, 5):
+        talk.at(second)
+        talk.offload.forward((FACES_CALLEE, FACES_CALLER)[second % 2], 250, talk.now, ssrc=0x1234)
+        talk.tick()
+        assert talk.sessions == 1
+        assert talk.counters("call f t")["ttl"] == 60
+    talk.tick(1054.9)
+    assert talk.sessions == 1
+    talk.tick(1055)
+    talk.assert_nothing_is_left()
+
+
+def test_rtcp_in_the_kernel_keeps_a_session(talk):
+    talk.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))
+    talk.at(59)
+    talk.offload.forward(FACES_CALLEE_RTCP, 1, talk.now)
+    assert is_alive_after(talk, 118.9)
+    assert not is_alive_after(talk, 119)
+
+
+def test_ports_earlier_session_does_not_keep_its_successor():
+    play = Scenario(pairs=3, idle_timeout_s=10, setup_timeout_s=10)
+    play.call()
+    start_talking(play)
+    play.at(5)
+    play.offload.forward(FACES_CALLEE, 10, play.now, ssrc=0x1234)
+    play.command("D call f t", "0")
+    play.ask("U next 10.0.1.2 4000 f")
+    play.command("L next 10.0.2.2 5000 f t", "20000")
+    assert is_alive_after(play, 14.9)
+    assert not is_alive_after(play, 15)
+
+
+def test_only_idle_sessions_end(talk):
+    talk.call("other")
+    talk.at(30)
+    talk.packet(CALLER, FACES_CALLER, rtp(250), TO_CALLEE)
+    talk.tick(60)
+    talk.command("Q other f t", "E50")
+    assert talk.ports.held == {20000, 20002}
+    assert talk.journal[-2:] == [("close", 20006), ("release", 20006)]
+
+
+def test_idle_session_is_withdrawn_before_its_ports_are_free(talk):
+    talk.journal.clear()
+    talk.tick(60)
+    assert [what for what, _ in talk.journal] == ["withdraw", "withdraw", "close", "release"] * 2
