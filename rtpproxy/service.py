@@ -466,8 +466,9 @@ class Service:
 
     def _use(self, local: LocalAddress) -> LocalAddress:
         """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
-        if self._locals.is_known(local):
-            return local
+        known = self._locals.known_as(local)
+        if known is not None:
+            return known
         adopted = self._locals.adopt(local)
         if adopted is None:
             raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
