@@ -229,10 +229,11 @@ class Service:
         """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
-        session.has_own_timeout = True
-        leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
-        self._activity.set_timeout(leg.activity, command.seconds)
-        self._activity.touch(leg.activity, now)
+        number = session.leg(issuer.role.peer if command.is_reverse else issuer.role).activity
+        for leg in session.legs:
+            leg.has_own_timeout |= leg.activity == number
+        self._activity.set_timeout(number, command.seconds)
+        self._activity.touch(number, now)
 
     def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
         """Change the TOS byte of the RTP packets to a party. Raises SessionNotFoundError."""
@@ -426,8 +427,8 @@ class Service:
             return
         session.is_complete = True
         self._totals.sessions_completed += 1
-        if not session.has_own_timeout:
-            for leg in session.legs:
+        for leg in session.legs:
+            if not leg.has_own_timeout:
                 self._activity.set_timeout(leg.activity, self._config.idle_timeout_s)
 
     def _describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
