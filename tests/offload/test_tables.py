@@ -23,7 +23,7 @@ from tests.conftest import STEER_NAME, TOS, TTL, XDP_NAME
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-ENTRY = ForwardingEntry(50001, RELAY_IN, CALLER, True, True, RELAY_OUT, 31000, CALLEE)
+ENTRY = ForwardingEntry(50001, RELAY_IN, CALLER, True, True, RELAY_OUT, 31000, CALLEE, 0xB8)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ ports = st.integers(0, 65535)
 )
 def test_sums_agree_with_scapy(loaded, tables, source, local, from_host, from_port, to, payload):
     with DataPlane(loaded, tables) as plane:
-        entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to)
+        entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to, ENTRY.tos)
         tables.install(entry, from_host, 0)
         old = IP(src=source.host, dst=local) / UDP(sport=source.port, dport=entry.port) / Raw(payload)
         new = (

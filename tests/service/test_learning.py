@@ -263,3 +263,19 @@ def test_ssrc_zero_unlocks_the_stream(talk):
 def test_anything_is_relayed_unchanged(talk):
     for data in (b"", b"x", bytes(1500), b"\x00" * 8192):
         talk.packet(CALLEE, FACES_CALLEE, data, TO_CALLER)
+
+
+# Strict latching (16)
+
+
+@pytest.mark.parametrize("is_stolen", [False, True])
+def test_rtcp_of_a_phone_that_talks_from_where_it_said_is_its_own_in_strict_mode(is_stolen):
+    play = Scenario(latching=LatchingMode.STRICT)
+    play.call()
+    if is_stolen:
+        play.packet(STRANGER, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP))
+    play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE)
+    play.packet(STRANGER, FACES_CALLER_RTCP, RTCP)
+    real = Endpoint(CALLER.host, 33333)
+    play.packet(real, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP))
+    play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, real))
