@@ -95,19 +95,6 @@ def test_rtcp_that_is_known_is_not_guessed_again_when_only_our_address_changes(p
     play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, monitor))
 
 
-@pytest.mark.parametrize("is_stolen", [False, True])
-def test_rtcp_of_a_phone_that_talks_from_where_it_said_is_its_own_in_strict_mode(is_stolen):
-    play = Scenario(latching=LatchingMode.STRICT)
-    play.call()
-    if is_stolen:
-        play.packet(STRANGER, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP))
-    play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE)
-    play.packet(STRANGER, FACES_CALLER_RTCP, RTCP)
-    real = Endpoint(CALLER.host, 33333)
-    play.packet(real, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP))
-    play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, real))
-
-
 # Hold (5.7)
 
 
