@@ -230,11 +230,11 @@ class Service:
         """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
-        leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
-        for one in session.legs:
-            one.has_own_timeout |= one.activity == leg.activity
-        self._activity.set_timeout(leg.activity, command.seconds)
-        self._activity.touch(leg.activity, now)
+        number = session.leg(issuer.role.peer if command.is_reverse else issuer.role).activity
+        for leg in session.legs:
+            leg.has_own_timeout |= leg.activity == number
+        self._activity.set_timeout(number, command.seconds)
+        self._activity.touch(number, now)
 
     def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
         """Change the TOS byte of the RTP packets to a party. Raises SessionNotFoundError."""
@@ -472,10 +472,9 @@ class Service:
 
     def _use(self, local: LocalAddress) -> LocalAddress:
         """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
-        if not self._locals.is_known(local):
-            local = self._locals.at(local.host)  # another leg or command may have brought it meanwhile
-        if self._locals.is_known(local):
-            return local
+        known = self._locals.known_as(local)
+        if known is not None:
+            return known
         adopted = self._locals.adopt(local)
         if adopted is None:
             raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")

@@ -59,9 +59,15 @@ class LocalAddresses:
         """All addresses so far, in the order they came."""
         return tuple(self._known)
 
-    def is_known(self, address: LocalAddress) -> bool:
-        """Whether an address that a method here gave is one of those known, so that sockets can be opened on it."""
-        return any(address is one for one in self._known)
+    def known_as(self, address: LocalAddress) -> LocalAddress | None:
+        """What an address that a method here gave is among those known, None for a new one: then it has no sockets.
+
+        One that was new when it was given may have joined since.
+        """
+        if address in self._known:
+            return address
+        is_same = (one for one in self._known if (one.host, one.is_ipv6) == (address.host, address.is_ipv6))
+        return next(is_same, None)
 
     @property
     def default(self) -> LocalAddress:
@@ -103,7 +109,7 @@ class LocalAddresses:
 
     def join(self, address: LocalAddress) -> None:
         """Remember an adopted address, now that a socket could be opened on it."""
-        if not self.is_known(address):
+        if address not in self._known:
             self._known.append(address)
             if self._slots_left and address.slot == self._slots_left[0]:
                 del self._slots_left[0]

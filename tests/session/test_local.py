@@ -77,6 +77,17 @@ def test_host_under_a_wildcard_shares_its_slot():
     assert ours.adopt(ours.at("::1")) == LocalAddress(2, "::1", is_ipv6=True), "no slot was used up"
 
 
+def test_address_is_known_as_what_joined_though_it_was_given_before():
+    ours = addresses(ONE, TWO)
+    first, second = ours.at("192.0.2.9"), ours.at("192.0.2.9")
+    assert ours.known_as(first) is None
+    adopted = ours.adopt(first)
+    ours.join(adopted)
+    assert ours.known_as(first) is ours.known_as(second) is ours.known_as(adopted) is adopted
+    assert ours.known_as(ours.known[1]) is ours.known[1]
+    assert ours.known_as(ours.at("192.0.2.8")) is None
+
+
 def test_address_joins_once_it_was_opened():
     ours = addresses(ONE)
     adopted = ours.adopt(ours.at("192.0.2.9"))
