@@ -471,18 +471,13 @@ class Service:
         return local, port
 
     def _use(self, local: LocalAddress) -> LocalAddress:
-        """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
+        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
         known = self._locals.known_as(local)
         if known is not None:
             return known
-        adopted = self._locals.adopt(local)
-        if adopted is None:
-            raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
-        self._media.add_local(adopted)
-        if adopted.slot not in self._ports:
-            self._ports[adopted.slot] = self._new_ports()
-        self._locals.join(adopted)
-        return adopted
+        self._media.add_local(local)
+        self._locals.join(local)
+        return local
 
     def _open_pair(self, local: LocalAddress) -> int:
         ports = self._ports[local.slot]
