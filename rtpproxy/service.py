@@ -230,11 +230,11 @@ class Service:
         """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
-        leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
-        for one in session.legs:
-            one.has_own_timeout |= one.activity == leg.activity
-        self._activity.set_timeout(leg.activity, command.seconds)
-        self._activity.touch(leg.activity, now)
+        number = session.leg(issuer.role.peer if command.is_reverse else issuer.role).activity
+        for leg in session.legs:
+            leg.has_own_timeout |= leg.activity == number
+        self._activity.set_timeout(number, command.seconds)
+        self._activity.touch(number, now)
 
     def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
         """Change the TOS byte of the RTP packets to a party. Raises SessionNotFoundError."""
@@ -471,19 +471,13 @@ class Service:
         return local, port
 
     def _use(self, local: LocalAddress) -> LocalAddress:
-        """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
-        if not self._locals.is_known(local):
-            local = self._locals.at(local.host)  # another leg or command may have brought it meanwhile
-        if self._locals.is_known(local):
-            return local
-        adopted = self._locals.adopt(local)
-        if adopted is None:
-            raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
-        self._media.add_local(adopted)
-        if adopted.slot not in self._ports:
-            self._ports[adopted.slot] = self._new_ports()
-        self._locals.join(adopted)
-        return adopted
+        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
+        known = self._locals.known_as(local)
+        if known is not None:
+            return known
+        self._media.add_local(local)
+        self._locals.join(local)
+        return local
 
     def _open_pair(self, local: LocalAddress) -> int:
         ports = self._ports[local.slot]

@@ -75,7 +75,7 @@ class Leg:
     is_weak: bool = False
     """The weak reference of protocol.md 4.5 is held for this leg."""
     has_own_timeout: bool = False
-    """A command set the idle timeout, so that completion does not change it."""
+    """A command set the party's idle timeout, so that completion does not change it."""
 
     @property
     def local(self) -> LocalAddress:

@@ -4,7 +4,6 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import ListenAddress
-from rtpproxy.session.local import SPARE_SLOTS
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -193,30 +192,15 @@ def test_address_that_is_not_ours_does_not_join(command, reply, caplog):
     assert play.ask(command).endswith(" 10.9.9.9")
 
 
-def test_spare_slots_run_out_and_nothing_else_suffers(caplog):
-    play = Scenario(listen=(INSIDE,))
-    hosts = [f"10.0.9.{number}" for number in range(SPARE_SLOTS)]
-    for host in hosts:
-        play.command(f"Ul{host} {host} 10.0.1.2 4000 f", f"20000 {host}")
-    play.command("Ul10.0.9.99 late 10.0.1.2 4000 f", "E72")
-    play.command(f"U {OFFER}", "20000 10.0.1.1")
-    play.command(f"Ll10.0.9.99 {ANSWER}", "E71")
-    why = "no room for another local address: configure 10.0.9.99 with -l or -6"
-    assert caplog.messages == [f"late: {why}", f"call: {why}"]
-    # Those that have one, and those configured, go on.
-    play.command(f"Ll{hosts[0]} {ANSWER}", f"20002 {hosts[0]}")
-    play.command(f"Ul{hosts[1]} late 10.0.1.2 4000 f", f"20002 {hosts[1]}")
+def test_addresses_that_commands_bring_share_the_ports_of_the_default():
+    play = Scenario(listen=(INSIDE, OUTSIDE), pairs=3)
+    play.command(f"Ul10.0.9.1 {OFFER}", "20000 10.0.9.1")
+    play.command("Ul[2001:db8::1] six 10.0.1.2 4000 f", "20002 2001:db8::1 6")
+    play.command("U other 10.0.1.2 4000 f", "20004 10.0.1.1")
+    play.command("Ul10.0.9.2 late 10.0.1.2 4000 f", "E72")
+    play.command(f"Ul{OUTSIDE.host} free 10.0.1.2 4000 f", f"20000 {OUTSIDE.host}")
     play.ask("X")
     play.assert_nothing_is_left()
-
-
-def test_address_joins_only_once_a_port_of_it_was_opened():
-    """Slots are not used up by addresses that never worked."""
-    play = Scenario(listen=(INSIDE,))
-    play.media.foreign = {f"10.9.9.{number}" for number in range(10)}
-    for host in sorted(play.media.foreign):
-        play.command(f"Ul{host} {host} 10.0.1.2 4000 f", "E72")
-    play.command(f"Ul10.0.9.9 {OFFER}", "20000 10.0.9.9")
 
 
 def test_address_under_a_wildcard_shares_its_ports():

@@ -123,3 +123,18 @@ def test_nothing_is_planned_before_completion(play):
     play.command("L call 10.0.2.2 5000 f t", "20002")
     assert play.offload.installed == dict.fromkeys(range(20000, 20004), NOT_LEARNED)
     assert set(play.offload.labels.values()) == {"call"}
+
+
+# Addresses that commands bring (2.3, 7.4)
+
+
+@pytest.mark.parametrize("listen_host", ["", "10.0.0.1"], ids=["wildcard", "one address"])
+def test_an_address_that_a_command_brings_has_one_port_space(listen_host):
+    """For both legs of a session, and for a sub-command that was read before the address joined."""
+    play = Scenario(listen_host=listen_host)
+    play.command("Ul10.0.0.8 call 10.0.1.2 4000 f", "20000 10.0.0.8")
+    play.command("L call 10.0.2.2 5000 f t", "20002 10.0.0.8")
+    both = "Ul10.0.0.9 other 10.0.1.2 4000 f t && Ll10.0.0.9 10.0.2.2 5000"
+    play.command(both, "20004 10.0.0.9 && 20006 10.0.0.9" if not listen_host else "20000 10.0.0.9 && 20002 10.0.0.9")
+    assert [one.host for one in play.media.joined] == ["10.0.0.8", "10.0.0.9"]
+    assert len(play.media.open_ports) == 4

@@ -16,6 +16,7 @@ from tests.scenario import (
     RTCP,
     STRANGER,
     TO_CALLEE,
+    TO_CALLER,
     Scenario,
     start_talking,
 )
@@ -43,6 +44,22 @@ def test_answer_replaces_the_setup_timeout():
     assert play.sessions == 1
     play.tick(65)
     play.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("letter", "other", "port", "out"),
+    [("S", CALLEE, FACES_CALLEE, TO_CALLER), ("Sr", CALLER, FACES_CALLER, TO_CALLEE)],
+    ids=["caller's set", "callee's set"],
+)
+def test_answer_replaces_the_setup_timeout_of_the_side_that_no_command_set(letter, other, port, out):
+    """With a counter for each party: one was set by a command, the other goes on to that of answered calls."""
+    play = Scenario(setup_timeout_s=10, idle_timeout_s=25, is_independent=True)
+    play.ask(f"U call 10.0.1.2 4000 f && {letter} ttl=30")
+    play.ask("L call 10.0.2.2 5000 f t")
+    assert play.counters("call f t")["ttl"] == 25
+    play.at(20)
+    play.packet(other, port, rtp(1), out)
+    assert play.counters("call f t")["ttl"] == 10
 
 
 def test_repeated_setup_command_postpones():
