@@ -83,7 +83,7 @@ class LocalAddresses:
         return next((one for one in reversed(self._known) if one.is_ipv6 == is_ipv6), None)
 
     def at(self, host: str) -> LocalAddress:
-        """The address with that numeric host; if it is not known a new one, to `join` once a socket was opened on it."""
+        """The address with that numeric host; an unknown one is new, to `join` once a socket was opened on it."""
         is_ipv6 = ":" in host
         for one in self._known:
             if one.host == host:

@@ -171,10 +171,10 @@ def test_new_port_on_a_given_address():
     play.command(f"U {OFFER}", "20000 10.0.1.1")
     play.command(f"L {ANSWER}", "20002 10.0.1.1")
     play.command(f"Ul10.0.9.9 {OFFER} t", "20000 10.0.1.1")  # without n nothing moves
-    play.command(f"Unl10.0.9.9 {OFFER} t", "20000 10.0.9.9")
-    play.packet(CALLER, 20002, rtp(1), (20000, CALLEE), local_host="10.0.1.1")
+    play.command(f"Unl10.0.9.9 {OFFER} t", "20004 10.0.9.9")
+    play.packet(CALLER, 20002, rtp(1), (20004, CALLEE), local_host="10.0.1.1")
     assert play.last_sent.from_host == "10.0.9.9"
-    play.command(f"Un {OFFER} t", "20002 10.0.9.9")  # and stays there
+    play.command(f"Un {OFFER} t", "20006 10.0.9.9")  # and stays there
 
 
 def test_under_the_wildcard_the_address_that_the_party_sends_to_is_kept(talk):
