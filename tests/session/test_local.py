@@ -85,7 +85,7 @@ def test_address_is_known_as_what_joined_though_it_was_given_before():
     first, second = ours.at("192.0.2.9"), ours.at("192.0.2.9")
     assert ours.known_as(first) is None
     ours.join(first)
-    assert ours.known_as(first) is ours.known_as(second) is first
+    assert ours.known_as(first) == ours.known_as(second) == first
     assert ours.known_as(ours.known[1]) is ours.known[1]
     assert ours.known_as(ours.at("192.0.2.8")) is None
 
