@@ -13,6 +13,10 @@
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
 #define IP_DONT_FRAGMENT 0x4000
 #define RTP_HEADER_BYTES 12
+#define RTP_PLAIN 0x80 /* version 2 without padding, extension and CSRC list */
+#define RTP_PADDING 0x20
+#define RTP_EXTENSION 0x10
+#define MAX_FRAME_BYTES 0x3fff /* no XDP program gets a longer one in one piece */
 
 /* A UDP datagram in an unfragmented IPv4 packet without options. */
 struct datagram {
@@ -23,10 +27,13 @@ struct datagram {
 	__u32 payload_bytes; /* of UDP */
 };
 
-/* The two members of an RTP header that latching needs, host order. */
+/* The members of an RTP header that latching and statistics need, host order. */
 struct rtp_mark {
 	__u32 ssrc;
+	__u32 timestamp;
 	__u16 sequence;
+	__u8 payload_type;
+	bool is_marker;
 };
 
 /* Why a frame is not one that can be forwarded: the member of `verdicts` to count. */
@@ -66,14 +73,41 @@ static __always_inline enum parse_result parse_ipv4_udp(void *data_end, struct d
 	return PARSE_OK;
 }
 
-/* True when the payload starts like RTP: 12 bytes and version 2 (RFC 3550 5.1). */
+/* Whether version is 2, and CSRC list, extension and padding fit into a payload of at least 12 bytes. */
+static __always_inline bool parse_rtp_extras(void *data_end, const __u8 *rtp, __u32 size)
+{
+	__u32 payload_at = RTP_HEADER_BYTES + 4 * (rtp[0] & 0x0f), padding = 0, last = size - 1;
+
+	if (rtp[0] >> 6 != 2)
+		return false;
+	if (rtp[0] & RTP_EXTENSION) {
+		if (size < payload_at + 4 || (void *)(rtp + payload_at + 4) > data_end)
+			return false;
+		payload_at += 4 + 4 * __builtin_bswap16(*(__u16 *)(rtp + payload_at + 2));
+	}
+	if (rtp[0] & RTP_PADDING) {
+		if (last > MAX_FRAME_BYTES || (void *)(rtp + last + 1) > data_end)
+			return false;
+		padding = rtp[last];
+		if (!padding)
+			return false;
+	}
+	return payload_at + padding <= size;
+}
+
+/* True when the payload is an RTP packet (protocol.md 5.8). */
 static __always_inline bool parse_rtp(void *data_end, const struct datagram *d, struct rtp_mark *mark)
 {
 	__u8 *rtp = (void *)(d->udp + 1);
 
-	if (d->payload_bytes < RTP_HEADER_BYTES || (void *)(rtp + RTP_HEADER_BYTES) > data_end || rtp[0] >> 6 != 2)
+	if (d->payload_bytes < RTP_HEADER_BYTES || (void *)(rtp + RTP_HEADER_BYTES) > data_end)
 		return false;
+	if (rtp[0] != RTP_PLAIN && !parse_rtp_extras(data_end, rtp, d->payload_bytes))
+		return false;
+	mark->is_marker = rtp[1] >> 7;
+	mark->payload_type = rtp[1] & 0x7f;
 	mark->sequence = __builtin_bswap16(*(__u16 *)(rtp + 2));
+	mark->timestamp = __builtin_bswap32(*(__u32 *)(rtp + 4));
 	mark->ssrc = __builtin_bswap32(*(__u32 *)(rtp + 8));
 	return true;
 }

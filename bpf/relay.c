@@ -86,6 +86,34 @@ static __always_inline int pass_unparsed(enum parse_result why)
 	}
 }
 
+/* The RTP statistics and the latching memory of a packet that is forwarded. */
+static __always_inline void count_rtp(void *data_end, const struct datagram *d, struct port_counters *counters,
+				      __u32 index, __u64 now_ns)
+{
+	struct rtp_mark mark = {};
+	bool is_rtp = parse_rtp(data_end, d, &mark), is_measured = true;
+	bool is_next = is_rtp && account_is_next(counters, &mark);
+
+	if (!is_next || account_is_memory_due(counters, now_ns)) {
+		struct port_events *events = port_events.lookup(&index);
+
+		if (!events)
+			return;
+		if (!is_rtp) {
+			events->parse_errors++;
+			return;
+		}
+		if (account_is_memory_due(counters, now_ns))
+			account_memory(events, &mark, now_ns);
+		if (!is_next)
+			is_measured = account_unusual(counters, events, &mark, now_ns);
+	}
+	if (is_next)
+		counters->highest++;
+	if (is_measured)
+		account_jitter(counters, &mark, now_ns);
+}
+
 int ON_XDP(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
@@ -93,8 +121,7 @@ int ON_XDP(struct xdp_md *ctx)
 	struct datagram d = {};
 	struct entry e;
 	struct way_out out;
-	struct rtp_mark mark;
-	__u32 offset, slot, index, known_ssrc;
+	__u32 offset, slot, index;
 	__u64 now_ns;
 
 	enum parse_result parsed = parse_ethernet(data, data_end, &d);
@@ -115,7 +142,7 @@ int ON_XDP(struct xdp_md *ctx)
 	if (!row || !counters)
 		return XDP_PASS;
 	/* With thousands of calls, row and counters are both out of the nearer caches; loaded here, they come at once. */
-	known_ssrc = READ_ONCE(counters->ssrc);
+	(void)READ_ONCE(counters->packets);
 	if (!row->is_open)
 		return conclude(XDP_PASS, VERDICT(up_not_ours));
 	switch (verdict_read_entry(row, &e)) {
@@ -127,9 +154,10 @@ int ON_XDP(struct xdp_md *ctx)
 		return conclude(XDP_PASS, VERDICT(up_entry_changing));
 	}
 
-	now_ns = bpf_ktime_get_coarse_ns();
+	now_ns = bpf_ktime_get_ns();
 	if (!verdict_is_locked_source(&e, &d)) {
-		if (account_other_source(counters, now_ns))
+		struct port_events *events = port_events.lookup(&index);
+		if (!events || account_other_source(events, now_ns))
 			return conclude(XDP_PASS, VERDICT(up_other_source));
 		return conclude(XDP_DROP, VERDICT(dropped_other_source));
 	}
@@ -150,9 +178,9 @@ int ON_XDP(struct xdp_md *ctx)
 	if (d.ip_bytes > out.mtu)
 		return conclude(XDP_PASS, VERDICT(up_too_long));
 
-	if (e.is_rtp && parse_rtp(data_end, &d, &mark))
-		account_rtp(counters, known_ssrc, &mark, now_ns);
-	account_forwarded(counters, d.payload_bytes, now_ns);
+	if (e.is_rtp)
+		count_rtp(data_end, &d, counters, index, now_ns);
+	account_forwarded(counters, now_ns);
 	rewrite_udp(d.udp, &e);
 	rewrite_ipv4(d.ip, &e);
 	rewrite_ethernet(d.eth, &out);

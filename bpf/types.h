@@ -38,20 +38,55 @@ struct port_row {
 };
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
 
-/* What happened at a port; written here, only read by the controller, never reset. Same index as the row. */
+/*
+ * What happened at a port, as far as every packet changes it. Same index as the row. The totals are never reset. The
+ * rest is where the RTP statistics stand (protocol.md 11.1): the controller writes it while `sequence` of the row is
+ * odd, so that counting goes on where it stopped, and reads it to go on itself. A stream's packets reach one CPU at a
+ * time (its flow decides); where they do not, totals are right, and a packet may count as lost or twice.
+ */
 struct port_counters {
-	__u64 packets;             /* forwarded */
-	__u64 bytes;               /* of UDP payload */
-	__u64 last_seen_ns;        /* last packet forwarded */
-	__u64 ssrc_changed_ns;     /* when `ssrc` became what it is; 0: no RTP seen */
-	__u64 sequence_set_ns;     /* when `sequence` was set, at most once a second for one SSRC */
-	__u32 ssrc;                /* host order */
-	__u16 sequence;            /* host order */
-	__u16 others_passed;       /* packets from other sources passed up since others_since_ns */
-	__u64 others_since_ns;
-	__u64 others_dropped;
+	__u64 packets;       /* forwarded; counted last, so that who sees it sees the rest of the packet counted */
+	__u64 jitter_sum;    /* of `jitter` after each measured packet */
+	__u32 jitter_count;  /* packets measured */
+	__u32 ssrc;          /* of the latest RTP packet, host order */
+	__u64 last_seen_ns;  /* last packet; 0: none */
+	__u64 arrived_ns;    /* jitter is measured from a packet that came then; 0: no packet of `ssrc` had a known clock */
+	__u32 highest;       /* sequence number, extended beyond 16 bits, of the run */
+	__u32 timestamp;     /* of the packet that came at arrived_ns */
+	__u32 jitter;        /* RFC 3550 6.4.1, in 1/256 of a timestamp unit; of the newest SSRC that has any */
+	__u32 jitter_max;
+	__u32 longest_gap;   /* between two packets, in 1024 ns */
+	__u8 is_running;     /* `ssrc` and `highest` mean something */
+	__u8 is_jitter_new;  /* no packet of `ssrc` was measured yet; an SSRC that comes back starts anew too */
+	__u8 reserved[2];
 };
 _Static_assert(sizeof(struct port_counters) == 64, "counters are one cache line");
+
+/* Numbers ahead of or behind the highest that a packet may be and still belong to the run. */
+#define MAX_JUMP 536
+#define MISSING_WORDS 9
+#define MISSING_BITS (64 * MISSING_WORDS)
+_Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a bit");
+
+/*
+ * What only unusual packets change, and every stream about once a second. Same index as the row; totals are never
+ * reset. `lowest` and what follows is part of where the statistics stand.
+ */
+struct port_events {
+	__u64 others_since_ns;
+	__u64 others_dropped;      /* packets from other sources */
+	__u64 ssrc_changed_ns;     /* when the SSRC became what it is; 0: no RTP seen */
+	__u64 sequence_set_ns;     /* when `sequence` was set */
+	__u16 others_passed;       /* packets from other sources passed up since others_since_ns */
+	__u16 sequence;            /* a recent one of the SSRC, host order */
+	__u32 lost;                /* sent and not received; goes down when a late packet comes */
+	__u32 duplicates;
+	__u32 parse_errors;        /* forwarded though they are not RTP */
+	__u32 lowest;              /* number of the run, extended like `highest`; not over 1,023 behind it when seeded */
+	__u32 settled;             /* `missing` is true of the numbers up to here; those after it have all come */
+	__u64 missing[MISSING_WORDS]; /* bit n % MISSING_BITS: number n of the run has not come */
+};
+_Static_assert(sizeof(struct port_events) == 128, "events are two cache lines");
 
 /* An address of ours, network order; IPv4 as ::ffff:a.b.c.d. */
 struct local_address {

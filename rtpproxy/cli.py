@@ -27,6 +27,7 @@ from rtpproxy.errors import ConfigError, RtpproxyError
 from rtpproxy.listen import Asked, Resolve, read_listening
 from rtpproxy.options import GROUPS, WITHOUT_EFFECT, Option
 
+_LONG = [option.flag for group in GROUPS for option in group.options if option.flag.startswith("--")]
 _AS_READ = (
     *("is_sequential", "tos", "interfaces", "idle_timeout_s", "is_independent", "is_foreground", "is_root_allowed"),
     *("pid_file", "keeps_directory", "keeps_descriptors", "file_limit", "nice", "log_level"),
@@ -173,6 +174,7 @@ class _Command(click.Command):
     """A command whose help has the groups of the table, and that knows the order of its listen addresses."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = [_completed(argument) for argument in args]
         values, _, order = self.make_parser(ctx).parse_args(list(args))
         texts = {name: iter(values.get(name, ())) for name in ("listen", "listen6")}
         ctx.obj = [Asked(next(texts[one.name]), one.name == "listen6") for one in order if one.name in texts]
@@ -182,6 +184,15 @@ class _Command(click.Command):
         for group in GROUPS:
             with formatter.section(group.title):
                 formatter.write_dl([(option.synopsis, option.text) for option in group.options])
+
+
+def _completed(argument: str) -> str:
+    """Long options may be abbreviated as long as it is clear which one is meant, as getopt_long(3) has it."""
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--") or name == "--" or name in _LONG:
+        return argument
+    meant = [flag for flag in _LONG if flag.startswith(name)]
+    return f"{meant[0]}{equals}{value}" if len(meant) == 1 else argument
 
 
 def _click_option(option: Option) -> click.Option:

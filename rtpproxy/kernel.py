@@ -22,7 +22,6 @@ from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
-from rtpproxy.session.local import SPARE_SLOTS
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +45,6 @@ class Programs:
         name = instance_name(config)
         self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
         listen = config.listen
-        self.max_slots = _max_slots(listen)
-        """How many port spaces there can be; their numbers are below."""
         first_port, last_port = config.port_min, config.port_max + 1
         self._loaded = loader.load(
             {
@@ -55,7 +52,7 @@ class Programs:
                 "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
                 "FIRST_PORT": str(first_port),
                 "PORT_SPAN": str(last_port + 1 - first_port),
-                "LOCAL_SLOTS": str(self.max_slots),
+                "LOCAL_SLOTS": str(len(listen)),
                 **_slot_defines(listen),
             }
         )
@@ -88,8 +85,6 @@ class Programs:
 
         An address of a family that is listened on as a whole keeps that family's port space.
         """
-        if not 0 <= slot < self.max_slots:
-            raise OffloadError(f"{host}: no port space is left for another local address")
         try:
             map_write(self._loaded.map_fds["local_slots"], _local_address(host), struct.pack("=I", slot))
         except OSError as error:
@@ -105,12 +100,6 @@ class Programs:
             os.close(self._steer_link)
         self.tables.close()
         self._loaded.close()
-
-
-def _max_slots(listen: tuple[ListenAddress, ...]) -> int:
-    """Addresses of families that are not listened on as a whole may join later."""
-    is_all = {address.is_ipv6 for address in listen if not address.host} == {False, True}
-    return len(listen) + (0 if is_all else SPARE_SLOTS)
 
 
 def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:

@@ -197,6 +197,9 @@ class Relay:
     # Running
 
     def _tick(self, loop: AbstractEventLoop, service: Service, due: float) -> None:
+        if self._stopped.is_set():
+            # What ticks look at may be closed already.
+            return
         now = self._clock()
         # Ticks keep their rhythm; those that were missed are not made up for. The next one does not depend on this one.
         following = max(due + TICK_S, now)

@@ -72,6 +72,9 @@ class Offload(Protocol):
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None: ...
     def withdraw(self, key: int, reason: str) -> None: ...
+    def is_wanted(self, key: int) -> bool: ...
+    def hold(self, key: int) -> None: ...
+    def seed(self, key: int, tracker: SequenceTracker) -> None: ...
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
@@ -116,7 +119,8 @@ class Service:
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
         self._totals = Totals()
-        self._counted_at = 0.0
+        self._counted_at = math.inf
+        """When the rate was last worked out; never so far."""
         self._counted_packets = 0
 
     # Commands
@@ -226,18 +230,19 @@ class Service:
         """Change the idle timeout from now on, and for good (protocol.md 4.6). Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
-        session.has_own_timeout = True
-        leg = session.leg(issuer.role.peer if command.is_reverse else issuer.role)
-        self._activity.set_timeout(leg.activity, command.seconds)
-        self._activity.touch(leg.activity, now)
+        number = session.leg(issuer.role.peer if command.is_reverse else issuer.role).activity
+        for leg in session.legs:
+            leg.has_own_timeout |= leg.activity == number
+        self._activity.set_timeout(number, command.seconds)
+        self._activity.touch(number, now)
 
-    def set_tos(self, issuer: Issuer, command: SetTos) -> None:
+    def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
         """Change the TOS byte of the RTP packets to a party. Raises SessionNotFoundError."""
         session = issuer.session
         self._check_alive(session)
         stream = session.leg(issuer.role.peer if command.is_reverse else issuer.role).rtp
         stream.tos = command.tos & 0xFF
-        self._replan(session)
+        self._replan(session, now)
 
     def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
         """Drop a reference, as `D` with the session's own from-tag. Raises SessionNotFoundError."""
@@ -255,6 +260,10 @@ class Service:
             totals.packets_discarded += 1
             return
         session, stream, peer = found
+        if local_host != stream.local_host and stream.local.host:
+            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
+            totals.packets_discarded += 1
+            return
         totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
@@ -267,14 +276,14 @@ class Service:
             totals.packets_discarded += 1
             return
         self._activity.touch(stream.activity, now)
-        is_unlocked = is_rtp and self._track(stream, header, now)
+        is_unlocked = is_rtp and self._track(session, stream, header, now)
         stream.received_packets += 1
         self._relay(stream, peer, data)
         if verdict is _LEARNED:
             self._guess_rtcp(session, stream)
         if verdict is _LEARNED or is_unlocked or local_host != stream.local_host:
             stream.local_host = local_host
-            self._replan(session)
+            self._replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote
@@ -285,21 +294,31 @@ class Service:
             stream.dropped_packets += 1
             self._totals.packets_discarded += 1
 
-    def _track(self, stream: Stream, header: RtpHeader | None, now: float) -> bool:
+    def _track(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
         """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
         tracker = stream.tracker
         if tracker is None:
             tracker = stream.tracker = SequenceTracker()
-        if not tracker.observe(header, now) or header is None:
+        is_wanted = self._offload.is_wanted(stream.key)
+        if is_wanted:
+            # The kernel must not count between what is absorbed and what it goes on from.
+            self._offload.hold(stream.key)
+            self._absorb(session, stream, now)
+        is_changed = tracker.observe(header, now)
+        if is_wanted:
+            self._offload.seed(stream.key, tracker)
+        if not is_changed or header is None:
             return False
         return stream.latch.change_ssrc(header, now) is _LEARNED
 
     def _guess_rtcp(self, session: Session, stream: Stream) -> None:
-        """An RTP stream that moved tells where its RTCP may be (protocol.md 5.6)."""
+        """RTP that moved, in strict mode also RTP that latched, tells where its RTCP may be (protocol.md 5.6)."""
         latch = stream.latch
-        if stream.component is Component.RTP and latch.has_moved and latch.remote is not None:
+        if stream.component is not Component.RTP or latch.remote is None:
+            return
+        if latch.has_moved or latch.is_strict:
             leg = session.caller if session.caller.rtp is stream else session.callee
-            leg.rtcp.latch.guess(latch.remote)
+            leg.rtcp.latch.guess(latch.remote, is_untrusted=latch.is_untrusted)
 
     # Time
 
@@ -413,8 +432,8 @@ class Service:
             return
         session.is_complete = True
         self._totals.sessions_completed += 1
-        if not session.has_own_timeout:
-            for leg in session.legs:
+        for leg in session.legs:
+            if not leg.has_own_timeout:
                 self._activity.set_timeout(leg.activity, self._config.idle_timeout_s)
 
     def _describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
@@ -426,7 +445,7 @@ class Service:
                 host, port = media.remote
                 stream.latch.signal(Endpoint(host, (port + stream.component) % 65536), now)
             stream.latch.set_asymmetric(is_asymmetric)
-        self._replan(session)
+        self._replan(session, now)
 
     def _give_ports(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Open a port pair for a leg of an existing session, in place of the one it has. Raises NoPortsError."""
@@ -452,16 +471,13 @@ class Service:
         return local, port
 
     def _use(self, local: LocalAddress) -> LocalAddress:
-        """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
-        if self._locals.is_known(local):
-            return local
-        adopted = self._locals.adopt(local)
-        if adopted is None:
-            raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
-        self._media.add_local(adopted)
-        self._ports.setdefault(adopted.slot, self._new_ports())
-        self._locals.join(adopted)
-        return adopted
+        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
+        known = self._locals.known_as(local)
+        if known is not None:
+            return known
+        self._media.add_local(local)
+        self._locals.join(local)
+        return local
 
     def _open_pair(self, local: LocalAddress) -> int:
         ports = self._ports[local.slot]
@@ -544,18 +560,36 @@ class Service:
         stream.forwarded_packets = counters.packets
         stream.received_packets += packets
         stream.relayed_packets += packets
-        if stream.component is not Component.RTP or counters.sequence_set_at < session.created_at:
+        if stream.component is not Component.RTP:
             return
         tracker = stream.tracker
-        if tracker is None:
-            tracker = stream.tracker = SequenceTracker()
-        changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
-        stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
-        tracker.absorb_forwarded(packets, counters.ssrc, counters.last_seen)
+        assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
+        if counters.sequence_set_at >= session.created_at:
+            changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
+            stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
+        tracker.absorb_forwarded(packets, counters.state, counters.totals)
 
-    def _replan(self, session: Session) -> None:
-        if session.is_complete:
-            self._offload.apply(_label(session), plan(session))
+    def _replan(self, session: Session, now: float) -> None:
+        if not session.is_complete:
+            return
+        wanted = plan(session)
+        for leg in session.legs:
+            if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
+                self._hand_over(leg.rtp)
+        self._offload.apply(_label(session), wanted)
+        for stream in session.streams:
+            if not self._offload.is_wanted(stream.key):
+                self._absorb(session, stream, now)
+
+    def _hand_over(self, stream: Stream) -> None:
+        """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""
+        counters = self._offload.counters(stream.key)
+        if counters is None or self._offload.is_wanted(stream.key):
+            return
+        if stream.tracker is None:
+            stream.tracker = SequenceTracker()
+        stream.tracker.skip_forwarded(counters.totals)
+        self._offload.seed(stream.key, stream.tracker)
 
     def _seconds_left(self, leg: Leg, now: float) -> int:
         last_seen = self._activity.last_seen(leg.activity)

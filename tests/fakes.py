@@ -20,6 +20,7 @@ from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
+from rtpproxy.session.stats import RtpState, RtpTotals, SequenceTracker
 from tests.waiting import wait_for
 
 Journal = list[tuple[str, int]]
@@ -27,13 +28,14 @@ Journal = list[tuple[str, int]]
 
 NOTHING_COUNTED = PortCounters(
     packets=0,
-    payload_bytes=0,
     last_seen=0.0,
     others_dropped=0,
     ssrc=0,
     sequence=0,
     ssrc_changed_at=0.0,
     sequence_set_at=0.0,
+    state=RtpState(),
+    totals=RtpTotals(),
 )
 
 
@@ -43,7 +45,8 @@ ANY_IPV4 = LocalAddress(0)
 
 def make_leg(role: Role, local: LocalAddress = ANY_IPV4) -> Leg:
     """A leg without ports."""
-    return Leg(role, Stream(Component.RTP, local, Latch(), tos=TOS), Stream(Component.RTCP, local, Latch(), tos=TOS))
+    rtp, rtcp = (Stream(component, local, Latch(), tos=TOS) for component in Component)
+    return Leg(role, rtp, rtcp)
 
 
 def make_session(call_id: bytes = b"call", from_tag: bytes = b"f", created_at: float = 0.0) -> Session:
@@ -115,6 +118,8 @@ class FakeOffload:
         self.installed: dict[int, ForwardingEntry | NotOffloaded] = {}
         """By port what was applied last, until withdrawn."""
         self.labels: dict[int, str] = {}
+        self.held: set[int] = set()
+        """Ports that the kernel forwards nothing from until they are seeded."""
         self.applied = 0
         """How many times entries were applied."""
         self._counters: dict[int, PortCounters] = {}
@@ -129,6 +134,17 @@ class FakeOffload:
         self.journal.append(("withdraw", key))
         self.installed.pop(key, None)
         self.labels.pop(key, None)
+
+    def is_wanted(self, key: int) -> bool:
+        return self.entry(key) is not None
+
+    def hold(self, key: int) -> None:
+        self.held.add(key)
+
+    def seed(self, key: int, tracker: SequenceTracker) -> None:
+        self.held.discard(key)
+        state = tracker.state()
+        self._counters[key] = replace(self.counters(key), ssrc=state.ssrc or 0, state=state)
 
     def counters(self, key: int) -> PortCounters:
         return self._counters.get(key, NOTHING_COUNTED)
@@ -156,17 +172,18 @@ class FakeOffload:
     def forward(self, key: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0) -> None:
         """Count so many packets at a port that has an entry, the last of them now and with these numbers."""
         assert self.entry(key) is not None, f"the kernel has no entry for port {key}"
+        assert key not in self.held, f"port {key} was never seeded again"
         before = self.counters(key)
-        is_change = before.sequence_set_at > 0.0 and before.ssrc != ssrc
+        is_change = before.state.ssrc != ssrc
         self._counters[key] = replace(
             before,
             packets=before.packets + packets,
-            payload_bytes=before.payload_bytes + 172 * packets,
             last_seen=now,
             ssrc=ssrc,
             sequence=sequence,
             ssrc_changed_at=now if is_change else before.ssrc_changed_at,
             sequence_set_at=now,
+            state=before.state._replace(ssrc=ssrc, highest=sequence, lowest=sequence, missing=frozenset(), seen_at=now),
         )
         self._last_seen[key] = now
 

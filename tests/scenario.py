@@ -18,6 +18,7 @@ from rtpproxy.control.parser import Parser
 from rtpproxy.service import Service
 from rtpproxy.session.local import LocalAddresses
 from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, Journal, JournalledPorts, Sent
+from tests.running import rtp
 
 FIRST_PORT = 20000
 OUR_HOST = "10.0.0.1"
@@ -29,6 +30,13 @@ STRANGER = Endpoint("203.0.113.9", 666)
 
 FACES_CALLEE, FACES_CALLEE_RTCP, FACES_CALLER, FACES_CALLER_RTCP = range(FIRST_PORT, FIRST_PORT + 4)
 """The ports of the first session, once both its legs have them: the callee sends to the first."""
+
+TO_CALLER = (FACES_CALLER, CALLER)
+TO_CALLEE = (FACES_CALLEE, CALLEE)
+"""Where packets of the first session leave from, and for whom."""
+
+RTCP = b"\x81\xc9\x00\x07" + bytes(28)
+ALL_COUNTERS = "npkts_ina npkts_ino nrelayed ndropped rtpa_nsent rtpa_nrcvd rtpa_ndups rtpa_nlost rtpa_perrs"
 
 Routes = dict[str, str]
 Out = tuple[int, Endpoint]
@@ -118,6 +126,16 @@ class Scenario:
         lines = (line.split(": ") for line in self.ask("I").splitlines())
         return {name: int(value) for name, value in lines}
 
+    def stats(self, names: str) -> dict[str, float]:
+        """`G` of these names."""
+        pairs = (pair.split("=") for pair in self.ask(f"Gv {names}").split())
+        return {name: float(value) for name, value in pairs}
+
+    @property
+    def discarded(self) -> int:
+        """Packets that were thrown away."""
+        return int(self.stats("npkts_discard")["npkts_discard"])
+
     @property
     def sessions(self) -> int:
         """How many there are."""
@@ -134,6 +152,12 @@ class Scenario:
         assert self.media.open_ports == set()
         assert all(ports.held == set() for ports in self.all_ports)
         assert self.offload.installed == {}
+
+
+def start_talking(play: Scenario, *, ssrc: int = 0x1234) -> None:
+    """Both parties of the first session send a packet: number 100 of the callee, 200 of the caller."""
+    play.packet(CALLEE, FACES_CALLEE, rtp(100, ssrc=ssrc), TO_CALLER)
+    play.packet(CALLER, FACES_CALLER, rtp(200, ssrc=ssrc), TO_CALLEE)
 
 
 def _answer(call_id: str, callee: Endpoint) -> str:

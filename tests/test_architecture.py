@@ -1,14 +1,11 @@
 """Who may import whom, and what else is allowed in one place only, read from the sources.
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
-3  control.server  privileges  limits       adapters: sockets, files, bcc, netlink; they know no use case
-   media.{steered,bound,portrange,sockets}
-   control.{listening,streams,datagrams}
-3  control.server  notify                   adapters: sockets, files, bcc, netlink; they know no use case
-   media.{steered,bound,portrange}
+3  control.{server,listening,streams,datagrams}  notify  privileges  limits  manual
+   media.{steered,bound,portrange,sockets}  adapters: sockets, files, bcc, netlink; they know no use case
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
-1  session.*  control.{messages,parser,cookies}  media.rtp  offload.entry  listen  options
+1  session.*  control.{messages,modifiers,parser,cookies}  media.rtp  offload.entry  listen  options
 0  addr  errors  config                     words
 """
 
@@ -36,8 +33,6 @@ LEVELS = {
     },
     2: {"service", "control.dispatch"},
     3: {
-        *("control.server", "media.steered", "media.bound", "media.portrange", "media.sockets"),
-        *("privileges", "limits", "manual"),
         *("control.server", "control.streams", "control.datagrams", "control.listening"),
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify"),
@@ -68,15 +63,16 @@ OURS = {
     "control.modifiers": {"addr", "control.messages", "session.local"},
     "control.parser": {"control.messages", "control.modifiers", "session.local"},
     "control.cookies": set(),
-    "offload.entry": {"addr", "session.local", "session.session"},
+    "offload.entry": {"addr", "session.local", "session.session", "session.stats"},
     "control.dispatch": {"errors", "control.messages", "control.parser", "session.session", "session.totals"},
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
+    "notify": {"addr", "config"},
+    "media.sockets": {"errors", "session.local"},
     "media.steered": {"addr", "errors", "media.sockets", "session.local", "session.session"},
     "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
     "media.portrange": {"errors", "media.sockets", "session.local"},
-    "media.sockets": {"errors", "session.local"},
     # Beside the words, adapters build only on those of their own folder, and only downwards in this list.
     "control.server": {
         *("config", "errors", "control.cookies"),
@@ -85,18 +81,13 @@ OURS = {
     "control.listening": {"config", "errors"},
     "control.streams": set(),
     "control.datagrams": {"control.cookies"},
-    "notify": {"addr", "config"},
-    "media.sockets": {"errors", "session.local"},
-    "media.steered": {"addr", "media.sockets", "session.local", "session.session"},
-    "media.bound": {"addr", "errors", "media.sockets", "session.local", "session.session"},
-    "media.portrange": {"errors", "media.sockets", "session.local"},
-    "offload.off": {"offload.entry"},
-    "offload.forwarder": {"offload.entry", "offload.nexthop"},
+    "offload.off": {"offload.entry", "session.stats"},
+    "offload.forwarder": {"offload.entry", "offload.nexthop", "session.stats"},
     "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},
     "offload.attach": {"errors", "offload.features", "offload.netlink", "offload.syscall"},
     "offload.features": set(),
     "offload.netlink": {"errors"},
-    "offload.tables": {"addr", "offload.entry", "offload.loader", "offload.syscall"},
+    "offload.tables": {"addr", "offload.entry", "offload.loader", "offload.syscall", "session.stats"},
     "offload.loader": {"errors"},
     "offload.syscall": {"errors"},
 }
@@ -122,6 +113,7 @@ FOREIGN = {
     "numpy": {"offload.tables", "offload.forwarder", "session.reaper", "service"},
     "pyroute2": {"offload.netlink", "offload.attach", "offload.nexthop"},
     "uvloop": {"daemon"},
+    "urllib": {"control.parser"},
     "time": {"daemon"},
     "gc": {"daemon"},
 }
@@ -136,7 +128,7 @@ UNTESTED = {
     "offload.features": _REAL_KERNEL,
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
-    "session.session": "values without rules: test_service",
+    "session.session": "values without rules: tests/service",
     "offload.off": "says nothing to everything: test_mistakes and test_daemon run with it",
 }
 """Modules without a test file of their name, and why."""
@@ -287,8 +279,11 @@ def test_core_modules_only_define(module):
 
 
 def test_file_of(module):
+    """The file, or in place of a file that would be too long the folder of the module's name."""
     *folders, name = module.split(".")
-    return ROOT / "tests" / Path(*folders) / f"test_{name}.py"
+    folder = ROOT / "tests" / Path(*folders)
+    whole = folder / name / "__init__.py"
+    return whole if whole.is_file() else folder / f"test_{name}.py"
 
 
 test_file_of.__test__ = False

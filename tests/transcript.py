@@ -27,11 +27,13 @@ class Row:
     """Stands for `reply` where parts of it vary from run to run."""
     delay_before_s: float = 0.0
     note: str = ""
+    number: int = 1
+    """How many times the group has asked this by now, blanks around it left out."""
 
     @property
     def name(self) -> str:
         """What tells the row from others of its group, at a glance."""
-        return self.send.strip()
+        return self.send.strip() + (f" #{self.number}" if self.number > 1 else "")
 
     def is_answered_by(self, reply: bytes) -> bool:
         """Whether `reply` is the reference's, apart from what may vary."""
@@ -76,7 +78,9 @@ def load(path: Path = TRANSCRIPTS) -> dict[str, Group]:
         name = record.pop("group")
         head = tuple(record.pop("setup")), record.pop("transport")
         assert heads.setdefault(name, head) == head, f"group {name} has two setups"
-        rows.setdefault(name, []).append(Row(**record))
+        of_group = rows.setdefault(name, [])
+        number = 1 + sum(row.send.strip() == record["send"].strip() for row in of_group)
+        of_group.append(Row(**record, number=number))
     return {name: Group(name, *heads[name], tuple(rows[name])) for name in rows}
 
 

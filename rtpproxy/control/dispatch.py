@@ -95,7 +95,7 @@ class Service(Protocol):
     def set_timeout(self, issuer: Issuer, command: SetTimeout, now: float) -> None:
         """Change the idle timeout. Raises SessionNotFoundError."""
 
-    def set_tos(self, issuer: Issuer, command: SetTos) -> None:
+    def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
         """Change the TOS byte of packets to a party. Raises SessionNotFoundError."""
 
     def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
@@ -240,7 +240,7 @@ class Dispatcher:
             case SetTimeout():
                 self._service.set_timeout(issuer, subcommand, now)
             case SetTos():
-                self._service.set_tos(issuer, subcommand)
+                self._service.set_tos(issuer, subcommand, now)
             case DropReference():
                 self._service.drop(issuer, subcommand, now)
             case Fork():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rtpproxy.addr import Endpoint, is_ipv4
 from rtpproxy.session.local import port_key
 from rtpproxy.session.session import Component, Role, Session, Stream
+from rtpproxy.session.stats import RtpState, RtpTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,17 @@ class PortCounters:
     """What the kernel counted at a port since the programs were loaded. Times in seconds, monotonic, 0.0 for never."""
 
     packets: int
-    payload_bytes: int
     last_seen: float
     others_dropped: int
     """Packets from other sources than the locked one that were dropped."""
     ssrc: int
     sequence: int
-    """A recent sequence number of `ssrc`, set at most once a second."""
+    """A recent sequence number of `ssrc`, set about once a second."""
     ssrc_changed_at: float
     sequence_set_at: float
+    state: RtpState
+    """Where the RTP statistics stand."""
+    totals: RtpTotals
 
 
 class NotOffloaded(str):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, diff
 from rtpproxy.offload.nexthop import NextHops, NoRoute
+from rtpproxy.session.stats import RtpState, SequenceTracker
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class Rows(Protocol):
     def total_dropped(self) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64]: ...
     def row(self, key: int) -> int: ...
+    def hold(self, key: int) -> None: ...
+    def seed(self, key: int, state: RtpState) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Forwarder:
         self._wishes: dict[int, _Wish] = {}
         self._keys_by_target: dict[tuple[str, str], set[int]] = {}
         self._installed: set[int] = set()
+        self._seeds: dict[int, SequenceTracker] = {}
+        """Trackers that the kernel has to go on from, once it gets an entry for their port."""
         self.counters = rows.counters
         self.forwarded = rows.forwarded
         self.total_forwarded = rows.total_forwarded
@@ -73,6 +78,22 @@ class Forwarder:
     def is_installed(self, key: int) -> bool:
         """Whether the kernel has an entry for the port now."""
         return key in self._installed
+
+    def is_wanted(self, key: int) -> bool:
+        """Whether a session wants an entry for the port; the kernel has it as far as there is a route."""
+        return key in self._wishes
+
+    def hold(self, key: int) -> None:
+        """Let the kernel forward nothing from the port until `seed`, because userspace is about to count a packet."""
+        if key in self._installed:
+            self._rows.hold(key)
+
+    def seed(self, key: int, tracker: SequenceTracker) -> None:
+        """Let the kernel count on from where the tracker stands: now, or when it gets an entry for the port."""
+        if key in self._installed:
+            self._rows.seed(key, tracker.state())
+        else:
+            self._seeds[key] = tracker
 
     def reroute(self, most: int) -> bool:
         """Put the entries of up to `most` peers where their routes lead now; True when there are more to look at."""
@@ -101,6 +122,9 @@ class Forwarder:
             self._leave(wish, route.reason)
             return
         was_installed = entry.key in self._installed
+        tracker = self._seeds.pop(entry.key, None)
+        if tracker is not None:
+            self._rows.seed(entry.key, tracker.state())
         self._rows.install(entry, route.from_host, route.number)
         self._installed.add(entry.key)
         if log.isEnabledFor(logging.INFO):
@@ -119,6 +143,7 @@ class Forwarder:
 
     def _forget(self, key: int, reason: str) -> None:
         wish = self._wishes.pop(key)
+        self._seeds.pop(key, None)
         if key in self._installed:
             self._leave(wish, reason)
         self._release(wish)

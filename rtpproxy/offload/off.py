@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded
+from rtpproxy.session.stats import SequenceTracker
 
 
 class NoOffload:
@@ -12,6 +13,16 @@ class NoOffload:
         """Do nothing."""
 
     def withdraw(self, key: int, reason: str) -> None:
+        """Do nothing."""
+
+    def is_wanted(self, key: int) -> bool:
+        """Nothing is."""
+        return False
+
+    def hold(self, key: int) -> None:
+        """Do nothing."""
+
+    def seed(self, key: int, tracker: SequenceTracker) -> None:
         """Do nothing."""
 
     def counters(self, key: int) -> None:

@@ -11,6 +11,7 @@ order because x86-64 does not reorder stores.
 import mmap
 import socket
 import struct
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,17 @@ from rtpproxy.addr import ipv4_number
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
 from rtpproxy.offload.loader import Layout, Loaded
 from rtpproxy.offload.syscall import map_read, possible_cpus
+from rtpproxy.session.stats import MAX_JUMP, RtpState, RtpTotals
 
 _NS = 1_000_000_000
 _IPV4_VERSION_IHL = 0x45
 _DONT_FRAGMENT = 0x4000
 _UDP = 17
+_GAP_NS = 1024
+_JITTER_UNITS = 256
+_FIRST_NUMBER = 1 << 16
+"""What the kernel adds to the sequence number that a run starts with."""
+_WORD = (1 << 32) - 1
 
 
 class _Mapping:
@@ -66,15 +73,43 @@ class _Sequenced:
 
     def write(self, index: int, *values: int | bytes) -> None:
         """Change the members of one element as a whole."""
-        start = self._mapping.offset(index)
-        word = (start + self._sequence) // 4
-        odd = self._words[word] | 1
-        self._words[word] = odd
-        self._struct.pack_into(self._memory, start + self._body, *values)
-        self._words[word] = (odd + 1) & 0xFFFFFFFF
+        self.begin(index)
+        self._struct.pack_into(self._memory, self._mapping.offset(index) + self._body, *values)
+        self.end(index)
+
+    def begin(self, index: int) -> None:
+        """Let readers stay away from an element until `end`."""
+        self._words[(self._mapping.offset(index) + self._sequence) // 4] |= 1
+
+    def end(self, index: int) -> None:
+        """Let readers take an element as it is now."""
+        word = (self._mapping.offset(index) + self._sequence) // 4
+        self._words[word] = ((self._words[word] | 1) + 1) & _WORD
 
     def release(self) -> None:
         self._words.release()
+
+
+class _Ring:
+    """Sets of sequence numbers as the kernel keeps them: bit n % size for number n."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._bytes = size_bytes
+        self.bits = 8 * size_bytes
+        self.empty = bytes(size_bytes)
+
+    def pack(self, numbers: Collection[int]) -> bytes:
+        word = 0
+        for number in numbers:
+            word |= 1 << number % self.bits
+        return word.to_bytes(self._bytes, "little")
+
+    def unpack(self, data: bytes, first: int, last: int) -> frozenset[int]:
+        """Those of the numbers from `first` to `last` whose bits are set."""
+        word = int.from_bytes(data, "little")
+        if not word:
+            return frozenset()
+        return frozenset(number for number in range(first, last + 1) if word >> number % self.bits & 1)
 
 
 class Tables:
@@ -88,8 +123,8 @@ class Tables:
         fds, layouts = loaded.map_fds, loaded.layouts
         self._ttl = ttl
         self._first, self._span = first_port, last_port + 1 - first_port
-        self._rows, self._counters, self._hops = (
-            _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "next_hops")
+        self._rows, self._counters, self._events, self._hops = (
+            _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "port_events", "next_hops")
         )
         self._row_writer = _Sequenced(
             self._rows,
@@ -97,16 +132,26 @@ class Tables:
             *("from_port", "from_host", "to_host", "to_port", "udp_delta", "ip_sum", "ttl", "next_hop"),
         )
         self._hop_writer = _Sequenced(self._hops, "ifindex", "mtu", "to_mac", "from_mac")
-        self._counter_struct = self._counters.packer(
-            *("packets", "bytes", "last_seen_ns", "ssrc_changed_ns", "sequence_set_ns", "ssrc", "sequence"),
-            *("others_passed", "others_since_ns", "others_dropped"),
+        state = (
+            *("ssrc", "last_seen_ns", "arrived_ns", "highest", "timestamp", "jitter", "jitter_max", "longest_gap"),
+            *("is_running", "is_jitter_new"),
         )
+        self._counter_struct = self._counters.packer("packets", "jitter_sum", "jitter_count", *state)
+        self._state_struct, self._state_at = self._counters.packer(*state), self._counters.layout.members["ssrc"][1]
+        run = "lowest", "settled", "missing"
+        self._event_struct = self._events.packer(
+            *("others_dropped", "ssrc_changed_ns", "sequence_set_ns", "sequence", "lost", "duplicates", "parse_errors"),
+            *run,
+        )
+        self._event_at = self._events.layout.members["others_dropped"][1]
+        self._run_struct, self._run_at = self._events.packer(*run), self._events.layout.members["lowest"][1]
+        self._ring = _Ring(struct.calcsize("=" + self._events.layout.members["missing"][0]))
         self._verdicts_fd, self._verdicts = fds["verdicts"], layouts["verdicts"]
         self._cpus = possible_cpus()
         self._words = memoryview(self._counters.memory).cast("Q")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
-        self._dropped = self._counters.column("others_dropped")
+        self._dropped = self._events.column("others_dropped")
 
     @property
     def max_next_hops(self) -> int:
@@ -119,7 +164,7 @@ class Tables:
         self._words.release()
         for writer in (self._row_writer, self._hop_writer):
             writer.release()
-        for mapping in (self._rows, self._counters, self._hops):
+        for mapping in (self._rows, self._counters, self._events, self._hops):
             mapping.memory.close()
 
     def open_port(self, key: int) -> None:
@@ -168,11 +213,75 @@ class Tables:
         self._hop_writer.write(number, hop.ifindex, hop.mtu, _mac(hop.to_mac), _mac(hop.from_mac))
 
     def counters(self, key: int) -> PortCounters:
-        """What the kernel counted at this port up to now."""
-        packets, payload, seen, changed, refreshed, ssrc, sequence, _, _, dropped = self._counter_struct.unpack_from(
-            self._counters.memory, self._counters.offset(self.row(key))
+        """What the kernel counted at this port up to now.
+
+        `packets` is read first, and written last by the kernel, so that the rest is of these packets or newer.
+        """
+        row = self.row(key)
+        packets, jitter_sum, jitter_count, ssrc, seen, arrived, highest, timestamp, jitter, jitter_max, gap, *flags = (
+            self._counter_struct.unpack_from(self._counters.memory, self._counters.offset(row))
         )
-        return PortCounters(packets, payload, seen / _NS, dropped, ssrc, sequence, changed / _NS, refreshed / _NS)
+        dropped, changed, refreshed, sequence, lost, duplicates, parse_errors, lowest, settled, missing = (
+            self._event_struct.unpack_from(self._events.memory, self._events.offset(row) + self._event_at)
+        )
+        is_running, is_jitter_new = flags
+        state = RtpState(
+            ssrc if is_running else None,
+            highest,
+            lowest,
+            self._ring.unpack(missing, max(lowest, highest - MAX_JUMP), min(settled, highest)),
+            seen / _NS,
+            gap * _GAP_NS / _NS,
+            timestamp,
+            arrived / _NS,
+            jitter / _JITTER_UNITS,
+            jitter_max / _JITTER_UNITS,
+            bool(is_jitter_new),
+        )
+        return PortCounters(
+            packets=packets,
+            last_seen=seen / _NS,
+            others_dropped=dropped,
+            ssrc=ssrc,
+            sequence=sequence,
+            ssrc_changed_at=changed / _NS,
+            sequence_set_at=refreshed / _NS,
+            state=state,
+            totals=RtpTotals(lost, duplicates, parse_errors, jitter_sum / _JITTER_UNITS, jitter_count),
+        )
+
+    def hold(self, key: int) -> None:
+        """Forward nothing from this port until `seed`; its packets go to userspace meanwhile."""
+        self._row_writer.begin(self.row(key))
+
+    def seed(self, key: int, state: RtpState) -> None:
+        """Let the kernel's RTP statistics of this port go on from `state`."""
+        row = self.row(key)
+        highest = _FIRST_NUMBER + state.highest % _FIRST_NUMBER
+        shift = highest - state.highest
+        self._row_writer.begin(row)
+        self._state_struct.pack_into(
+            self._counters.memory,
+            self._counters.offset(row) + self._state_at,
+            state.ssrc or 0,
+            int(state.seen_at * _NS),
+            int(state.arrived_at * _NS),
+            highest,
+            state.timestamp,
+            _bounded(state.jitter * _JITTER_UNITS),
+            _bounded(state.jitter_max * _JITTER_UNITS),
+            _bounded(state.longest_gap_s * _NS / _GAP_NS),
+            state.ssrc is not None,
+            state.is_jitter_new,
+        )
+        self._run_struct.pack_into(
+            self._events.memory,
+            self._events.offset(row) + self._run_at,
+            max(state.lowest + shift, highest - self._ring.bits),
+            highest,
+            self._ring.pack([number + shift for number in state.missing]) if state.missing else self._ring.empty,
+        )
+        self._row_writer.end(row)
 
     def forwarded(self, key: int) -> int:
         """Packets that the kernel forwarded from this port up to now."""
@@ -201,6 +310,10 @@ class Tables:
         totals = np.frombuffer(data, dtype=np.uint64).reshape(self._cpus, size // 8).sum(axis=0)
         reasons = {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
         return {"forwarded": self.total_forwarded(), **reasons}
+
+
+def _bounded(value: float) -> int:
+    return min(round(value), _WORD)
 
 
 def _words(number: int) -> tuple[int, int]:

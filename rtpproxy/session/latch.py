@@ -26,7 +26,8 @@ In *strict* mode (protocol.md 16, items 6 and 7) these rules are other:
 - Where packets have already shown that the party is at the signalled host, behind another port than signalled, a new
   port in the command says nothing of where its packets come from. The stream stays as it is, locked, and another port
   of the host may take it over once.
-- An RTCP stream that is not latched when its RTP sibling learns an endpoint awaits the sibling's host.
+- An RTCP stream that is not latched when its RTP sibling learns an endpoint, or latches to the signalled one, awaits
+  the sibling's host.
 """
 
 from dataclasses import dataclass
@@ -146,8 +147,11 @@ class Latch:
         """Take over the new SSRC of the accepted source of an RTP stream, noticed by its sequence tracker (5.3)."""
         return self._relatch(header.ssrc, header.sequence, now)
 
-    def guess(self, endpoint: Endpoint) -> bool:
-        """Apply to an RTCP stream that its RTP sibling learned `endpoint` (5.6); True when the remote changed."""
+    def guess(self, endpoint: Endpoint, *, is_untrusted: bool = True) -> bool:
+        """Apply to an RTCP stream that its RTP sibling learned `endpoint` (5.6); True when the remote changed.
+
+        In strict mode also what it latched to without moving; then `is_untrusted` is that of the sibling.
+        """
         is_same_host = self.remote is not None and self.remote.host == endpoint.host
         if not is_same_host:
             if endpoint.port == LAST_PORT:
@@ -157,7 +161,7 @@ class Latch:
             self.left = None
         if self.is_strict and not self.is_latched:
             self.awaited_host = endpoint.host
-            self.is_untrusted = True
+            self.is_untrusted = is_untrusted
         return not is_same_host
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:

@@ -74,6 +74,8 @@ class Leg:
     rtcp: Stream
     is_weak: bool = False
     """The weak reference of protocol.md 4.5 is held for this leg."""
+    has_own_timeout: bool = False
+    """A command set the party's idle timeout, so that completion does not change it."""
 
     @property
     def local(self) -> LocalAddress:
@@ -120,8 +122,6 @@ class Session:
     is_strong: bool = False
     is_complete: bool = False
     """Both legs have ports; packets flow."""
-    has_own_timeout: bool = False
-    """A command set the idle timeout, so that completion does not change it."""
     notification: Notification | None = None
 
     @property

@@ -2,9 +2,13 @@
 
 A *run* is a stretch of one SSRC without a break in its numbering. Within a run numbers are extended beyond 16 bits,
 so that they never wrap; what was sent is the distance from the lowest to the highest number, summed over runs.
+
+The kernel counts by the same rules what it forwards (`bpf/account.h`). Where one stops the other goes on, from a
+`RtpState`; what it counted meanwhile is the difference of two `RtpTotals`.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rtpproxy.media.rtp import RtpHeader
 
@@ -16,6 +20,9 @@ JITTER_SSRCS = 10
 _SEQUENCES = 1 << 16
 _TIMESTAMPS = 1 << 32
 _NO_RUN = -1
+_TOTALS = 1 << 32
+_NOBODY = -1
+"""In place of an SSRC that only the kernel saw."""
 # Timestamps that go this many times faster than time, or backwards, were set anew by the sender.
 _FORWARD_RATIO = 1024
 _BACKWARD_RATIO = 50
@@ -68,10 +75,49 @@ class _Jitter:
         self.count += other.count
 
 
+class RtpState(NamedTuple):
+    """Where the statistics of a stream stand: whoever has this counts on without a seam. Times: seconds, monotonic."""
+
+    ssrc: int | None = None
+    """Of the latest packet; None before the first, and then `highest`, `lowest` and `missing` mean nothing."""
+    highest: int = 0
+    """Sequence number, extended beyond 16 bits."""
+    lowest: int = 0
+    """Of the run, extended alike; what is not over MAX_JUMP behind `highest` is exact."""
+    missing: frozenset[int] = frozenset()
+    """Extended numbers in between that may still come."""
+    seen_at: float = 0.0
+    """Arrival of the latest packet; 0.0 for none."""
+    longest_gap_s: float = 0.0
+    timestamp: int = 0
+    """Of the packet that jitter is measured from."""
+    arrived_at: float = 0.0
+    """Its arrival; 0.0 when no packet of `ssrc` had a known clock."""
+    jitter: float = 0.0
+    """Of the newest SSRC that has any, timestamp units."""
+    jitter_max: float = 0.0
+    is_jitter_new: bool = True
+    """No packet of `ssrc` was measured yet."""
+
+
+class RtpTotals(NamedTuple):
+    """What the kernel counted at a port, of whatever sessions; all but `jitter_total` modulo 2**32."""
+
+    lost: int = 0
+    duplicates: int = 0
+    parse_errors: int = 0
+    jitter_total: float = 0.0
+    jitter_count: int = 0
+
+
+_NOTHING_FORWARDED = RtpTotals()
+
+
 class SequenceTracker:
     """What the packets accepted from one party tell about what it sent."""
 
     __slots__ = (
+        "_forwarded",
         "_highest",
         "_jitter",
         "_jitters",
@@ -109,6 +155,8 @@ class SequenceTracker:
         """Of the current SSRC."""
         self._jitters: tuple[_Jitter, ...] = ()
         """Of all SSRCs, the newest first."""
+        self._forwarded = _NOTHING_FORWARDED
+        """The kernel's totals, up to which its packets are absorbed."""
 
     @property
     def ssrc(self) -> int | None:
@@ -161,26 +209,80 @@ class SequenceTracker:
         clock_hz = _CLOCK_HZ[payload_type]
         if clock_hz:
             if self._jitter is None:
-                self._follow_jitter(ssrc, timestamp, now)
+                self._follow_jitter(_Jitter(ssrc, timestamp, now))
             else:
                 self._jitter.observe(timestamp, clock_hz, now)
         return is_changed
 
-    def absorb_forwarded(self, packets: int, ssrc: int, seen_at: float) -> None:
-        """Count packets that the kernel forwarded, the last of them of `ssrc` and at `seen_at`, seconds, monotonic.
+    def state(self) -> RtpState:
+        """Where the kernel has to go on from."""
+        jitter = self._jitter
+        oldest = self._highest - MAX_JUMP
+        return RtpState(
+            ssrc=self._ssrc,
+            highest=self._highest,
+            lowest=self._lowest,
+            missing=frozenset(number for number in self._missing if number >= oldest) if self._missing else frozenset(),
+            seen_at=0.0 if self._seen_at == float("inf") else self._seen_at,
+            longest_gap_s=self.longest_gap_s,
+            timestamp=jitter.timestamp if jitter else 0,
+            arrived_at=jitter.arrived_at if jitter else 0.0,
+            jitter=jitter.last if jitter and jitter.count else self.jitter_last,
+            jitter_max=self.jitter_max,
+            is_jitter_new=jitter is None or not jitter.count,
+        )
 
-        Their numbers are not known, so none counts as lost; what follows them starts a new run, no gap is measured
-        across them, and their SSRC is not reported as a change again.
+    def skip_forwarded(self, totals: RtpTotals) -> None:
+        """Leave out what the kernel counted so far, which is not of this stream or absorbed already."""
+        self._forwarded = totals
+
+    def absorb_forwarded(self, packets: int, state: RtpState, totals: RtpTotals) -> None:
+        """Count `packets` that the kernel forwarded since the last time, and go on from where it stands.
+
+        It must have gone on from `state()` of this tracker. A change of SSRC that it saw is not reported again.
         """
-        if packets <= 0:
+        before, self._forwarded = self._forwarded, totals
+        duplicates = (totals.duplicates - before.duplicates) % _TOTALS
+        parse_errors = (totals.parse_errors - before.parse_errors) % _TOTALS
+        lost = (totals.lost - before.lost + _TOTALS // 2) % _TOTALS - _TOTALS // 2
+        received = packets - duplicates - parse_errors
+        sent = self.sent + received + lost
+        self.duplicates += duplicates
+        self.parse_errors += parse_errors
+        self.received += received
+        self.longest_gap_s = max(self.longest_gap_s, state.longest_gap_s)
+        if state.seen_at:
+            self._seen_at = state.seen_at
+        if state.ssrc is None:
             return
-        self._end_run()
-        self._sent_before += packets
-        self.received += packets
-        if seen_at > self._seen_at or self._seen_at == float("inf"):
-            self._seen_at = seen_at
-        if ssrc != self._ssrc:
-            self._switch(ssrc)
+        if state.ssrc != self._ssrc:
+            self._switch(state.ssrc)
+        self._highest, self._lowest = state.highest, state.lowest
+        self._next = (state.highest + 1) % _SEQUENCES
+        self._missing = set(state.missing) if state.missing else None
+        self._sent_before = 0
+        self._sent_before = sent - self.sent
+        self._absorb_jitter(state, totals.jitter_total - before.jitter_total, totals.jitter_count - before.jitter_count)
+
+    def _absorb_jitter(self, state: RtpState, total: float, count: int) -> None:
+        if state.arrived_at:
+            if self._jitter is None:
+                self._follow_jitter(_Jitter(state.ssrc or 0, state.timestamp, state.arrived_at))
+            else:
+                self._jitter.restart(state.timestamp, state.arrived_at)
+        measured = None if state.is_jitter_new else self._jitter
+        if measured is None:
+            if not count:
+                return
+            # The kernel measured another SSRC before this one, and that is over.
+            measured = _Jitter(_NOBODY, 0, 0.0)
+            newest = self._jitters[:1] if self._jitter in self._jitters[:1] else ()
+            self._jitters = (*newest, measured, *self._jitters[len(newest) :])
+            self._limit_jitters()
+        measured.last = state.jitter
+        measured.maximum = max(measured.maximum, state.jitter_max)
+        measured.total += total
+        measured.count += count % _TOTALS
 
     def _switch(self, ssrc: int) -> bool:
         """Go to another SSRC; True unless it is the first."""
@@ -246,10 +348,13 @@ class SequenceTracker:
             oldest = self._highest - MAX_JUMP
             self._missing = {number for number in self._missing if number >= oldest}
 
-    def _follow_jitter(self, ssrc: int, timestamp: int, now: float) -> None:
-        self._jitter = _Jitter(ssrc, timestamp, now)
-        self._jitters = (self._jitter, *self._jitters)
-        if len(self._jitters) > JITTER_SSRCS:
+    def _follow_jitter(self, jitter: _Jitter) -> None:
+        self._jitter = jitter
+        self._jitters = (jitter, *self._jitters)
+        self._limit_jitters()
+
+    def _limit_jitters(self) -> None:
+        while len(self._jitters) > JITTER_SSRCS:
             *kept, oldest = self._jitters
             kept[-1].add(oldest)
             self._jitters = tuple(kept)

@@ -31,6 +31,7 @@ class DataPlane:
         self._loaded = loaded
         self.tables = tables
         self._open: list[int] = []
+        self._memories: dict[str, mmap.mmap] = {}
 
     def __enter__(self) -> "DataPlane":
         return self
@@ -39,6 +40,8 @@ class DataPlane:
         for port in self._open:
             self.tables.withdraw(port)
             self.tables.close_port(port)
+        for memory in self._memories.values():
+            memory.close()
 
     def open_port(self) -> int:
         """A port that belongs to a stream, without an entry."""
@@ -96,7 +99,10 @@ class DataPlane:
             index = self.tables.row(index)
         form, offset = layout.members[member]
         position = index * layout.size + offset
-        with mmap.mmap(self._loaded.map_fds[map_name], layout.size * layout.entries) as memory:
-            if value is not None:
-                struct.pack_into("=" + form, memory, position, value)
-            return int(struct.unpack_from("=" + form, memory, position)[0])
+        memory = self._memories.get(map_name)
+        if memory is None:
+            memory = mmap.mmap(self._loaded.map_fds[map_name], layout.size * layout.entries)
+            self._memories[map_name] = memory
+        if value is not None:
+            struct.pack_into("=" + form, memory, position, value)
+        return int(struct.unpack_from("=" + form, memory, position)[0])

@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 SECOND_NS = 1_000_000_000
 OTHERS_PER_SECOND = 8
-COARSE_CLOCK_S = 0.02
 
 
 def redirected(frame):
@@ -40,15 +39,14 @@ def test_payloads(plane, size, is_rtp):
     payload = rtp(size=size)[:size]
     assert plane.run(received(entry.port, payload)) == redirected(forwarded(entry, payload))
     counters = plane.tables.counters(entry.port)
-    assert (counters.packets, counters.payload_bytes, counters.others_dropped) == (1, size, 0)
+    assert (counters.packets, counters.others_dropped) == (1, 0)
 
 
 def test_totals_add_up(plane):
     entry, start = plane.install(), plane.tables.total_forwarded()
     for size in (5, 0, 100):
         plane.run(received(entry.port, bytes(size)))
-    counters = plane.tables.counters(entry.port)
-    assert (counters.packets, counters.payload_bytes) == (3, 105)
+    assert plane.tables.counters(entry.port).packets == 3
     assert plane.tables.total_forwarded() - start == 3
 
 
@@ -56,7 +54,7 @@ def test_last_seen_is_of_the_monotonic_clock(plane):
     entry, before = plane.install(), time.monotonic()
     plane.run(received(entry.port))
     seen = plane.tables.counters(entry.port).last_seen
-    assert before - COARSE_CLOCK_S <= seen <= time.monotonic()
+    assert before <= seen <= time.monotonic()
     assert plane.tables.last_seen()[plane.tables.row(entry.port)] == seen
 
 
@@ -126,10 +124,9 @@ def test_identification_is_kept(plane, identification):
 
 
 @pytest.mark.parametrize("padding", [1, 18, 600])
-def test_padding_after_the_packet_is_kept_and_not_counted(plane, padding):
+def test_padding_after_the_packet_is_kept(plane, padding):
     entry, tail = plane.install(), b"\xee" * padding
     assert plane.run(received(entry.port, b"12") + tail) == redirected(forwarded(entry, b"12") + tail)
-    assert plane.tables.counters(entry.port).payload_bytes == 2
 
 
 def test_asymmetric_party_may_use_any_port(plane):
@@ -273,8 +270,7 @@ def test_withdrawn_entry(plane):
     plane.tables.withdraw(entry.port)
     frame = received(entry.port, b"abc")
     assert plane.run(frame) == passed_up(frame, "up_no_entry")
-    counters = plane.tables.counters(entry.port)
-    assert (counters.packets, counters.payload_bytes) == (1, 3)
+    assert plane.tables.counters(entry.port).packets == 1
 
 
 def test_replaced_entry(plane):
@@ -366,8 +362,8 @@ def test_other_source_goes_up_again_in_the_next_second(plane):
     frame = other_frame(entry.port, {}, 9)
     for _ in range(OTHERS_PER_SECOND + 1):
         plane.run(frame)
-    since = plane.peek("port_counters", entry.port, "others_since_ns")
-    plane.poke("port_counters", entry.port, "others_since_ns", since - SECOND_NS)
+    since = plane.peek("port_events", entry.port, "others_since_ns")
+    plane.poke("port_events", entry.port, "others_since_ns", since - SECOND_NS)
     actions = [plane.run(frame).action for _ in range(OTHERS_PER_SECOND + 2)]
     assert actions == [XDP_PASS] * OTHERS_PER_SECOND + [XDP_DROP] * 2
     assert plane.tables.counters(entry.port).others_dropped == 3
@@ -400,24 +396,26 @@ def test_first_packet_sets_the_memory(plane, ssrc):
 
 def test_sequence_is_refreshed_once_a_second(plane):
     entry = plane.install()
-    for sequence in (500, 501, 502):
+    expected, last_seen_ns = 500, 0
+    for sequence in range(500, 560):
+        if sequence % 20 == 0:
+            last_seen_ns -= SECOND_NS + SECOND_NS // 10
+            plane.poke("port_counters", entry.port, "last_seen_ns", max(last_seen_ns, 0))
+        seen_ns = plane.peek("port_counters", entry.port, "last_seen_ns")
         plane.run(received(entry.port, rtp(sequence)))
-    assert memory(plane, entry) == (0xCAFEF00D, 500)
-
-    set_ns = plane.peek("port_counters", entry.port, "sequence_set_ns")
-    plane.poke("port_counters", entry.port, "sequence_set_ns", set_ns - SECOND_NS)
-    changed_at = plane.tables.counters(entry.port).ssrc_changed_at
-    plane.run(received(entry.port, rtp(503)))
-    assert memory(plane, entry) == (0xCAFEF00D, 503)
-    assert plane.tables.counters(entry.port).ssrc_changed_at == changed_at
-    plane.run(received(entry.port, rtp(504)))
-    assert memory(plane, entry) == (0xCAFEF00D, 503)
+        last_seen_ns = plane.peek("port_counters", entry.port, "last_seen_ns")
+        if seen_ns >> 30 != last_seen_ns >> 30:  # a "second" of the kernel
+            expected = sequence
+        assert memory(plane, entry) == (0xCAFEF00D, expected)
+    assert expected >= 540
+    counters = plane.tables.counters(entry.port)
+    assert counters.ssrc_changed_at < counters.sequence_set_at
 
 
 def test_change_of_ssrc_is_noted_at_once(plane):
     entry = plane.install()
     plane.run(received(entry.port, rtp(500, ssrc=1)))
-    plane.poke("port_counters", entry.port, "ssrc_changed_ns", 1)
+    plane.poke("port_events", entry.port, "ssrc_changed_ns", 1)
     plane.run(received(entry.port, rtp(9, ssrc=2)))
     counters = plane.tables.counters(entry.port)
     assert (counters.ssrc, counters.sequence) == (2, 9)

@@ -8,9 +8,9 @@ from tests.conftest import FIRST_PORT, LAST_PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-SIZES = {"port_rows": 64, "port_counters": 64, "next_hops": 32, "verdicts": 112}
+SIZES = {"port_rows": 64, "port_counters": 64, "port_events": 128, "next_hops": 32, "verdicts": 112}
 PORTS = LAST_PORT + 1 - FIRST_PORT
-ENTRIES = {"port_rows": PORTS, "port_counters": PORTS, "next_hops": 4096, "verdicts": 1}
+ENTRIES = {"port_rows": PORTS, "port_counters": PORTS, "port_events": PORTS, "next_hops": 4096, "verdicts": 1}
 MEMBERS = {
     "port_rows": [
         ("is_open", "B", 0),
@@ -36,15 +36,33 @@ MEMBERS = {
     ],
     "port_counters": [
         ("packets", "Q", 0),
-        ("bytes", "Q", 8),
-        ("last_seen_ns", "Q", 16),
-        ("ssrc_changed_ns", "Q", 24),
-        ("sequence_set_ns", "Q", 32),
-        ("ssrc", "I", 40),
-        ("sequence", "H", 44),
-        ("others_passed", "H", 46),
-        ("others_since_ns", "Q", 48),
-        ("others_dropped", "Q", 56),
+        ("jitter_sum", "Q", 8),
+        ("jitter_count", "I", 16),
+        ("ssrc", "I", 20),
+        ("last_seen_ns", "Q", 24),
+        ("arrived_ns", "Q", 32),
+        ("highest", "I", 40),
+        ("timestamp", "I", 44),
+        ("jitter", "I", 48),
+        ("jitter_max", "I", 52),
+        ("longest_gap", "I", 56),
+        ("is_running", "B", 60),
+        ("is_jitter_new", "B", 61),
+        ("reserved", "2s", 62),
+    ],
+    "port_events": [
+        ("others_since_ns", "Q", 0),
+        ("others_dropped", "Q", 8),
+        ("ssrc_changed_ns", "Q", 16),
+        ("sequence_set_ns", "Q", 24),
+        ("others_passed", "H", 32),
+        ("sequence", "H", 34),
+        ("lost", "I", 36),
+        ("duplicates", "I", 40),
+        ("parse_errors", "I", 44),
+        ("lowest", "I", 48),
+        ("settled", "I", 52),
+        ("missing", "72s", 56),
     ],
     "next_hops": [
         ("sequence", "I", 0),

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from tests.clients.kamailio import USUAL_FLAGS, ControlTap, Kamailio
+from tests.clients.sipp import SIP_PORT
 from tests.netns import Topology
 from tests.netns_call.call import allow_refusals
 from tests.running import RunningRelay
@@ -65,7 +66,7 @@ class Setting:
     @property
     def proxy(self) -> str:
         """Where the caller's phone sends its SIP."""
-        return f"{self.topology.caller.gateway.ip}:5060"
+        return f"{self.topology.caller.gateway.ip}:{SIP_PORT}"
 
     def evidence(self) -> str:
         """The ends of what everybody said."""

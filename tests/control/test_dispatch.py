@@ -229,10 +229,10 @@ def test_subcommands_speak_for_the_issuer(dispatcher: Dispatcher, service: FakeS
     assert told == [
         ("set_timeout", Role.CALLER, SetTimeout(5, is_reverse=False), 9.0),
         ("answer", Role.CALLER, MEDIA, 9.0),
-        ("set_tos", Role.CALLEE, SetTos(6, is_reverse=True)),
+        ("set_tos", Role.CALLEE, SetTos(6, is_reverse=True), 9.0),
         ("drop", Role.CALLEE, DropReference(is_weak=False), 9.0),
         ("answer", Role.CALLEE, MEDIA, 9.0),
-        ("set_tos", Role.CALLER, SetTos(7, is_reverse=False)),
+        ("set_tos", Role.CALLER, SetTos(7, is_reverse=False), 9.0),
         ("set_timeout", Role.CALLEE, SetTimeout(8, is_reverse=False), 10.0),
         ("query", Role.CALLER, 11.0),
         ("drop", Role.CALLER, DropReference(is_weak=True), 11.0),

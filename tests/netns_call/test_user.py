@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rtpproxy.config import Config, ControlAddress, ControlKind
+from rtpproxy.kernel import instance_name
 from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, WAYS, Call, Tap, is_attached, paused, verdicts
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
@@ -17,6 +19,17 @@ AS_NOBODY = ("-u", "nobody")
 MEDIA = ("-m", "35000", "-M", "35999")
 KEPT = {KERNEL.name: 0x8000003000, "steered": 0x8000003000, BOUND.name: 0}
 """CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF, or none."""
+
+
+@pytest.fixture(autouse=True)
+def note(tmp_path):
+    """What is left of the note under /run, which is root's directory: that there is nothing to restore."""
+    yield
+    name = instance_name(Config(control=(ControlAddress(ControlKind.UNIX, f"{tmp_path}/rtpproxy.sock"),)))
+    for note in Path("/run/rtpproxy").glob(f"{name}-*"):
+        text = note.read_text()
+        note.unlink()
+        assert text == ""
 
 
 @pytest.fixture
@@ -97,6 +110,16 @@ def test_neighbour_that_moves_is_followed(topology, relay, call, way):
         call.wait_offloaded(*call.rtp_ports)
         with paused(relay):
             assert is_followed()
+
+
+@pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
+def test_stale_neighbour_is_confirmed(topology, relay, call, way):
+    """For that the relay changes the kernel's neighbour table."""
+    call.establish(way)
+    callee, run = topology.callee, topology.relay.run
+    device = ["dev", callee.gateway.ifname]
+    run(["ip", "neigh", "replace", callee.ip, "lladdr", callee.mac, *device, "nud", "stale"])
+    wait_for(lambda: "STALE" not in run(["ip", "neigh", "show", callee.ip, *device]).stdout, DEADLINE_S, "a change")
 
 
 @pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)

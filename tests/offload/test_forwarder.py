@@ -9,6 +9,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry, NotOffloaded
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
+from rtpproxy.session.stats import RtpState
 
 TO = Endpoint("10.0.2.2", 6006)
 ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1")
@@ -23,6 +24,9 @@ class FakeRows:
 
     def __init__(self):
         self.rows = {}
+        self.held = []
+        self.seeded = []
+        """Key, whether an entry was there, and SSRC."""
 
     def install(self, entry, from_host, next_hop):
         self.rows[entry.port] = entry, from_host, next_hop
@@ -35,6 +39,12 @@ class FakeRows:
 
     def forwarded(self, port):
         return port + 1
+
+    def hold(self, key):
+        self.held.append(key)
+
+    def seed(self, key, state):
+        self.seeded.append((key, key in self.rows, state.ssrc))
 
     def total_forwarded(self):
         return 11
@@ -249,6 +259,58 @@ def test_reroute_of_a_peer_that_nobody_wants(scene, log):
     scene.next_hops.changed = [("10.0.2.2", "")]
     assert not scene.forwarder.reroute(10)
     assert (scene.rows.rows, log()) == ({}, [])
+
+
+class FakeTracker:
+    """Stands where a test says."""
+
+    def __init__(self, ssrc):
+        self.ssrc = ssrc
+
+    def state(self):
+        return RtpState(self.ssrc)
+
+
+def test_statistics_go_over_before_the_first_entry(scene):
+    tracker = FakeTracker(1)
+    scene.forwarder.seed(35000, tracker)
+    tracker.ssrc = 2
+    assert scene.rows.seeded == []
+    scene.apply(ENTRY)
+    assert scene.rows.seeded == [(35000, False, 2)]
+    scene.apply(replace(ENTRY, source=Endpoint("10.0.1.9", 9)))
+    assert len(scene.rows.seeded) == 1
+
+
+def test_statistics_of_a_port_with_an_entry_go_over_at_once(scene):
+    scene.apply(ENTRY)
+    assert (scene.forwarder.is_wanted(35000), scene.forwarder.is_wanted(35001)) == (True, False)
+    scene.forwarder.hold(35000)
+    scene.forwarder.seed(35000, FakeTracker(3))
+    assert (scene.rows.held, scene.rows.seeded) == ([35000], [(35000, True, 3)])
+
+
+def test_statistics_wait_for_a_route(scene):
+    scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
+    scene.apply(ENTRY)
+    assert scene.forwarder.is_wanted(35000)
+    scene.forwarder.hold(35000)
+    scene.forwarder.seed(35000, FakeTracker(3))
+    assert (scene.rows.held, scene.rows.seeded) == ([], [])
+    scene.next_hops.routes["10.0.2.2"] = ROUTE
+    scene.next_hops.changed = [("10.0.2.2", "")]
+    scene.forwarder.reroute(10)
+    assert scene.rows.seeded == [(35000, False, 3)]
+
+
+def test_statistics_of_an_entry_that_never_came_are_forgotten(scene):
+    scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
+    scene.apply(ENTRY)
+    scene.forwarder.seed(35000, FakeTracker(3))
+    scene.forwarder.withdraw(35000, "deleted")
+    scene.next_hops.routes.clear()
+    scene.apply(ENTRY)
+    assert scene.rows.seeded == []
 
 
 def test_counters_are_those_of_the_rows(scene):

@@ -15,7 +15,7 @@ from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
 NAMES = {"ON_XDP": "rtpp_x_loader", "ON_STEER": "rtpp_s_loader"}
-TABLES = {"port_rows", "port_counters", "next_hops", "verdicts"}
+TABLES = {"port_rows", "port_counters", "port_events", "next_hops", "verdicts"}
 LOAD_ELSEWHERE = """
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
@@ -130,8 +130,8 @@ class TestLoaded:
         ports = {"FIRST_PORT": "35000", "PORT_SPAN": "100", "LOCAL_SLOTS": "3"}
         loaded = load({**NAMES, "MAX_NEXT_HOPS": "16", **ports})
         loaded.close()
-        entries = [loaded.layouts[name].entries for name in ("next_hops", "port_rows", "port_counters")]
-        assert entries == [16, 300, 300]
+        entries = [loaded.layouts[name].entries for name in ("next_hops", "port_rows", "port_counters", "port_events")]
+        assert entries == [16, 300, 300, 300]
 
     def test_compiler_is_not_kept(self):
         code = (

@@ -16,13 +16,14 @@ from rtpproxy.offload import loader
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
 from rtpproxy.offload.tables import Tables
 from rtpproxy.session.local import port_key
+from rtpproxy.session.stats import RtpState, RtpTotals
 from tests.bpf.data_plane import DataPlane
 from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
 from tests.conftest import STEER_NAME, TOS, TTL, XDP_NAME
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-ENTRY = ForwardingEntry(50001, RELAY_IN, CALLER, True, True, RELAY_OUT, 31000, CALLEE)
+ENTRY = ForwardingEntry(50001, RELAY_IN, CALLER, True, True, RELAY_OUT, 31000, CALLEE, 0xB8)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ ports = st.integers(0, 65535)
 )
 def test_sums_agree_with_scapy(loaded, tables, source, local, from_host, from_port, to, payload):
     with DataPlane(loaded, tables) as plane:
-        entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to)
+        entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to, ENTRY.tos)
         tables.install(entry, from_host, 0)
         old = IP(src=source.host, dst=local) / UDP(sport=source.port, dport=entry.port) / Raw(payload)
         new = (
@@ -150,36 +151,109 @@ def test_number_of_next_hops(tables):
 
 
 def test_counters_of_a_port_that_saw_nothing(tables):
-    assert tables.counters(50003) == PortCounters(0, 0, 0.0, 0, 0, 0, 0.0, 0.0)
+    assert tables.counters(50003) == PortCounters(0, 0.0, 0, 0, 0, 0.0, 0.0, RtpState(is_jitter_new=False), RtpTotals())
 
 
 def test_counters_are_seconds_and_host_order(plane, tables):
     port = plane.install().port
-    values = {
+    counted = {
         "packets": 1 << 40,
-        "bytes": 1 << 41,
+        "jitter_sum": 256 << 32,
+        "jitter_count": 8,
+        "ssrc": 0xFFFFFFFE,
         "last_seen_ns": 5_250_000_000,
+        "arrived_ns": 5_125_000_000,
+        "highest": 65536 + 900,
+        "timestamp": 0xFFFFFFFD,
+        "jitter": 384,
+        "jitter_max": 640,
+        "longest_gap": 1_000_000,
+        "is_running": 1,
+        "is_jitter_new": 0,
+    }
+    events = {
         "ssrc_changed_ns": 1_500_000_000,
         "sequence_set_ns": 2_000_000_000,
-        "ssrc": 0xFFFFFFFE,
         "sequence": 65535,
         "others_dropped": 3,
+        "lost": 0xFFFFFFFF,
+        "duplicates": 5,
+        "parse_errors": 6,
+        "lowest": 65536 + 10,
+        "settled": 65536 + 890,
     }
-    for member, value in values.items():
-        plane.poke("port_counters", port, member, value)
+    for map_name, values in (("port_counters", counted), ("port_events", events)):
+        for member, value in values.items():
+            plane.poke(map_name, port, member, value)
     expected = PortCounters(
         packets=1 << 40,
-        payload_bytes=1 << 41,
         last_seen=5.25,
         others_dropped=3,
         ssrc=0xFFFFFFFE,
         sequence=65535,
         ssrc_changed_at=1.5,
         sequence_set_at=2.0,
+        state=RtpState(
+            ssrc=0xFFFFFFFE,
+            highest=65536 + 900,
+            lowest=65536 + 10,
+            missing=frozenset(),
+            seen_at=5.25,
+            longest_gap_s=1.024,
+            timestamp=0xFFFFFFFD,
+            arrived_at=5.125,
+            jitter=1.5,
+            jitter_max=2.5,
+            is_jitter_new=False,
+        ),
+        totals=RtpTotals(0xFFFFFFFF, 5, 6, float(1 << 32), 8),
     )
     assert tables.counters(port) == expected
     assert tables.last_seen()[tables.row(port)] == 5.25
     plane.poke("port_counters", port, "packets", 0)
+
+
+def test_held_port_forwards_nothing_until_it_is_seeded(plane, tables):
+    port = plane.install().port
+    (before,) = (plane.peek("port_rows", port, "sequence"),)
+    tables.hold(port)
+    tables.hold(port)
+    assert plane.run(received(port, rtp())).counted == {"up_entry_changing": 1}
+    tables.seed(port, RtpState())
+    assert plane.peek("port_rows", port, "sequence") == before + 2
+    assert plane.run(received(port, rtp())).counted == {"forwarded": 1}
+
+
+def test_entry_that_changes_ends_the_holding(plane, tables):
+    number = plane.next_hop()
+    port = plane.install_by(number).port
+    tables.hold(port)
+    plane.install_by(number, port=port)
+    assert plane.run(received(port, rtp())).counted == {"forwarded": 1}
+
+
+def test_seed_touches_no_total_and_no_neighbour(plane, tables):
+    port, neighbour = plane.install().port, plane.install().port
+    for _ in range(2):
+        plane.run(received(port, rtp()))
+        plane.run(received(neighbour, rtp()))
+    plane.poke("port_events", port, "others_dropped", 7)
+    before, other = tables.counters(port), tables.counters(neighbour)
+    state = RtpState(5, 300, 200, frozenset({250, 299}), 3.0, 0.5, 77, 2.0, 4.0, 6.0, False)
+    tables.seed(port, state)
+    after = tables.counters(port)
+    shifted = {"highest": 65536 + 300, "lowest": 65536 + 200, "missing": {65536 + 250, 65536 + 299}}
+    assert after.state._replace(longest_gap_s=0.5) == state._replace(**shifted)
+    assert after.state.longest_gap_s == pytest.approx(0.5, abs=1e-6)
+    assert after == replace(before, ssrc=5, last_seen=3.0, state=after.state)
+    assert tables.counters(neighbour) == other
+
+
+def test_values_that_the_kernel_cannot_hold(plane, tables):
+    port = plane.install().port
+    tables.seed(port, RtpState(1, jitter=1e9, jitter_max=1e9, longest_gap_s=1e5, is_jitter_new=False))
+    state, most = tables.counters(port).state, 2**32 - 1
+    assert (state.jitter, state.jitter_max, state.longest_gap_s) == (most / 256, most / 256, most * 1024 / 1e9)
 
 
 def test_counters_outlive_the_entry(plane, tables):
@@ -233,8 +307,8 @@ def test_totals(loaded, plane, tables):
     before = tables.total_forwarded(), tables.total_dropped()
     for port in (a, a, b):
         plane.run(received(port))
-    plane.poke("port_counters", a, "others_dropped", 4)
-    plane.poke("port_counters", b, "others_dropped", 5)
+    plane.poke("port_events", a, "others_dropped", 4)
+    plane.poke("port_events", b, "others_dropped", 5)
     assert (tables.total_forwarded() - before[0], tables.total_dropped() - before[1]) == (3, 9)
 
 

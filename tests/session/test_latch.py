@@ -775,6 +775,14 @@ def test_rtcp_that_followed_is_not_led_away_by_a_private_address():
     assert latch.remote == Endpoint(A.host, A.port + 1)
 
 
+def test_rtcp_of_a_host_where_commands_were_true_follows_them():
+    latch = made(True, PRIVATE)
+    latch.guess(PRIVATE, is_untrusted=False)
+    assert latch.observe(C, None, False, 1.0) is IGNORED
+    assert latch.signal(PRIVATE_2, 20.0)
+    assert latch.remote == PRIVATE_2
+
+
 def test_rtcp_port_that_was_left_may_be_come_back_to_after_a_guess():
     latch = made(True)
     latch.observe(A, None, False, 1.0)

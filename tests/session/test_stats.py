@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtpproxy.media.rtp import RtpHeader
-from rtpproxy.session.stats import SequenceTracker
+from rtpproxy.session.stats import RtpTotals, SequenceTracker
 
 
 def rtp(sequence, ssrc=1, timestamp=0, payload_type=0, marker=False):
@@ -150,22 +150,117 @@ def test_sums_of_the_oldest_ssrc_survive():
     assert tracker.jitter_last == pytest.approx(0, abs=1e-6)
 
 
-def test_forwarded_packets_are_neither_lost_nor_a_gap_nor_a_change():
-    tracker = SequenceTracker()
-    tracker.observe(rtp(100), 0.0)
-    tracker.absorb_forwarded(500, 2, 10.0)
-    assert counts(tracker) == (501, 501, 0, 0)
-    assert not tracker.observe(rtp(300, ssrc=2), 10.02)
-    assert counts(tracker) == (502, 502, 0, 0)
-    assert tracker.longest_gap_s == pytest.approx(0.02)
-    assert tracker.observe(rtp(301, ssrc=1), 10.04)
+# What the kernel forwarded
 
 
-def test_nothing_forwarded_ends_no_run():
+def forward(tracker, *packets, totals=None):
+    """Let the kernel, played by another tracker, count packets given as (number, seconds) and bring them in."""
+    kernel = SequenceTracker()
+    kernel.absorb_forwarded(0, tracker.state(), RtpTotals())
+    before = kernel.sent - kernel.received
+    for packet, at in packets:
+        kernel.observe(packet if packet is None or isinstance(packet, tuple) else rtp(packet), at)
+    start = totals or RtpTotals()
+    totals = RtpTotals(
+        (start.lost + kernel.lost - before) % 2**32,
+        (start.duplicates + kernel.duplicates) % 2**32,
+        start.parse_errors + kernel.parse_errors,
+        start.jitter_total + sum(jitter.total for jitter in kernel._jitters),
+        (start.jitter_count + sum(jitter.count for jitter in kernel._jitters)) % 2**32,
+    )
+    tracker.absorb_forwarded(len(packets), kernel.state(), totals)
+    return totals
+
+
+def test_forwarded_packets_count_as_their_own():
+    tracker = track(100, 103)
+    forward(tracker, (104, 1.0), (102, 1.02), (102, 1.04), (106, 1.06), (None, 1.08))
+    assert counts(tracker) == (7, 5, 1, 2)
+    assert tracker.parse_errors == 1
+    for packet in (105, 101, 101, 107):
+        tracker.observe(rtp(packet), 1.1)
+    assert counts(tracker) == (8, 8, 2, 0)
+
+
+def test_kernel_goes_on_from_where_it_is_told():
+    tracker = track(65533, 65535)
+    state = tracker.state()
+    assert (state.ssrc, state.highest, state.lowest, state.missing) == (1, 65535, 65533, {65534})
+    forward(tracker, (0, 0.0), (65534, 0.0))
+    assert tracker.state().missing == frozenset()
+    assert counts(tracker) == (4, 4, 0, 0)
+
+
+def test_only_the_difference_of_the_totals_counts():
+    """They are the port's, were counted on before this session, and wrap."""
     tracker = track(100)
-    tracker.absorb_forwarded(0, 2, 0.0)
-    tracker.observe(rtp(102), 0.0)
-    assert counts(tracker) == (3, 2, 0, 1)
+    start = RtpTotals(2**32 - 1, 2**32 - 1, 5, 1000.0, 2**32 - 1)
+    tracker.skip_forwarded(start)
+    totals = forward(tracker, (103, 0.0), (103, 0.0), totals=start)
+    assert (totals.lost, totals.duplicates) == (1, 0)
+    assert counts(tracker) == (4, 2, 1, 2)
+    tracker.absorb_forwarded(1, tracker.state()._replace(missing=frozenset({102})), totals._replace(lost=0))
+    assert counts(tracker) == (4, 3, 1, 1)
+
+
+def test_forwarded_change_of_ssrc_is_not_told_again():
+    tracker = track(100)
+    forward(tracker, (rtp(7, ssrc=2), 0.0))
+    assert not tracker.observe(rtp(8, ssrc=2), 0.0)
+    assert counts(tracker) == (3, 3, 0, 0)
+    assert tracker.observe(rtp(101), 0.0)
+
+
+def test_forwarded_packets_that_are_not_rtp():
+    tracker = SequenceTracker()
+    forward(tracker, (None, 5.0))
+    assert (tracker.parse_errors, tracker.ssrc, counts(tracker)) == (1, None, (0, 0, 0, 0))
+    tracker.observe(None, 6.5)
+    assert tracker.longest_gap_s == pytest.approx(1.5)
+
+
+def test_gap_across_the_seams():
+    tracker = SequenceTracker()
+    tracker.observe(rtp(1), 10.0)
+    forward(tracker, (2, 10.3), (3, 10.5))
+    assert tracker.longest_gap_s == pytest.approx(0.3)
+    tracker.observe(rtp(4), 11.0)
+    assert tracker.longest_gap_s == pytest.approx(0.5)
+
+
+def test_jitter_across_the_seams():
+    arrivals = [0.02 * number + 0.007 * (number % 3) for number in range(60)]
+    alone, tracker, totals = SequenceTracker(), SequenceTracker(), RtpTotals()
+    for number, at in enumerate(arrivals):
+        packet = rtp(number, timestamp=160 * number)
+        alone.observe(packet, at)
+        if number // 10 % 2:
+            totals = forward(tracker, (packet, at), totals=totals)
+        else:
+            tracker.observe(packet, at)
+    assert alone.jitter_last > 1
+    measured = [(one.jitter_last, one.jitter_max, one.jitter_average) for one in (alone, tracker)]
+    assert measured[1] == pytest.approx(measured[0])
+
+
+def test_jitter_of_an_ssrc_that_only_the_kernel_saw():
+    tracker = track(1)
+    jittery = [(rtp(number, 2, 160 * number), 0.05 * number) for number in range(9)]
+    forward(tracker, *jittery, (rtp(5, ssrc=3), 1.0))
+    last = tracker.jitter_last
+    assert last > 10
+    assert tracker.jitter_max == pytest.approx(last)
+    tracker.observe(rtp(6, 3, 160), 1.02)
+    assert tracker.jitter_last == pytest.approx(0, abs=1e-6)
+    assert tracker.jitter_max == pytest.approx(last)
+
+
+def test_memory_of_ssrcs_that_only_the_kernel_saw_is_bounded():
+    tracker, totals = track(1), RtpTotals()
+    for ssrc in range(2, 40):
+        packets = [(rtp(number, ssrc, 160 * number), 0.02 * number) for number in range(3)]
+        totals = forward(tracker, *packets, (rtp(9, ssrc + 1000), 1.0), totals=totals)
+    assert len(tracker._jitters) <= 10
 
 
 def model(packets):

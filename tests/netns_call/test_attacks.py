@@ -1,0 +1,360 @@
+"""RTP bleed, played: somebody who can reach the relay tries to get a call's media, and to be heard in it.
+
+Who receives what is asserted to the packet, with `--latching compatible` and `strict`, in both tiers. Everybody has
+addresses that count as public, since strict mode tells private ones from them. How the windows of compatible mode
+begin and end to the second is shown in tests/session/test_latch.py.
+"""
+
+import contextlib
+import itertools
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from tests.netns import Topology
+from tests.netns_call.call import DEADLINE_S, KERNEL, STEERED, Call, PhonePort, paused, rtcp
+from tests.netns_call.traffic import Traffic, both_ways
+from tests.running import RunningRelay, rtp
+from tests.waiting import wait_for
+
+CALLER, CALLER_MOVED, CALLEE, ATTACKER = "198.51.100.2", "198.51.100.3", "203.0.113.2", "192.0.2.66"
+STOLEN = rtp(0x6666, ssrc=0xBAD)
+WINDOW_S = 10.0
+FLOOD = 60_000
+FLOODER = """
+import socket, sys
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+packet = bytes((0x80, 0)) + b"\\xee" * 170
+for _ in range(count):
+    flood.sendto(packet, (host, port))
+"""
+
+_names = itertools.count(1)
+
+
+class Attacker:
+    """A stranger with an RTP and an RTCP port."""
+
+    def __init__(self, host, relay):
+        self.host = host
+        self.rtp, self.rtcp = PhonePort(host, ATTACKER, 6000), PhonePort(host, ATTACKER, 6001)
+        self._relay = relay
+
+    def close(self):
+        self.rtp.__exit__()
+        self.rtcp.__exit__()
+
+    def send(self, party, data):
+        """To the port that the party sends its RTP to."""
+        self.rtp.send(data, party.to)
+
+    def fail(self, party, data=STOLEN, *, count=1, is_rtcp=False):
+        """Attack a stream and be refused: wait until the relay has dropped it all."""
+        before = self._discarded()
+        for _ in range(count):
+            if is_rtcp:
+                self.rtcp.send(data, party.to_rtcp)
+            else:
+                self.rtp.send(data, party.to)
+        wait_for(lambda: self._discarded() == before + count, DEADLINE_S, f"{count} packets to be dropped")
+
+    def has_nothing(self):
+        return self.rtp.take() == self.rtcp.take() == []
+
+    def _discarded(self):
+        return int(self._relay.ask("G npkts_discard"))
+
+
+@dataclass
+class Stage:
+    """A relay in one mode and tier, and the hosts around it. Calls of several tests are played on it in turn."""
+
+    topology: Topology
+    relay: RunningRelay
+    attacker: Attacker
+    way: object
+    is_strict: bool
+
+    @contextlib.contextmanager
+    def call(self, **options):
+        options = {"caller_at": (CALLER, 4000), "callee_at": (CALLEE, 5000), **options}
+        call = Call(self.relay, self.topology.caller, self.topology.callee, f"c{next(_names)}", **options)
+        with call:
+            yield call
+            assert self.relay.ask(f"D {call.tags}") == "0"
+
+    @contextlib.contextmanager
+    def established(self, **options):
+        with self.call(**options) as call:
+            call.establish(self.way)
+            yield call
+
+    def settle(self):
+        """Wait until the relay has done all that a packet caused: it is sent on before anything else."""
+        assert self.relay.ask("V") == "20040107"
+
+    def goes_on(self, call, *, number):
+        """The call's media flows both ways, in the kernel where it was, and nobody else gets any of it."""
+        call.cross(rtp(number))
+        call.cross(rtcp(number), is_rtcp=True)
+        if self.way.is_kernel:
+            call.wait_offloaded()
+            with paused(self.relay):
+                call.cross(rtp(number + 1))
+                call.cross(rtcp(number + 1), is_rtcp=True)
+        assert self.attacker.has_nothing()
+
+
+def add_address(topology, phone, ip):
+    phone.run(["ip", "addr", "add", f"{ip}/32", "dev", phone.ifname])
+    topology.relay.run(["ip", "route", "add", f"{ip}/32", "dev", phone.gateway.ifname])
+
+
+@pytest.fixture(scope="module", params=["compatible", "strict"])
+def latching(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[KERNEL, STEERED], ids=lambda way: way.name)
+def stage(request, latching, tmp_path_factory):
+    with Topology() as topology:
+        host = topology.add_host("attacker")
+        for phone, ip in (
+            *((topology.caller, CALLER), (topology.caller, CALLER_MOVED)),
+            *((topology.callee, CALLEE), (host, ATTACKER)),
+        ):
+            add_address(topology, phone, ip)
+        way, directory = request.param, tmp_path_factory.mktemp("attacks")
+        with RunningRelay(directory, *way.options, "--latching", latching, host=topology.relay) as relay:
+            attacker = Attacker(host, relay)
+            yield Stage(topology, relay, attacker, way, latching == "strict")
+            attacker.close()
+            assert "unexpected" not in relay.log
+
+
+def steal(stage, call):
+    """The attacker's packet takes the caller's stream: it is heard, and hears."""
+    stage.attacker.send(call.caller, STOLEN)
+    assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
+    stage.settle()
+    call.callee.send(rtp(300))
+    assert stage.attacker.rtp.expect() == [(rtp(300), call.caller.to)]
+    assert call.caller.rtp.take() == []
+
+
+def take_back(stage, call, number):
+    """The caller's next packet takes its stream back."""
+    call.caller.send(rtp(number))
+    assert call.callee.rtp.expect() == [(rtp(number), call.callee.to)]
+    stage.settle()
+    call.callee.send(rtp(301))
+    assert call.caller.rtp.expect() == [(rtp(301), call.caller.to)]
+    assert stage.attacker.has_nothing()
+
+
+# Before the phone's first packet
+
+
+def test_nothing_is_learned_before_the_call_is_answered(stage):
+    """The port for the callee is known from the offer on; what comes there before the answer teaches nothing."""
+    with PhonePort(stage.topology.callee, CALLEE, 5000) as callee:
+        port = stage.relay.port(f"U early {CALLER} 4000 f")
+        before = int(stage.relay.ask("G npkts_discard"))
+        stage.attacker.rtp.send(STOLEN, ("10.0.2.1", port))
+        wait_for(lambda: int(stage.relay.ask("G npkts_discard")) == before + 1, DEADLINE_S, "the packet to be dropped")
+        stage.relay.port(f"L early {CALLEE} 5000 f t")
+        with PhonePort(stage.topology.caller, CALLER, 4000) as caller:
+            callee.send(rtp(1), ("10.0.2.1", port))
+            assert caller.expect()[0][0] == rtp(1)
+        assert stage.attacker.has_nothing()
+    assert stage.relay.ask("D early f") == "0"
+
+
+def test_whoever_comes_first_is_taken_for_the_phone(stage):
+    """What NAT needs, and so remains in strict mode too. A new offer helps: see the next but one assertion."""
+    with stage.call() as call:
+        call.cross(rtcp(1), is_rtcp=True)
+        call.callee.send(rtp(1))
+        assert call.caller.rtp.expect() == [(rtp(1), call.caller.to)]
+        steal(stage, call)
+        if stage.is_strict:
+            call.update(CALLER, 4000)
+            stage.attacker.send(call.caller, STOLEN)
+            assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
+            with PhonePort(stage.topology.caller, CALLER_MOVED, 4000) as moved:
+                call.update(CALLER_MOVED, 4000)
+                stage.attacker.fail(call.caller)
+                moved.send(rtp(2), call.caller.to)
+                assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
+                stage.settle()
+                call.callee.send(rtp(3))
+                assert moved.expect() == [(rtp(3), call.caller.to)]
+        else:
+            call.update(CALLER, 4000)
+            take_back(stage, call, 2)
+        assert stage.attacker.has_nothing()
+
+
+# After learning
+
+
+def test_a_stranger_is_not_heard_in_a_call_and_does_not_hear_it(stage):
+    with stage.established() as call:
+        for party in (call.caller, call.callee):
+            stage.attacker.fail(party, count=20)
+            stage.attacker.fail(party, STOLEN[:7])
+            stage.attacker.fail(party, rtcp(0xBAD), count=20, is_rtcp=True)
+        stage.goes_on(call, number=10)
+
+
+def test_a_phone_that_said_no_address_is_not_replaced(stage):
+    """Its first packet is all that is known of it."""
+    with stage.established(caller_says=("0.0.0.0", 0)) as call:
+        for party in (call.caller, call.callee):
+            stage.attacker.fail(party, count=5)
+            stage.attacker.fail(party, rtcp(0xBAD), is_rtcp=True)
+        stage.goes_on(call, number=10)
+
+
+def test_the_rtcp_port_of_a_talking_phone(stage):
+    """Before the first RTCP of the phone: anybody's in compatible mode, the phone's host's in strict mode."""
+    with stage.call() as call:
+        call.cross(rtp(1))
+        report = rtcp(0xBAD)
+        if stage.is_strict:
+            for party in (call.caller, call.callee):
+                stage.attacker.fail(party, report, is_rtcp=True)
+            call.cross(rtcp(1), is_rtcp=True)
+            stage.goes_on(call, number=10)
+        else:
+            stage.attacker.rtcp.send(report, call.caller.to_rtcp)
+            assert call.callee.rtcp.expect() == [(report, call.callee.to_rtcp)]
+            stage.settle()
+            call.callee.send_rtcp(rtcp(2))
+            assert stage.attacker.rtcp.expect() == [(rtcp(2), call.caller.to_rtcp)]
+            call.cross(rtp(2))
+            assert stage.attacker.has_nothing()
+
+
+# After a repeated command
+
+
+def test_after_a_repeated_command(stage):
+    """The published weakness, and that strict mode has none of it."""
+    with stage.established() as call:
+        call.update(CALLER, 4000)
+        call.lookup(CALLEE, 5000)
+        for party in (call.caller, call.callee):
+            stage.attacker.fail(party, rtcp(0xBAD), count=3, is_rtcp=True)
+        if stage.is_strict:
+            for party in (call.caller, call.callee):
+                stage.attacker.fail(party, count=20)
+            stage.goes_on(call, number=10)
+        else:
+            steal(stage, call)
+            take_back(stage, call, 2)
+            steal(stage, call)
+            take_back(stage, call, 3)
+            call.cross(rtp(4))
+            call.cross(rtcp(2), is_rtcp=True)
+            assert stage.attacker.has_nothing()
+
+
+@pytest.mark.parametrize(("latching", "stage"), [("compatible", STEERED)], ids=["compatible-steered"], indirect=True)
+def test_the_window_after_a_repeated_command_ends(stage):
+    """Played in userspace, because the kernel lets only a few strangers a second up, whatever the window.
+
+    The phone should be the last to send when it ends: who has the stream then keeps it.
+    """
+    with stage.established() as call:
+        call.update(CALLER, 4000)
+        end = time.monotonic() + WINDOW_S
+        steal(stage, call)
+        take_back(stage, call, 2)
+        stage.settle()
+        wait_for(lambda: time.monotonic() > end, 2 * WINDOW_S, "the window to close")
+        stage.attacker.fail(call.caller, count=20)
+        stage.goes_on(call, number=3)
+
+
+# After a command that names another address
+
+
+def test_after_a_command_with_another_public_address(stage):
+    with (
+        stage.established() as call,
+        PhonePort(stage.topology.caller, CALLER_MOVED, 4000) as moved,
+    ):
+        call.update(CALLER_MOVED, 4000)
+        if stage.is_strict:
+            stage.attacker.fail(call.caller, count=20)
+            stage.attacker.fail(call.caller, rtcp(0xBAD), count=3, is_rtcp=True)
+            stage.attacker.fail(call.callee, count=20)
+        else:
+            stage.attacker.send(call.caller, STOLEN)
+            assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
+            stage.settle()
+            call.callee.send(rtp(300))
+            assert stage.attacker.rtp.expect() == [(rtp(300), call.caller.to)]
+            moved.send(rtp(2), call.caller.to)
+            assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
+            stage.settle()
+        for number in range(3, 6):
+            call.callee.send(rtp(number))
+            assert moved.expect() == [(rtp(number), call.caller.to)]
+            moved.send(rtp(number), call.caller.to)
+            assert call.callee.rtp.expect() == [(rtp(number), call.callee.to)]
+        assert call.caller.rtp.take() == []
+        assert stage.attacker.has_nothing()
+
+
+# Who sees the call's packets
+
+
+def test_knowing_ssrc_and_sequence(stage):
+    """The rule that follows a phone to another address follows him, in either mode; the phone takes the stream back.
+
+    Against somebody who sees the packets only SRTP helps.
+    """
+    with stage.established() as call:
+        stage.attacker.fail(call.caller, rtp(600))
+        stage.attacker.fail(call.caller, rtp(1, ssrc=0x1235))
+        # Within the distance: as if the phone went on from his address.
+        stage.attacker.send(call.caller, rtp(2, payload=b"forged"))
+        assert call.callee.rtp.expect() == [(rtp(2, payload=b"forged"), call.callee.to)]
+        stage.settle()
+        call.callee.send(rtp(2))
+        assert stage.attacker.rtp.expect() == [(rtp(2), call.caller.to)]
+        take_back(stage, call, 3)
+        call.cross(rtcp(2), is_rtcp=True)
+        assert stage.attacker.has_nothing()
+
+
+# Floods
+
+
+@pytest.mark.parametrize("stage", [KERNEL], ids=[KERNEL.name], indirect=True)
+def test_a_flood_disturbs_no_call(stage):
+    """Calls in the kernel lose nothing, the one that is flooded as little as others."""
+    beside_at = {"caller_at": (CALLER, 4010), "callee_at": (CALLEE, 5010)}
+    with stage.established() as call, stage.established(**beside_at) as beside:
+        before = int(stage.relay.ask("G npkts_discard"))
+        streams = (*both_ways(call), *both_ways(beside))
+        host, port = call.caller.to
+        with Traffic(*streams) as traffic:
+            traffic.more(100)
+            flood = stage.attacker.host.popen([sys.executable, "-c", FLOODER, host, str(port), str(FLOOD)])
+            assert flood.wait(30) == 0
+            traffic.more(100)
+            traffic.finish()
+        for stream in streams:
+            assert not stream.doubled
+        for one, stream in ((call, streams[0]), (beside, streams[2])):
+            assert one.quote()["npkts_ina"] == stream.sent + 1
+        wait_for(
+            lambda: int(stage.relay.ask("G npkts_discard")) == before + FLOOD, DEADLINE_S, "the flood to be counted"
+        )
+        assert stage.attacker.has_nothing()

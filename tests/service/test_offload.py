@@ -1,0 +1,87 @@
+"""What the kernel is to forward."""
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry
+from tests.fakes import TOS
+from tests.running import rtp
+from tests.scenario import (
+    CALLEE,
+    CALLEE_RTCP,
+    CALLER,
+    CALLER_RTCP,
+    FACES_CALLEE,
+    FACES_CALLEE_RTCP,
+    FACES_CALLER,
+    FACES_CALLER_RTCP,
+    OUR_HOST,
+    RTCP,
+    STRANGER,
+    TO_CALLEE,
+    TO_CALLER,
+    Scenario,
+)
+
+
+def test_entry_follows_once_both_ends_are_known():
+    play = Scenario(listen_host=OUR_HOST)
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(100), TO_CALLER)
+    assert play.offload.entry(FACES_CALLEE) == ForwardingEntry(
+        port=FACES_CALLEE,
+        local_host=OUR_HOST,
+        source=CALLEE,
+        is_any_source_port=False,
+        is_rtp=True,
+        from_host=OUR_HOST,
+        from_port=FACES_CALLER,
+        to=CALLER,
+        tos=TOS,
+    )
+    assert play.offload.installed[FACES_CALLER] == NOT_LEARNED
+    play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))
+    entry = play.offload.entry(FACES_CALLEE_RTCP)
+    assert entry is not None
+    assert (entry.source, entry.to, entry.is_rtp) == (CALLEE_RTCP, CALLER_RTCP, False)
+
+
+def test_entry_follows_a_party_that_moves(talk):
+    elsewhere = Endpoint("198.51.100.7", 1234)
+    talk.packet(elsewhere, FACES_CALLEE, rtp(101), TO_CALLER)
+    assert talk.offload.entry(FACES_CALLEE).source == elsewhere
+    assert talk.offload.entry(FACES_CALLER).to == elsewhere
+
+
+def test_plan_is_not_made_again_for_ordinary_packets(talk):
+    applied = talk.offload.applied
+    for number in range(101, 150):
+        talk.at(number / 10)
+        talk.packet(CALLEE, FACES_CALLEE, rtp(number), TO_CALLER)
+    assert talk.offload.applied == applied
+
+
+def test_under_the_wildcard_packets_leave_from_the_address_that_the_party_sends_to(play):
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER, local_host="10.0.2.1")
+    assert play.last_sent.from_host == ""  # the caller has not told yet which of our addresses it knows
+    play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE, local_host="10.0.1.1")
+    assert play.last_sent.from_host == "10.0.2.1"
+    play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER, local_host="10.0.2.1")
+    assert play.last_sent.from_host == "10.0.1.1"
+    entry = play.offload.entry(FACES_CALLEE)
+    assert (entry.local_host, entry.from_host) == ("10.0.2.1", "10.0.1.1")
+    play.packet(CALLEE, FACES_CALLEE, rtp(3), TO_CALLER, local_host="10.0.2.99")
+    assert play.offload.entry(FACES_CALLEE).local_host == "10.0.2.99"
+    assert play.offload.entry(FACES_CALLER).from_host == "10.0.2.99"
+
+
+def test_with_a_listen_address_packets_leave_from_it():
+    play = Scenario(listen_host="192.0.2.1")
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER, local_host="192.0.2.1")
+    assert play.last_sent.from_host == "192.0.2.1"
+
+
+def test_address_of_an_ignored_packet_is_not_learned(talk):
+    talk.packet(STRANGER, FACES_CALLEE, rtp(1, ssrc=0x666), local_host="10.0.2.66")
+    talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
+    assert talk.last_sent.from_host == OUR_HOST

@@ -1,0 +1,103 @@
+"""protocol.md 7.2 to 7.4: our addresses, and port spaces of their own."""
+
+import pytest
+
+from rtpproxy.config import ListenAddress
+from rtpproxy.session.local import LocalAddress, LocalAddresses, port_key
+
+ANY4, ANY6 = ListenAddress(), ListenAddress(is_ipv6=True)
+ONE = ListenAddress("192.0.2.1")
+TWO = ListenAddress("192.0.2.2", label="two", advertised="relay.example.com")
+SIX = ListenAddress("2001:db8::1", is_ipv6=True, label="six")
+
+
+def addresses(*listen, routes=None):
+    return LocalAddresses(listen, False, (routes or {}).get)
+
+
+def test_configured_addresses_are_numbered_in_their_order():
+    ours = addresses(ONE, TWO, SIX)
+    assert ours.known == (
+        LocalAddress(0, "192.0.2.1"),
+        LocalAddress(1, "192.0.2.2", label="two", advertised="relay.example.com"),
+        LocalAddress(2, "2001:db8::1", is_ipv6=True, label="six"),
+    )
+    assert (ours.default, ours.external) == ours.known[:2]
+
+
+def test_same_port_of_two_addresses_has_two_keys():
+    ours = addresses(ONE, TWO)
+    keys = [one.key(20000) for one in ours.known]
+    assert keys == [20000, 65536 + 20000] == [port_key(0, 20000), port_key(1, 20000)]
+    assert ours.known[0].key(65535) < ours.known[1].key(0)
+
+
+@pytest.mark.parametrize(("label", "slot"), [("two", 1), ("six", 2), ("Two", None), ("tw", None), ("one", None)])
+def test_labels_are_exact(label, slot):
+    found = addresses(ONE, TWO, SIX).labelled(label)
+    assert (None if found is None else found.slot) == slot
+
+
+@pytest.mark.parametrize(
+    ("listen", "is_ipv6", "slot"),
+    [
+        ([ONE, TWO, SIX], False, 1),
+        ([ONE, TWO, SIX], True, 2),
+        ([SIX, ONE, TWO], False, 2),
+        ([ONE, TWO], True, None),
+        ([SIX], False, None),
+        ([ANY4], True, None),
+        ([ANY4, ANY6], True, 1),
+    ],
+)
+def test_latest_of_a_family(listen, is_ipv6, slot):
+    found = addresses(*listen).of_family(is_ipv6)
+    assert (None if found is None else found.slot) == slot
+
+
+def test_configured_host_is_found_with_all_it_has():
+    ours = addresses(ONE, TWO)
+    assert ours.at("192.0.2.2") is ours.known[1]
+
+
+def test_other_host_shares_the_slot_of_the_default():
+    ours = addresses(ONE, TWO)
+    assert ours.at("192.0.2.9") == LocalAddress(0, "192.0.2.9")
+    assert ours.at("::1") == LocalAddress(0, "::1", is_ipv6=True)
+
+
+def test_host_under_a_wildcard_shares_its_slot():
+    """Ports of the wildcard and of the address would collide."""
+    ours = addresses(SIX, ANY4)
+    assert ours.at("192.0.2.9") == LocalAddress(1, "192.0.2.9")
+    assert ours.at("::1") == LocalAddress(0, "::1", is_ipv6=True)
+
+
+def test_address_is_known_as_what_joined_though_it_was_given_before():
+    ours = addresses(ONE, TWO)
+    first, second = ours.at("192.0.2.9"), ours.at("192.0.2.9")
+    assert ours.known_as(first) is None
+    ours.join(first)
+    assert ours.known_as(first) is ours.known_as(second) is first
+    assert ours.known_as(ours.known[1]) is ours.known[1]
+    assert ours.known_as(ours.at("192.0.2.8")) is None
+
+
+def test_address_joins_once_it_was_opened():
+    ours = addresses(ONE)
+    found = ours.at("192.0.2.9")
+    # Whoever cannot open it does not say `join`, and nothing has changed.
+    assert ours.known == (LocalAddress(0, "192.0.2.1"),)
+    ours.join(found)
+    assert ours.known == (LocalAddress(0, "192.0.2.1"), found)
+    assert ours.at("192.0.2.9") is found
+    assert ours.of_family(is_ipv6=False) is found
+    ours.join(found)
+    assert len(ours.known) == 2
+
+
+def test_address_towards_another():
+    ours = addresses(ONE, TWO, routes={"198.51.100.1": "192.0.2.2", "198.51.100.2": "192.0.2.9"})
+    assert ours.towards("198.51.100.1") is ours.known[1]
+    assert ours.towards("198.51.100.2") == LocalAddress(0, "192.0.2.9")
+    assert ours.towards("198.51.100.3") is None
