@@ -614,65 +614,89 @@ def test_only_the_listen_address_is_steered(steer, phone_of, listen, other, loop
 NEAR_BOTH = ListenAddress(NEAR), ListenAddress(NEAR6, is_ipv6=True, label="six")
 
 
+def assert_heard_and_answered(steered, phone, local, port):
+    """What is sent to a port of ours comes in as its own, and what leaves from it comes from there."""
+    phone.sendto(b"media", (local.host, port))
+    (arrived,) = steered.inbox.take()
+    assert (arrived.key, arrived.data, arrived.local_host) == (local.key(port), b"media", local.host)
+    assert steered.media.send(stream_at(port, local), local.host, endpoint(phone, local.host), b"x")
+    assert received(phone) == (b"x", (local.host, port))
+
+
 def test_same_number_on_several_addresses_is_several_ports(steer, phone_of):
-    """Addresses that join later included, from the moment that they do."""
-    steered = steer(*NEAR_BOTH)
-    media = steered.media
-    joining = [LocalAddress(2, OTHER), LocalAddress(3, OTHER6, is_ipv6=True)]
+    steered = steer(*NEAR_BOTH, ListenAddress(OTHER, label="other"), ListenAddress(OTHER6, True, "other6"))
+    media, known = steered.media, steered.locals.known
+    assert len({local.slot for local in known}) == 4
     port = take_pair(media)
-    for local in joining:
-        assert_refused(port, local.host)
-        media.add_local(local)
-    for local in (*steered.locals.known, *joining):
+    for local in known:
         assert_refused(port, local.host)
         media.open(local, port)
-        phone = phone_of(local.host)
-        phone.sendto(b"media", (local.host, port))
-        (arrived,) = steered.inbox.take()
-        assert (arrived.key, arrived.local_host) == (local.key(port), local.host)
-        assert media.send(stream_at(port, local), local.host, endpoint(phone, local.host), b"x")
-        assert received(phone)[1] == (local.host, port)
-    media.close(joining[0], port)
-    assert_refused(port, OTHER)
-    for local in (*steered.locals.known, joining[1]):
-        phone_of(local.host).sendto(b"media", (local.host, port))
-        assert steered.inbox.take()[0].key == local.key(port)
+        assert_heard_and_answered(steered, phone_of(local.host), local, port)
+    first, *others = known
+    media.close(first, port)
+    assert_refused(port, first.host)
+    for local in others:
+        assert_heard_and_answered(steered, phone_of(local.host), local, port)
+
+
+@pytest.mark.parametrize("host", [OTHER, OTHER6])
+def test_address_that_joins_is_heard_at_once_in_the_port_space_of_the_default(steer, phone_of, host):
+    steered = steer(*NEAR_BOTH)
+    media, default, joining = steered.media, steered.locals.default, steered.locals.at(host)
+    assert joining.slot == default.slot
+    port = take_pair(media, default)
+    assert_refused(port, host)
+    media.add_local(joining)
+    for local in (default, joining):
+        assert_heard_and_answered(steered, phone_of(local.host), local, port)
+    assert_refused(port, NEAR6)
+
+
+@pytest.mark.parametrize("host", [OTHER, OTHER6])
+def test_port_must_be_free_on_every_address_of_its_port_space(steer, phone_of, host):
+    steered = steer(*NEAR_BOTH)
+    default, joining = steered.locals.default, steered.locals.at(host)
+    port = next(_next_pair)
+    with udp_socket(host, port + 1) as program:
+        steered.media.open(default, port)
+        steered.media.close(default, port)
+        steered.media.add_local(joining)
+        for local in (default, joining):
+            with pytest.raises(PortBusyError, match=f"port {port + 1}: "):
+                steered.media.open(local, port)
+        phone_of(host).sendto(b"not media", (host, port + 1))
+        assert program.recv(100) == b"not media"
+    steered.media.open(joining, port)
 
 
 def test_address_under_a_wildcard_shares_its_port_space(steer, phone, phone6):
-    """That of IPv4 is listened on as a whole; addresses of IPv6 are not."""
+    """That of IPv4 is listened on as a whole; addresses of IPv6 are not, and of these one joins."""
     steered = steer(ANY)
-    under, beside = LocalAddress(0, NEAR), LocalAddress(1, NEAR6, is_ipv6=True)
+    under, beside = steered.locals.at(NEAR), steered.locals.at(NEAR6)
+    port = take_pair(steered.media, under)
+    assert_refused(port, NEAR6)
     for local in (under, beside):
         steered.media.add_local(local)
-    port = take_pair(steered.media, under, beside)
     for host in (NEAR, OTHER):
         phone.sendto(b"media", (host, port))
         assert steered.inbox.take()[0][:2] == (under.key(port), b"media")
-    phone6.sendto(b"media", (NEAR6, port))
-    assert steered.inbox.take()[0][:2] == (beside.key(port), b"media")
+    assert_heard_and_answered(steered, phone6, beside, port)
     assert_refused(port, OTHER6)
+    other = next(_next_pair)
+    with udp_socket(OTHER, other), pytest.raises(PortBusyError):
+        steered.media.open(beside, other)
 
 
-@pytest.mark.parametrize("foreign", [LocalAddress(2, "192.0.2.250"), LocalAddress(2, "2001:db8::1", is_ipv6=True)])
+@pytest.mark.parametrize("foreign", ["192.0.2.250", "2001:db8::1"])
 def test_address_that_is_not_ours_leaves_nothing(steer, phone, foreign):
     steered = steer(*NEAR_BOTH)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="Cannot assign requested address"):
-        steered.media.add_local(foreign)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Cannot assign requested address"):
+            steered.media.add_local(steered.locals.at(foreign))
     assert len(os.listdir("/proc/self/fd")) == before
-    steered.media.add_local(LocalAddress(2, OTHER))
-    port = take_pair(steered.media, LocalAddress(2, OTHER))
-    phone.sendto(b"media", (OTHER, port))
-    assert steered.inbox.take()[0].key == 2 << 16 | port
-
-
-def test_address_without_a_port_space_is_not_listened_on(steer, phone):
-    steered = steer(*NEAR_BOTH)
-    with pytest.raises(OSError, match="no port space is left"):
-        steered.media.add_local(LocalAddress(4, OTHER))
-    steered.media.open(LocalAddress(0, NEAR), port := next(_next_pair))
-    assert_refused(port, OTHER)
+    port = take_pair(steered.media, steered.locals.default)
+    assert_heard_and_answered(steered, phone, steered.locals.default, port)
 
 
 def test_without_ipv6_there_is_ipv4():
@@ -686,10 +710,10 @@ def test_without_ipv6_there_is_ipv4():
                 phone.sendto(b"media", (LOOPBACK, port))
                 assert steered.inbox.take()[0].key == port
             with pytest.raises(OSError, match="Cannot assign requested address"):
-                steered.media.add_local(LocalAddress(1, LOOPBACK6, is_ipv6=True))
+                steered.media.add_local(steered.locals.at(LOOPBACK6))
             Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("0")
             with pytest.raises(OSError, match="no IPv6 when the relay started"):
-                steered.media.add_local(LocalAddress(1, LOOPBACK6, is_ipv6=True))
+                steered.media.add_local(steered.locals.at(LOOPBACK6))
         finally:
             steered.close()
 
