@@ -205,7 +205,7 @@ class Generator:
     def delete(self) -> Command:
         """`D`, now and then `X`."""
         rng = self._rng
-        if not rng.randrange(40):
+        if not rng.randrange(150):
             return Command(self._letter("X"), "X")
         call, from_tag, to_tag = self._names()
         is_weak = not rng.randrange(3)
@@ -271,7 +271,9 @@ class Generator:
     def _media(self) -> Media:
         rng, media, world = self._rng, Media(), self._world
         for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
-            kind = rng.choice("aswwWn6ceilrRLxz")
+            kind = rng.choice(
+                "aaassswwWnnn66cclrRL" + ("eeii" if world.is_bridging else "") + ("xzei"[rng.randrange(4)])
+            )
             if media.error or (kind == "6" and media.modifiers[-1:] in {*"0123456789,"}):
                 continue  # a digit would belong to the modifier before it
             media.modifiers += self._modifier(media, kind)
