@@ -154,9 +154,19 @@ def faulty(rng: Random) -> Command:
 class Generator:
     """Makes commands for a world."""
 
-    def __init__(self, rng: Random, world: World) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        world: World,
+        *,
+        calls: Sequence[str] = CALLS,
+        timeouts: Sequence[int] = (3, 7, 30),
+    ) -> None:
+        """`calls` are the call-ids it uses; `timeouts` are those that it sets, seconds."""
         self._rng = rng
         self._world = world
+        self._calls = calls
+        self._timeouts = timeouts
 
     def next(self) -> Command:
         """Any command: mostly those that change sessions."""
@@ -263,7 +273,7 @@ class Generator:
 
     def _names(self) -> tuple[str, str, str | None]:
         rng = self._rng
-        return rng.choice(CALLS), rng.choice(TAGS), rng.choice(TAGS) if rng.randrange(5) else None
+        return rng.choice(self._calls), rng.choice(TAGS), rng.choice(TAGS) if rng.randrange(5) else None
 
     def _letter(self, letter: str) -> str:
         return letter if self._rng.randrange(8) else letter.lower()
@@ -375,7 +385,7 @@ class Generator:
             bad = ("Z", "S", "S ttl=0", "S ttl=x", "S a b", "Sxy ttl=5", "D x", "Dx", "M1:1 x", "C", "L 10.0.1.2")
             return Subcommand(rng.choice(bad), "")
         if kind == "S":
-            letter, seconds = rng.choice(("", "", "r", "R", "q")), rng.choice((3, 7, 30))
+            letter, seconds = rng.choice(("", "", "r", "R", "q")), rng.choice(self._timeouts)
             return Subcommand(f"S{letter} ttl={seconds}", "S", letter in ("r", "R"), seconds)
         if kind == "T":
             letter = rng.choice(("", "r"))
