@@ -19,6 +19,10 @@
 #define LOCAL_SLOTS 1
 #endif
 #define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
+/* Addresses that join later; they share the port space of another. */
+#ifndef MORE_ADDRESSES
+#define MORE_ADDRESSES 64
+#endif
 
 /* BPF_F_MMAPABLE: the controller maps these arrays, so a row or a counter costs it a memory access. */
 #define MAPPED 1024
@@ -42,7 +46,7 @@ BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);
 BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 
 /* Port spaces by local address, written by the controller; not asked where one space holds a whole family. */
-BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS);
+BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_ADDRESSES);
 
 /* The controller's UDP sockets for all ports; a port always goes to the same one. */
 BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);

@@ -22,7 +22,7 @@ from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
-from rtpproxy.session.local import SPARE_SLOTS
+from rtpproxy.session.local import slots_of
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,6 @@ class Programs:
         name = instance_name(config)
         self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
         listen = config.listen
-        self.max_slots = _max_slots(listen)
-        """How many port spaces there can be; their numbers are below."""
         first_port, last_port = config.port_min, config.port_max + 1
         self._loaded = loader.load(
             {
@@ -55,14 +53,14 @@ class Programs:
                 "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
                 "FIRST_PORT": str(first_port),
                 "PORT_SPAN": str(last_port + 1 - first_port),
-                "LOCAL_SLOTS": str(self.max_slots),
+                "LOCAL_SLOTS": str(len(listen)),
                 **_slot_defines(listen),
             }
         )
         ttl = int(_DEFAULT_TTL.read_text())
         self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
-        for slot, address in enumerate(listen):
+        for address, slot in zip(listen, slots_of(listen), strict=True):
             if address.host:
                 self.add_local(address.host, slot)
 
@@ -88,8 +86,6 @@ class Programs:
 
         An address of a family that is listened on as a whole keeps that family's port space.
         """
-        if not 0 <= slot < self.max_slots:
-            raise OffloadError(f"{host}: no port space is left for another local address")
         try:
             map_write(self._loaded.map_fds["local_slots"], _local_address(host), struct.pack("=I", slot))
         except OSError as error:
@@ -107,18 +103,13 @@ class Programs:
         self._loaded.close()
 
 
-def _max_slots(listen: tuple[ListenAddress, ...]) -> int:
-    """Addresses of families that are not listened on as a whole may join later."""
-    is_all = {address.is_ipv6 for address in listen if not address.host} == {False, True}
-    return len(listen) + (0 if is_all else SPARE_SLOTS)
-
-
 def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
     """What the programs know of `listen` without looking anything up."""
-    defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for slot, one in enumerate(listen) if not one.host}
-    for slot, address in enumerate(listen):
-        if not address.is_ipv6 and address.host:
-            number = ipv4_number(address.host)
+    by_slot = list(zip(listen, slots_of(listen), strict=True))
+    defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for one, slot in by_slot if not one.host}
+    for one, slot in by_slot:
+        if not one.is_ipv6 and one.host:
+            number = ipv4_number(one.host)
             return {**defines, "FIRST_IPV4": f"__constant_htonl({number:#x})", "FIRST_IPV4_SLOT": str(slot)}
     return defines
 

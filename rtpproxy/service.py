@@ -119,7 +119,8 @@ class Service:
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
         self._totals = Totals()
-        self._counted_at = 0.0
+        self._counted_at = math.inf
+        """When the rate was last worked out; never so far."""
         self._counted_packets = 0
 
     # Commands
@@ -259,6 +260,10 @@ class Service:
             totals.packets_discarded += 1
             return
         session, stream, peer = found
+        if local_host != stream.local_host and stream.local.host:
+            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
+            totals.packets_discarded += 1
+            return
         totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
@@ -466,17 +471,13 @@ class Service:
         return local, port
 
     def _use(self, local: LocalAddress) -> LocalAddress:
-        """The address, made known to everybody if it was not. Raises OSError where it is not ours, PortSpaceError."""
+        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
         known = self._locals.known_as(local)
         if known is not None:
             return known
-        adopted = self._locals.adopt(local)
-        if adopted is None:
-            raise PortSpaceError(f"no room for another local address: configure {local.host} with -l or -6")
-        self._media.add_local(adopted)
-        self._ports.setdefault(adopted.slot, self._new_ports())
-        self._locals.join(adopted)
-        return adopted
+        self._media.add_local(local)
+        self._locals.join(local)
+        return local
 
     def _open_pair(self, local: LocalAddress) -> int:
         ports = self._ports[local.slot]

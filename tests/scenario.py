@@ -126,6 +126,16 @@ class Scenario:
         lines = (line.split(": ") for line in self.ask("I").splitlines())
         return {name: int(value) for name, value in lines}
 
+    def stats(self, names: str) -> dict[str, float]:
+        """`G` of these names."""
+        pairs = (pair.split("=") for pair in self.ask(f"Gv {names}").split())
+        return {name: float(value) for name, value in pairs}
+
+    @property
+    def discarded(self) -> int:
+        """Packets that were thrown away."""
+        return int(self.stats("npkts_discard")["npkts_discard"])
+
     @property
     def sessions(self) -> int:
         """How many there are."""

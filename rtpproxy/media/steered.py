@@ -87,6 +87,8 @@ class SteeredMedia:
         """By TOS byte and address."""
         self._sources: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
+        self._listened: dict[int, list[LocalAddress]] = defaultdict(list)
+        """By slot; what comes under a wildcard later is left out."""
         self._slots: dict[str, int] = {}
         """Of each address that is listened on by itself."""
         self._wildcard_slots: dict[socket.AddressFamily, int] = {}
@@ -136,10 +138,14 @@ class SteeredMedia:
             self._know(address)
 
     def open(self, address: LocalAddress, rtp_port: int) -> None:
-        """Take a port pair. Raises PortBusyError when another program has one of the two."""
-        for port in (rtp_port, rtp_port + 1):
-            with datagram_socket(family_of(address)) as probe:
-                bind_port(probe, address, port)
+        """Take a port pair. Raises PortBusyError when another program has one of the two.
+
+        An open port takes the packets to all addresses of its port space, so it must be free on each.
+        """
+        for one in self._listened[address.slot]:
+            for port in (rtp_port, rtp_port + 1):
+                with datagram_socket(family_of(one)) as probe:
+                    bind_port(probe, one, port)
         self._mark(address.key(rtp_port), True)
         self._mark(address.key(rtp_port + 1), True)
 
@@ -200,6 +206,7 @@ class SteeredMedia:
             self._slots[address.host] = address.slot
         else:
             self._wildcard_slots[family_of(address)] = address.slot
+        self._listened[address.slot].append(address)
         self._destinations.clear()
 
     def _families(self, listen: Sequence[LocalAddress]) -> list[socket.AddressFamily]:

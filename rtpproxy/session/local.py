@@ -1,18 +1,14 @@
 """Addresses of ours that media ports are on: which there are, and which one a command means (protocol.md 7.2 to 7.4).
 
-Every local address has a port space of its own, told by a small number, its *slot*. Addresses that are used while the
-relay listens on all addresses of their family share the slot of that wildcard, whose ports would collide with theirs.
+Every configured address has a port space of its own, told by a small number, its *slot*. Addresses that commands bring
+share one: under a wildcard its own, whose ports would collide with theirs, else that of the default address. So they
+cost no memory in the kernel, where a port space holds a row for every port.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rtpproxy.config import ListenAddress
-
-NO_SLOT = -1
-"""Of an address that no socket was opened on yet."""
-SPARE_SLOTS = 2
-"""Addresses that commands may add to those that were configured, each with a port space of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +34,13 @@ def port_key(slot: int, port: int) -> int:
     return slot << 16 | port
 
 
+def slots_of(listen: Sequence[ListenAddress]) -> list[int]:
+    """The slot of each configured address: its place, or that of an earlier one whose ports would collide with its."""
+    wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
+    slots: dict[str, int] = {}
+    return [wildcards.get(one.is_ipv6, slots.setdefault(one.host, slot)) for slot, one in enumerate(listen)]
+
+
 class LocalAddresses:
     """The addresses that commands may use: those configured, and others that join when a socket was opened on them."""
 
@@ -46,13 +49,11 @@ class LocalAddresses:
     ) -> None:
         """`route_source` tells the address of ours from which the host would send to another, None without a route."""
         self.is_bridging = is_bridging
-        wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
         self._known = [
-            LocalAddress(wildcards.get(one.is_ipv6, slot), one.host, one.is_ipv6, one.label, one.advertised)
-            for slot, one in enumerate(listen)
+            LocalAddress(slot, one.host, one.is_ipv6, one.label, one.advertised)
+            for one, slot in zip(listen, slots_of(listen), strict=True)
         ]
         self._route_source = route_source
-        self._slots_left = list(range(len(listen), len(listen) + SPARE_SLOTS))
 
     @property
     def known(self) -> tuple[LocalAddress, ...]:
@@ -64,10 +65,7 @@ class LocalAddresses:
 
         One that was new when it was given may have joined since.
         """
-        if address in self._known:
-            return address
-        is_same = (one for one in self._known if (one.host, one.is_ipv6) == (address.host, address.is_ipv6))
-        return next(is_same, None)
+        return next((one for one in self._known if one is address or one == address), None)
 
     @property
     def default(self) -> LocalAddress:
@@ -88,28 +86,20 @@ class LocalAddresses:
         return next((one for one in reversed(self._known) if one.is_ipv6 == is_ipv6), None)
 
     def at(self, host: str) -> LocalAddress:
-        """The address with that numeric host; a new one, which must be `adopt`ed before use, if it is not known."""
+        """The address with that numeric host; if it is not known a new one, to `join` once it has a socket."""
         is_ipv6 = ":" in host
         for one in self._known:
             if one.host == host:
                 return one
         wildcard = next((one for one in self._known if not one.host and one.is_ipv6 == is_ipv6), None)
-        return LocalAddress(wildcard.slot if wildcard else NO_SLOT, host, is_ipv6)
+        return LocalAddress((wildcard or self.default).slot, host, is_ipv6)
 
     def towards(self, host: str) -> LocalAddress | None:
         """The address from which the host would send to a numeric remote one; None without a route."""
         source = self._route_source(host)
         return None if source is None else self.at(source)
 
-    def adopt(self, address: LocalAddress) -> LocalAddress | None:
-        """Give an address that `at` made a slot; None when none is left. It joins those known by `join`."""
-        if address.slot != NO_SLOT:
-            return address
-        return replace(address, slot=self._slots_left[0]) if self._slots_left else None
-
     def join(self, address: LocalAddress) -> None:
-        """Remember an adopted address, now that a socket could be opened on it."""
-        if address not in self._known:
+        """Remember an address that `at` made, now that a socket could be opened on it."""
+        if self.known_as(address) is None:
             self._known.append(address)
-            if self._slots_left and address.slot == self._slots_left[0]:
-                del self._slots_left[0]

@@ -6,7 +6,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import ListenAddress
 from rtpproxy.control.messages import CommandError, ErrorCode, MediaDescription
 from rtpproxy.control.modifiers import read_media
-from rtpproxy.session.local import NO_SLOT, LocalAddress, LocalAddresses
+from rtpproxy.session.local import LocalAddress, LocalAddresses
 
 REMOTE = Endpoint("192.0.2.1", 5000)
 REMOTE6 = Endpoint("2001:db8::9", 5000)
@@ -115,10 +115,10 @@ def test_local_address_that_is_configured(modifiers: bytes, host: str) -> None:
 @pytest.mark.parametrize(
     ("modifiers", "expected"),
     [
-        (b"l127.0.0.2", LocalAddress(NO_SLOT, "127.0.0.2")),
-        (b"L127.1w", LocalAddress(NO_SLOT, "127.0.0.1")),
-        (b"l[::1]", LocalAddress(NO_SLOT, "::1", is_ipv6=True)),
-        (b"r203.0.113.1", LocalAddress(NO_SLOT, "192.0.2.30")),
+        (b"l127.0.0.2", LocalAddress(0, "127.0.0.2")),
+        (b"L127.1w", LocalAddress(0, "127.0.0.1")),
+        (b"l[::1]", LocalAddress(0, "::1", is_ipv6=True)),
+        (b"r203.0.113.1", LocalAddress(0, "192.0.2.30")),
     ],
 )
 def test_local_address_that_is_not_configured(modifiers: bytes, expected: LocalAddress) -> None:

@@ -172,6 +172,21 @@ def test_cunix_reader_that_is_slow(loop_factory: LoopFactory, echo: Echo, tmp_pa
         assert data == echo.reply * count
 
 
+def test_cunix_waits_while_a_reply_is_under_way(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    """A command that arrives meanwhile is not read: its reply would have no place to wait."""
+    path = tmp_path / "s"
+    echo.reply = b"y" * 1_000_000 + b"\n"
+    with serving(loop_factory, echo, cunix(path)), connect(path) as slow, connect(path) as other:
+        slow.sendall(b"first\n")
+        wait_for(lambda: echo.commands, DEADLINE_S, "the command")
+        slow.sendall(b"second\n")
+        for _ in range(10):
+            other.sendall(b"other\n")
+            assert read_lines(other, 1) == echo.reply
+        assert b"second" not in echo.commands
+        assert read_lines(slow, 2) == echo.reply * 2
+
+
 def test_cunix_client_that_leaves_replies_unread(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
     path = tmp_path / "s"
     echo.reply = b"y" * 999 + b"\n"
@@ -409,10 +424,16 @@ def descriptor_limit(count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP])
-def test_out_of_descriptors(loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind) -> None:
+def test_out_of_descriptors(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Accepting stops, is tried again, and works once descriptors are free; one line in the log says so."""
-    address = address_of(kind, tmp_path)
-    with serving(loop_factory, echo, address) as log, contextlib.ExitStack() as stack:
+    monkeypatch.setattr(streams, "ACCEPT_PAUSE_S", 0.0001)
+    address, other = address_of(kind, tmp_path), cunix(tmp_path / "other")
+    with serving(loop_factory, echo, address, other) as log, contextlib.ExitStack() as stack:
+        served_already = stack.enter_context(connect_to(other))
+        served_already.sendall(b"V\n")
+        assert read_lines(served_already, 1) == b"[V]\n"
         held = [stack.enter_context(connect_to(address)) for _ in range(3)]
         wait_for(lambda: len(os.listdir("/proc/self/fd")) >= 2 * len(held), DEADLINE_S, "accepted connections")
         with socket.socket(family_of(kind), socket.SOCK_STREAM) as late:
@@ -422,6 +443,9 @@ def test_out_of_descriptors(loop_factory: LoopFactory, echo: Echo, tmp_path: Pat
                 late.connect(address.path if kind.is_unix else (address.host, address.port))
                 late.sendall(b"late\n")
                 wait_for(lambda: log, DEADLINE_S, "the complaint")
+                for _ in range(100):  # while it is tried again and again
+                    served_already.sendall(b"V\n")
+                    assert read_lines(served_already, 1) == b"[V]\n"
             assert read_lines(late, 1).startswith(b"[late")
         held[0].sendall(b"held\n")
         assert read_lines(held[0], 1).startswith(b"[held")

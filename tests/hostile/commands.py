@@ -46,8 +46,6 @@ class World:
     """Written as commands must write them."""
     routes: dict[str, str] = field(default_factory=dict)
     """Our host towards others."""
-    spare_spaces: list[int] = field(default_factory=list)
-    """For addresses that commands bring."""
     extra: tuple[str, ...] = ()
     """Hosts of ours that were not configured."""
     foreign: tuple[str, ...] = ()
@@ -60,23 +58,19 @@ class World:
             if one.host == host:
                 return one
         wildcard = next((one for one in self.known if not one.host and one.is_ipv6 == is_ipv6), None)
-        return Address(host, is_ipv6=is_ipv6, space=wildcard.space if wildcard else -1)
+        return Address(host, is_ipv6=is_ipv6, space=(wildcard or self.known[0]).space)
 
     def latest(self, is_ipv6: bool) -> Address | None:
         """The address of a family that came last."""
         return next((one for one in reversed(self.known) if one.is_ipv6 == is_ipv6), None)
 
     def join(self, address: Address) -> Address | None:
-        """The address once it may be used; None where it cannot be: it is not ours, or nothing is left for it."""
+        """The address once it may be used; None where it is not ours."""
         for one in self.known:
             if one.host == address.host and one.is_ipv6 == address.is_ipv6:
                 return one
         if address.host in self.foreign:
             return None
-        if address.space < 0:
-            if not self.spare_spaces:
-                return None
-            address = Address(address.host, is_ipv6=address.is_ipv6, space=self.spare_spaces.pop(0))
         self.known.append(address)
         return address
 

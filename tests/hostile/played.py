@@ -23,7 +23,7 @@ TARGETS = ("unix:/told", "tcp:%%CC_SELF%%:22223")
 
 def one_address() -> World:
     """All IPv4 addresses of the host; commands bring others."""
-    return World([Address()], spare_spaces=[1, 2], extra=("10.0.0.8", "2001:db8::1", "2001:db8::3"))
+    return World([Address()], extra=("10.0.0.8", "2001:db8::1", "2001:db8::3"))
 
 
 def labelled() -> World:
@@ -33,7 +33,7 @@ def labelled() -> World:
         Address("10.0.0.2", "two", shown="relay.example", space=1),
         Address("2001:db8::1", "six", is_ipv6=True, space=2),
     ]
-    return World(known, spare_spaces=[3, 4], extra=("10.0.0.8", "10.0.0.9", "10.0.0.10"))
+    return World(known, extra=("10.0.0.8", "10.0.0.9", "10.0.0.10"))
 
 
 def bridging() -> World:
@@ -41,7 +41,6 @@ def bridging() -> World:
     return World(
         [Address("10.0.0.1"), Address("2001:db8::1", is_ipv6=True, space=1)],
         is_bridging=True,
-        spare_spaces=[2, 3],
         extra=("10.0.0.8",),
     )
 

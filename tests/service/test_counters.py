@@ -1,5 +1,7 @@
 """What `Q`, `I` and `G` tell, of both tiers: protocol.md 11."""
 
+import pytest
+
 from rtpproxy.addr import Endpoint
 from tests.running import rtp
 from tests.scenario import (
@@ -110,3 +112,180 @@ def test_ssrc_that_changed_in_the_kernel_before_a_command_is_remembered(talk):
     talk.at(17)
     talk.packet(STRANGER, FACES_CALLER, rtp(211))
     talk.packet(STRANGER, FACES_CALLER, rtp(11, ssrc=0x77), TO_CALLEE)
+
+
+# Totals of the process (11.3)
+
+SESSIONS = "nsess_created nsess_destroyed nsess_timeout nsess_complete"
+PACKETS = "npkts_rcvd npkts_relayed npkts_discard"
+WAYS = "nsess_nortp nsess_owrtp nsess_nortcp nsess_owrtcp"
+SEQUENCES = "rtpa_nsent rtpa_nrcvd rtpa_ndups rtpa_nlost rtpa_perrs"
+UNMOVED = "nplrs_created nplrs_destroyed npkts_played npkts_resizer_in npkts_resizer_out npkts_resizer_discard"
+
+
+def values(play, names):
+    return tuple(play.stats(names).values())
+
+
+def test_sessions_are_counted(play):
+    assert values(play, SESSIONS) == (0, 0, 0, 0)
+    play.call()
+    assert values(play, SESSIONS) == (1, 0, 0, 1)
+    for _ in range(2):
+        play.ask("L call 10.0.2.2 5000 f t")
+        play.ask("U call 10.0.1.2 4000 f t")
+    play.ask("U other 10.0.1.2 4000 f")
+    assert values(play, SESSIONS) == (2, 0, 0, 1)
+    play.command("D call f t", "0")
+    assert values(play, SESSIONS) == (2, 1, 0, 1)
+    play.tick(100)
+    assert values(play, SESSIONS) == (2, 2, 1, 1)
+    play.call("next")
+    play.command("X", "0")
+    assert values(play, SESSIONS) == (3, 3, 1, 2)
+    assert values(play, UNMOVED) == (0,) * 6
+
+
+def test_packets_are_counted(play):
+    play.ask("U call 10.0.1.2 4000 f")
+    play.packet(CALLEE, FACES_CALLEE, rtp(1))
+    assert values(play, PACKETS) == (0, 0, 1)  # before completion
+    play.ask("L call 10.0.2.2 5000 f t")
+    start_talking(play)
+    assert values(play, PACKETS) == (2, 2, 1)
+    play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))
+    assert values(play, PACKETS) == (3, 3, 1)
+    play.packet(STRANGER, FACES_CALLEE, rtp(1, ssrc=0x666))
+    assert values(play, PACKETS) == (4, 3, 2)  # wrong source
+    play.media.unreachable.add(CALLER.host)
+    play.packet(CALLEE, FACES_CALLEE, rtp(101))
+    assert values(play, PACKETS) == (5, 3, 3)  # not sendable
+    play.command("D call f t", "0")
+    play.packet(CALLEE, FACES_CALLEE, rtp(102))
+    assert values(play, PACKETS) == (5, 3, 4)  # to a port just closed
+
+
+def test_packets_of_the_kernel_are_in_the_totals(talk):
+    talk.offload.forward(FACES_CALLEE, 10, talk.now, ssrc=0x1234, sequence=110)
+    talk.offload.drop_others(FACES_CALLEE, 3)
+    assert values(talk, PACKETS) == (15, 12, 3)
+    talk.ask("Q call f t")
+    talk.packet(CALLEE, FACES_CALLEE, rtp(111), TO_CALLER)
+    assert values(talk, PACKETS) == (16, 13, 3)
+    talk.command("D call f t", "0")
+    assert values(talk, PACKETS) == (16, 13, 3)
+
+
+@pytest.mark.parametrize(
+    ("ports", "expected"),
+    [
+        ((), (1, 0, 1, 0)),
+        ((FACES_CALLEE,), (0, 1, 1, 0)),
+        ((FACES_CALLER,), (0, 1, 1, 0)),
+        ((FACES_CALLEE, FACES_CALLER), (0, 0, 1, 0)),
+        ((FACES_CALLER_RTCP,), (1, 0, 0, 1)),
+        ((FACES_CALLER_RTCP, FACES_CALLEE_RTCP), (1, 0, 0, 0)),
+        ((FACES_CALLER, FACES_CALLEE_RTCP), (0, 1, 0, 1)),
+    ],
+)
+@pytest.mark.parametrize("is_forwarded", [False, True], ids=["userspace", "kernel"])
+def test_ways_that_media_went(ports, expected, is_forwarded):
+    sources = {
+        **{FACES_CALLEE: CALLEE, FACES_CALLER: CALLER},
+        **{FACES_CALLEE_RTCP: CALLEE_RTCP, FACES_CALLER_RTCP: CALLER_RTCP},
+    }
+    play = Scenario(listen_host=OUR_HOST)
+    play.ask("Ua call 10.0.1.2 4000 f")
+    play.ask("La call 10.0.2.2 5000 f t")
+    for port in ports:
+        if is_forwarded:
+            play.offload.forward(port, 1, play.now, ssrc=1)
+        else:
+            play.service.datagram(port, rtp(1), sources[port], OUR_HOST, play.now)
+    assert values(play, WAYS) == (0, 0, 0, 0)
+    play.command("D call f t", "0")
+    assert values(play, WAYS) == expected
+
+
+def test_incomplete_session_went_no_way(play):
+    play.ask("U call 10.0.1.2 4000 f")
+    play.command("D call f t", "0")
+    assert values(play, WAYS) == (0, 0, 0, 0)
+
+
+def test_wrong_source_is_no_way(play):
+    play.call()
+    start_talking(play)
+    play.packet(STRANGER, FACES_CALLEE, rtp(1, ssrc=0x666))
+    play.call("other")
+    play.command("D other f t", "0")
+    assert values(play, WAYS) == (1, 0, 1, 0)
+
+
+def test_durations_are_added_when_sessions_end(play):
+    play.call()
+    play.at(2.5)
+    assert play.stats("total_duration") == {"total_duration": 0.0}
+    play.ask("U other 10.0.1.2 4000 f")
+    play.command("D call f t", "0")
+    assert play.ask("G total_duration") == "2.500000"
+    play.tick(62.5)
+    assert play.ask("G total_duration") == "62.500000"
+
+
+def test_sequence_statistics_are_added_when_a_session_ends(talk):
+    for number in (101, 101, 104):
+        talk.packet(CALLEE, FACES_CALLEE, rtp(number), TO_CALLER)
+    talk.packet(CALLER, FACES_CALLER, b"no RTP", TO_CALLEE)
+    assert values(talk, SEQUENCES) == (0, 0, 0, 0, 0)
+    talk.command("D call f t", "0")
+    assert values(talk, SEQUENCES) == (5 + 1, 3 + 1, 1, 2, 1)
+
+
+@pytest.mark.parametrize("ending", ["D call f t", "X", "Q call f t && D", "tick"])
+def test_what_the_kernel_forwarded_just_before_the_end_is_added(talk, ending):
+    talk.offload.forward(FACES_CALLEE, 10, talk.now, ssrc=0x1234, sequence=110)
+    talk.offload.forward(FACES_CALLER, 20, talk.now, ssrc=0x1234, sequence=220)
+    if ending == "tick":
+        talk.tick(60)
+    else:
+        talk.ask(ending)
+    talk.assert_nothing_is_left()
+    sent, received, *_ = values(talk, SEQUENCES)
+    assert sent == received == 32
+    assert values(talk, WAYS) == (0, 0, 1, 0)
+
+
+def test_packets_a_second_are_those_since_the_last_tick(talk):
+    """Whoever forwarded them; the second may be a long one."""
+    talk.tick(1)
+    for number in range(101, 121):
+        talk.packet(CALLEE, FACES_CALLEE, rtp(number), TO_CALLER)
+    talk.offload.forward(FACES_CALLER, 30, talk.now, ssrc=0x1234, sequence=230)
+    talk.tick(2)
+    assert talk.ask("G pps_in") == "50.000000"
+    talk.offload.forward(FACES_CALLER, 100, talk.now, ssrc=0x1234, sequence=330)
+    talk.offload.drop_others(FACES_CALLER, 20)
+    assert talk.ask("G pps_in") == "50.000000", "refreshed by ticks only"
+    talk.tick(4)
+    assert talk.ask("G pps_in") == "60.000000"
+    talk.tick(5)
+    assert talk.ask("G pps_in") == "0.000000"
+
+
+def test_packets_before_the_first_tick_are_of_no_second(play):
+    """There is nothing yet to measure from, and the clock may have started at anything."""
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER)
+    play.tick(0.5)
+    assert play.ask("G pps_in") == "0.000000"
+    play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER)
+    play.tick(1.5)
+    assert play.ask("G pps_in") == "1.000000"
+
+
+def test_gap_and_jitter_are_of_the_party_asked_for(talk):
+    talk.at(3)
+    talk.packet(CALLEE, FACES_CALLEE, rtp(101), TO_CALLER)
+    assert talk.ask("Q call t f longest_ipi") == "3.000000"
+    assert talk.ask("Q call f t longest_ipi rtpa_jlast rtpa_jmax rtpa_javg") == "0.000000 0.000000 0.000000 0.000000"

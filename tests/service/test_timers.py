@@ -12,6 +12,7 @@ from tests.scenario import (
     FACES_CALLEE_RTCP,
     FACES_CALLER,
     FACES_CALLER_RTCP,
+    OUR_HOST,
     RTCP,
     STRANGER,
     TO_CALLEE,
@@ -152,3 +153,101 @@ def test_idle_session_is_withdrawn_before_its_ports_are_free(talk):
     talk.journal.clear()
     talk.tick(60)
     assert [what for what, _ in talk.journal] == ["withdraw", "withdraw", "close", "release"] * 2
+
+
+def test_lives_for_its_timeout_and_a_tick(play):
+    """Looked at every second: it ends between timeout and timeout plus one."""
+    play.at(0.5)
+    play.ask("U call 10.0.1.2 4000 f")
+    for second in range(1, 61):
+        assert is_alive_after(play, second)
+    assert not is_alive_after(play, 61)
+
+
+# One timer a direction (-i)
+
+
+@pytest.fixture
+def independent():
+    play = Scenario(is_independent=True)
+    play.call()
+    start_talking(play)
+    return play
+
+
+def keep(play, source, port, second):
+    play.at(second)
+    play.service.datagram(port, rtp(int(second) * 50), source, OUR_HOST, play.now)
+
+
+@pytest.mark.parametrize(("source", "port"), [(CALLER, FACES_CALLER), (CALLEE, FACES_CALLEE)])
+def test_either_direction_that_is_idle_ends_the_session(independent, source, port):
+    for second in range(10, 60, 10):
+        keep(independent, source, port, second)
+        assert independent.counters("call f t")["ttl"] == 60 - second
+    assert is_alive_after(independent, 59.9)
+    assert not is_alive_after(independent, 60)
+    independent.assert_nothing_is_left()
+    assert independent.stats("nsess_timeout nsess_destroyed") == {"nsess_timeout": 1, "nsess_destroyed": 1}
+
+
+def test_one_direction_is_enough_without_the_option(talk):
+    for second in range(10, 200, 10):
+        keep(talk, CALLER, FACES_CALLER, second)
+        assert talk.counters("call f t")["ttl"] == 60
+        assert is_alive_after(talk, second)
+
+
+def test_both_directions_keep_an_independent_session(independent):
+    for second in range(10, 200, 10):
+        keep(independent, CALLER, FACES_CALLER, second)
+        keep(independent, CALLEE, FACES_CALLEE, second + 5)
+        assert is_alive_after(independent, second + 5)
+    assert independent.counters("call f t")["ttl"] == 55
+
+
+def test_rtcp_keeps_its_direction(independent):
+    keep(independent, CALLER, FACES_CALLER, 50)
+    independent.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))
+    assert is_alive_after(independent, 109.9)
+    assert not is_alive_after(independent, 110)
+
+
+def test_commands_keep_both_directions(independent):
+    independent.at(50)
+    independent.ask("L call 10.0.2.2 5000 f t")
+    assert independent.counters("call f t")["ttl"] == 60
+    assert is_alive_after(independent, 109.9)
+
+
+@pytest.mark.parametrize(("forwarded", "other"), [(FACES_CALLEE, FACES_CALLER), (FACES_CALLER, FACES_CALLEE)])
+def test_kernel_keeps_its_direction_only(independent, forwarded, other):
+    independent.at(50)
+    independent.offload.forward(forwarded, 100, independent.now, ssrc=0x1234)
+    assert independent.counters("call f t")["ttl"] == 10
+    independent.offload.forward(other, 100, independent.now, ssrc=0x1234)
+    assert independent.counters("call f t")["ttl"] == 60
+    independent.at(100)
+    independent.offload.forward(forwarded, 100, independent.now, ssrc=0x1234)
+    assert is_alive_after(independent, 109.9)
+    assert not is_alive_after(independent, 110)
+
+
+def test_independent_setup_has_one_end():
+    play = Scenario(is_independent=True, setup_timeout_s=10, idle_timeout_s=60)
+    play.ask("U call 10.0.1.2 4000 f")
+    assert is_alive_after(play, 9.9)
+    assert not is_alive_after(play, 10)
+    play.assert_nothing_is_left()
+    play.ask("U call 10.0.1.2 4000 f")
+    play.ask("L call 10.0.2.2 5000 f t")
+    assert play.counters("call f t")["ttl"] == 60
+
+
+def test_independent_sessions_end_apart(independent):
+    independent.call("other")
+    keep(independent, CALLER, FACES_CALLER, 30)
+    keep(independent, CALLEE, FACES_CALLEE, 30)
+    independent.tick(60)
+    independent.command("Q other f t", "E50")
+    assert independent.counters("call f t")["ttl"] == 30

@@ -1,9 +1,11 @@
 """protocol.md 7.2 to 7.4: our addresses, and port spaces of their own."""
 
+from dataclasses import replace
+
 import pytest
 
 from rtpproxy.config import ListenAddress
-from rtpproxy.session.local import NO_SLOT, SPARE_SLOTS, LocalAddress, LocalAddresses, port_key
+from rtpproxy.session.local import LocalAddress, LocalAddresses, port_key
 
 ANY4, ANY6 = ListenAddress(), ListenAddress(is_ipv6=True)
 ONE = ListenAddress("192.0.2.1")
@@ -58,63 +60,51 @@ def test_latest_of_a_family(listen, is_ipv6, slot):
 def test_configured_host_is_found_with_all_it_has():
     ours = addresses(ONE, TWO)
     assert ours.at("192.0.2.2") is ours.known[1]
-    assert ours.adopt(ours.known[1]) is ours.known[1]
 
 
-def test_other_host_waits_for_a_slot():
+def test_same_host_twice_is_one_port_space():
+    ours = addresses(ONE, replace(ONE, label="again"), TWO)
+    assert [one.slot for one in ours.known] == [0, 0, 2]
+
+
+def test_other_host_shares_the_slot_of_the_default():
     ours = addresses(ONE, TWO)
-    assert ours.at("192.0.2.9") == LocalAddress(NO_SLOT, "192.0.2.9")
-    assert ours.at("::1") == LocalAddress(NO_SLOT, "::1", is_ipv6=True)
+    assert ours.at("192.0.2.9") == LocalAddress(0, "192.0.2.9")
+    assert ours.at("::1") == LocalAddress(0, "::1", is_ipv6=True)
 
 
 def test_host_under_a_wildcard_shares_its_slot():
     """Ports of the wildcard and of the address would collide."""
     ours = addresses(SIX, ANY4)
-    found = ours.at("192.0.2.9")
-    assert found == LocalAddress(1, "192.0.2.9")
-    assert ours.adopt(found) is found
-    ours.join(found)
-    assert ours.adopt(ours.at("::1")) == LocalAddress(2, "::1", is_ipv6=True), "no slot was used up"
+    assert ours.at("192.0.2.9") == LocalAddress(1, "192.0.2.9")
+    assert ours.at("::1") == LocalAddress(0, "::1", is_ipv6=True)
 
 
 def test_address_is_known_as_what_joined_though_it_was_given_before():
     ours = addresses(ONE, TWO)
     first, second = ours.at("192.0.2.9"), ours.at("192.0.2.9")
     assert ours.known_as(first) is None
-    adopted = ours.adopt(first)
-    ours.join(adopted)
-    assert ours.known_as(first) is ours.known_as(second) is ours.known_as(adopted) is adopted
+    ours.join(first)
+    assert ours.known_as(first) is ours.known_as(second) is first
     assert ours.known_as(ours.known[1]) is ours.known[1]
     assert ours.known_as(ours.at("192.0.2.8")) is None
 
 
 def test_address_joins_once_it_was_opened():
     ours = addresses(ONE)
-    adopted = ours.adopt(ours.at("192.0.2.9"))
-    assert adopted == LocalAddress(1, "192.0.2.9")
+    found = ours.at("192.0.2.9")
     # Whoever cannot open it does not say `join`, and nothing has changed.
-    assert (len(ours.known), ours.adopt(ours.at("192.0.2.8"))) == (1, LocalAddress(1, "192.0.2.8"))
-    ours.join(adopted)
-    assert ours.known == (LocalAddress(0, "192.0.2.1"), adopted)
-    assert ours.at("192.0.2.9") is adopted
-    assert ours.of_family(is_ipv6=False) is adopted
-    ours.join(adopted)
+    assert ours.known == (LocalAddress(0, "192.0.2.1"),)
+    ours.join(found)
+    assert ours.known == (LocalAddress(0, "192.0.2.1"), found)
+    assert ours.at("192.0.2.9") is found
+    assert ours.of_family(is_ipv6=False) is found
+    ours.join(found)
     assert len(ours.known) == 2
-    assert ours.adopt(ours.at("192.0.2.8")) == LocalAddress(2, "192.0.2.8")
-
-
-def test_spare_slots_run_out():
-    ours = addresses(ONE)
-    for number in range(SPARE_SLOTS):
-        adopted = ours.adopt(ours.at(f"192.0.2.{100 + number}"))
-        assert adopted.slot == 1 + number
-        ours.join(adopted)
-    assert ours.adopt(ours.at("192.0.2.9")) is None
-    assert ours.adopt(ours.at("192.0.2.100")).slot == 1, "those that joined can be used again"
 
 
 def test_address_towards_another():
     ours = addresses(ONE, TWO, routes={"198.51.100.1": "192.0.2.2", "198.51.100.2": "192.0.2.9"})
     assert ours.towards("198.51.100.1") is ours.known[1]
-    assert ours.towards("198.51.100.2") == LocalAddress(NO_SLOT, "192.0.2.9")
+    assert ours.towards("198.51.100.2") == LocalAddress(0, "192.0.2.9")
     assert ours.towards("198.51.100.3") is None
