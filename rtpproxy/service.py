@@ -551,7 +551,9 @@ class Service:
 
     def _absorb(self, session: Session, stream: Stream, now: float) -> None:
         """Take in what the kernel forwarded for a stream since the last time."""
-        if not session.is_complete or self._offload.forwarded(stream.key) == stream.forwarded_packets:
+        if not (session.is_complete and stream.local_port):
+            return
+        if self._offload.forwarded(stream.key) == stream.forwarded_packets:
             return
         counters = self._offload.counters(stream.key)
         if counters is None:

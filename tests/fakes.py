@@ -147,6 +147,7 @@ class FakeOffload:
         self._counters[key] = replace(self.counters(key), ssrc=state.ssrc or 0, state=state)
 
     def counters(self, key: int) -> PortCounters:
+        assert key & 0xFFFF, "the table has no such row"
         return self._counters.get(key, NOTHING_COUNTED)
 
     def forwarded(self, key: int) -> int:

@@ -47,6 +47,17 @@ class ProgramMaps:
         """Packets that the kernel forwarded from the port of a row; the first member of its counters."""
         return int.from_bytes(map_read(self._fds["port_counters"], row, 64)[:8], "little")
 
+    def used_rows(self) -> int:
+        """Rows of the port table with an open port or an entry: what is not the sequence number is not all zero."""
+        used, row = 0, 0
+        while True:
+            try:
+                content = map_read(self._fds["port_rows"], row, 64)
+            except OSError:  # beyond the last
+                return used
+            used += any(content[:4] + content[8:])
+            row += 1
+
 
 def _info(fd: int, info: bytearray) -> bytes:
     buffer = ctypes.create_string_buffer(bytes(info), len(info))

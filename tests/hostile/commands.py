@@ -148,9 +148,19 @@ def faulty(rng: Random) -> Command:
 class Generator:
     """Makes commands for a world."""
 
-    def __init__(self, rng: Random, world: World) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        world: World,
+        *,
+        calls: Sequence[str] = CALLS,
+        timeouts: Sequence[int] = (3, 7, 30),
+    ) -> None:
+        """`calls` are the call-ids it uses; `timeouts` are those that it sets, seconds."""
         self._rng = rng
         self._world = world
+        self._calls = calls
+        self._timeouts = timeouts
 
     def next(self) -> Command:
         """Any command: mostly those that change sessions."""
@@ -199,7 +209,7 @@ class Generator:
     def delete(self) -> Command:
         """`D`, now and then `X`."""
         rng = self._rng
-        if not rng.randrange(40):
+        if not rng.randrange(150):
             return Command(self._letter("X"), "X")
         call, from_tag, to_tag = self._names()
         is_weak = not rng.randrange(3)
@@ -257,7 +267,7 @@ class Generator:
 
     def _names(self) -> tuple[str, str, str | None]:
         rng = self._rng
-        return rng.choice(CALLS), rng.choice(TAGS), rng.choice(TAGS) if rng.randrange(5) else None
+        return rng.choice(self._calls), rng.choice(TAGS), rng.choice(TAGS) if rng.randrange(5) else None
 
     def _letter(self, letter: str) -> str:
         return letter if self._rng.randrange(8) else letter.lower()
@@ -265,7 +275,9 @@ class Generator:
     def _media(self) -> Media:
         rng, media, world = self._rng, Media(), self._world
         for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
-            kind = rng.choice("aswwWn6ceilrRLxz")
+            kind = rng.choice(
+                "aaassswwWnnn66cclrRL" + ("eeii" if world.is_bridging else "") + ("xzei"[rng.randrange(4)])
+            )
             if media.error or (kind == "6" and media.modifiers[-1:] in {*"0123456789,"}):
                 continue  # a digit would belong to the modifier before it
             media.modifiers += self._modifier(media, kind)
@@ -367,7 +379,7 @@ class Generator:
             bad = ("Z", "S", "S ttl=0", "S ttl=x", "S a b", "Sxy ttl=5", "D x", "Dx", "M1:1 x", "C", "L 10.0.1.2")
             return Subcommand(rng.choice(bad), "")
         if kind == "S":
-            letter, seconds = rng.choice(("", "", "r", "R", "q")), rng.choice((3, 7, 30))
+            letter, seconds = rng.choice(("", "", "r", "R", "q")), rng.choice(self._timeouts)
             return Subcommand(f"S{letter} ttl={seconds}", "S", letter in ("r", "R"), seconds)
         if kind == "T":
             letter = rng.choice(("", "r"))

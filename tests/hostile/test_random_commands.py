@@ -13,7 +13,7 @@ from tests.hostile.played import WORLDS, Played
 
 STEPS = 125_000
 """Four of five are commands."""
-CHECK_EVERY = 10
+CHECK_EVERY = 4
 SEED = int(os.environ.get("SEED", "0")) or Random().randrange(1, 1 << 32)
 """`SEED=` repeats a failed run."""
 
@@ -45,7 +45,7 @@ class SessionsAtRandom(RuleBasedStateMachine):
 
 
 TestSessionsAtRandom = SessionsAtRandom.TestCase
-TestSessionsAtRandom.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSessionsAtRandom.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 
 
 @pytest.mark.parametrize("is_independent", [False, True], ids=["unified", "independent"])

@@ -10,6 +10,7 @@ from tests.scenario import (
     FACES_CALLEE,
     FACES_CALLEE_RTCP,
     FACES_CALLER,
+    OUR_HOST,
     RTCP,
     STRANGER,
     TO_CALLEE,
@@ -48,6 +49,17 @@ def test_answered_with_tags_exchanged_before_the_second_leg(play):
     play.command("L call 10.0.1.2 4000 t f", "20000")
     play.packet(CALLEE, FACES_CALLEE, rtp(1))
     assert play.service.totals(0.0).packets_discarded == 1
+
+
+def test_new_port_before_the_answer_completes_with_one_leg(play):
+    """A quirk of 4.4; what happens to the other leg must not need its ports."""
+    play.command("U call 10.0.1.2 4000 f", "20000")
+    play.command("Un call 10.0.1.2 4000 f", "20002")
+    play.command("U call 10.0.1.3 4000 f", "20002")
+    play.command("Q call f t", "60 0 0 0 0")
+    play.packet(CALLEE, FACES_CALLER, rtp(1), local_host=OUR_HOST)
+    play.command("L call 10.0.2.2 5000 f t", "20004")
+    assert play.ask("G nsess_complete") == "1"
 
 
 def test_reply_names_the_listen_address():
