@@ -34,10 +34,10 @@ _WORD = (1 << 32) - 1
 
 
 class _Mapping:
-    """An array map as memory."""
+    """An array map as memory: its first `entries` elements."""
 
-    def __init__(self, map_fd: int, layout: Layout) -> None:
-        self.memory = mmap.mmap(map_fd, layout.size * layout.entries, mmap.MAP_SHARED)
+    def __init__(self, map_fd: int, layout: Layout, entries: int) -> None:
+        self.memory = mmap.mmap(map_fd, layout.size * entries, mmap.MAP_SHARED)
         self.layout = layout
 
     def offset(self, index: int, member: str = "") -> int:
@@ -54,7 +54,7 @@ class _Mapping:
         return struct.Struct(form)
 
     def column(self, member: str) -> npt.NDArray[np.uint64]:
-        """One 64-bit member of all elements, live."""
+        """One 64-bit member of all mapped elements, live."""
         words = np.frombuffer(self.memory, dtype=np.uint64)
         first = self.layout.members[member][1] // 8
         return words[first :: self.layout.size // 8]
@@ -116,21 +116,17 @@ class Tables:
     """The port table, its counters and the next hops of one running relay."""
 
     def __init__(self, loaded: Loaded, first_port: int, last_port: int, tos: int, ttl: int) -> None:
-        """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`.
+        """The programs were loaded for the media ports from `first_port` to `last_port`.
 
-        `tos` and `ttl` are those of packets that leave.
+        `tos` and `ttl` are those of packets that leave. Port spaces are mapped up to the last one that a port was
+        opened in, because what is mapped counts as this process's memory.
         """
-        fds, layouts = loaded.map_fds, loaded.layouts
+        self._maps = loaded
         self._tos, self._ttl = tos, ttl
         self._first, self._span = first_port, last_port + 1 - first_port
-        self._rows, self._counters, self._events, self._hops = (
-            _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "port_events", "next_hops")
-        )
-        self._row_writer = _Sequenced(
-            self._rows,
-            *("is_forwarding", "is_any_source_port", "is_rtp", "tos", "remote_host", "local_host", "remote_port"),
-            *("from_port", "from_host", "to_host", "to_port", "udp_delta", "ip_sum", "ttl", "next_hop"),
-        )
+        self._map_ports(1)
+        hops = loaded.layouts["next_hops"]
+        self._hops = _Mapping(loaded.map_fds["next_hops"], hops, hops.entries)
         self._hop_writer = _Sequenced(self._hops, "ifindex", "mtu", "to_mac", "from_mac")
         state = (
             *("ssrc", "last_seen_ns", "arrived_ns", "highest", "timestamp", "jitter", "jitter_max", "longest_gap"),
@@ -146,12 +142,31 @@ class Tables:
         self._event_at = self._events.layout.members["others_dropped"][1]
         self._run_struct, self._run_at = self._events.packer(*run), self._events.layout.members["lowest"][1]
         self._ring = _Ring(struct.calcsize("=" + self._events.layout.members["missing"][0]))
-        self._verdicts_fd, self._verdicts = fds["verdicts"], layouts["verdicts"]
+        self._verdicts_fd, self._verdicts = loaded.map_fds["verdicts"], loaded.layouts["verdicts"]
         self._cpus = possible_cpus()
+
+    def _map_ports(self, slots: int) -> None:
+        """Map the first `slots` port spaces."""
+        self._mapped_rows = slots * self._span
+        self._rows, self._counters, self._events = (
+            _Mapping(self._maps.map_fds[name], self._maps.layouts[name], self._mapped_rows)
+            for name in ("port_rows", "port_counters", "port_events")
+        )
+        self._row_writer = _Sequenced(
+            self._rows,
+            *("is_forwarding", "is_any_source_port", "is_rtp", "tos", "remote_host", "local_host", "remote_port"),
+            *("from_port", "from_host", "to_host", "to_port", "udp_delta", "ip_sum", "ttl", "next_hop"),
+        )
         self._words = memoryview(self._counters.memory).cast("Q")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
-        self._dropped = self._events.column("others_dropped")
+
+    def _unmap_ports(self) -> None:
+        del self._last_seen_ns, self._packets
+        self._words.release()
+        self._row_writer.release()
+        for mapping in (self._rows, self._counters, self._events):
+            mapping.memory.close()
 
     @property
     def max_next_hops(self) -> int:
@@ -160,16 +175,17 @@ class Tables:
 
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
-        del self._last_seen_ns, self._packets, self._dropped
-        self._words.release()
-        for writer in (self._row_writer, self._hop_writer):
-            writer.release()
-        for mapping in (self._rows, self._counters, self._events, self._hops):
-            mapping.memory.close()
+        self._unmap_ports()
+        self._hop_writer.release()
+        self._hops.memory.close()
 
     def open_port(self, key: int) -> None:
         """Steer packets for this port to the relay's socket from now on."""
-        self._rows.memory[self._rows.offset(self.row(key), "is_open")] = 1
+        row = self.row(key)
+        if row >= self._mapped_rows:
+            self._unmap_ports()
+            self._map_ports(row // self._span + 1)
+        self._rows.memory[self._rows.offset(row, "is_open")] = 1
 
     def close_port(self, key: int) -> None:
         """Leave packets for this port to whoever owns it. Its entry must have been withdrawn."""
@@ -293,7 +309,7 @@ class Tables:
 
     def total_dropped(self) -> int:
         """Packets from other sources dropped at all ports since the programs were loaded."""
-        return int(self._dropped.sum())
+        return self._count_verdicts()["dropped_other_source"]
 
     def last_seen(self) -> npt.NDArray[np.float64]:
         """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
@@ -305,11 +321,13 @@ class Tables:
 
     def verdicts(self) -> dict[str, int]:
         """Packets by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
+        return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
+
+    def _count_verdicts(self) -> dict[str, int]:
         size = self._verdicts.size
         data = map_read(self._verdicts_fd, 0, size * self._cpus)
         totals = np.frombuffer(data, dtype=np.uint64).reshape(self._cpus, size // 8).sum(axis=0)
-        reasons = {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
-        return {"forwarded": self.total_forwarded(), **reasons}
+        return {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
 
 
 def _bounded(value: float) -> int:

@@ -51,11 +51,11 @@ def plane(programs):
 @pytest.mark.parametrize("port", [FIRST, FIRST + 1, LAST + 1])
 def test_same_port_at_three_addresses(plane, programs, port):
     hosts = [RELAY_IN, SECOND_HOST, THIRD_HOST]
+    for slot in range(len(hosts)):
+        programs.mark(port_key(slot, port), True)
     entries = [
         plane.install(port=port, slot=slot, local_host=host, from_port=1000 + slot) for slot, host in enumerate(hosts)
     ]
-    for entry in entries:
-        programs.mark(entry.key, True)
     for times, (host, entry) in enumerate(zip(hosts, entries, strict=True), 1):
         for _ in range(times):
             outcome = plane.run(sent_to(host, port))
