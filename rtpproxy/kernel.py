@@ -22,6 +22,7 @@ from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
+from rtpproxy.session.local import slots_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Programs:
         ttl = int(_DEFAULT_TTL.read_text())
         self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
-        for slot, address in enumerate(listen):
+        for address, slot in zip(listen, slots_of(listen), strict=True):
             if address.host:
                 self.add_local(address.host, slot)
 
@@ -104,10 +105,11 @@ class Programs:
 
 def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
     """What the programs know of `listen` without looking anything up."""
-    defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for slot, one in enumerate(listen) if not one.host}
-    for slot, address in enumerate(listen):
-        if not address.is_ipv6 and address.host:
-            number = ipv4_number(address.host)
+    by_slot = list(zip(listen, slots_of(listen), strict=True))
+    defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for one, slot in by_slot if not one.host}
+    for one, slot in by_slot:
+        if not one.is_ipv6 and one.host:
+            number = ipv4_number(one.host)
             return {**defines, "FIRST_IPV4": f"__constant_htonl({number:#x})", "FIRST_IPV4_SLOT": str(slot)}
     return defines
 

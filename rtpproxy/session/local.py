@@ -34,6 +34,13 @@ def port_key(slot: int, port: int) -> int:
     return slot << 16 | port
 
 
+def slots_of(listen: Sequence[ListenAddress]) -> list[int]:
+    """The slot of each configured address: its place, or that of an earlier one whose ports would collide with its."""
+    wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
+    slots: dict[str, int] = {}
+    return [wildcards.get(one.is_ipv6, slots.setdefault(one.host, slot)) for slot, one in enumerate(listen)]
+
+
 class LocalAddresses:
     """The addresses that commands may use: those configured, and others that join when a socket was opened on them."""
 
@@ -42,10 +49,9 @@ class LocalAddresses:
     ) -> None:
         """`route_source` tells the address of ours from which the host would send to another, None without a route."""
         self.is_bridging = is_bridging
-        wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
         self._known = [
-            LocalAddress(wildcards.get(one.is_ipv6, slot), one.host, one.is_ipv6, one.label, one.advertised)
-            for slot, one in enumerate(listen)
+            LocalAddress(slot, one.host, one.is_ipv6, one.label, one.advertised)
+            for one, slot in zip(listen, slots_of(listen), strict=True)
         ]
         self._route_source = route_source
 
@@ -59,10 +65,7 @@ class LocalAddresses:
 
         One that was new when it was given may have joined since.
         """
-        if address in self._known:
-            return address
-        is_same = (one for one in self._known if (one.host, one.is_ipv6) == (address.host, address.is_ipv6))
-        return next(is_same, None)
+        return next((one for one in self._known if one is address or one == address), None)
 
     @property
     def default(self) -> LocalAddress:
@@ -83,7 +86,7 @@ class LocalAddresses:
         return next((one for one in reversed(self._known) if one.is_ipv6 == is_ipv6), None)
 
     def at(self, host: str) -> LocalAddress:
-        """The address with that numeric host; an unknown one is new, to `join` once a socket was opened on it."""
+        """The address with that numeric host; if it is not known a new one, to `join` once it has a socket."""
         is_ipv6 = ":" in host
         for one in self._known:
             if one.host == host:

@@ -615,15 +615,10 @@ NEAR_BOTH = ListenAddress(NEAR), ListenAddress(NEAR6, is_ipv6=True, label="six")
 
 
 def test_same_number_on_several_addresses_is_several_ports(steer, phone_of):
-    """Addresses that join later included, from the moment that they do."""
-    steered = steer(*NEAR_BOTH)
+    steered = steer(*NEAR_BOTH, ListenAddress(OTHER, label="other"))
     media = steered.media
-    joining = [LocalAddress(2, OTHER), LocalAddress(3, OTHER6, is_ipv6=True)]
-    port = take_pair(media)
-    for local in joining:
-        assert_refused(port, local.host)
-        media.add_local(local)
-    for local in (*steered.locals.known, *joining):
+    port = next(_next_pair)
+    for local in steered.locals.known:
         assert_refused(port, local.host)
         media.open(local, port)
         phone = phone_of(local.host)
@@ -632,47 +627,54 @@ def test_same_number_on_several_addresses_is_several_ports(steer, phone_of):
         assert (arrived.key, arrived.local_host) == (local.key(port), local.host)
         assert media.send(stream_at(port, local), local.host, endpoint(phone, local.host), b"x")
         assert received(phone)[1] == (local.host, port)
-    media.close(joining[0], port)
+    *left, closed = steered.locals.known
+    media.close(closed, port)
     assert_refused(port, OTHER)
-    for local in (*steered.locals.known, joining[1]):
+    for local in left:
         phone_of(local.host).sendto(b"media", (local.host, port))
         assert steered.inbox.take()[0].key == local.key(port)
 
 
-def test_address_under_a_wildcard_shares_its_port_space(steer, phone, phone6):
-    """That of IPv4 is listened on as a whole; addresses of IPv6 are not."""
-    steered = steer(ANY)
-    under, beside = LocalAddress(0, NEAR), LocalAddress(1, NEAR6, is_ipv6=True)
-    for local in (under, beside):
+def test_address_that_joins_is_heard_from_then_on(steer, phone_of):
+    """It shares the port space of the default: a port is both addresses', and free on both."""
+    steered = steer(*NEAR_BOTH)
+    for host in (OTHER, OTHER6):
+        local = steered.locals.at(host)
+        port = next(_next_pair)
+        assert_refused(port, host)
         steered.media.add_local(local)
-    port = take_pair(steered.media, under, beside)
+        steered.media.open(local, port)
+        phone_of(host).sendto(b"media", (host, port))
+        (arrived,) = steered.inbox.take()
+        assert (arrived.key, arrived.local_host) == (port, host)
+        for taken in (NEAR, host):
+            port = next(_next_pair)
+            with udp_socket(taken, port), pytest.raises(PortBusyError):
+                steered.media.open(local, port)
+            with udp_socket(taken, port + 1), pytest.raises(PortBusyError):
+                steered.media.open(local, port)
+
+
+def test_address_under_a_wildcard_shares_its_port_space(steer, phone):
+    steered = steer(ANY)
+    under = steered.locals.at(NEAR)
+    steered.media.add_local(under)
+    port = take_pair(steered.media, under)
     for host in (NEAR, OTHER):
         phone.sendto(b"media", (host, port))
         assert steered.inbox.take()[0][:2] == (under.key(port), b"media")
-    phone6.sendto(b"media", (NEAR6, port))
-    assert steered.inbox.take()[0][:2] == (beside.key(port), b"media")
-    assert_refused(port, OTHER6)
 
 
-@pytest.mark.parametrize("foreign", [LocalAddress(2, "192.0.2.250"), LocalAddress(2, "2001:db8::1", is_ipv6=True)])
+@pytest.mark.parametrize("foreign", ["192.0.2.250", "2001:db8::1"])
 def test_address_that_is_not_ours_leaves_nothing(steer, phone, foreign):
     steered = steer(*NEAR_BOTH)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="Cannot assign requested address"):
-        steered.media.add_local(foreign)
+        steered.media.add_local(steered.locals.at(foreign))
     assert len(os.listdir("/proc/self/fd")) == before
-    steered.media.add_local(LocalAddress(2, OTHER))
-    port = take_pair(steered.media, LocalAddress(2, OTHER))
-    phone.sendto(b"media", (OTHER, port))
-    assert steered.inbox.take()[0].key == 2 << 16 | port
-
-
-def test_address_without_a_port_space_is_not_listened_on(steer, phone):
-    steered = steer(*NEAR_BOTH)
-    with pytest.raises(OSError, match="no port space is left"):
-        steered.media.add_local(LocalAddress(4, OTHER))
-    steered.media.open(LocalAddress(0, NEAR), port := next(_next_pair))
-    assert_refused(port, OTHER)
+    port = take_pair(steered.media, steered.locals.default)
+    phone.sendto(b"media", (NEAR, port))
+    assert steered.inbox.take()[0].key == port
 
 
 def test_without_ipv6_there_is_ipv4():

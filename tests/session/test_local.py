@@ -1,5 +1,7 @@
 """protocol.md 7.2 to 7.4: our addresses, and port spaces of their own."""
 
+from dataclasses import replace
+
 import pytest
 
 from rtpproxy.config import ListenAddress
@@ -58,6 +60,11 @@ def test_latest_of_a_family(listen, is_ipv6, slot):
 def test_configured_host_is_found_with_all_it_has():
     ours = addresses(ONE, TWO)
     assert ours.at("192.0.2.2") is ours.known[1]
+
+
+def test_same_host_twice_is_one_port_space():
+    ours = addresses(ONE, replace(ONE, label="again"), TWO)
+    assert [one.slot for one in ours.known] == [0, 0, 2]
 
 
 def test_other_host_shares_the_slot_of_the_default():
