@@ -291,3 +291,12 @@ def test_nothing_is_sent_to_a_party_of_the_other_family():
     play.command("Q call f t", "60 0 1 0 1")
     assert play.discarded == 1
     assert play.offload.entry(key(0, 20000)) is None
+
+
+def test_packets_of_the_other_family_are_not_taken_by_a_wildcard():
+    """An IPv6 address that a command brought shares the ports of the IPv4 wildcard."""
+    play = Scenario()
+    play.call()
+    play.packet(Endpoint("2001:db8::9", 5000), FACES_CALLEE, rtp(1), local_host="2001:db8::1")
+    assert play.discarded == 1
+    play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER)
