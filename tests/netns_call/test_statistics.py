@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from tests.netns_call.call import KERNEL
+from tests.netns_call.call import DEADLINE_S, KERNEL, Call, PhonePort
 from tests.running import rtp
+from tests.waiting import wait_for
 
 NAMES = ("rtpa_nsent", "rtpa_nrcvd", "rtpa_ndups", "rtpa_nlost", "rtpa_perrs")
 LONG = b"\xd5" * 3000
@@ -71,3 +72,60 @@ def test_jitter_and_the_longest_gap(call, way):
     assert average == pytest.approx(sum(seen) / len(seen), rel=0.5)
     assert most >= last
     assert gap >= max(at - before for before, at in itertools.pairwise(arrivals)) - 0.01
+
+
+TOTALS = (
+    *("nsess_created", "nsess_destroyed", "nsess_timeout", "nsess_complete", "nsess_nortp", "nsess_owrtp"),
+    *("nsess_nortcp", "nsess_owrtcp", "npkts_rcvd", "npkts_relayed", "npkts_discard"),
+    *("rtpa_nsent", "rtpa_nrcvd", "rtpa_ndups", "rtpa_nlost", "rtpa_perrs"),
+)
+
+
+def totals(relay):
+    """All that packets and sessions move, by name."""
+    return dict(zip(TOTALS, map(int, relay.ask(f"G {' '.join(TOTALS)}").split()), strict=True))
+
+
+def test_totals_of_the_process(start, topology, way):
+    """Each is moved by a number of its own: sessions that talk both ways, one way, and not at all."""
+    relay = start(*way.options, "-W", "1")
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(way)
+        send(call, rtp(2), rtp(4), rtp(4), b"not RTP", rtp(5))
+        strangers = 20
+        with PhonePort(topology.callee, topology.callee.ip, 7777) as stranger:
+            for number in range(strangers):
+                stranger.send(rtp(number, ssrc=0x666), call.callee.to)
+            wait_for(lambda: totals(relay)["npkts_discard"] == strangers, DEADLINE_S, "what is dropped to be counted")
+        assert relay.ask(f"D {call.tags}") == "0"
+    with Call(relay, topology.caller, topology.callee, "c2") as call:
+        call.caller.send(rtp(1))
+        call.callee.rtp.expect()
+        assert relay.ask(f"D {call.tags}") == "0"
+    with Call(relay, topology.caller, topology.callee, "c3") as call:
+        assert relay.ask(f"D {call.tags}") == "0"
+    assert int(relay.ask(f"U c4 {topology.caller.ip} 4000 f"))
+    wait_for(lambda: totals(relay)["nsess_timeout"] == 1, DEADLINE_S, "a session that nobody answers to end")
+    packets = 4 + 5 + 1
+    assert totals(relay) == {
+        **dict(nsess_created=4, nsess_destroyed=4, nsess_timeout=1, nsess_complete=3, nsess_nortp=1, nsess_owrtp=1),
+        **dict(nsess_nortcp=2, nsess_owrtcp=0, npkts_rcvd=packets + strangers, npkts_relayed=packets),
+        **dict(npkts_discard=strangers, rtpa_nsent=7, rtpa_nrcvd=6, rtpa_ndups=1, rtpa_nlost=1, rtpa_perrs=1),
+    }
+    assert float(relay.ask("G total_duration")) > 0
+    assert relay.totals()["packets received"] == packets + strangers
+    assert relay.totals()["packets transmitted"] == packets
+
+
+def test_packets_a_second(call, way):
+    """Of the second before, whoever relayed them."""
+    call.establish(way)
+    rates = []
+
+    def is_counted():
+        call.caller.send(rtp(len(rates)))
+        rates.append(float(call.relay.ask("G pps_in")))
+        return max(rates) > 0 and rates[-1] == rates[-2] != 0
+
+    wait_for(is_counted, DEADLINE_S, "a rate")
+    wait_for(lambda: call.relay.ask("G pps_in") == "0.000000", DEADLINE_S, "the rate to fall to nothing")
