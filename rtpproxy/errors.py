@@ -22,7 +22,7 @@ class PortBusyError(RtpproxyError):
 
 
 class PortSpaceError(RtpproxyError):
-    """A local address has no free port pair, or there is no room for another address."""
+    """A local address has no free port pair."""
 
 
 class NoPortsError(RtpproxyError):

@@ -163,8 +163,8 @@ class Relay:
         """A command brought another address of ours into use. Raises OSError when its ports cannot be steered."""
         assert self._programs is not None
         try:
-            self._claims.add(address)
             self._programs.add_local(address.host, address.slot)
+            self._claims.add(address)
         except (OffloadError, StartError) as error:
             raise OSError(errno.EADDRINUSE, str(error)) from error
 

@@ -260,7 +260,7 @@ class Service:
             totals.packets_discarded += 1
             return
         session, stream, peer = found
-        if local_host != stream.local_host and stream.local.host:
+        if local_host != stream.local_host and not stream.local.covers(local_host):
             # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
             totals.packets_discarded += 1
             return

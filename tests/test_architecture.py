@@ -93,7 +93,7 @@ OURS = {
 }
 
 PURE_STANDARD = {
-    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing", "urllib"),
+    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing"),
 }
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),

@@ -353,6 +353,14 @@ def test_sessions_end_by_the_clock(tmp_path):
         assert "call: session ended: idle for 1 s" in relay.log
 
 
+def test_media_never_get_the_control_port(tmp_path):
+    """Though it would be free on the address of the media."""
+    options = (*BOUND, "-F", "-s", "udp:127.0.0.1:20000", "-l", "127.0.0.2", "-b", "-m", "20000", "-M", "20003")
+    with RunningRelay(tmp_path, *options) as relay:
+        assert relay.port("U call 192.0.2.1 5000 f") == 20002
+        assert relay.ask("L call 192.0.2.2 5000 f t") == "E71"
+
+
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_signal_while_starting(tmp_path, slow_bcc, name):
     """It ends quietly and leaves nothing, though not all is built yet."""

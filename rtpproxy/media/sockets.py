@@ -19,8 +19,7 @@ def family_of(address: LocalAddress) -> socket.AddressFamily:
 
 def datagram_socket(family: socket.AddressFamily) -> socket.socket:
     """A UDP socket that does not block; one of IPv6 takes no IPv4."""
-    opened = socket.socket(family, socket.SOCK_DGRAM)
-    opened.setblocking(False)
+    opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     if family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return opened
@@ -40,8 +39,13 @@ def endpoint_of(reported: tuple[str, int, int, int]) -> tuple[str, int]:
 
 
 def ipv6_address(host: str, port: int) -> tuple[str, int, int, int]:
-    """What an IPv6 socket takes for a host that may have a zone; the inverse of `endpoint_of`."""
+    """What an IPv6 socket takes for a host that may have a zone; the inverse of `endpoint_of`.
+
+    Raises OSError for a link-local host without zone, which some socket calls send to whatever link comes first.
+    """
     host, _, zone = host.partition("%")
+    if not zone and host.startswith("fe80:"):
+        raise OSError(errno.EINVAL, "a link-local address, and no packet has told of which link")
     return host, port, 0, int(zone or 0)
 
 

@@ -133,7 +133,7 @@ class SteeredMedia:
         check_ours(address)
         if address.is_ipv6 and not self._has_ipv6:
             raise OSError(errno.EAFNOSUPPORT, "this host had no IPv6 when the relay started")
-        if address.slot not in self._wildcard_slots.values():
+        if family_of(address) not in self._wildcard_slots:
             self._add_local(address)
             self._know(address)
 

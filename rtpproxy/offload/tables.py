@@ -151,7 +151,6 @@ class Tables:
         self._words = memoryview(self._counters.memory).cast("Q")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
-        self._dropped = self._events.column("others_dropped")
 
     @property
     def max_next_hops(self) -> int:
@@ -160,7 +159,7 @@ class Tables:
 
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
-        del self._last_seen_ns, self._packets, self._dropped
+        del self._last_seen_ns, self._packets
         self._words.release()
         for writer in (self._row_writer, self._hop_writer):
             writer.release()
@@ -293,7 +292,7 @@ class Tables:
 
     def total_dropped(self) -> int:
         """Packets from other sources dropped at all ports since the programs were loaded."""
-        return int(self._dropped.sum())
+        return self._count_verdicts()["dropped_other_source"]
 
     def last_seen(self) -> npt.NDArray[np.float64]:
         """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
@@ -305,11 +304,13 @@ class Tables:
 
     def verdicts(self) -> dict[str, int]:
         """Packets by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
+        return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
+
+    def _count_verdicts(self) -> dict[str, int]:
         size = self._verdicts.size
         data = map_read(self._verdicts_fd, 0, size * self._cpus)
         totals = np.frombuffer(data, dtype=np.uint64).reshape(self._cpus, size // 8).sum(axis=0)
-        reasons = {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
-        return {"forwarded": self.total_forwarded(), **reasons}
+        return {name: int(totals[offset // 8]) for name, (_, offset) in self._verdicts.members.items()}
 
 
 def _bounded(value: float) -> int:

@@ -24,6 +24,10 @@ class LocalAddress:
     advertised: str = ""
     """Printed in replies in place of `host`; empty for `host` itself."""
 
+    def covers(self, host: str) -> bool:
+        """Whether a packet to a host of ours is to this address; an empty host is one that nobody knows."""
+        return host == self.host or (not self.host and (":" in host) == self.is_ipv6)
+
     def key(self, port: int) -> int:
         """What tells a port from the same number in another port space."""
         return port_key(self.slot, port)

@@ -130,3 +130,8 @@ def test_busy_is_told_from_what_is_not_ours(namespace, address):
 def test_hosts_keep_the_zone_that_sockets_tell_apart(reported, endpoint):
     assert endpoint_of(reported) == endpoint
     assert ipv6_address(*endpoint) == reported
+
+
+def test_link_local_host_without_zone_is_no_address():
+    with pytest.raises(OSError, match="of which link"):
+        ipv6_address("fe80::1", 5004)

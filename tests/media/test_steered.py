@@ -614,67 +614,89 @@ def test_only_the_listen_address_is_steered(steer, phone_of, listen, other, loop
 NEAR_BOTH = ListenAddress(NEAR), ListenAddress(NEAR6, is_ipv6=True, label="six")
 
 
+def assert_heard_and_answered(steered, phone, local, port):
+    """What is sent to a port of ours comes in as its own, and what leaves from it comes from there."""
+    phone.sendto(b"media", (local.host, port))
+    (arrived,) = steered.inbox.take()
+    assert (arrived.key, arrived.data, arrived.local_host) == (local.key(port), b"media", local.host)
+    assert steered.media.send(stream_at(port, local), local.host, endpoint(phone, local.host), b"x")
+    assert received(phone) == (b"x", (local.host, port))
+
+
 def test_same_number_on_several_addresses_is_several_ports(steer, phone_of):
-    steered = steer(*NEAR_BOTH, ListenAddress(OTHER, label="other"))
-    media = steered.media
-    port = next(_next_pair)
-    for local in steered.locals.known:
+    steered = steer(*NEAR_BOTH, ListenAddress(OTHER, label="other"), ListenAddress(OTHER6, True, "other6"))
+    media, known = steered.media, steered.locals.known
+    assert len({local.slot for local in known}) == 4
+    port = take_pair(media)
+    for local in known:
         assert_refused(port, local.host)
         media.open(local, port)
-        phone = phone_of(local.host)
-        phone.sendto(b"media", (local.host, port))
-        (arrived,) = steered.inbox.take()
-        assert (arrived.key, arrived.local_host) == (local.key(port), local.host)
-        assert media.send(stream_at(port, local), local.host, endpoint(phone, local.host), b"x")
-        assert received(phone)[1] == (local.host, port)
-    *left, closed = steered.locals.known
-    media.close(closed, port)
-    assert_refused(port, OTHER)
-    for local in left:
-        phone_of(local.host).sendto(b"media", (local.host, port))
-        assert steered.inbox.take()[0].key == local.key(port)
+        assert_heard_and_answered(steered, phone_of(local.host), local, port)
+    first, *others = known
+    media.close(first, port)
+    assert_refused(port, first.host)
+    for local in others:
+        assert_heard_and_answered(steered, phone_of(local.host), local, port)
 
 
-def test_address_that_joins_is_heard_from_then_on(steer, phone_of):
-    """It shares the port space of the default: a port is both addresses', and free on both."""
+@pytest.mark.parametrize("host", [OTHER, OTHER6])
+def test_address_that_joins_is_heard_at_once_in_the_port_space_of_the_default(steer, phone_of, host):
     steered = steer(*NEAR_BOTH)
-    for host in (OTHER, OTHER6):
-        local = steered.locals.at(host)
-        port = next(_next_pair)
-        assert_refused(port, host)
-        steered.media.add_local(local)
-        steered.media.open(local, port)
-        phone_of(host).sendto(b"media", (host, port))
-        (arrived,) = steered.inbox.take()
-        assert (arrived.key, arrived.local_host) == (port, host)
-        for taken in (NEAR, host):
-            port = next(_next_pair)
-            with udp_socket(taken, port), pytest.raises(PortBusyError):
-                steered.media.open(local, port)
-            with udp_socket(taken, port + 1), pytest.raises(PortBusyError):
-                steered.media.open(local, port)
+    media, default, joining = steered.media, steered.locals.default, steered.locals.at(host)
+    assert joining.slot == default.slot
+    port = take_pair(media, default)
+    assert_refused(port, host)
+    media.add_local(joining)
+    for local in (default, joining):
+        assert_heard_and_answered(steered, phone_of(local.host), local, port)
+    assert_refused(port, NEAR6)
 
 
-def test_address_under_a_wildcard_shares_its_port_space(steer, phone):
+@pytest.mark.parametrize("host", [OTHER, OTHER6])
+def test_port_must_be_free_on_every_address_of_its_port_space(steer, phone_of, host):
+    steered = steer(*NEAR_BOTH)
+    default, joining = steered.locals.default, steered.locals.at(host)
+    port = next(_next_pair)
+    with udp_socket(host, port + 1) as program:
+        steered.media.open(default, port)
+        steered.media.close(default, port)
+        steered.media.add_local(joining)
+        for local in (default, joining):
+            with pytest.raises(PortBusyError, match=f"port {port + 1}: "):
+                steered.media.open(local, port)
+        phone_of(host).sendto(b"not media", (host, port + 1))
+        assert program.recv(100) == b"not media"
+    steered.media.open(joining, port)
+
+
+def test_address_under_a_wildcard_shares_its_port_space(steer, phone, phone6):
+    """That of IPv4 is listened on as a whole; addresses of IPv6 are not, and of these one joins."""
     steered = steer(ANY)
-    under = steered.locals.at(NEAR)
-    steered.media.add_local(under)
+    under, beside = steered.locals.at(NEAR), steered.locals.at(NEAR6)
     port = take_pair(steered.media, under)
+    assert_refused(port, NEAR6)
+    for local in (under, beside):
+        steered.media.add_local(local)
     for host in (NEAR, OTHER):
         phone.sendto(b"media", (host, port))
         assert steered.inbox.take()[0][:2] == (under.key(port), b"media")
+    assert_heard_and_answered(steered, phone6, beside, port)
+    assert_refused(port, OTHER6)
+    other = next(_next_pair)
+    with udp_socket(OTHER, other), pytest.raises(PortBusyError):
+        steered.media.open(beside, other)
 
 
 @pytest.mark.parametrize("foreign", ["192.0.2.250", "2001:db8::1"])
 def test_address_that_is_not_ours_leaves_nothing(steer, phone, foreign):
     steered = steer(*NEAR_BOTH)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(OSError, match="Cannot assign requested address"):
-        steered.media.add_local(steered.locals.at(foreign))
+    for _ in range(2):
+        with pytest.raises(OSError, match="Cannot assign requested address"):
+            steered.media.add_local(steered.locals.at(foreign))
     assert len(os.listdir("/proc/self/fd")) == before
     port = take_pair(steered.media, steered.locals.default)
-    phone.sendto(b"media", (NEAR, port))
-    assert steered.inbox.take()[0].key == port
+    assert_heard_and_answered(steered, phone, steered.locals.default, port)
 
 
 def test_without_ipv6_there_is_ipv4():
@@ -688,10 +710,10 @@ def test_without_ipv6_there_is_ipv4():
                 phone.sendto(b"media", (LOOPBACK, port))
                 assert steered.inbox.take()[0].key == port
             with pytest.raises(OSError, match="Cannot assign requested address"):
-                steered.media.add_local(LocalAddress(1, LOOPBACK6, is_ipv6=True))
+                steered.media.add_local(steered.locals.at(LOOPBACK6))
             Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("0")
             with pytest.raises(OSError, match="no IPv6 when the relay started"):
-                steered.media.add_local(LocalAddress(1, LOOPBACK6, is_ipv6=True))
+                steered.media.add_local(steered.locals.at(LOOPBACK6))
         finally:
             steered.close()
 

@@ -292,6 +292,9 @@ def test_port_ranges(first, last):
             plane.poke("port_counters", key, "last_seen_ns", 1_000_000_000 + key)
         assert [tables.row(key) for key in keys] == [0, span - 1, span, 2 * span - 1, 2 * span, 3 * span - 1]
         assert len(tables.last_seen()) == 3 * span
+        for number, key in enumerate(keys):
+            plane.poke("port_counters", key, "packets", 1 << number)
+        assert tables.total_forwarded() == 2 ** len(keys) - 1
         for key in keys:
             assert plane.peek("port_rows", key, "is_open") == 1
             assert plane.peek("port_rows", key, "next_hop") == key % 4093
@@ -307,9 +310,11 @@ def test_totals(loaded, plane, tables):
     before = tables.total_forwarded(), tables.total_dropped()
     for port in (a, a, b):
         plane.run(received(port))
-    plane.poke("port_events", a, "others_dropped", 4)
-    plane.poke("port_events", b, "others_dropped", 5)
-    assert (tables.total_forwarded() - before[0], tables.total_dropped() - before[1]) == (3, 9)
+    for port, times in ((a, 11), (b, 10)):
+        for _ in range(times):
+            plane.run(received(port, sport=9))
+    assert (tables.total_forwarded() - before[0], tables.total_dropped() - before[1]) == (3, 3 + 2)
+    assert [tables.counters(port).others_dropped for port in (a, b)] == [3, 2]
 
 
 def test_last_seen_is_a_copy(plane, tables):

@@ -157,8 +157,8 @@ def test_address_of_an_offer_is_for_both_sides():
     play.command(f"L {ANSWER}", "20002 10.0.2.1")
 
 
-def test_address_that_joins_is_for_both_sides():
-    play = Scenario(listen=(INSIDE,))
+def test_address_that_joins_is_for_both_sides_and_shares_the_ports_of_the_default():
+    play = Scenario(listen=(INSIDE, ListenAddress("10.0.2.1", label="out")))
     play.command(f"Ul10.0.9.9 {OFFER}", "20000 10.0.9.9")
     play.command(f"L {ANSWER}", "20002 10.0.9.9")
     assert play.media.open_ports == {20000, 20002}
@@ -166,6 +166,7 @@ def test_address_that_joins_is_for_both_sides():
     play.command("Ul10.0.9.9 other 10.0.1.2 4000 f", "20004 10.0.9.9")
     assert len(play.media.joined) == 1
     play.command("U plain 10.0.1.2 4000 f", "20006 10.0.1.1")
+    play.command("Ul{out} plain2 10.0.1.2 4000 f", "20000 10.0.2.1")
 
 
 def test_route_decides():
@@ -212,18 +213,18 @@ def test_address_under_a_wildcard_shares_its_ports():
     assert len(play.all_ports) == 1
 
 
-@pytest.mark.parametrize("listen", [(ListenAddress(),), (ListenAddress(OUR_HOST),)])
+@pytest.mark.parametrize("listen", [(ListenAddress(),), (ListenAddress(OUR_HOST),), (INSIDE,)])
 def test_packets_to_another_of_our_addresses_are_not_taken(listen):
-    """A session on one address, though its port is that of the wildcard, hears that address only."""
+    """A session on one address, though it shares the ports of the wildcard or of the default, hears that one only."""
     play = Scenario(listen=listen)
     play.command(f"Ul{OUR_HOST} {OFFER}", f"20000 {OUR_HOST}")
     play.command(f"L {ANSWER}", f"20002 {OUR_HOST}")
-    play.packet(CALLEE, FACES_CALLEE, rtp(1), local_host="10.0.0.77")
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), local_host="10.0.1.1")
     assert play.discarded == 1
     play.command("Q call f t", "60 0 0 0 0")
     play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER, local_host=OUR_HOST)
     play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE, local_host=OUR_HOST)
-    play.packet(CALLER, FACES_CALLER, rtp(2), local_host="10.0.0.77")
+    play.packet(CALLER, FACES_CALLER, rtp(2), local_host="10.0.1.1")
     assert play.offload.entry(FACES_CALLER).local_host == OUR_HOST
     play.packet(CALLEE, FACES_CALLEE, rtp(3), TO_CALLER, local_host=OUR_HOST)
     assert play.last_sent.from_host == OUR_HOST
@@ -290,3 +291,12 @@ def test_nothing_is_sent_to_a_party_of_the_other_family():
     play.command("Q call f t", "60 0 1 0 1")
     assert play.discarded == 1
     assert play.offload.entry(key(0, 20000)) is None
+
+
+def test_packets_of_the_other_family_are_not_taken_by_a_wildcard():
+    """An IPv6 address that a command brought shares the ports of the IPv4 wildcard."""
+    play = Scenario()
+    play.call()
+    play.packet(Endpoint("2001:db8::9", 5000), FACES_CALLEE, rtp(1), local_host="2001:db8::1")
+    assert play.discarded == 1
+    play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER)

@@ -3,7 +3,7 @@
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import LatchingMode
+from rtpproxy.config import LatchingMode, ListenAddress
 from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, ForwardingEntry
 from tests.fakes import TOS
 from tests.running import rtp
@@ -102,6 +102,24 @@ def test_hold_lets_media_flow(talk):
     talk.command("U call 0.0.0.0 4000 f", "20000")
     talk.packet(CALLEE, FACES_CALLEE, rtp(101), TO_CALLER)
     talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
+
+
+def test_hold_of_ipv6_lets_media_flow():
+    phone, other = Endpoint("2001:db8::2", 4000), Endpoint("2001:db8::3", 5000)
+    play = Scenario(listen=(ListenAddress("2001:db8::1", is_ipv6=True),))
+    play.ask(f"U6 call {phone.host} 4000 f")
+    play.ask(f"L6 call {other.host} 5000 f t")
+    play.command("U6 call :: 4000 f t", "20000 2001:db8::1 6")
+    play.packet(other, FACES_CALLEE, rtp(1), (FACES_CALLER, phone), local_host="2001:db8::1")
+    play.packet(phone, FACES_CALLER, rtp(1), (FACES_CALLEE, other), local_host="2001:db8::1")
+
+
+def test_hold_opens_no_window(talk):
+    """Nothing is said of where the party is, so nobody else may take its stream (5.2, 5.7)."""
+    talk.command("U call 0.0.0.0 4000 f t", "20000")
+    talk.packet(STRANGER, FACES_CALLER, rtp(9000, ssrc=0x666))
+    talk.command("U call foo 4000 f t", "20000")
+    talk.packet(STRANGER, FACES_CALLER, rtp(9000, ssrc=0x666))
 
 
 def test_hold_from_the_start_waits_for_a_packet(play):

@@ -85,7 +85,7 @@ def test_address_is_known_as_what_joined_though_it_was_given_before():
     first, second = ours.at("192.0.2.9"), ours.at("192.0.2.9")
     assert ours.known_as(first) is None
     ours.join(first)
-    assert ours.known_as(first) is ours.known_as(second) is first
+    assert ours.known_as(first) == ours.known_as(second) == first
     assert ours.known_as(ours.known[1]) is ours.known[1]
     assert ours.known_as(ours.at("192.0.2.8")) is None
 
@@ -108,3 +108,20 @@ def test_address_towards_another():
     assert ours.towards("198.51.100.1") is ours.known[1]
     assert ours.towards("198.51.100.2") == LocalAddress(0, "192.0.2.9")
     assert ours.towards("198.51.100.3") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "is_covered"),
+    [
+        (LocalAddress(0, "192.0.2.1"), "192.0.2.1", True),
+        (LocalAddress(0, "192.0.2.1"), "192.0.2.2", False),
+        (LocalAddress(0, "192.0.2.1"), "", False),
+        (LocalAddress(0), "192.0.2.2", True),
+        (LocalAddress(0), "2001:db8::1", False),
+        (LocalAddress(0), "", True),
+        (LocalAddress(0, is_ipv6=True), "2001:db8::1", True),
+        (LocalAddress(0, is_ipv6=True), "192.0.2.2", False),
+    ],
+)
+def test_which_hosts_an_address_covers(address, host, is_covered):
+    assert address.covers(host) == is_covered
