@@ -11,7 +11,6 @@ from random import Random
 
 from tests.hostile.commands import Address, Command, Generator, World
 from tests.hostile.model import Model
-from tests.netns import Host
 
 DEADLINE_S = 20.0
 IN_FLIGHT = 8
@@ -48,9 +47,6 @@ class Client(ABC):
     @abstractmethod
     def run(self, count: int) -> None:
         """Send so many commands and check what comes back."""
-
-    def close(self) -> None:
-        """Hang up."""
 
     def _next(self) -> Command:
         command = self._generator.next()
@@ -111,9 +107,6 @@ class LineClient(Client):
         assert not self._lines
         assert not self._rest
 
-    def close(self) -> None:
-        self._connection.close()
-
     def _read(self, lines: int) -> bytes:
         while len(self._lines) < lines:
             data = self._connection.recv(65536)
@@ -151,9 +144,6 @@ class DatagramClient(Client):
                 self._check(command, reply)
             count -= len(batch)
 
-    def close(self) -> None:
-        self._connection.close()
-
 
 class RudeClient(Client):
     """Connects, says half a line, or all of it and does not wait for the answer; changes no session."""
@@ -168,14 +158,6 @@ class RudeClient(Client):
                 client.settimeout(DEADLINE_S)
                 client.connect(self.rng.choice(self._paths))
                 client.sendall(self.rng.choice((b"V", b"Q ", b"V\nV\nV\n", b"Z" * 9000, b"", b"\0\n", b"Ib\n" * 500)))
-
-
-def connect(host: Host | None, family: int, kind: int, address: str | tuple[str, int]) -> socket.socket:
-    """A connected socket of a namespace."""
-    connection = socket.socket(family, kind) if host is None else host.socket(family, kind)
-    connection.settimeout(DEADLINE_S)
-    connection.connect(address)
-    return connection
 
 
 def _encoded(command: Command) -> bytes:
