@@ -137,6 +137,8 @@ int ON_XDP(struct xdp_md *ctx)
 	if (slot >= LOCAL_SLOTS)
 		return conclude(XDP_PASS, VERDICT(up_not_ours));
 	index = slot * PORT_SPAN + offset;
+	/* Reading the clock waits for loads that are under way, so it comes before those that take long. */
+	now_ns = bpf_ktime_get_ns();
 	struct port_row *row = port_rows.lookup(&index);
 	struct port_counters *counters = port_counters.lookup(&index);
 	if (!row || !counters)
@@ -154,7 +156,6 @@ int ON_XDP(struct xdp_md *ctx)
 		return conclude(XDP_PASS, VERDICT(up_entry_changing));
 	}
 
-	now_ns = bpf_ktime_get_ns();
 	if (!verdict_is_locked_source(&e, &d)) {
 		struct port_events *events = port_events.lookup(&index);
 		if (!events || account_other_source(events, now_ns))
