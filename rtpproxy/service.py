@@ -5,7 +5,7 @@ No sockets, no clock: adapters arrive through the constructor, typed by the Prot
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -70,7 +70,7 @@ class Media(Protocol):
 class Offload(Protocol):
     """The kernel path: `offload.forwarder.Forwarder` or `offload.off.NoOffload`. Ports are told by their keys."""
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None: ...
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]: ...
     def withdraw(self, key: int, reason: str) -> None: ...
     def is_wanted(self, key: int) -> bool: ...
     def hold(self, key: int) -> None: ...
@@ -366,14 +366,13 @@ class Service:
             callee=self._new_leg(Role.CALLEE, towards_callee),
             caller=self._new_leg(Role.CALLER, towards_caller),
         )
-        callee = session.callee
-        self._assign(session, callee, *self._open(session, callee.local, is_new_session=True))
+        local, port = self._open(session, session.callee.local, is_new_session=True)
+        self._start_timers(session, now)
+        self._assign(session, session.callee, local, port)
         session.is_strong = not media.is_weak
         session.callee.is_weak = media.is_weak
-        self._start_timers(session, now)
         self._table.add(session)
         self._totals.sessions_created += 1
-        self._watch_rows(session)
         self._describe(session, session.caller, media, now)
         log.info("%s: session created, port %d", _label(session), session.callee.rtp.local_port)
         self._warn_of_limit()
@@ -417,7 +416,6 @@ class Service:
         leg = session.leg(role)
         if not leg.has_ports or media.is_new_port:
             self._give_ports(session, leg, media, now)
-            self._watch_rows(session)
             self._complete(session)
         if media.is_weak:
             leg.is_weak = True
@@ -497,13 +495,8 @@ class Service:
             stream.settle(local, port + stream.component)
             stream.forwarded_packets = self._offload.forwarded(stream.key)
             self._streams[stream.key] = session, stream, peer
-
-    def _watch_rows(self, session: Session) -> None:
-        """Say which of the kernel's counters tell that a party is active."""
-        streams = [stream for stream in session.streams if stream.local_port]
-        for number in {leg.activity for leg in session.legs}:
-            rows = [self._offload.row(stream.key) for stream in streams if stream.activity == number]
-            self._activity.set_rows(number, rows)
+            # What the kernel saw at the port tells that the party is active.
+            self._activity.set_row(stream.activity, 2 * leg.role + stream.component, self._offload.row(stream.key))
 
     def _end(self, session: Session, reason: str, now: float) -> None:
         for leg in session.legs:
@@ -578,10 +571,8 @@ class Service:
         for leg in session.legs:
             if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
                 self._hand_over(leg.rtp)
-        self._offload.apply(_label(session), wanted)
-        for stream in session.streams:
-            if not self._offload.is_wanted(stream.key):
-                self._absorb(session, stream, now)
+        for key in self._offload.apply(_label(session), wanted):
+            self._absorb(session, self._streams[key][1], now)
 
     def _hand_over(self, stream: Stream) -> None:
         """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""

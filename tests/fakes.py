@@ -125,10 +125,12 @@ class FakeOffload:
         self._counters: dict[int, PortCounters] = {}
         self._last_seen = np.zeros(4 * 65536)
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]:
         self.applied += 1
+        lost = [key for key, want in wanted.items() if self.entry(key) and not isinstance(want, ForwardingEntry)]
         self.installed.update(wanted)
         self.labels.update(dict.fromkeys(wanted, label))
+        return lost
 
     def withdraw(self, key: int, reason: str) -> None:
         self.journal.append(("withdraw", key))

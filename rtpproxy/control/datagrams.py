@@ -14,6 +14,8 @@ _LOG = logging.getLogger(__name__)
 MAX_COMMAND_BYTES = 8191
 """What one datagram may hold; more is cut off."""
 MAX_COOKIE_BYTES = 999
+TURNS = 4
+"""Datagrams that are answered before media get their turn. A round of the event loop costs a quarter of a command."""
 
 _COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")
 
@@ -50,19 +52,20 @@ class DatagramListener:
         self._socket.close()
 
     def _on_readable(self) -> None:
-        """One datagram, then the event loop's turn: media wait for one command, not for a burst of them."""
-        try:
-            datagram, sender = self._socket.recvfrom(MAX_COMMAND_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            _LOG.warning("cannot read a control datagram: %s", error.strerror)
-            return
-        reply = self._reply(datagram, sender)
-        try:
-            self._socket.sendto(reply, sender)
-        except OSError as error:
-            self._count_unsent(sender, error)
+        """A few datagrams, then the event loop's turn: media wait for these, not for a burst of them."""
+        for _ in range(TURNS):
+            try:
+                datagram, sender = self._socket.recvfrom(MAX_COMMAND_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                _LOG.warning("cannot read a control datagram: %s", error.strerror)
+                return
+            reply = self._reply(datagram, sender)
+            try:
+                self._socket.sendto(reply, sender)
+            except OSError as error:
+                self._count_unsent(sender, error)
 
     def _reply(self, datagram: bytes, sender: Sender) -> bytes:
         found = _COOKIE.match(datagram)

@@ -5,7 +5,7 @@ under it. The parts that touch the kernel are handed in.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,8 +60,11 @@ class Forwarder:
         self.last_seen = rows.last_seen
         self.row = rows.row
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
-        """Make the entries of a session's ports what is wanted; `label` names the session in the log."""
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]:
+        """Make the entries of a session's ports what is wanted; the keys of those that lost theirs.
+
+        `label` names the session in the log.
+        """
         entries = {key: want for key, want in wanted.items() if isinstance(want, ForwardingEntry)}
         have = {key: self._wishes[key].entry for key in wanted if key in self._wishes}
         change = diff(have, entries)
@@ -69,6 +72,7 @@ class Forwarder:
             self._forget(key, str(wanted[key]))
         for entry in change.install:
             self._want(_Wish(entry, label))
+        return change.withdraw
 
     def withdraw(self, key: int, reason: str) -> None:
         """Take the entry of a port out, if there is one."""

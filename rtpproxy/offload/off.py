@@ -1,6 +1,6 @@
 """The kernel tier of a relay that has none: everything stays in userspace."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded
 from rtpproxy.session.stats import SequenceTracker
@@ -9,8 +9,9 @@ from rtpproxy.session.stats import SequenceTracker
 class NoOffload:
     """Same interface as `forwarder.Forwarder`; forwards nothing and has counted nothing."""
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> None:
-        """Do nothing."""
+    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]:
+        """No port had an entry to lose."""
+        return ()
 
     def withdraw(self, key: int, reason: str) -> None:
         """Do nothing."""

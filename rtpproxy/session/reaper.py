@@ -7,7 +7,6 @@ each packet in userspace) costs a third of what it costs with numpy, which looks
 """
 
 from array import array
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -66,16 +65,13 @@ class Activity:
         self._check(slot)
         self._timeout_s[slot] = timeout_s
 
-    def set_rows(self, slot: int, rows: Sequence[int]) -> None:
-        """Say which rows of the kernel's counter table are this session's; NO_ROW and left out are none.
+    def set_row(self, slot: int, position: int, row: int) -> None:
+        """Say which row of the kernel's counter table belongs to one of the slot's streams; NO_ROW for none.
 
-        Raises KeyError for a free slot and ValueError for more than STREAMS rows.
+        `position` is below STREAMS. Raises KeyError for a free slot.
         """
         self._check(slot)
-        if len(rows) > STREAMS:
-            raise ValueError(f"{len(rows)} rows for one session")
-        for index, column in enumerate(self._rows):
-            column[slot] = rows[index] if index < len(rows) else NO_ROW
+        self._rows[position][slot] = row
 
     def idle(self, now: float, kernel_last_seen: npt.NDArray[np.float64] | None) -> list[int]:
         """The slots whose session saw no packet or command for its timeout.

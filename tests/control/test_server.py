@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from pathlib import Path
 
 import pytest
 
 from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.control.datagrams import TURNS
 from rtpproxy.control.server import ControlServer
 from tests.control.serving import (
     DEADLINE_S,
@@ -50,9 +52,12 @@ def test_close_drops_clients(loop_factory: LoopFactory, echo: Echo, tmp_path: Pa
         assert (read_to_end(silent), read_to_end(idle)) == (b"", b"")
 
 
-@pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP, ControlKind.UDP])
-def test_media_wait_for_one_command(loop_factory: LoopFactory, tmp_path: Path, kind: ControlKind) -> None:
-    """Whatever commands have piled up, other sockets of the event loop have their turn after each."""
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [(ControlKind.UNIX, 1), (ControlKind.CUNIX, 1), (ControlKind.TCP, 1), (ControlKind.UDP, TURNS)],
+)
+def test_media_wait_for_few_commands(loop_factory: LoopFactory, tmp_path: Path, kind: ControlKind, most: int) -> None:
+    """However many have piled up, other sockets of the event loop have their turn after so many."""
     address = unix(tmp_path / "s", kind) if kind.is_unix else free(kind)
     count = 60
     happened: list[str] = []
@@ -83,7 +88,9 @@ def test_media_wait_for_one_command(loop_factory: LoopFactory, tmp_path: Path, k
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
     assert happened.count("command") == count
-    assert "command command command" not in " ".join(happened)
+    # The socket of the media may come right before or right after that of the commands in a round.
+    longest = max(len(list(run)) for what, run in itertools.groupby(happened) if what == "command")
+    assert longest <= 2 * most
 
 
 def pile_up(stack: contextlib.ExitStack, address: ControlAddress, count: int) -> None:

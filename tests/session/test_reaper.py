@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.session.reaper import NO_ROW, Activity
+from rtpproxy.session.reaper import NO_ROW, STREAMS, Activity
 
 
 def test_idle_from_the_timeout_on():
@@ -29,7 +29,8 @@ def test_any_row_of_the_kernel_counts():
     kernel = np.zeros(10)
     activity = Activity()
     slot = activity.add(100.0, 60.0)
-    activity.set_rows(slot, [3, NO_ROW, 7])
+    activity.set_row(slot, 0, 3)
+    activity.set_row(slot, 2, 7)
     assert activity.idle(160.0, kernel) == [slot]
     for row in (3, 7):
         kernel[row] = 101.0
@@ -40,23 +41,25 @@ def test_any_row_of_the_kernel_counts():
     assert activity.idle(160.0, kernel) == [slot]
 
 
-def test_rows_are_replaced_as_a_whole():
+def test_row_is_replaced():
     kernel = np.full(4, 159.0)
+    kernel[2] = 100.0
     activity = Activity()
     slot = activity.add(100.0, 60.0)
-    activity.set_rows(slot, [0, 1, 2, 3])
+    activity.set_row(slot, 3, 1)
     assert activity.idle(160.0, kernel) == []
-    activity.set_rows(slot, [])
+    activity.set_row(slot, 3, 2)
     assert activity.idle(160.0, kernel) == [slot]
-    with pytest.raises(ValueError, match="5 rows"):
-        activity.set_rows(slot, range(5))
+    activity.set_row(slot, 3, 1)
+    activity.set_row(slot, 3, NO_ROW)
+    assert activity.idle(160.0, kernel) == [slot]
 
 
 def test_removed_slot_is_never_reported_and_used_again_without_its_rows():
     kernel = np.full(4, 1000.0)
     activity = Activity()
     slot = activity.add(100.0, 60.0)
-    activity.set_rows(slot, [1])
+    activity.set_row(slot, 0, 1)
     activity.remove(slot)
     activity.touch(slot, 0.0)
     assert activity.idle(1e9, None) == []
@@ -71,7 +74,7 @@ def test_a_free_slot_is_refused():
     for misuse in (
         lambda: activity.remove(slot),
         lambda: activity.set_timeout(slot, 1.0),
-        lambda: activity.set_rows(slot, []),
+        lambda: activity.set_row(slot, 0, 1),
         lambda: activity.remove(-1),
         lambda: activity.remove(10**6),
     ):
@@ -106,7 +109,7 @@ def test_against_a_model(steps, kernel):
         if what == "add":
             slot = activity.add(float(value), float(index))
             assert slot not in model
-            model[slot] = [value, index, []]
+            model[slot] = [value, index, {}]
             continue
         if not model:
             continue
@@ -121,12 +124,11 @@ def test_against_a_model(steps, kernel):
             activity.set_timeout(slot, float(value))
             model[slot][1] = value
         else:
-            rows = [value % 8, index % 8, NO_ROW]
-            activity.set_rows(slot, rows)
-            model[slot][2] = rows[:2]
+            activity.set_row(slot, index % STREAMS, value % 8)
+            model[slot][2][index % STREAMS] = value % 8
     expected = [
         slot
         for slot, (seen, timeout, rows) in sorted(model.items())
-        if 100 - max([seen, *(kernel[row] for row in rows)]) >= timeout
+        if 100 - max([seen, *(kernel[row] for row in rows.values())]) >= timeout
     ]
     assert activity.idle(100.0, np.array(kernel, dtype=np.float64)) == expected
