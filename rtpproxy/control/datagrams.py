@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 MAX_COMMAND_BYTES = 8191
 """What one datagram may hold; more is cut off."""
 MAX_COOKIE_BYTES = 999
-TURNS = 4
+TURNS = 8
 """Datagrams that are answered before media get their turn. A round of the event loop costs a quarter of a command."""
 
 _COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")

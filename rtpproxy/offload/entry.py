@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint, is_ipv4
 from rtpproxy.session.local import port_key
-from rtpproxy.session.session import Component, Role, Session, Stream
+from rtpproxy.session.session import Component, Session, Stream
 from rtpproxy.session.stats import RtpState, RtpTotals
 
 
@@ -81,8 +81,7 @@ NOT_IPV4 = NotOffloaded("only IPv4 is forwarded")
 def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
     """What every open port of the session should have, by the port's key: an entry, or the reason for none."""
     wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
-    for role in Role:
-        leg, peer_leg = session.leg(role), session.leg(role.peer)
+    for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
         for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
             if stream.local_port:
                 wanted[stream.key] = _plan_stream(stream, peer) if session.is_complete else INCOMPLETE

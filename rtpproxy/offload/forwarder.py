@@ -67,6 +67,8 @@ class Forwarder:
         """
         entries = {key: want for key, want in wanted.items() if isinstance(want, ForwardingEntry)}
         have = {key: self._wishes[key].entry for key in wanted if key in self._wishes}
+        if not entries and not have:
+            return ()
         change = diff(have, entries)
         for key in change.withdraw:
             self._forget(key, str(wanted[key]))

@@ -149,6 +149,9 @@ class Tables:
         self._verdicts_fd, self._verdicts = fds["verdicts"], layouts["verdicts"]
         self._cpus = possible_cpus()
         self._words = memoryview(self._counters.memory).cast("Q")
+        self._packets_at = self._counters.offset(0, "packets") // 8
+        self._words_per_row = self._counters.layout.size // 8
+        self._is_open_at = self._rows.offset(0, "is_open")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
 
@@ -168,11 +171,11 @@ class Tables:
 
     def open_port(self, key: int) -> None:
         """Steer packets for this port to the relay's socket from now on."""
-        self._rows.memory[self._rows.offset(self.row(key), "is_open")] = 1
+        self._rows.memory[self.row(key) * self._rows.layout.size + self._is_open_at] = 1
 
     def close_port(self, key: int) -> None:
         """Leave packets for this port to whoever owns it. Its entry must have been withdrawn."""
-        self._rows.memory[self._rows.offset(self.row(key), "is_open")] = 0
+        self._rows.memory[self.row(key) * self._rows.layout.size + self._is_open_at] = 0
 
     def install(self, entry: ForwardingEntry, from_host: str, next_hop: int) -> None:
         """Put an entry into the row of its port, or change it as a whole; packets then leave from `from_host`."""
@@ -284,7 +287,7 @@ class Tables:
 
     def forwarded(self, key: int) -> int:
         """Packets that the kernel forwarded from this port up to now."""
-        return self._words[self._counters.offset(self.row(key), "packets") // 8]
+        return self._words[self.row(key) * self._words_per_row + self._packets_at]
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded."""

@@ -69,7 +69,10 @@ class LocalAddresses:
 
         One that was new when it was given may have joined since.
         """
-        return next((one for one in self._known if one is address or one == address), None)
+        for one in self._known:
+            if one is address or one == address:
+                return one
+        return None
 
     @property
     def default(self) -> LocalAddress:

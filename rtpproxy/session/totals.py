@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rtpproxy.session.session import Component, Session
+from rtpproxy.session.session import Session
 from rtpproxy.session.stats import SequenceTracker
 
 
@@ -56,10 +56,11 @@ class Totals:
                 self._add_tracked(leg.rtp.tracker)
         if not session.is_complete:
             return
-        rtp_ways = _ways(session, Component.RTP)
+        callee, caller = session.legs
+        rtp_ways = (callee.rtp.received_packets > 0) + (caller.rtp.received_packets > 0)
         self.sessions_without_rtp += rtp_ways == 0
         self.sessions_with_one_way_rtp += rtp_ways == 1
-        rtcp_ways = _ways(session, Component.RTCP)
+        rtcp_ways = (callee.rtcp.received_packets > 0) + (caller.rtcp.received_packets > 0)
         self.sessions_without_rtcp += rtcp_ways == 0
         self.sessions_with_one_way_rtcp += rtcp_ways == 1
 
@@ -69,8 +70,3 @@ class Totals:
         self.duplicates += tracker.duplicates
         self.lost += tracker.lost
         self.parse_errors += tracker.parse_errors
-
-
-def _ways(session: Session, component: Component) -> int:
-    """In how many directions packets of a component came."""
-    return sum(leg.streams[component].received_packets > 0 for leg in session.legs)
