@@ -92,11 +92,12 @@ class Relay:
             on_duplicate=dispatcher.count_repeated,
             on_end=self._on_input_end,
         )
-        await server.start()
+        await server.open()
         self._stack.callback(server.close)
         # From here on it is certain that no other relay with these control sockets runs.
         self._claim_ports(local_addresses)
         self._announce(kernel, loop)
+        server.serve()
         loop.call_later(TICK_S, self._tick, loop, service, self._clock() + TICK_S)
 
     def _new_ports(self) -> PortAllocator:
@@ -163,10 +164,14 @@ class Relay:
         """A command brought another address of ours into use. Raises OSError when its ports cannot be steered."""
         assert self._programs is not None
         try:
-            self._programs.add_local(address.host, address.slot)
             self._claims.add(address)
-        except (OffloadError, StartError) as error:
+        except StartError as error:
             raise OSError(errno.EADDRINUSE, str(error)) from error
+        try:
+            self._programs.add_local(address.host, address.slot)
+        except OffloadError as error:
+            self._claims.remove(address)
+            raise OSError(errno.ENOSPC, str(error)) from error
 
     def _build_kernel_tier(self) -> KernelTier | None:
         if self._programs is None or self._config.offload is OffloadMode.OFF:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -56,24 +57,41 @@ class ControlServer:
         self._on_duplicate = on_duplicate
         self._on_end = on_end
         self._cache = ReplyCache()
+        self._opened: list[tuple[ControlKind, socket.socket | None]] = []
+        """Not served yet."""
         self._listeners: list[_Listener] = []
         self._files: list[SocketFile] = []
 
     async def start(self) -> None:
-        """Open every socket and serve it. Raises StartError, with all sockets closed again, if one cannot be had."""
+        """Open and serve every socket. Raises StartError, with all sockets closed again, if one cannot be had."""
+        await self.open()
+        self.serve()
+
+    async def open(self) -> None:
+        """Open every socket; commands wait in them until `serve`. Raises StartError, with all closed again."""
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._check_single()
             for address in self._addresses:
-                await self._open(address)
+                self._opened.append((address.kind, await self._open(address)))
             on_failure.pop_all()
 
+    def serve(self) -> None:
+        """Answer commands from now on."""
+        for kind, opened in self._opened:
+            self._listeners.append(self._listen(kind, opened))
+        self._opened.clear()
+
     def close(self) -> None:
-        """Close sockets and connections; remove the socket files that `start` made. May be called again."""
+        """Close sockets and connections; remove the socket files that `open` made. May be called again."""
+        for _, opened in self._opened:
+            if opened is not None:
+                opened.close()
         for listener in self._listeners:
             listener.close()
         for file in self._files:
             file.remove()
+        self._opened.clear()
         self._listeners.clear()
         self._files.clear()
 
@@ -82,27 +100,26 @@ class ControlServer:
         if kinds.count(ControlKind.SYSTEMD) > 1 or sum(kind.is_stdio for kind in kinds) > 1:
             raise StartError("control socket: standard input, and the service manager's socket, can be given once only")
 
-    async def _open(self, address: ControlAddress) -> None:
-        loop = asyncio.get_running_loop()
-        kind = address.kind
-        if kind.is_stdio:
-            self._listeners.append(StdioListener(loop, self._execute, lambda: self._on_end(kind)))
-            return
-        if kind.is_datagram:
-            opened = await bind_internet(loop, address)
-            self._listeners.append(
-                DatagramListener(loop, opened, self._execute, self._cache, self._clock, self._on_duplicate)
-            )
-            return
-        if kind is ControlKind.SYSTEMD:
-            listening = take_passed(os.environ)
-        elif kind.is_unix:
+    async def _open(self, address: ControlAddress) -> socket.socket | None:
+        """The socket, None for standard input and output."""
+        if address.kind.is_stdio:
+            return None
+        if address.kind is ControlKind.SYSTEMD:
+            return take_passed(os.environ)
+        if address.kind.is_unix:
             listening, file = bind_unix(address, self._owner, self._mode)
             self._files.append(file)
-        else:
-            listening = await bind_internet(loop, address)
+            return listening
+        return await bind_internet(asyncio.get_running_loop(), address)
+
+    def _listen(self, kind: ControlKind, opened: socket.socket | None) -> _Listener:
+        loop = asyncio.get_running_loop()
+        if opened is None:
+            return StdioListener(loop, self._execute, lambda: self._on_end(kind))
+        if kind.is_datagram:
+            return DatagramListener(loop, opened, self._execute, self._cache, self._clock, self._on_duplicate)
         serve = serve_one_shot if kind in (ControlKind.UNIX, ControlKind.SYSTEMD) else serve_lines
-        self._listeners.append(StreamListener(loop, listening, serve, self._execute))
+        return StreamListener(loop, opened, serve, self._execute)
 
     def _execute(self, command: bytes, host: str) -> bytes:
         return self._on_command(command, self._clock(), host)

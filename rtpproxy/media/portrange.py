@@ -47,29 +47,43 @@ class Claims:
     def __init__(self, first: int, last: int, *, is_steered: bool) -> None:
         self._first, self._last = first, last
         self._is_steered = is_steered
-        self._holders: dict[str, socket.socket] = {}
-        """By name."""
+        self._holders: dict[str, tuple[str, socket.socket]] = {}
+        """By address: the name, and the socket that has it."""
 
     def add(self, address: LocalAddress) -> None:
         """Claim the ports on an address.
 
         Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that
-        bind their ports find out by themselves which are taken.
+        bind their ports find out by themselves which are taken. Of two relays that claim at the same moment, both may
+        be refused, but never none.
         """
-        for claim in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
-            if claim[1] not in self._holders:
-                self._check_overlap(claim, address)
+        host = _written(address)
+        if host in self._holders:
+            return
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         way = "steered" if self._is_steered else "bound"
         # Processes in two containers may have the same number; the socket's own is of the whole kernel.
         numbers = f"{os.getpid()}/{os.fstat(holder.fileno()).st_ino}"
-        name = f"{_CLAIM}{_written(address)}/{self._first}-{self._last}/{way}/{numbers}"
-        self._holders[name] = holder
+        name = f"{_CLAIM}{host}/{self._first}-{self._last}/{way}/{numbers}"
+        self._holders[host] = name, holder
         holder.bind(f"\0{name}")
+        ours = {name for name, _ in self._holders.values()}
+        try:
+            for claim in _CLAIMS.finditer(Path("/proc/net/unix").read_text(errors="replace")):
+                if claim[1] not in ours:
+                    self._check_overlap(claim, address)
+        except StartError:
+            self.remove(address)
+            raise
+
+    def remove(self, address: LocalAddress) -> None:
+        """Claim nothing on an address any more."""
+        _, holder = self._holders.pop(_written(address))
+        holder.close()
 
     def close(self) -> None:
         """Claim nothing any more."""
-        for holder in self._holders.values():
+        for _, holder in self._holders.values():
             holder.close()
         self._holders.clear()
 

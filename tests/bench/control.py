@@ -45,23 +45,27 @@ class Server:
         self.name = name
         self.udp = "127.0.0.1", port
         self._command = command
-        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Server":
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.unix = str(directory / "sock")
         low = 10000 + (self.udp[1] - PORT) * 25000
         options = f"-f -F -l 127.0.0.1 -m {low} -M {low + 24999} -s udp:127.0.0.1:{self.udp[1]} -s unix:{self.unix}"
-        log = self._stack.enter_context((directory / "log").open("wb"))
+        log = stack.enter_context((directory / "log").open("wb"))
         process = subprocess.Popen(
             [*shlex.split(self._command), *options.split(), "-p", str(directory / "pid")], stdout=log, stderr=log
         )
-        self._stack.callback(_end, process)
+        stack.callback(_end, process)
         wait_for(lambda: process.poll() is not None or self._is_up(), START_DEADLINE_S, f"{self._command} to start")
         assert process.poll() is None, (directory / "log").read_text()
         os.sched_setaffinity(process.pid, {RELAY_CPU})
         hold_calls(udp_socket(self.udp), HELD_CALLS)
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -88,8 +92,8 @@ def measure_control(peer: str) -> None:
         "| program | control socket | in flight | set-ups (U, L, D)/s | of peer | p50 us | p99 us |\n"
         "|---|---|---|---|---|---|---|"
     )
-    os.sched_setaffinity(0, {CLIENT_CPU})
     with contextlib.ExitStack() as stack:
+        stack.enter_context(on_client_cpu())
         servers = [stack.enter_context(Server("rtpproxy", f"{PROGRAM} -d ERR", PORT))]
         if peer:
             servers.append(stack.enter_context(Server("peer", peer, PORT + 1)))

@@ -59,10 +59,14 @@ def measure_idle_check() -> None:
             call_id = b"call%d" % number
             service.update(Update(call_id, b"f", None, MediaDescription()), "", 0.0)
             service.lookup(Lookup(call_id, b"f", b"t", MediaDescription()), 0.0)
+        # All sessions are idle but for what the kernel saw, so that it is asked about each.
+        now = 2.0 * config.idle_timeout_s
+        last_seen = programs.tables._last_seen_ns
+        last_seen[:] = int(now * 1e9)
         times = []
         for _ in range(50):
             start = time.perf_counter()
-            service.tick(1.0)
+            service.tick(now)
             times.append(time.perf_counter() - start)
     finally:
         programs.close()
@@ -83,7 +87,8 @@ class _CountersOnly(Forwarder):
     def __init__(self, programs: Programs) -> None:
         super().__init__(programs.tables, None)
 
-    def apply(self, *_: object) -> None: ...
+    def apply(self, *_: object) -> tuple[int, ...]:
+        return ()
 
 
 def _relay(directory: str, *options: str) -> RunningRelay:
