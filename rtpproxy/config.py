@@ -171,6 +171,8 @@ class Config:
     is_independent: bool = False
     """Each direction has a timer of its own, and the session ends when either runs out."""
     notify: tuple[NotifyTarget, ...] = ()
+    is_doubling: bool = False
+    """Send packets shorter than 128 bytes twice."""
     tos: int = DEFAULT_TOS
     """Of IPv4 packets that leave, 0 to 255."""
     user: str = ""

@@ -5,12 +5,8 @@ No sockets, no clock: adapters arrive through the constructor, typed by the Prot
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, LatchingMode, NotifyTarget, find_target
@@ -33,14 +29,16 @@ from rtpproxy.control.messages import (
 from rtpproxy.errors import (
     NoPortsError,
     NotificationOffError,
-    PortBusyError,
     PortSpaceError,
     SessionNotFoundError,
     StoppingError,
 )
-from rtpproxy.media.rtp import RtpHeader, parse_rtp
-from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
-from rtpproxy.session.latch import Latch, Verdict
+from rtpproxy.offloading import Offload, Offloading
+from rtpproxy.packets import Media as PacketMedia
+from rtpproxy.packets import Packets
+from rtpproxy.portpairs import Media as PairMedia
+from rtpproxy.portpairs import PortPairs
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.reaper import Activity
@@ -54,33 +52,11 @@ log = logging.getLogger(__name__)
 WARN_SHARE = 0.8
 """Of the sessions that there is room for: above it, the operator is warned once."""
 
-_IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
 _NOTHING_TRACKED = SequenceTracker()
 
 
-class Media(Protocol):
+class Media(PacketMedia, PairMedia, Protocol):
     """The userspace path: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
-
-    def add_local(self, address: LocalAddress) -> None: ...
-    def open(self, address: LocalAddress, rtp_port: int) -> None: ...
-    def close(self, address: LocalAddress, rtp_port: int) -> None: ...
-    def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool: ...
-
-
-class Offload(Protocol):
-    """The kernel path: `offload.forwarder.Forwarder` or `offload.off.NoOffload`. Ports are told by their keys."""
-
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]: ...
-    def withdraw(self, key: int, reason: str) -> None: ...
-    def is_wanted(self, key: int) -> bool: ...
-    def hold(self, key: int) -> None: ...
-    def seed(self, key: int, tracker: SequenceTracker) -> None: ...
-    def counters(self, key: int) -> PortCounters | None: ...
-    def forwarded(self, key: int) -> int: ...
-    def total_forwarded(self) -> int: ...
-    def total_dropped(self) -> int: ...
-    def row(self, key: int) -> int: ...
-    def last_seen(self) -> npt.NDArray[np.float64] | None: ...
 
 
 class Notifier(Protocol):
@@ -105,20 +81,18 @@ class Service:
         """`new_ports` makes the allocator of a port space; `capacity` is how many sessions the host has room for."""
         self._config = config
         self._locals = local_addresses
-        self._media = media
-        self._offload = offload
-        self._new_ports = new_ports
         self._notifier = notifier
-        self._ports = {one.slot: new_ports() for one in local_addresses.known}
         self._table = SessionTable()
         self._activity = Activity()
         self._sessions: dict[int, Session] = {}
         """By number in `_activity`."""
-        self._streams: dict[int, tuple[Session, Stream, Stream]] = {}
-        """By key of the local port: the session, the stream, and its peer."""
+        self._totals = Totals()
+        self._pairs = PortPairs(local_addresses, media, new_ports)
+        self._offloading = Offloading(offload)
+        self._packets = Packets(media, self._offloading, self._activity, self._totals, is_doubling=config.is_doubling)
+        self.datagram = self._packets.datagram
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
-        self._totals = Totals()
         self._counted_at = math.inf
         """When the rate was last worked out; never so far."""
         self._counted_packets = 0
@@ -189,7 +163,7 @@ class Service:
         """Counters of a session, those of the kernel included, seen from one party."""
         session = issuer.session
         for stream in session.streams:
-            self._absorb(session, stream, now)
+            self._offloading.absorb(session, stream, now)
         ours, other = session.leg(issuer.role).rtp, session.leg(issuer.role.peer).rtp
         tracker = ours.tracker or _NOTHING_TRACKED
         return SessionCounters(
@@ -211,13 +185,7 @@ class Service:
 
     def totals(self, now: float) -> Totals:
         """Totals of the process, those of the kernel included."""
-        forwarded, dropped = self._offload.total_forwarded(), self._offload.total_dropped()
-        return replace(
-            self._totals,
-            packets_received=self._totals.packets_received + forwarded + dropped,
-            packets_relayed=self._totals.packets_relayed + forwarded,
-            packets_discarded=self._totals.packets_discarded + dropped,
-        )
+        return self._offloading.with_kernel(self._totals)
 
     # Sub-commands
 
@@ -250,81 +218,11 @@ class Service:
         self._check_alive(session)
         self.delete(Delete(session.call_id, session.from_tag, None, command.is_weak), now)
 
-    # Packets
-
-    def datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
-        """Relay what arrived at a port, and learn from it. `local_host` is our address it came to, if known."""
-        found = self._streams.get(key)
-        totals = self._totals
-        if found is None or not found[0].is_complete:
-            totals.packets_discarded += 1
-            return
-        session, stream, peer = found
-        if local_host != stream.local_host and not stream.local.covers(local_host):
-            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
-            totals.packets_discarded += 1
-            return
-        totals.packets_received += 1
-        latch = stream.latch
-        if source != latch.remote:
-            # The memory must include what the kernel saw before it can tell whether this is the same phone.
-            self._absorb(session, stream, now)
-        is_rtp = stream.component is Component.RTP
-        header = parse_rtp(data) if is_rtp else None
-        verdict = latch.observe(source, header, is_rtp, now)
-        if verdict is _IGNORED:
-            totals.packets_discarded += 1
-            return
-        self._activity.touch(stream.activity, now)
-        is_unlocked = is_rtp and self._track(session, stream, header, now)
-        stream.received_packets += 1
-        self._relay(stream, peer, data)
-        if verdict is _LEARNED:
-            self._guess_rtcp(session, stream)
-        if verdict is _LEARNED or is_unlocked or local_host != stream.local_host:
-            stream.local_host = local_host
-            self._replan(session, now)
-
-    def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
-        to = peer.latch.remote
-        if to is not None and to[1] and peer.local_port and self._media.send(peer, peer.local_host, to, data):
-            stream.relayed_packets += 1
-            self._totals.packets_relayed += 1
-        else:
-            stream.dropped_packets += 1
-            self._totals.packets_discarded += 1
-
-    def _track(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
-        """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
-        tracker = stream.tracker
-        if tracker is None:
-            tracker = stream.tracker = SequenceTracker()
-        is_wanted = self._offload.is_wanted(stream.key)
-        if is_wanted:
-            # The kernel must not count between what is absorbed and what it goes on from.
-            self._offload.hold(stream.key)
-            self._absorb(session, stream, now)
-        is_changed = tracker.observe(header, now)
-        if is_wanted:
-            self._offload.seed(stream.key, tracker)
-        if not is_changed or header is None:
-            return False
-        return stream.latch.change_ssrc(header, now) is _LEARNED
-
-    def _guess_rtcp(self, session: Session, stream: Stream) -> None:
-        """RTP that moved, in strict mode also RTP that latched, tells where its RTCP may be (protocol.md 5.6)."""
-        latch = stream.latch
-        if stream.component is not Component.RTP or latch.remote is None:
-            return
-        if latch.has_moved or latch.is_strict:
-            leg = session.caller if session.caller.rtp is stream else session.callee
-            leg.rtcp.latch.guess(latch.remote, is_untrusted=latch.is_untrusted)
-
     # Time
 
     def tick(self, now: float) -> None:
         """End the sessions that are idle. To be called every second."""
-        for number in self._activity.idle(now, self._offload.last_seen()):
+        for number in self._activity.idle(now, self._offloading.last_seen()):
             session = self._sessions.get(number)
             if session is not None:  # else its other direction was idle as well
                 self._expire(session, self._activity.timeout(number), now)
@@ -374,7 +272,7 @@ class Service:
         self._table.add(session)
         self._totals.sessions_created += 1
         self._describe(session, session.caller, media, now)
-        log.info("%s: session created, port %d", _label(session), session.callee.rtp.local_port)
+        log.info("%s: session created, port %d", session.label, session.callee.rtp.local_port)
         self._warn_of_limit()
         return session
 
@@ -438,7 +336,7 @@ class Service:
         """Take over what a command says of a party (protocol.md 5.2)."""
         is_asymmetric = self._config.is_asymmetric if media.is_asymmetric is None else media.is_asymmetric
         for stream in leg.streams:
-            self._absorb(session, stream, now)
+            self._offloading.absorb(session, stream, now)
             if media.remote is not None:
                 host, port = media.remote
                 stream.latch.signal(Endpoint(host, (port + stream.component) % 65536), now)
@@ -456,47 +354,19 @@ class Service:
         self._assign(session, leg, local, port)
 
     def _open(self, session: Session, local: LocalAddress, *, is_new_session: bool) -> tuple[LocalAddress, int]:
-        """A port pair on one of our addresses: the address with its slot, and the RTP port. Raises NoPortsError."""
+        """A port pair on one of our addresses: the address as it is known, and the RTP port. Raises NoPortsError."""
         try:
-            local = self._use(local)
-            port = self._open_pair(local)
-        except OSError as error:
-            log.error("%s: cannot open a port on %s: %s", _label(session), local.host or "*", error.strerror)
-            raise NoPortsError("cannot open a port", is_new_session=is_new_session) from error
+            return self._pairs.open(local)
         except PortSpaceError as error:
-            log.error("%s: %s", _label(session), error)
+            log.error("%s: %s", session.label, error)
             raise NoPortsError(str(error), is_new_session=is_new_session) from error
-        return local, port
-
-    def _use(self, local: LocalAddress) -> LocalAddress:
-        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
-        known = self._locals.known_as(local)
-        if known is not None:
-            return known
-        self._media.add_local(local)
-        self._locals.join(local)
-        return local
-
-    def _open_pair(self, local: LocalAddress) -> int:
-        ports = self._ports[local.slot]
-        for port in ports.candidates():
-            try:
-                self._media.open(local, port)
-            except PortBusyError as error:
-                log.debug("%s", error)
-                continue
-            ports.take(port)
-            return port
-        raise PortSpaceError("no free port pair is left; widen the range with -m and -M")
 
     def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int) -> None:
-        peers = session.leg(leg.role.peer).streams
-        for stream, peer in zip(leg.streams, peers, strict=True):
+        for stream in leg.streams:
             stream.settle(local, port + stream.component)
-            stream.forwarded_packets = self._offload.forwarded(stream.key)
-            self._streams[stream.key] = session, stream, peer
             # What the kernel saw at the port tells that the party is active.
-            self._activity.set_row(stream.activity, 2 * leg.role + stream.component, self._offload.row(stream.key))
+            self._activity.set_row(stream.activity, 2 * leg.role + stream.component, self._offloading.add(stream))
+        self._packets.add(session, leg)
 
     def _end(self, session: Session, reason: str, now: float) -> None:
         for leg in session.legs:
@@ -507,16 +377,14 @@ class Service:
             del self._sessions[number]
         self._table.remove(session)
         self._totals.add_ended(session, now)
-        log.info("%s: session ended: %s", _label(session), reason)
+        log.info("%s: session ended: %s", session.label, reason)
 
     def _close(self, session: Session, leg: Leg, reason: str, now: float) -> None:
-        """Withdraw, count, then free: nothing is forwarded from a port that can be given away."""
+        """Withdraw, count, then free: what arrives at a port that can be given away is not forwarded any more."""
         for stream in leg.streams:
-            self._offload.withdraw(stream.key, reason)
-            self._absorb(session, stream, now)
-            del self._streams[stream.key]
-        self._media.close(leg.local, leg.rtp.local_port)
-        self._ports[leg.local.slot].release(leg.rtp.local_port)
+            self._offloading.remove(session, stream, reason, now)
+        self._packets.remove(leg)
+        self._pairs.close(leg.local, leg.rtp.local_port)
 
     def _drop(self, session: Session, is_reverse: bool, is_weak: bool, now: float) -> None:
         if not is_weak:
@@ -538,65 +406,20 @@ class Service:
             return None
         target = find_target(self._config.notify, wanted.target)
         if target is None:
-            log.error("%s: no notification: %r is none of the targets given with -n", _label(session), wanted.target)
+            log.error("%s: no notification: %r is none of the targets given with -n", session.label, wanted.target)
             return None
         return Notification(target, controller_host, wanted.tag)
 
-    def _absorb(self, session: Session, stream: Stream, now: float) -> None:
-        """Take in what the kernel forwarded for a stream since the last time."""
-        if not (session.is_complete and stream.local_port):
-            return
-        if self._offload.forwarded(stream.key) == stream.forwarded_packets:
-            return
-        counters = self._offload.counters(stream.key)
-        if counters is None:
-            return
-        packets = counters.packets - stream.forwarded_packets
-        stream.forwarded_packets = counters.packets
-        stream.received_packets += packets
-        stream.relayed_packets += packets
-        if stream.component is not Component.RTP:
-            return
-        tracker = stream.tracker
-        assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
-        if counters.sequence_set_at >= session.created_at:
-            changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
-            stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
-        tracker.absorb_forwarded(packets, counters.state, counters.totals)
-
     def _replan(self, session: Session, now: float) -> None:
-        if not session.is_complete:
-            return
-        wanted = plan(session)
-        for leg in session.legs:
-            if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
-                self._hand_over(leg.rtp)
-        for key in self._offload.apply(_label(session), wanted):
-            self._absorb(session, self._streams[key][1], now)
-
-    def _hand_over(self, stream: Stream) -> None:
-        """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""
-        counters = self._offload.counters(stream.key)
-        if counters is None or self._offload.is_wanted(stream.key):
-            return
-        if stream.tracker is None:
-            stream.tracker = SequenceTracker()
-        stream.tracker.skip_forwarded(counters.totals)
-        self._offload.seed(stream.key, stream.tracker)
+        self._offloading.replan(session, session.label, now)
 
     def _seconds_left(self, leg: Leg, now: float) -> int:
         last_seen = self._activity.last_seen(leg.activity)
         for stream in self._sessions[leg.activity].streams:
-            is_watched = stream.activity == leg.activity and stream.local_port
-            counters = self._offload.counters(stream.key) if is_watched else None
-            if counters is not None:
-                last_seen = max(last_seen, counters.last_seen)
+            if stream.activity == leg.activity and stream.local_port:
+                last_seen = max(last_seen, self._offloading.seen_at(stream))
         return max(0, math.ceil(self._activity.timeout(leg.activity) - (now - last_seen)))
 
 
 def _port_line(leg: Leg) -> PortLine:
     return PortLine(leg.rtp.local_port, leg.local)
-
-
-def _label(session: Session) -> str:
-    return session.call_id.decode(errors="backslashreplace")

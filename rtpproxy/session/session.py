@@ -125,6 +125,11 @@ class Session:
     notification: Notification | None = None
 
     @property
+    def label(self) -> str:
+        """The call-id for the log: on one line, whatever bytes it is made of."""
+        return repr(self.call_id)[2:-1]
+
+    @property
     def legs(self) -> tuple[Leg, Leg]:
         """In the order of the protocol's stream numbers."""
         return self.callee, self.caller

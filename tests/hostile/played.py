@@ -101,7 +101,7 @@ class Played:
         key = space << 16 | port
         self.history.append(f"{self.play.now} packet to {key}")
         owner = self._owner(key)
-        stream = self.play.service._streams[key][1] if owner else None
+        stream = self.play.service._packets._streams[key][1] if owner else None
         before = _seen_in_userspace(stream) if stream else 0
         source = Endpoint(self.rng.choice(REMOTES), 4000 + port % 2)
         self.play.service.datagram(key, rtp(self.rng.randrange(1000)), tuple(source), OUR_HOST, self.play.now)
@@ -164,9 +164,9 @@ class Played:
         held = self.model.held
         keys = {space << 16 | port for space, port in held}
         assert self.play.media.open_ports == keys
-        assert self.play.service._streams.keys() == {key + odd for key in keys for odd in (0, 1)}
+        assert self.play.service._packets._streams.keys() == {key + odd for key in keys for odd in (0, 1)}
         spaces = {space for space, _ in held}
-        for space, ports in self.play.service._ports.items():
+        for space, ports in self.play.service._pairs._ports.items():
             assert {(space, port) for port in ports.held} == {pair for pair in held if pair[0] == space}
             assert ports.taken == len(ports.held)
             spaces.discard(space)
@@ -197,7 +197,7 @@ class Played:
         rows = {column[number] for column in activity._rows for number in free}
         assert rows <= {NO_ROW}
         watched = [column[number] for column in activity._rows for number in used if column[number] != NO_ROW]
-        assert sorted(watched) == sorted(self.play.service._streams)
+        assert sorted(watched) == sorted(self.play.service._packets._streams)
 
     def _any_port(self) -> tuple[int, int]:
         held = sorted(self.model.held)

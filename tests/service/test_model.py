@@ -157,7 +157,7 @@ class SessionsComeAndGo(RuleBasedStateMachine):
         held = {port for model in self.all for port in model.ports if port is not None}
         assert self.play.ports.held == held
         assert self.play.media.open_ports == held
-        assert self.play.service._streams.keys() == {port + odd for port in held for odd in (0, 1)}
+        assert self.play.service._packets._streams.keys() == {port + odd for port in held for odd in (0, 1)}
 
     @invariant()
     def only_complete_sessions_are_offloaded(self):

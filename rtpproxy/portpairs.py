@@ -1,0 +1,66 @@
+"""Which port pairs are open, on which of our addresses (protocol.md 7.1)."""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from rtpproxy.errors import PortBusyError, PortSpaceError
+from rtpproxy.session.local import LocalAddress, LocalAddresses
+from rtpproxy.session.ports import PortAllocator
+
+log = logging.getLogger(__name__)
+
+
+class Media(Protocol):
+    """Who owns ports: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
+
+    def add_local(self, address: LocalAddress) -> None: ...
+    def open(self, address: LocalAddress, rtp_port: int) -> None: ...
+    def close(self, address: LocalAddress, rtp_port: int) -> None: ...
+
+
+class PortPairs:
+    """All port pairs of one relay."""
+
+    def __init__(self, local_addresses: LocalAddresses, media: Media, new_ports: Callable[[], PortAllocator]) -> None:
+        """`new_ports` makes the allocator of a port space."""
+        self._locals = local_addresses
+        self._media = media
+        self._ports = {one.slot: new_ports() for one in local_addresses.known}
+
+    def open(self, local: LocalAddress) -> tuple[LocalAddress, int]:
+        """Open a pair on one of our addresses: the address as it is known from now on, and the RTP port.
+
+        Raises PortSpaceError.
+        """
+        try:
+            local = self._use(local)
+            return local, self._open_pair(local)
+        except OSError as error:
+            raise PortSpaceError(f"cannot open a port on {local.host or '*'}: {error.strerror}") from error
+
+    def close(self, local: LocalAddress, rtp_port: int) -> None:
+        """Give a pair back."""
+        self._media.close(local, rtp_port)
+        self._ports[local.slot].release(rtp_port)
+
+    def _use(self, local: LocalAddress) -> LocalAddress:
+        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
+        known = self._locals.known_as(local)
+        if known is not None:
+            return known
+        self._media.add_local(local)
+        self._locals.join(local)
+        return local
+
+    def _open_pair(self, local: LocalAddress) -> int:
+        ports = self._ports[local.slot]
+        for port in ports.candidates():
+            try:
+                self._media.open(local, port)
+            except PortBusyError as error:
+                log.debug("%s", error)
+                continue
+            ports.take(port)
+            return port
+        raise PortSpaceError("no free port pair is left; widen the range with -m and -M")
