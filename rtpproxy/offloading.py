@@ -1,7 +1,7 @@
 """What the kernel should forward of a session, and what it counted, put together with what userspace knows.
 
-The counters of a stream are true after `absorb`. The kernel's totals of a port are never reset, so each stream remembers
-up to where they are taken in, and a port's next stream starts from there.
+The counters of a stream are true after `absorb`. The kernel's totals of a port are never reset, so each stream
+remembers up to where they are taken in, and a port's next stream starts from there.
 """
 
 from collections.abc import Collection, Mapping

@@ -284,3 +284,21 @@ def test_rtcp_of_a_phone_that_talks_from_where_it_said_is_its_own_in_strict_mode
     real = Endpoint(CALLER.host, 33333)
     play.packet(real, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP))
     play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, real))
+
+
+def test_short_packets_are_sent_twice_where_that_is_asked_for():
+    play = Scenario(is_doubling=True)
+    play.call()
+    short, long = bytes(127), bytes(128)
+    play.packet(CALLEE, FACES_CALLEE, short, TO_CALLER, TO_CALLER)
+    play.packet(CALLEE, FACES_CALLEE, long, TO_CALLER)
+    play.packet(
+        CALLEE_RTCP, FACES_CALLEE_RTCP, short, (FACES_CALLER_RTCP, CALLER_RTCP), (FACES_CALLER_RTCP, CALLER_RTCP)
+    )
+    assert play.counters("call f t")["nrelayed"] == 2
+
+
+def test_call_ids_are_logged_on_one_line(play, caplog):
+    with caplog.at_level("INFO"):
+        play.ask("U \x1b[31m\x0bred 10.0.1.2 4000 f")
+    assert caplog.messages[0].startswith(r"\x1b[31m\x0bred: session created")
