@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import socket
 import struct
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from rtpproxy.addr import ipv4_number
 from rtpproxy.config import Config, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.offload import loader
+from rtpproxy.offload.addresses import HostAddresses, ipv4_addresses
 from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, Report, Tier, carriers
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
-from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
+from rtpproxy.offload.syscall import attach_sk_lookup, map_delete, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
 from rtpproxy.session.local import slots_of
 
@@ -91,6 +93,17 @@ class Programs:
         except OSError as error:
             raise OffloadError(f"{host}: cannot give it a port space: {error.strerror}") from error
 
+    def mark_host(self, host: str, is_ours: bool) -> None:
+        """Let the programs know that an IPv4 address is one of this host's, or is not any more. Raises OffloadError."""
+        map_fd, key = self._loaded.map_fds["host_addresses"], socket.inet_aton(host)
+        try:
+            if is_ours:
+                map_write(map_fd, key, b"\1")
+            else:
+                map_delete(map_fd, key)
+        except OSError as error:
+            raise OffloadError(f"{host}: the list of this host's addresses: {error.strerror}") from error
+
     def mark(self, key: int, is_open: bool) -> None:
         """Open or close a port in the port table."""
         (self.tables.open_port if is_open else self.tables.close_port)(key)
@@ -132,6 +145,7 @@ class KernelTier:
         self._interfaces = Interfaces(self._netlink, programs.xdp_fd, programs.xdp_name, config.interfaces)
         tables = programs.tables
         self._next_hops = NextHops(self._netlink, self._interfaces, tables.write_next_hop, tables.max_next_hops)
+        self._addresses = HostAddresses(programs.mark_host)
         self.forwarder = Forwarder(tables, self._next_hops)
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
@@ -141,6 +155,7 @@ class KernelTier:
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached the XDP program that a killed predecessor left", name)
         self._check_names()
+        self._follow_addresses()
         reports = self._attach_wanted()
         if self._config.offload is OffloadMode.XDP:
             self._require_xdp(reports)
@@ -171,6 +186,9 @@ class KernelTier:
         for name in self._config.interfaces:
             if self._interfaces.by_name(name) is None:
                 raise StartError(f"--interface {name}: there is no such interface")
+
+    def _follow_addresses(self) -> None:
+        self._addresses.follow({host for host, _ in ipv4_addresses(self._netlink)})
 
     def _attach_wanted(self) -> list[Report]:
         """Attach to what the options name, or to what carries a listen address; nothing is attached twice."""
@@ -225,6 +243,7 @@ class KernelTier:
         self._rerouting = None
         self._on_routes()
         try:
+            self._follow_addresses()
             self._attach_wanted()
         except OffloadError as error:
             log.error("cannot ask for addresses: %s", error)

@@ -7,7 +7,7 @@ import struct
 from rtpproxy.errors import OffloadError
 
 _NUMBERS = {"x86_64": 321, "aarch64": 280}
-_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
 _ATTACH_SK_LOOKUP = 36
 _PROG_NAME_OFFSET, _PROG_NAME_BYTES = 64, 16
@@ -47,6 +47,12 @@ def map_write(map_fd: int, key: bytes, value: bytes) -> None:
         _MAP_UPDATE_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
     )
+
+
+def map_delete(map_fd: int, key: bytes) -> None:
+    """Take a key out of a map. Raises FileNotFoundError when it is not there."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQ16x", map_fd, ctypes.addressof(key_buffer)))
 
 
 def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:

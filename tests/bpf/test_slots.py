@@ -198,3 +198,23 @@ def test_steering_address_that_joins(namespace):
             (FIRST >> 1) % SOCKETS,
             8 + (FIRST >> 1) % SOCKETS,
         ]
+
+
+def test_flood_at_another_address_under_a_wildcard():
+    """Dropped where the address is this host's; what goes to other machines passes, however much it is."""
+    with programs_on(ListenAddress("")) as programs, DataPlane(programs._loaded, programs.tables) as plane:
+        entry = plane.install(port=FIRST)
+        programs.mark(entry.key, True)
+        programs.mark_host(SECOND_HOST, True)
+        floods = {
+            host: bytes(ethernet() / ipv4(src=STRANGER, dst=host) / UDP(sport=9, dport=FIRST))
+            for host in (RELAY_IN, SECOND_HOST, THIRD_HOST)
+        }
+        for _ in range(10):
+            outcomes = {host: plane.run(frame) for host, frame in floods.items()}
+        dropped = {"dropped_other_source": 1}
+        assert [outcome.counted for outcome in outcomes.values()] == [dropped, dropped, {"up_not_ours": 1}]
+        programs.mark_host(SECOND_HOST, False)
+        assert plane.run(floods[SECOND_HOST]) == Outcome(XDP_PASS, floods[SECOND_HOST], {"up_not_ours": 1})
+        with pytest.raises(OffloadError, match=f"{SECOND_HOST}: the list of this host's addresses: No such file"):
+            programs.mark_host(SECOND_HOST, False)
