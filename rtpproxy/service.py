@@ -368,7 +368,7 @@ class Service:
         )
         local, port = self._open(session, session.callee.local, is_new_session=True)
         self._start_timers(session, now)
-        self._assign(session, session.callee, local, port)
+        self._assign(session, session.callee, local, port, now)
         session.is_strong = not media.is_weak
         session.callee.is_weak = media.is_weak
         self._table.add(session)
@@ -453,7 +453,7 @@ class Service:
         local, port = self._open(session, local, is_new_session=False)
         if leg.has_ports:
             self._close(session, leg, "new ports", now)
-        self._assign(session, leg, local, port)
+        self._assign(session, leg, local, port, now)
 
     def _open(self, session: Session, local: LocalAddress, *, is_new_session: bool) -> tuple[LocalAddress, int]:
         """A port pair on one of our addresses: the address with its slot, and the RTP port. Raises NoPortsError."""
@@ -489,10 +489,10 @@ class Service:
             return port
         raise PortSpaceError("no free port pair is left; widen the range with -m and -M")
 
-    def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int) -> None:
+    def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int, now: float) -> None:
         peers = session.leg(leg.role.peer).streams
         for stream, peer in zip(leg.streams, peers, strict=True):
-            stream.settle(local, port + stream.component)
+            stream.settle(local, port + stream.component, now)
             stream.forwarded_packets = self._offload.forwarded(stream.key)
             self._streams[stream.key] = session, stream, peer
             # What the kernel saw at the port tells that the party is active.
@@ -559,7 +559,7 @@ class Service:
             return
         tracker = stream.tracker
         assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
-        if counters.sequence_set_at >= session.created_at:
+        if counters.sequence_set_at >= stream.settled_at:
             changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
             stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
         tracker.absorb_forwarded(packets, counters.state, counters.totals)

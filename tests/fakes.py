@@ -172,8 +172,13 @@ class FakeOffload:
         found = self.installed.get(key)
         return found if isinstance(found, ForwardingEntry) else None
 
-    def forward(self, key: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0) -> None:
-        """Count so many packets at a port that has an entry, the last of them now and with these numbers."""
+    def forward(
+        self, key: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0, is_memory_due: bool = True
+    ) -> None:
+        """Count so many packets at a port that has an entry, the last of them now and with these numbers.
+
+        The latching memory is refreshed about once a second only; `is_memory_due` tells whether it is.
+        """
         assert self.entry(key) is not None, f"the kernel has no entry for port {key}"
         assert key not in self.held, f"port {key} was never seeded again"
         before = self.counters(key)
@@ -183,9 +188,9 @@ class FakeOffload:
             packets=before.packets + packets,
             last_seen=now,
             ssrc=ssrc,
-            sequence=sequence,
+            sequence=sequence if is_memory_due else before.sequence,
             ssrc_changed_at=now if is_change else before.ssrc_changed_at,
-            sequence_set_at=now,
+            sequence_set_at=now if is_memory_due else before.sequence_set_at,
             state=before.state._replace(ssrc=ssrc, highest=sequence, lowest=sequence, missing=frozenset(), seen_at=now),
         )
         self._last_seen[key] = now

@@ -173,7 +173,7 @@ def endpoint(opened, host=LOOPBACK):
 
 def stream_at(port, local=IPV4, tos=TOS):
     stream = Stream(Component(port % 2), local, Latch(), tos=tos)
-    stream.settle(local, port)
+    stream.settle(local, port, 0.0)
     return stream
 
 
