@@ -55,15 +55,16 @@ class Programs:
                 "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
                 "FIRST_PORT": str(first_port),
                 "PORT_SPAN": str(last_port + 1 - first_port),
-                "LOCAL_SLOTS": str(len(listen)),
+                "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
                 **_slot_defines(listen),
             }
         )
         ttl = int(_DEFAULT_TTL.read_text())
         self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
+        wildcards = {address.is_ipv6 for address in listen if not address.host}
         for address, slot in zip(listen, slots_of(listen), strict=True):
-            if address.host:
+            if address.is_ipv6 not in wildcards:
                 self.add_local(address.host, slot)
 
     @property

@@ -97,11 +97,15 @@ def test_address_that_is_not_ours(plane, programs):
 
 
 def test_rows_are_those_of_the_port_spaces():
-    any4, any6, one, other = ListenAddress(), ListenAddress(is_ipv6=True), ListenAddress(RELAY_IN), ListenAddress("::1")
-    for listen in [(any4,), (any4, any6), (any4, any6, one), (one, other)]:
+    """Addresses under a wildcard have that of the wildcard, however many there are."""
+    any4, any6, one = ListenAddress(), ListenAddress(is_ipv6=True), ListenAddress(RELAY_IN)
+    other = ListenAddress("::1", is_ipv6=True)
+    under = [ListenAddress(f"10.0.8.{number}") for number in range(2 * MORE_ADDRESSES)]
+    cases = [((any4,), 1), ((any4, any6), 2), ((one, any4, any6), 2), ((one, other), 2), ((any4, *under, other), 2)]
+    for listen, slots in cases:
         with programs_on(*listen) as programs:
-            last = programs.tables.row(port_key(len(listen) - 1, LAST + 1))
-            assert last + 1 == len(programs.tables.last_seen()) == len(listen) * (LAST + 2 - FIRST)
+            last = programs.tables.row(port_key(slots - 1, LAST + 1))
+            assert last + 1 == len(programs.tables.last_seen()) == slots * (LAST + 2 - FIRST)
 
 
 def test_room_for_addresses_is_limited():
