@@ -11,6 +11,7 @@ import socket
 import struct
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rtpproxy.addr import ipv4_number
@@ -44,28 +45,35 @@ class Programs:
     """The loaded programs and mapped tables. `close` leaves nothing but what is attached to interfaces."""
 
     def __init__(self, config: Config) -> None:
-        """Load everything. Raises OffloadError."""
+        """Load everything. Raises OffloadError, and leaves nothing loaded then."""
         name = instance_name(config)
         self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
         listen = config.listen
         first_port, last_port = config.port_min, config.port_max + 1
-        self._loaded = loader.load(
-            {
-                "ON_XDP": self.xdp_name,
-                "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
-                "FIRST_PORT": str(first_port),
-                "PORT_SPAN": str(last_port + 1 - first_port),
-                "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
-                **_slot_defines(listen),
-            }
-        )
-        ttl = int(_DEFAULT_TTL.read_text())
-        self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
-        wildcards = {address.is_ipv6 for address in listen if not address.host}
-        for address, slot in zip(listen, slots_of(listen), strict=True):
-            if address.is_ipv6 not in wildcards:
-                self.add_local(address.host, slot)
+        with ExitStack() as stack:
+            self._loaded = loader.load(
+                {
+                    "ON_XDP": self.xdp_name,
+                    "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
+                    "FIRST_PORT": str(first_port),
+                    "PORT_SPAN": str(last_port + 1 - first_port),
+                    "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
+                    **_slot_defines(listen),
+                }
+            )
+            stack.callback(self._loaded.close)
+            try:
+                ttl = int(_DEFAULT_TTL.read_text())
+                self.tables = Tables(self._loaded, first_port, last_port, ttl)
+            except OSError as error:
+                raise OffloadError(f"cannot map the tables: {error.strerror}") from error
+            stack.callback(self.tables.close)
+            wildcards = {address.is_ipv6 for address in listen if not address.host}
+            for address, slot in zip(listen, slots_of(listen), strict=True):
+                if address.is_ipv6 not in wildcards:
+                    self.add_local(address.host, slot)
+            stack.pop_all()
 
     @property
     def xdp_fd(self) -> int:

@@ -125,7 +125,6 @@ _REAL_KERNEL = "needs the real kernel: netns_call, offload/test_attach and media
 UNTESTED = {
     "__main__": "two lines that call cli.main; test_daemon runs it",
     "errors": "names only",
-    "kernel": _REAL_KERNEL,
     "offload.features": _REAL_KERNEL,
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",
