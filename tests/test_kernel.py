@@ -12,7 +12,7 @@ from rtpproxy.kernel import Programs
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-ANY = ListenAddress()
+ANY, ONE = ListenAddress(), ListenAddress("10.0.0.1")
 
 
 def refuse(reason, listen):
@@ -40,3 +40,11 @@ def test_nothing_is_left_when_memory_is_short(monkeypatch):
 
     monkeypatch.setattr("rtpproxy.offload.tables.mmap.mmap", map_nothing)
     refuse("cannot map the tables: Cannot allocate memory", ANY)
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_machines_with_another_order_of_stores_are_refused(monkeypatch, machine):
+    """Rows are written with plain stores; and nothing is left when an address cannot be written."""
+    other = os.uname_result((*os.uname()[:4], machine))
+    monkeypatch.setattr(os, "uname", lambda: other)
+    refuse(f"only x86-64 is supported, and this machine is {machine}", ONE)
