@@ -201,7 +201,7 @@ def test_attaching_on_demand_is_reported(start, topology):
 
 
 def test_only_a_named_interface_is_used(start, topology):
-    """The way to the callee is not named, so the call stays in userspace and its interface untouched."""
+    """The way to and from the callee is not named, so the call stays in userspace and its interface untouched."""
     relay = start("--interface", "to-caller")
     assert "to-caller: kernel, native XDP" in relay.log
     assert "to-callee" not in relay.log
@@ -209,8 +209,12 @@ def test_only_a_named_interface_is_used(start, topology):
         for number in range(1, 10):
             call.cross(rtp(number))
         assert not is_attached(topology, "callee")
+        for port, way in ((call.caller.to[1], "out"), (call.callee.to[1], "in")):
+            reason = f"its way {way} has no native XDP: to-callee: userspace (not named by --interface)"
+            assert f"stream at port {port} stays in userspace: {reason}" in relay.log
     assert relay.stop() == 0
     assert relay.forwarded() == 0
+    assert "enters the kernel" not in relay.log
 
 
 def test_named_interfaces_forward(start, topology):
