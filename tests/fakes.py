@@ -28,7 +28,6 @@ Journal = list[tuple[str, int]]
 
 NOTHING_COUNTED = PortCounters(
     packets=0,
-    last_seen=0.0,
     others_dropped=0,
     ssrc=0,
     sequence=0,
@@ -155,6 +154,9 @@ class FakeOffload:
     def forwarded(self, key: int) -> int:
         return self.counters(key).packets
 
+    def seen_at(self, key: int) -> float:
+        return self.counters(key).state.seen_at
+
     def total_forwarded(self) -> int:
         return sum(counters.packets for counters in self._counters.values())
 
@@ -186,7 +188,6 @@ class FakeOffload:
         self._counters[key] = replace(
             before,
             packets=before.packets + packets,
-            last_seen=now,
             ssrc=ssrc,
             sequence=sequence if is_memory_due else before.sequence,
             ssrc_changed_at=now if is_change else before.ssrc_changed_at,

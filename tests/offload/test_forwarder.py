@@ -42,6 +42,9 @@ class FakeRows:
     def forwarded(self, port):
         return port + 1
 
+    def seen_at(self, port):
+        return port + 0.5
+
     def hold(self, key):
         self.held.append(key)
 
@@ -350,6 +353,6 @@ def test_statistics_of_an_entry_that_never_came_are_forgotten(scene):
 def test_counters_are_those_of_the_rows(scene):
     forwarder = scene.forwarder
     assert forwarder.counters(35000) == "counters of 35000"
-    assert forwarder.forwarded(5) == 6
+    assert (forwarder.forwarded(5), forwarder.seen_at(5)) == (6, 5.5)
     assert (forwarder.total_forwarded(), forwarder.total_dropped()) == (11, 22)
     assert (forwarder.last_seen(), forwarder.row(35000)) == ("last seen", 34999)
