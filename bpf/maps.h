@@ -18,6 +18,9 @@
 #ifndef LOCAL_SLOTS
 #define LOCAL_SLOTS 1
 #endif
+#ifndef MAX_HOST_ADDRESSES
+#define MAX_HOST_ADDRESSES 1024
+#endif
 #define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
 /* Addresses that join later; they share the port space of another. */
 #ifndef MORE_ADDRESSES
@@ -47,6 +50,9 @@ BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 
 /* Port spaces by local address, written by the controller; not asked where one space holds a whole family. */
 BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_ADDRESSES);
+
+/* IPv4 addresses of this host, followed by the controller; those beyond the last are taken for other machines'. */
+BPF_TABLE("hash", __be32, __u8, host_addresses, MAX_HOST_ADDRESSES);
 
 /* The controller's UDP sockets for all ports; a port always goes to the same one. */
 BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);

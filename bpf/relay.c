@@ -68,6 +68,12 @@ static __always_inline __u32 slot_of_ipv6(const struct bpf_sk_lookup *ctx)
 	return slot_of(ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]);
 }
 
+/* A router sees packets to other machines, too, and a wildcard's port space has their destination ports. */
+static __always_inline bool is_ours(__be32 host)
+{
+	return host_addresses.lookup(&host) != NULL;
+}
+
 static __always_inline int pass_unparsed(enum parse_result why)
 {
 	switch (why) {
@@ -157,6 +163,8 @@ int ON_XDP(struct xdp_md *ctx)
 	}
 
 	if (!verdict_is_locked_source(&e, &d)) {
+		if (d.ip->daddr != e.local_host && !is_ours(d.ip->daddr))
+			return conclude(XDP_PASS, VERDICT(up_not_ours));
 		struct port_events *events = port_events.lookup(&index);
 		if (!events || account_other_source(events, now_ns))
 			return conclude(XDP_PASS, VERDICT(up_other_source));

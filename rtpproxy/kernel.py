@@ -7,20 +7,23 @@ import hashlib
 import ipaddress
 import logging
 import os
+import socket
 import struct
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rtpproxy.addr import ipv4_number
 from rtpproxy.config import Config, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.offload import loader
+from rtpproxy.offload.addresses import HostAddresses, ipv4_addresses
 from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, Report, Tier, carriers
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
-from rtpproxy.offload.syscall import attach_sk_lookup, map_write, sockmap_set
+from rtpproxy.offload.syscall import attach_sk_lookup, map_delete, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables
 from rtpproxy.session.local import slots_of
 
@@ -42,27 +45,35 @@ class Programs:
     """The loaded programs and mapped tables. `close` leaves nothing but what is attached to interfaces."""
 
     def __init__(self, config: Config) -> None:
-        """Load everything. Raises OffloadError."""
+        """Load everything. Raises OffloadError, and leaves nothing loaded then."""
         name = instance_name(config)
         self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
         listen = config.listen
         first_port, last_port = config.port_min, config.port_max + 1
-        self._loaded = loader.load(
-            {
-                "ON_XDP": self.xdp_name,
-                "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
-                "FIRST_PORT": str(first_port),
-                "PORT_SPAN": str(last_port + 1 - first_port),
-                "LOCAL_SLOTS": str(len(listen)),
-                **_slot_defines(listen),
-            }
-        )
-        ttl = int(_DEFAULT_TTL.read_text())
-        self.tables = Tables(self._loaded, first_port, last_port, ttl)
         self._steer_link = -1
-        for address, slot in zip(listen, slots_of(listen), strict=True):
-            if address.host:
-                self.add_local(address.host, slot)
+        with ExitStack() as stack:
+            self._loaded = loader.load(
+                {
+                    "ON_XDP": self.xdp_name,
+                    "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
+                    "FIRST_PORT": str(first_port),
+                    "PORT_SPAN": str(last_port + 1 - first_port),
+                    "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
+                    **_slot_defines(listen),
+                }
+            )
+            stack.callback(self._loaded.close)
+            try:
+                ttl = int(_DEFAULT_TTL.read_text())
+                self.tables = Tables(self._loaded, first_port, last_port, ttl)
+            except OSError as error:
+                raise OffloadError(f"cannot map the tables: {error.strerror}") from error
+            stack.callback(self.tables.close)
+            wildcards = {address.is_ipv6 for address in listen if not address.host}
+            for address, slot in zip(listen, slots_of(listen), strict=True):
+                if address.is_ipv6 not in wildcards:
+                    self.add_local(address.host, slot)
+            stack.pop_all()
 
     @property
     def xdp_fd(self) -> int:
@@ -90,6 +101,17 @@ class Programs:
             map_write(self._loaded.map_fds["local_slots"], _local_address(host), struct.pack("=I", slot))
         except OSError as error:
             raise OffloadError(f"{host}: cannot give it a port space: {error.strerror}") from error
+
+    def mark_host(self, host: str, is_ours: bool) -> None:
+        """Let the programs know that an IPv4 address is one of this host's, or is not any more. Raises OffloadError."""
+        map_fd, key = self._loaded.map_fds["host_addresses"], socket.inet_aton(host)
+        try:
+            if is_ours:
+                map_write(map_fd, key, b"\1")
+            else:
+                map_delete(map_fd, key)
+        except OSError as error:
+            raise OffloadError(f"{host}: the list of this host's addresses: {error.strerror}") from error
 
     def mark(self, key: int, is_open: bool) -> None:
         """Open or close a port in the port table."""
@@ -132,6 +154,7 @@ class KernelTier:
         self._interfaces = Interfaces(self._netlink, programs.xdp_fd, programs.xdp_name, config.interfaces)
         tables = programs.tables
         self._next_hops = NextHops(self._netlink, self._interfaces, tables.write_next_hop, tables.max_next_hops)
+        self._addresses = HostAddresses(programs.mark_host)
         self.forwarder = Forwarder(tables, self._next_hops)
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
@@ -141,6 +164,7 @@ class KernelTier:
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached the XDP program that a killed predecessor left", name)
         self._check_names()
+        self._follow_addresses()
         reports = self._attach_wanted()
         if self._config.offload is OffloadMode.XDP:
             self._require_xdp(reports)
@@ -171,6 +195,9 @@ class KernelTier:
         for name in self._config.interfaces:
             if self._interfaces.by_name(name) is None:
                 raise StartError(f"--interface {name}: there is no such interface")
+
+    def _follow_addresses(self) -> None:
+        self._addresses.follow({host for host, _ in ipv4_addresses(self._netlink)})
 
     def _attach_wanted(self) -> list[Report]:
         """Attach to what the options name, or to what carries a listen address; nothing is attached twice."""
@@ -225,6 +252,7 @@ class KernelTier:
         self._rerouting = None
         self._on_routes()
         try:
+            self._follow_addresses()
             self._attach_wanted()
         except OffloadError as error:
             log.error("cannot ask for addresses: %s", error)

@@ -28,6 +28,7 @@ class Offload(Protocol):
     def seed(self, key: int, tracker: SequenceTracker) -> None: ...
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...
+    def seen_at(self, key: int) -> float: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
     def row(self, key: int) -> int: ...
@@ -68,7 +69,7 @@ class Offloading:
             return
         tracker = stream.tracker
         assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
-        if counters.sequence_set_at >= session.created_at:
+        if counters.sequence_set_at >= stream.settled_at:
             changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
             stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
         tracker.absorb_forwarded(packets, counters.state, counters.totals)
@@ -107,8 +108,7 @@ class Offloading:
 
     def seen_at(self, stream: Stream) -> float:
         """When the kernel last forwarded a packet at the stream's port, seconds, monotonic; 0.0 for never."""
-        counters = self._offload.counters(stream.key)
-        return 0.0 if counters is None else counters.last_seen
+        return self._offload.seen_at(stream.key)
 
     def with_kernel(self, totals: Totals) -> Totals:
         """Totals of userspace with those of the kernel."""

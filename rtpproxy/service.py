@@ -266,7 +266,7 @@ class Service:
         )
         local, port = self._open(session, session.callee.local, is_new_session=True)
         self._start_timers(session, now)
-        self._assign(session, session.callee, local, port)
+        self._assign(session, session.callee, local, port, now)
         session.is_strong = not media.is_weak
         session.callee.is_weak = media.is_weak
         self._table.add(session)
@@ -351,7 +351,7 @@ class Service:
         local, port = self._open(session, local, is_new_session=False)
         if leg.has_ports:
             self._close(session, leg, "new ports", now)
-        self._assign(session, leg, local, port)
+        self._assign(session, leg, local, port, now)
 
     def _open(self, session: Session, local: LocalAddress, *, is_new_session: bool) -> tuple[LocalAddress, int]:
         """A port pair on one of our addresses: the address as it is known, and the RTP port. Raises NoPortsError."""
@@ -361,9 +361,9 @@ class Service:
             log.error("%s: %s", session.label, error)
             raise NoPortsError(str(error), is_new_session=is_new_session) from error
 
-    def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int) -> None:
+    def _assign(self, session: Session, leg: Leg, local: LocalAddress, port: int, now: float) -> None:
         for stream in leg.streams:
-            stream.settle(local, port + stream.component)
+            stream.settle(local, port + stream.component, now)
             # What the kernel saw at the port tells that the party is active.
             self._activity.set_row(stream.activity, 2 * leg.role + stream.component, self._offloading.add(stream))
         self._packets.add(session, leg)

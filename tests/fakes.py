@@ -28,7 +28,6 @@ Journal = list[tuple[str, int]]
 
 NOTHING_COUNTED = PortCounters(
     packets=0,
-    last_seen=0.0,
     others_dropped=0,
     ssrc=0,
     sequence=0,
@@ -155,6 +154,9 @@ class FakeOffload:
     def forwarded(self, key: int) -> int:
         return self.counters(key).packets
 
+    def seen_at(self, key: int) -> float:
+        return self.counters(key).state.seen_at
+
     def total_forwarded(self) -> int:
         return sum(counters.packets for counters in self._counters.values())
 
@@ -172,8 +174,13 @@ class FakeOffload:
         found = self.installed.get(key)
         return found if isinstance(found, ForwardingEntry) else None
 
-    def forward(self, key: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0) -> None:
-        """Count so many packets at a port that has an entry, the last of them now and with these numbers."""
+    def forward(
+        self, key: int, packets: int, now: float, *, ssrc: int = 0, sequence: int = 0, is_memory_due: bool = True
+    ) -> None:
+        """Count so many packets at a port that has an entry, the last of them now and with these numbers.
+
+        The latching memory is refreshed about once a second only; `is_memory_due` tells whether it is.
+        """
         assert self.entry(key) is not None, f"the kernel has no entry for port {key}"
         assert key not in self.held, f"port {key} was never seeded again"
         before = self.counters(key)
@@ -181,11 +188,10 @@ class FakeOffload:
         self._counters[key] = replace(
             before,
             packets=before.packets + packets,
-            last_seen=now,
             ssrc=ssrc,
-            sequence=sequence,
+            sequence=sequence if is_memory_due else before.sequence,
             ssrc_changed_at=now if is_change else before.ssrc_changed_at,
-            sequence_set_at=now,
+            sequence_set_at=now if is_memory_due else before.sequence_set_at,
             state=before.state._replace(ssrc=ssrc, highest=sequence, lowest=sequence, missing=frozenset(), seen_at=now),
         )
         self._last_seen[key] = now

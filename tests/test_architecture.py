@@ -3,7 +3,7 @@
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
 3  control.{server,listening,streams,datagrams}  notify  privileges  limits  manual
    media.{steered,bound,portrange,sockets}  adapters: sockets, files, bcc, netlink; they know no use case
-   offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
+   offload.{forwarder,nexthop,attach,addresses,netlink,tables,loader,syscall,off}
 2  service -> packets -> offloading         use cases: adapters come as arguments
    service -> portpairs  control.dispatch
 1  session.*  control.{messages,modifiers,parser,cookies}  media.rtp  offload.entry  listen  options
@@ -38,7 +38,7 @@ LEVELS = {
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
-        *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
+        *("offload.tables", "offload.loader", "offload.syscall", "offload.off", "offload.addresses"),
     },
     4: {"kernel", "relay", "daemon", "cli", "__main__"},
 }
@@ -100,7 +100,8 @@ OURS = {
     "offload.off": {"offload.entry", "session.stats"},
     "offload.forwarder": {"offload.entry", "offload.nexthop", "session.stats"},
     "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},
-    "offload.attach": {"errors", "offload.features", "offload.netlink", "offload.syscall"},
+    "offload.addresses": {"errors", "offload.netlink"},
+    "offload.attach": {"errors", "offload.addresses", "offload.features", "offload.netlink", "offload.syscall"},
     "offload.features": set(),
     "offload.netlink": {"errors"},
     "offload.tables": {"addr", "offload.entry", "offload.loader", "offload.syscall", "session.stats"},
@@ -127,7 +128,7 @@ FOREIGN = {
     "bcc": {"offload.loader"},
     "click": {"cli"},
     "numpy": {"offload.tables", "offload.forwarder", "session.reaper", "offloading"},
-    "pyroute2": {"offload.netlink", "offload.attach", "offload.nexthop"},
+    "pyroute2": {"offload.netlink", "offload.addresses", "offload.attach", "offload.nexthop"},
     "uvloop": {"daemon"},
     "urllib": {"control.parser"},
     "time": {"daemon"},
@@ -143,7 +144,6 @@ UNTESTED = {
     "offloading": "a part of the service: tests/service",
     "packets": "a part of the service: tests/service",
     "portpairs": "a part of the service: tests/service",
-    "kernel": _REAL_KERNEL,
     "offload.features": _REAL_KERNEL,
     "offload.syscall": _REAL_KERNEL,
     "relay": "puts the parts together: test_daemon and test_mistakes run it",

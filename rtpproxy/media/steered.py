@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rtpproxy.addr import Endpoint, ipv4_number
+from rtpproxy.errors import PortBusyError
 from rtpproxy.media.sockets import (
     bind_port,
     check_ours,
@@ -89,6 +90,8 @@ class SteeredMedia:
         self._numbers: dict[str, int] = {}
         self._listened: dict[int, list[LocalAddress]] = defaultdict(list)
         """By slot; what comes under a wildcard later is left out."""
+        self._open_ports: dict[int, set[int]] = defaultdict(set)
+        """By slot: the RTP ports of the pairs that are open."""
         self._slots: dict[str, int] = {}
         """Of each address that is listened on by itself."""
         self._wildcard_slots: dict[socket.AddressFamily, int] = {}
@@ -129,11 +132,20 @@ class SteeredMedia:
         self._close_senders()
 
     def add_local(self, address: LocalAddress) -> None:
-        """Listen on another address. Raises OSError when it is not one of this host's, or cannot be listened on."""
+        """Listen on another address. Raises OSError when it is not one of this host's, or cannot be listened on.
+
+        The open ports of its port space take what arrives there at once, so they must be free on it.
+        """
         check_ours(address)
         if address.is_ipv6 and not self._has_ipv6:
             raise OSError(errno.EAFNOSUPPORT, "this host had no IPv6 when the relay started")
         if family_of(address) not in self._wildcard_slots:
+            try:
+                for rtp_port in self._open_ports[address.slot]:
+                    _probe_pair(address, rtp_port)
+            except PortBusyError as error:
+                reason = f"calls have ports that another program has on {address.host}: {error}"
+                raise OSError(errno.EADDRINUSE, reason) from error
             self._add_local(address)
             self._know(address)
 
@@ -143,14 +155,14 @@ class SteeredMedia:
         An open port takes the packets to all addresses of its port space, so it must be free on each.
         """
         for one in self._listened[address.slot]:
-            for port in (rtp_port, rtp_port + 1):
-                with datagram_socket(family_of(one)) as probe:
-                    bind_port(probe, one, port)
+            _probe_pair(one, rtp_port)
+        self._open_ports[address.slot].add(rtp_port)
         self._mark(address.key(rtp_port), True)
         self._mark(address.key(rtp_port + 1), True)
 
     def close(self, address: LocalAddress, rtp_port: int) -> None:
         """Give a port pair back."""
+        self._open_ports[address.slot].discard(rtp_port)
         self._mark(address.key(rtp_port), False)
         self._mark(address.key(rtp_port + 1), False)
 
@@ -307,6 +319,13 @@ class SteeredMedia:
             self._destinations.clear()
         found = self._destinations[packed] = host, first_key
         return found
+
+
+def _probe_pair(address: LocalAddress, rtp_port: int) -> None:
+    """Raise PortBusyError where another program has one of the two ports."""
+    for port in (rtp_port, rtp_port + 1):
+        with datagram_socket(family_of(address)) as probe:
+            bind_port(probe, address, port)
 
 
 def drop_everything(sender: socket.socket) -> None:

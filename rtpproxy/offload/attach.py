@@ -9,11 +9,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_SETLINK
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_SETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from rtpproxy.errors import OffloadError
+from rtpproxy.offload.addresses import ipv4_addresses
 from rtpproxy.offload.features import XdpFeatures
 from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
 from rtpproxy.offload.syscall import program_id, program_name
@@ -24,7 +24,6 @@ _XDP_IF_NOEXIST, _XDP_DRIVER_MODE = 1, 4
 _NATIVE = "xdp"  # what pyroute2 calls the driver mode
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _ETHERNET = 1
-_AF_INET = 2
 PROGRAM_PREFIX = "rtpp_"
 
 
@@ -208,13 +207,8 @@ class Interfaces:
 
 def carriers(netlink: Rtnetlink, hosts: Collection[str]) -> list[int]:
     """Numbers of the interfaces that carry one of the IPv4 addresses; the empty one stands for any."""
-    message = ifaddrmsg()
-    message["family"] = _AF_INET
-    found: dict[int, None] = {}
-    for address in netlink.request(message, RTM_GETADDR, NLM_F_DUMP):
-        if "" in hosts or attribute(address, "IFA_LOCAL") in hosts:
-            found[address["index"]] = None
-    return list(found)
+    found = (index for host, index in ipv4_addresses(netlink) if "" in hosts or host in hosts)
+    return list(dict.fromkeys(found))
 
 
 def _link(message: Message) -> Link:

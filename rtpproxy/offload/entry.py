@@ -53,7 +53,6 @@ class PortCounters:
     """What the kernel counted at a port since the programs were loaded. Times in seconds, monotonic, 0.0 for never."""
 
     packets: int
-    last_seen: float
     others_dropped: int
     """Packets from other sources than the locked one that were dropped."""
     ssrc: int

@@ -26,6 +26,7 @@ class Rows(Protocol):
     def withdraw(self, key: int) -> None: ...
     def counters(self, key: int) -> PortCounters: ...
     def forwarded(self, key: int) -> int: ...
+    def seen_at(self, key: int) -> float: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64]: ...
@@ -55,6 +56,7 @@ class Forwarder:
         """Trackers that the kernel has to go on from, once it gets an entry for their port."""
         self.counters = rows.counters
         self.forwarded = rows.forwarded
+        self.seen_at = rows.seen_at
         self.total_forwarded = rows.total_forwarded
         self.total_dropped = rows.total_dropped
         self.last_seen = rows.last_seen
@@ -81,10 +83,6 @@ class Forwarder:
         if key in self._wishes:
             self._forget(key, reason)
 
-    def is_installed(self, key: int) -> bool:
-        """Whether the kernel has an entry for the port now."""
-        return key in self._installed
-
     def is_wanted(self, key: int) -> bool:
         """Whether a session wants an entry for the port; the kernel has it as far as there is a route."""
         return key in self._wishes
@@ -110,22 +108,28 @@ class Forwarder:
 
     def _want(self, wish: _Wish) -> None:
         key = wish.entry.key
-        target = _target(wish.entry)
+        targets = _targets(wish.entry)
         old = self._wishes.get(key)
-        # The new target is acquired before the old one is released, so that a row they share stays.
-        self._next_hops.acquire(*target)
+        # New targets are acquired before old ones are released, so that a row they share stays.
+        for target in targets:
+            self._next_hops.acquire(*target)
         if old is not None:
             self._release(old)
         self._wishes[key] = wish
-        self._keys_by_target.setdefault(target, set()).add(key)
+        for target in targets:
+            self._keys_by_target.setdefault(target, set()).add(key)
         self._place(wish)
 
     def _place(self, wish: _Wish) -> None:
-        """Write the row as the route stands."""
+        """Write the row as the routes stand."""
         entry = wish.entry
-        route = self._next_hops.current(*_target(entry))
+        route, back = self._next_hops.current(*_way_out(entry)), self._next_hops.current(*_way_back(entry))
         if isinstance(route, NoRoute):
             self._leave(wish, route.reason)
+            return
+        if isinstance(back, NoRoute) and back.without_program:
+            # An entry would cost each packet that userspace relays a hand-over of the statistics, and forward none.
+            self._leave(wish, f"its way in has no native XDP: {back.without_program}")
             return
         was_installed = entry.key in self._installed
         tracker = self._seeds.pop(entry.key, None)
@@ -155,13 +159,23 @@ class Forwarder:
         self._release(wish)
 
     def _release(self, wish: _Wish) -> None:
-        target = _target(wish.entry)
-        keys = self._keys_by_target[target]
-        keys.discard(wish.entry.key)
-        if not keys:
-            del self._keys_by_target[target]
-        self._next_hops.release(*target)
+        for target in _targets(wish.entry):
+            keys = self._keys_by_target[target]
+            keys.discard(wish.entry.key)
+            if not keys:
+                del self._keys_by_target[target]
+            self._next_hops.release(*target)
 
 
-def _target(entry: ForwardingEntry) -> tuple[str, str]:
+def _targets(entry: ForwardingEntry) -> Collection[tuple[str, str]]:
+    """The routes that an entry depends on."""
+    return dict.fromkeys((_way_out(entry), _way_back(entry)))
+
+
+def _way_out(entry: ForwardingEntry) -> tuple[str, str]:
     return entry.to.host, entry.from_host
+
+
+def _way_back(entry: ForwardingEntry) -> tuple[str, str]:
+    """The route to the sender, which tells where its packets most likely arrive: a peer's way out, if it has one."""
+    return entry.source.host, entry.local_host

@@ -20,7 +20,7 @@ from rtpproxy.errors import OffloadError
 
 LOAD_DEADLINE_S = 30.0
 _TABLES = ("port_rows", "port_counters", "port_events", "next_hops", "verdicts")
-_MAPS = (*_TABLES, "local_slots", "steered_sockets")
+_MAPS = (*_TABLES, "local_slots", "host_addresses", "steered_sockets")
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
 _CAPS_TO_LOAD = (38, 39)

@@ -8,7 +8,7 @@ where sending resolves the neighbour again, and the event that follows makes the
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pyroute2.netlink.rtnl import RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -48,6 +48,8 @@ class NoRoute:
     """Why the kernel tier cannot reach a peer."""
 
     reason: str
+    without_program: str = field(default="", compare=False)
+    """The interface that the route leads to, and why our program is not on it; empty when that is not the reason."""
 
 
 @dataclass(slots=True)
@@ -199,14 +201,13 @@ class NextHops:
         index, source = attribute(answer, "RTA_OIF"), from_host or attribute(answer, "RTA_PREFSRC")
         link = self._interfaces.link(index) if index else None
         if answer["type"] == _LOCAL:
-            return NoRoute(f"{to_host} is an address of this host"), None
+            return NoRoute(f"{to_host} is an address of this host", self._without_program(index or 0)), None
         if answer["type"] != _UNICAST or link is None or not source:
             return NoRoute(f"{to_host} is not reached by an ordinary route"), None
         if attribute(answer, "RTA_VIA") or attribute(answer, "RTA_ENCAP"):
             return NoRoute(f"the route to {to_host} changes the packet's family or wraps it"), None
-        report = self._interfaces.attach(index)
-        if not self._interfaces.is_attached(index):
-            return NoRoute(f"its way out has no native XDP: {report}"), None
+        if without_program := self._without_program(index):
+            return NoRoute(f"its way out has no native XDP: {without_program}", without_program), None
         if not self._interfaces.can_send(index):
             return NoRoute(f"{link.name} cannot send redirected frames; {_CANNOT_SEND}"), None
         metrics = attribute(answer, "RTA_METRICS")
@@ -217,6 +218,11 @@ class NextHops:
         if number is None:
             return NoRoute("the table of next hops is full"), None
         return Route(number, source, f"via {neighbour_host} dev {link.name}"), hop
+
+    def _without_program(self, index: int) -> str:
+        """The interface, and why our program is not on it, where that is so."""
+        report = self._interfaces.attach(index)
+        return "" if self._interfaces.is_attached(index) else str(report)
 
     def _take(self, hop: _Hop) -> int | None:
         """The row for a hop, one user more; None when the table is full."""

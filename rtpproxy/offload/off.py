@@ -33,6 +33,10 @@ class NoOffload:
         """No packet."""
         return 0
 
+    def seen_at(self, key: int) -> float:
+        """Never."""
+        return 0.0
+
     def total_forwarded(self) -> int:
         """No packet."""
         return 0

@@ -6,8 +6,9 @@ import struct
 
 from rtpproxy.errors import OffloadError
 
-_NUMBERS = {"x86_64": 321, "aarch64": 280}
-_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 1, 2
+_NUMBERS = {"x86_64": 321}
+"""Of the call, on machines whose stores other processors see in order, as `tables` needs."""
+_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
 _ATTACH_SK_LOOKUP = 36
 _PROG_NAME_OFFSET, _PROG_NAME_BYTES = 64, 16
@@ -17,10 +18,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
-    """Call bpf(2). Raises OSError with the kernel's number, OffloadError on an unknown machine type."""
+    """Call bpf(2). Raises OSError with the kernel's number, OffloadError on another machine than x86-64."""
     number = _NUMBERS.get(os.uname().machine)
     if number is None:
-        raise OffloadError(f"bpf(2) is not known on {os.uname().machine}")
+        raise OffloadError(f"only x86-64 is supported, and this machine is {os.uname().machine}")
     buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 64))
     result: int = _libc.syscall(number, command, buffer, len(buffer))
     if result < 0:
@@ -47,6 +48,12 @@ def map_write(map_fd: int, key: bytes, value: bytes) -> None:
         _MAP_UPDATE_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
     )
+
+
+def map_delete(map_fd: int, key: bytes) -> None:
+    """Take a key out of a map. Raises FileNotFoundError when it is not there."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQ16x", map_fd, ctypes.addressof(key_buffer)))
 
 
 def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:

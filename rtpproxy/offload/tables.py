@@ -150,6 +150,7 @@ class Tables:
         self._cpus = possible_cpus()
         self._words = memoryview(self._counters.memory).cast("Q")
         self._packets_at = self._counters.offset(0, "packets") // 8
+        self._seen_at = self._counters.offset(0, "last_seen_ns") // 8
         self._words_per_row = self._counters.layout.size // 8
         self._is_open_at = self._rows.offset(0, "is_open")
         self._last_seen_ns = self._counters.column("last_seen_ns")
@@ -242,7 +243,6 @@ class Tables:
         )
         return PortCounters(
             packets=packets,
-            last_seen=seen / _NS,
             others_dropped=dropped,
             ssrc=ssrc,
             sequence=sequence,
@@ -288,6 +288,10 @@ class Tables:
     def forwarded(self, key: int) -> int:
         """Packets that the kernel forwarded from this port up to now."""
         return self._words[self.row(key) * self._words_per_row + self._packets_at]
+
+    def seen_at(self, key: int) -> float:
+        """When a packet was last forwarded from this port: seconds, monotonic, 0.0 for never."""
+        return self._words[self.row(key) * self._words_per_row + self._seen_at] / _NS
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded."""

@@ -39,10 +39,11 @@ def port_key(slot: int, port: int) -> int:
 
 
 def slots_of(listen: Sequence[ListenAddress]) -> list[int]:
-    """The slot of each configured address: its place, or that of an earlier one whose ports would collide with its."""
-    wildcards = {one.is_ipv6: slot for slot, one in enumerate(listen) if not one.host}
-    slots: dict[str, int] = {}
-    return [wildcards.get(one.is_ipv6, slots.setdefault(one.host, slot)) for slot, one in enumerate(listen)]
+    """The slot of each configured address, numbered from 0 as they come; addresses whose ports collide share one."""
+    wildcards = {one.is_ipv6 for one in listen if not one.host}
+    spaces = [(one.is_ipv6, "" if one.is_ipv6 in wildcards else one.host) for one in listen]
+    slots = {space: slot for slot, space in enumerate(dict.fromkeys(spaces))}
+    return [slots[space] for space in spaces]
 
 
 class LocalAddresses:

@@ -40,6 +40,8 @@ class Stream:
     """UDP port of ours, host order; 0 until the leg has ports."""
     key: int = 0
     """What tells the local port from the same number on another of our addresses (`local.port_key`)."""
+    settled_at: float = 0.0
+    """When it came to its port, seconds, monotonic: what is known of the port from before is another stream's."""
     local_host: str = ""
     """Address of ours that this party sends to: that of the leg or, when it is on all addresses, what a packet told."""
     tos: int = 0
@@ -57,12 +59,13 @@ class Stream:
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
 
-    def settle(self, local: LocalAddress, port: int) -> None:
+    def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Be at this port from now on."""
         if local != self.local:
             self.local, self.local_host = local, local.host
         self.local_port = port
         self.key = local.key(port)
+        self.settled_at = now
 
 
 @dataclass(slots=True, eq=False)

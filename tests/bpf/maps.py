@@ -3,7 +3,9 @@
 import ctypes
 import json
 import os
+import socket
 import struct
+import sys
 
 from rtpproxy.offload.syscall import bpf, map_read
 from tests.netns import Host
@@ -46,6 +48,14 @@ class ProgramMaps:
     def forwarded(self, row: int) -> int:
         """Packets that the kernel forwarded from the port of a row; the first member of its counters."""
         return int.from_bytes(map_read(self._fds["port_counters"], row, 64)[:8], "little")
+
+    def is_ours(self, host: str) -> bool:
+        """Whether the program takes an IPv4 address for one of this host's."""
+        try:
+            map_read(self._fds["host_addresses"], int.from_bytes(socket.inet_aton(host), sys.byteorder), 1)
+        except FileNotFoundError:
+            return False
+        return True
 
     def used_rows(self) -> int:
         """Rows of the port table with an open port or an entry: what is not the sequence number is not all zero."""

@@ -53,7 +53,7 @@ def test_totals_add_up(plane):
 def test_last_seen_is_of_the_monotonic_clock(plane):
     entry, before = plane.install(), time.monotonic()
     plane.run(received(entry.port))
-    seen = plane.tables.counters(entry.port).last_seen
+    seen = plane.tables.seen_at(entry.port)
     assert before <= seen <= time.monotonic()
     assert plane.tables.last_seen()[plane.tables.row(entry.port)] == seen
 
@@ -230,7 +230,7 @@ def test_passed_up_unchanged(plane, name):
     frame = bytes(build(entry.port))
     assert plane.run(frame) == passed_up(frame, reason)
     counters = plane.tables.counters(entry.port)
-    assert (counters.packets, counters.last_seen, counters.ssrc_changed_at) == (0, 0.0, 0.0)
+    assert (counters.packets, counters.state.seen_at, counters.ssrc_changed_at) == (0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("size", [0, 160])
@@ -391,7 +391,7 @@ def test_first_packet_sets_the_memory(plane, ssrc):
     plane.run(received(entry.port, rtp(sequence=500, ssrc=ssrc)))
     counters = plane.tables.counters(entry.port)
     assert (counters.ssrc, counters.sequence) == (ssrc, 500)
-    assert counters.ssrc_changed_at == counters.sequence_set_at == counters.last_seen > 0.0
+    assert counters.ssrc_changed_at == counters.sequence_set_at == counters.state.seen_at > 0.0
 
 
 def test_sequence_is_refreshed_once_a_second(plane):
@@ -419,7 +419,7 @@ def test_change_of_ssrc_is_noted_at_once(plane):
     plane.run(received(entry.port, rtp(9, ssrc=2)))
     counters = plane.tables.counters(entry.port)
     assert (counters.ssrc, counters.sequence) == (2, 9)
-    assert counters.ssrc_changed_at == counters.sequence_set_at == counters.last_seen
+    assert counters.ssrc_changed_at == counters.sequence_set_at == counters.state.seen_at
 
 
 NOT_RTP = {

@@ -97,11 +97,15 @@ def test_address_that_is_not_ours(plane, programs):
 
 
 def test_rows_are_those_of_the_port_spaces():
-    any4, any6, one, other = ListenAddress(), ListenAddress(is_ipv6=True), ListenAddress(RELAY_IN), ListenAddress("::1")
-    for listen in [(any4,), (any4, any6), (any4, any6, one), (one, other)]:
+    """Addresses under a wildcard have that of the wildcard, however many there are."""
+    any4, any6, one = ListenAddress(), ListenAddress(is_ipv6=True), ListenAddress(RELAY_IN)
+    other = ListenAddress("::1", is_ipv6=True)
+    under = [ListenAddress(f"10.0.8.{number}") for number in range(2 * MORE_ADDRESSES)]
+    cases = [((any4,), 1), ((any4, any6), 2), ((one, any4, any6), 2), ((one, other), 2), ((any4, *under, other), 2)]
+    for listen, slots in cases:
         with programs_on(*listen) as programs:
-            last = programs.tables.row(port_key(len(listen) - 1, LAST + 1))
-            assert last + 1 == len(programs.tables.last_seen()) == len(listen) * (LAST + 2 - FIRST)
+            last = programs.tables.row(port_key(slots - 1, LAST + 1))
+            assert last + 1 == len(programs.tables.last_seen()) == slots * (LAST + 2 - FIRST)
 
 
 def test_room_for_addresses_is_limited():
@@ -198,3 +202,23 @@ def test_steering_address_that_joins(namespace):
             (FIRST >> 1) % SOCKETS,
             8 + (FIRST >> 1) % SOCKETS,
         ]
+
+
+def test_flood_at_another_address_under_a_wildcard():
+    """Dropped where the address is this host's; what goes to other machines passes, however much it is."""
+    with programs_on(ListenAddress("")) as programs, DataPlane(programs._loaded, programs.tables) as plane:
+        entry = plane.install(port=FIRST)
+        programs.mark(entry.key, True)
+        programs.mark_host(SECOND_HOST, True)
+        floods = {
+            host: bytes(ethernet() / ipv4(src=STRANGER, dst=host) / UDP(sport=9, dport=FIRST))
+            for host in (RELAY_IN, SECOND_HOST, THIRD_HOST)
+        }
+        for _ in range(10):
+            outcomes = {host: plane.run(frame) for host, frame in floods.items()}
+        dropped = {"dropped_other_source": 1}
+        assert [outcome.counted for outcome in outcomes.values()] == [dropped, dropped, {"up_not_ours": 1}]
+        programs.mark_host(SECOND_HOST, False)
+        assert plane.run(floods[SECOND_HOST]) == Outcome(XDP_PASS, floods[SECOND_HOST], {"up_not_ours": 1})
+        with pytest.raises(OffloadError, match=f"{SECOND_HOST}: the list of this host's addresses: No such file"):
+            programs.mark_host(SECOND_HOST, False)

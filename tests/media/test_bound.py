@@ -85,7 +85,7 @@ def free_pair(*locals_):
 
 def stream_at(local, port, tos=TOS):
     stream = Stream(Component(port % 2), local, Latch(), tos=tos)
-    stream.settle(local, port)
+    stream.settle(local, port, 0.0)
     return stream
 
 

@@ -173,7 +173,7 @@ def endpoint(opened, host=LOOPBACK):
 
 def stream_at(port, local=IPV4, tos=TOS):
     stream = Stream(Component(port % 2), local, Latch(), tos=tos)
-    stream.settle(local, port)
+    stream.settle(local, port, 0.0)
     return stream
 
 
@@ -667,6 +667,26 @@ def test_port_must_be_free_on_every_address_of_its_port_space(steer, phone_of, h
         phone_of(host).sendto(b"not media", (host, port + 1))
         assert program.recv(100) == b"not media"
     steered.media.open(joining, port)
+
+
+@pytest.mark.parametrize("host", [OTHER, OTHER6])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_address_does_not_join_while_a_program_there_has_a_port_of_a_call(steer, phone_of, host, odd):
+    """What is sent to the program would be taken for the call's."""
+    steered = steer(*NEAR_BOTH)
+    media, default, joining = steered.media, steered.locals.default, steered.locals.at(host)
+    free, port = take_pair(media, default), take_pair(media, default)
+    with udp_socket(host, port + odd) as program:
+        reason = f"calls have ports that another program has on {host}: port {port + odd}: Address already in use"
+        for _ in range(2):
+            with pytest.raises(OSError, match=reason):
+                media.add_local(joining)
+        phone_of(host).sendto(b"not media", (host, port + odd))
+        assert program.recv(100) == b"not media"
+        assert_refused(free, host)
+        media.close(default, port)
+        media.add_local(joining)
+    assert_heard_and_answered(steered, phone_of(host), joining, free)
 
 
 def test_address_under_a_wildcard_shares_its_port_space(steer, phone, phone6):

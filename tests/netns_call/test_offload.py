@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.bpf.maps import ProgramMaps, attached_program
 from tests.netns import Topology
 from tests.netns_call.call import (
     DEADLINE_S,
@@ -101,6 +102,36 @@ def test_a_flood_is_dropped_in_the_kernel(topology, start, way, relay_host):
     assert counts.get("dropped_other_source", 0) == FLOOD - up
 
 
+@kernel_only
+def test_packets_that_the_host_routes_are_left_alone(topology, start, way):
+    """They may well be to a port number with an entry."""
+    stranger = topology.add_host("stranger")
+    topology.relay.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    relay = start()
+    with Call(relay, topology.caller, topology.callee) as call, PhonePort(stranger, stranger.ip, 6000) as port:
+        call.establish(way)
+        number = call.caller.to[1]
+        sent = [rtp(number, ssrc=0xBAD) for number in range(10 * OTHERS_PER_SECOND)]
+        with PhonePort(topology.callee, topology.callee.ip, number) as other_machine:
+            for data in sent:
+                port.send(data, (topology.callee.ip, number))
+            assert other_machine.expect(len(sent)) == [(data, (stranger.ip, 6000)) for data in sent]
+        call.cross(rtp(2))
+
+
+@kernel_only
+def test_the_kernel_knows_which_addresses_are_the_hosts(topology, relay, way):
+    """Those that were there at start, and those that come and go."""
+    program = attached_program(topology.relay, "to-caller")
+    assert program is not None
+    with ProgramMaps(program) as maps:
+        assert all(map(maps.is_ours, ("127.0.0.1", "10.0.1.1", "10.0.2.1")))
+        assert not maps.is_ours(topology.caller.ip)
+        for action, is_ours in (("add", True), ("del", False)):
+            topology.relay.run(["ip", "addr", action, "10.0.9.9/32", "dev", "lo"])
+            wait_for(lambda is_ours=is_ours: maps.is_ours("10.0.9.9") is is_ours, DEADLINE_S, f"addr {action}")
+
+
 def test_interfaces_are_reported_at_start(relay, way):
     said = [line.partition(": ")[2] for line in relay.log.partition("rtpproxy started")[0].splitlines()]
     assert f"media ports 35000-64999 on all local addresses, {'bound' if way.name == 'bound' else 'steered'}" in said
@@ -170,7 +201,7 @@ def test_attaching_on_demand_is_reported(start, topology):
 
 
 def test_only_a_named_interface_is_used(start, topology):
-    """The way to the callee is not named, so the call stays in userspace and its interface untouched."""
+    """The way to and from the callee is not named, so the call stays in userspace and its interface untouched."""
     relay = start("--interface", "to-caller")
     assert "to-caller: kernel, native XDP" in relay.log
     assert "to-callee" not in relay.log
@@ -178,8 +209,12 @@ def test_only_a_named_interface_is_used(start, topology):
         for number in range(1, 10):
             call.cross(rtp(number))
         assert not is_attached(topology, "callee")
+        for port, way in ((call.caller.to[1], "out"), (call.callee.to[1], "in")):
+            reason = f"its way {way} has no native XDP: to-callee: userspace (not named by --interface)"
+            assert f"stream at port {port} stays in userspace: {reason}" in relay.log
     assert relay.stop() == 0
     assert relay.forwarded() == 0
+    assert "enters the kernel" not in relay.log
 
 
 def test_named_interfaces_forward(start, topology):

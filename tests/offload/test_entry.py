@@ -38,7 +38,7 @@ def learned_session():
         (Role.CALLEE, CALLEE, 36000, FAR, TO_CALLEE_TOS),
     ):
         for stream in session.leg(role).streams:
-            stream.settle(stream.local, port + stream.component)
+            stream.settle(stream.local, port + stream.component, 0.0)
             stream.local_host = local_host
             stream.tos = tos
             stream.latch.remote = after(remote) if stream.component is Component.RTCP else remote
@@ -65,7 +65,7 @@ def test_ports_are_told_by_their_keys():
     """Both legs may have the same number in different port spaces."""
     session = learned_session()
     for stream in session.callee.streams:
-        stream.settle(LocalAddress(3, FAR), 35000 + stream.component)
+        stream.settle(LocalAddress(3, FAR), 35000 + stream.component, 0.0)
     wanted = plan(session)
     assert sorted(wanted) == [35000, 35001, 3 << 16 | 35000, 3 << 16 | 35001]
     assert wanted[35000] == entry(from_port=35000)

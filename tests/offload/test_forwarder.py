@@ -17,6 +17,8 @@ OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2")
 NO_ROUTE = NoRoute("no route to 10.0.2.2: Network is unreachable")
 ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO, 0xB8)
 RTCP = replace(ENTRY, port=35001, is_rtp=False)
+WAY_BACK = "10.0.1.2", "10.0.1.1"
+"""The route that tells where packets arrive."""
 
 
 class FakeRows:
@@ -39,6 +41,9 @@ class FakeRows:
 
     def forwarded(self, port):
         return port + 1
+
+    def seen_at(self, port):
+        return port + 0.5
 
     def hold(self, key):
         self.held.append(key)
@@ -124,14 +129,12 @@ def log(caplog):
 def test_install_and_withdraw(scene, log):
     scene.apply(ENTRY, RTCP)
     assert scene.rows.rows == {35000: (ENTRY, "10.0.2.1", 7), 35001: (RTCP, "10.0.2.1", 7)}
-    assert scene.forwarder.is_installed(35000)
-    assert scene.next_hops.users == {("10.0.2.2", ""): 2}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 2, WAY_BACK: 2}
     enters = "10.0.1.2:5004 -> port {} -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; enters the kernel: both ends are known"
     assert log() == [f"call 1: stream {enters.format(port)}" for port in (35000, 35001)]
 
     scene.forwarder.withdraw(35000, "deleted")
     assert list(scene.rows.rows) == [35001]
-    assert (scene.forwarder.is_installed(35000), scene.forwarder.is_installed(35001)) == (False, True)
     assert log() == ["call 1: stream at port 35000 leaves the kernel: deleted"]
 
     scene.forwarder.withdraw(35001, "deleted")
@@ -148,7 +151,7 @@ def test_same_again_does_nothing(scene, log):
     log()
     scene.rows.rows.clear()
     scene.apply(ENTRY)
-    assert (scene.rows.rows, log(), scene.next_hops.users) == ({}, [], {("10.0.2.2", ""): 1})
+    assert (scene.rows.rows, log(), scene.next_hops.users) == ({}, [], {("10.0.2.2", ""): 1, WAY_BACK: 1})
 
 
 def test_reason_instead_of_an_entry(scene, log):
@@ -174,7 +177,7 @@ def test_changed_entry_on_the_same_way(scene, log):
     moved = replace(ENTRY, source=Endpoint("10.0.1.9", 9))
     scene.apply(moved)
     assert scene.rows.rows == {35000: (moved, "10.0.2.1", 7)}
-    assert scene.next_hops.users == {("10.0.2.2", ""): 1}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.1.9", "10.0.1.1"): 1}
     changed = "10.0.1.9:9 -> port 35000 -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; changed in the kernel"
     assert log() == [f"call 1: stream {changed}"]
 
@@ -185,7 +188,7 @@ def test_changed_entry_to_another_peer(scene):
     moved = replace(ENTRY, to=Endpoint("10.0.3.2", 1))
     scene.apply(moved)
     assert scene.rows.rows == {35000: (moved, "10.0.3.1", 8)}
-    assert scene.next_hops.users == {("10.0.3.2", ""): 1}
+    assert scene.next_hops.users == {("10.0.3.2", ""): 1, WAY_BACK: 1}
 
 
 def test_changed_entry_to_a_peer_without_route(scene, log):
@@ -194,13 +197,13 @@ def test_changed_entry_to_a_peer_without_route(scene, log):
     log()
     scene.apply(replace(ENTRY, to=Endpoint("10.0.3.2", 1)))
     assert scene.rows.rows == {}
-    assert scene.next_hops.users == {("10.0.3.2", ""): 1}
+    assert scene.next_hops.users == {("10.0.3.2", ""): 1, WAY_BACK: 1}
     assert log() == [f"call 1: stream at port 35000 leaves the kernel: {NO_ROUTE.reason}"]
 
 
 def test_our_address_is_part_of_the_way(scene):
     scene.apply(ENTRY, replace(RTCP, from_host="10.0.9.9"))
-    assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.2.2", "10.0.9.9"): 1}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.2.2", "10.0.9.9"): 1, WAY_BACK: 2}
     scene.apply((35000, NOT_LEARNED), (35001, NOT_LEARNED))
     assert scene.next_hops.users == {}
 
@@ -209,8 +212,7 @@ def test_without_a_route(scene, log):
     scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
     scene.apply(ENTRY)
     assert scene.rows.rows == {}
-    assert not scene.forwarder.is_installed(35000)
-    assert scene.next_hops.users == {("10.0.2.2", ""): 1}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, WAY_BACK: 1}
     assert log() == [f"call 1: stream at port 35000 stays in userspace: {NO_ROUTE.reason}"]
 
     scene.forwarder.withdraw(35000, "deleted")
@@ -259,6 +261,41 @@ def test_reroute_of_a_peer_that_nobody_wants(scene, log):
     scene.next_hops.changed = [("10.0.2.2", "")]
     assert not scene.forwarder.reroute(10)
     assert (scene.rows.rows, log()) == ({}, [])
+
+
+def test_way_in_without_the_program(scene, log):
+    """As long as it is so; the way out alone forwards nothing."""
+    report = "eth0: userspace (not named by --interface)"
+    unnamed = NoRoute(f"its way out has no native XDP: {report}", report)
+    scene.next_hops.routes["10.0.1.2"] = unnamed
+    scene.apply(ENTRY)
+    assert scene.rows.rows == {}
+    reason = f"its way in has no native XDP: {report}"
+    assert log() == [f"call 1: stream at port 35000 stays in userspace: {reason}"]
+    for back, is_installed in ((ROUTE, True), (unnamed, False)):
+        scene.next_hops.routes["10.0.1.2"] = back
+        scene.next_hops.changed = [WAY_BACK]
+        scene.forwarder.reroute(10)
+        assert (35000 in scene.rows.rows) is is_installed
+    assert log()[-1] == f"call 1: stream at port 35000 leaves the kernel: {reason}"
+    scene.forwarder.withdraw(35000, "deleted")
+    assert scene.next_hops.users == {}
+
+
+def test_sender_without_a_route_back(scene):
+    """Its packets arrive somewhere, by whatever interface."""
+    scene.next_hops.routes["10.0.1.2"] = NoRoute("no route to 10.0.1.2: Network is unreachable")
+    scene.apply(ENTRY)
+    assert list(scene.rows.rows) == [35000]
+
+
+def test_sender_that_hears_its_own_packets(scene):
+    """Where the way out and the way back are one, it is given up once."""
+    echo = replace(ENTRY, to=ENTRY.source, from_host=ENTRY.local_host)
+    scene.apply(echo)
+    assert scene.next_hops.users == {WAY_BACK: 1}
+    scene.forwarder.withdraw(35000, "deleted")
+    assert scene.next_hops.users == {}
 
 
 class FakeTracker:
@@ -316,6 +353,6 @@ def test_statistics_of_an_entry_that_never_came_are_forgotten(scene):
 def test_counters_are_those_of_the_rows(scene):
     forwarder = scene.forwarder
     assert forwarder.counters(35000) == "counters of 35000"
-    assert forwarder.forwarded(5) == 6
+    assert (forwarder.forwarded(5), forwarder.seen_at(5)) == (6, 5.5)
     assert (forwarder.total_forwarded(), forwarder.total_dropped()) == (11, 22)
     assert (forwarder.last_seen(), forwarder.row(35000)) == ("last seen", 34999)

@@ -225,6 +225,7 @@ def test_way_out_without_native_xdp(network):
     route = network.next_hops.acquire("10.0.7.2", "")
     assert isinstance(route, NoRoute)
     assert route.reason.startswith("its way out has no native XDP: br0: userspace (no native XDP: ")
+    assert route.reason.endswith(route.without_program)
     assert network.rows == {}
 
 
@@ -334,6 +335,13 @@ def test_no_way(network, host, reason):
     assert network.next_hops.acquire(host, "") == NoRoute(reason)
     assert network.rows == {}
     network.next_hops.release(host, "")
+
+
+def test_where_what_a_route_leads_to_has_no_program(network):
+    """Told apart from a peer that cannot be reached for another reason."""
+    network.ip("route add unreachable 203.0.113.1/32")
+    reasons = [network.next_hops.acquire(host, "").without_program for host in ("10.0.1.1", "203.0.113.1")]
+    assert reasons == ["lo: userspace (not an Ethernet interface)", ""]
 
 
 def test_address_that_becomes_ours(network):

@@ -151,7 +151,7 @@ def test_number_of_next_hops(tables):
 
 
 def test_counters_of_a_port_that_saw_nothing(tables):
-    assert tables.counters(50003) == PortCounters(0, 0.0, 0, 0, 0, 0.0, 0.0, RtpState(is_jitter_new=False), RtpTotals())
+    assert tables.counters(50003) == PortCounters(0, 0, 0, 0, 0.0, 0.0, RtpState(is_jitter_new=False), RtpTotals())
 
 
 def test_counters_are_seconds_and_host_order(plane, tables):
@@ -187,7 +187,6 @@ def test_counters_are_seconds_and_host_order(plane, tables):
             plane.poke(map_name, port, member, value)
     expected = PortCounters(
         packets=1 << 40,
-        last_seen=5.25,
         others_dropped=3,
         ssrc=0xFFFFFFFE,
         sequence=65535,
@@ -209,7 +208,7 @@ def test_counters_are_seconds_and_host_order(plane, tables):
         totals=RtpTotals(0xFFFFFFFF, 5, 6, float(1 << 32), 8),
     )
     assert tables.counters(port) == expected
-    assert tables.last_seen()[tables.row(port)] == 5.25
+    assert tables.last_seen()[tables.row(port)] == tables.seen_at(port) == 5.25
     plane.poke("port_counters", port, "packets", 0)
 
 
@@ -245,7 +244,7 @@ def test_seed_touches_no_total_and_no_neighbour(plane, tables):
     shifted = {"highest": 65536 + 300, "lowest": 65536 + 200, "missing": {65536 + 250, 65536 + 299}}
     assert after.state._replace(longest_gap_s=0.5) == state._replace(**shifted)
     assert after.state.longest_gap_s == pytest.approx(0.5, abs=1e-6)
-    assert after == replace(before, ssrc=5, last_seen=3.0, state=after.state)
+    assert after == replace(before, ssrc=5, state=after.state)
     assert tables.counters(neighbour) == other
 
 
@@ -298,7 +297,7 @@ def test_port_ranges(first, last):
         for key in keys:
             assert plane.peek("port_rows", key, "is_open") == 1
             assert plane.peek("port_rows", key, "next_hop") == key % 4093
-            assert tables.last_seen()[tables.row(key)] == tables.counters(key).last_seen == (1e9 + key) / 1e9
+            assert tables.last_seen()[tables.row(key)] == tables.seen_at(key) == (1e9 + key) / 1e9
             tables.withdraw(key)
             tables.close_port(key)
             assert plane.peek("port_rows", key, "is_open") == 0

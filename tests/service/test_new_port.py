@@ -182,3 +182,23 @@ def test_under_the_wildcard_the_address_that_the_party_sends_to_is_kept(talk):
     talk.command(f"Un {OFFER} t", str(NEW))
     talk.packet(CALLER, FACES_CALLER, rtp(201), (NEW, CALLEE))
     assert talk.last_sent.from_host == "10.0.2.1"
+
+
+def test_what_a_younger_session_left_at_the_port_is_not_remembered():
+    """The kernel keeps the last sequence number of a port, whoever has it, until the next is due."""
+    play = Scenario(pairs=4)
+    play.call()
+    start_talking(play)
+    play.at(5)
+    play.packet(CALLEE, FACES_CALLEE, rtp(101), TO_CALLER)
+    play.call("other")
+    play.packet(STRANGER, NEW, rtp(8999), (NEW + 2, CALLER))
+    play.at(5.1)
+    play.offload.forward(NEW, 1, play.now, ssrc=0x1234, sequence=9000)
+    play.at(5.2)
+    play.command("D other f t", "0")
+    play.command(f"Un {OFFER} t", str(NEW))
+    play.packet(CALLEE, NEW, rtp(102), TO_CALLER)
+    play.offload.forward(NEW, 1, play.now, ssrc=0x1234, sequence=103, is_memory_due=False)
+    play.packet(STRANGER, NEW, rtp(9001))
+    play.packet(STRANGER, NEW, rtp(104), TO_CALLER)

@@ -64,7 +64,18 @@ def test_configured_host_is_found_with_all_it_has():
 
 def test_same_host_twice_is_one_port_space():
     ours = addresses(ONE, replace(ONE, label="again"), TWO)
-    assert [one.slot for one in ours.known] == [0, 0, 2]
+    assert [one.slot for one in ours.known] == [0, 0, 1]
+
+
+def test_port_spaces_are_numbered_without_gaps():
+    """Each costs a row for every port."""
+    for listen, slots in (
+        ((ANY4, ONE, TWO, SIX), [0, 0, 0, 1]),
+        ((ONE, SIX, TWO, ANY4), [0, 1, 0, 0]),
+        ((ONE, SIX, TWO, ANY6), [0, 1, 2, 1]),
+        ((ANY6, SIX, ANY4, ONE), [0, 0, 1, 1]),
+    ):
+        assert [one.slot for one in addresses(*listen).known] == slots
 
 
 def test_other_host_shares_the_slot_of_the_default():

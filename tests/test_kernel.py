@@ -1,0 +1,50 @@
+"""What a relay does where programs load and something after that fails. The rest: tests/netns_call and tests/bpf."""
+
+import gc
+import os
+
+import pytest
+
+from rtpproxy import kernel
+from rtpproxy.config import Config, ListenAddress
+from rtpproxy.errors import OffloadError
+from rtpproxy.kernel import Programs
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+ANY, ONE = ListenAddress(), ListenAddress("10.0.0.1")
+
+
+def refuse(reason, listen):
+    """Loading fails for that reason, and nothing stays open or mapped."""
+
+    def held():
+        gc.collect()
+        with open("/proc/self/maps") as maps:
+            return os.listdir("/proc/self/fd"), sum("bpf-map" in line for line in maps)
+
+    before = held()
+    with pytest.raises(OffloadError, match=f"^{reason}$"):
+        Programs(Config(listen=(listen,), port_min=30000, port_max=30098))
+    assert held() == before
+
+
+def test_nothing_is_left_when_the_ttl_cannot_be_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel, "_DEFAULT_TTL", tmp_path / "gone")
+    refuse("cannot map the tables: No such file or directory", ANY)
+
+
+def test_nothing_is_left_when_memory_is_short(monkeypatch):
+    def map_nothing(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("rtpproxy.offload.tables.mmap.mmap", map_nothing)
+    refuse("cannot map the tables: Cannot allocate memory", ANY)
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_machines_with_another_order_of_stores_are_refused(monkeypatch, machine):
+    """Rows are written with plain stores; and nothing is left when an address cannot be written."""
+    other = os.uname_result((*os.uname()[:4], machine))
+    monkeypatch.setattr(os, "uname", lambda: other)
+    refuse(f"only x86-64 is supported, and this machine is {machine}", ONE)
