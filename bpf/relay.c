@@ -26,6 +26,11 @@
 
 #define AF_INET6 10
 
+/* Payloads shorter than this are left to the controller, which sends them twice. */
+#ifndef DOUBLED_BYTES
+#define DOUBLED_BYTES 0
+#endif
+
 /* The number of a counter in `struct verdicts`, by its name. */
 #define VERDICT(name) (__builtin_offsetof(struct verdicts, name) / sizeof(__u64))
 
@@ -186,6 +191,8 @@ int ON_XDP(struct xdp_md *ctx)
 	}
 	if (d.ip_bytes > out.mtu)
 		return conclude(XDP_PASS, VERDICT(up_too_long));
+	if (d.payload_bytes < DOUBLED_BYTES)
+		return conclude(XDP_PASS, VERDICT(up_doubled));
 
 	if (e.is_rtp)
 		count_rtp(data_end, &d, counters, index, now_ns);

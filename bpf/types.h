@@ -125,6 +125,7 @@ struct verdicts {
 	__u64 up_other_source;      /* not the locked source: userspace applies the latching rules */
 	__u64 up_no_next_hop;       /* the neighbour is unknown, or its interface cannot send frames */
 	__u64 up_too_long;          /* over the MTU of the way out: a socket can fragment */
+	__u64 up_doubled;           /* short, and short packets are to be sent twice */
 };
 
 /* Packets from other sources than the locked one that go up, per port and second. */

@@ -9,6 +9,8 @@ from rtpproxy.errors import ConfigError
 
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
+SHORT_BYTES = 128
+"""Payloads below it are sent twice where that is asked for (protocol.md 6.2)."""
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
@@ -172,7 +174,7 @@ class Config:
     """Each direction has a timer of its own, and the session ends when either runs out."""
     notify: tuple[NotifyTarget, ...] = ()
     is_doubling: bool = False
-    """Send packets shorter than 128 bytes twice."""
+    """Send payloads shorter than SHORT_BYTES twice."""
     tos: int = DEFAULT_TOS
     """Of IPv4 packets that leave, 0 to 255."""
     user: str = ""

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rtpproxy.addr import ipv4_number
-from rtpproxy.config import Config, ListenAddress, OffloadMode
+from rtpproxy.config import SHORT_BYTES, Config, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.offload import loader
 from rtpproxy.offload.addresses import HostAddresses, ipv4_addresses
@@ -59,6 +59,7 @@ class Programs:
                     "FIRST_PORT": str(first_port),
                     "PORT_SPAN": str(last_port + 1 - first_port),
                     "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
+                    "DOUBLED_BYTES": str(SHORT_BYTES if config.is_doubling else 0),
                     **_slot_defines(listen),
                 }
             )

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from rtpproxy.addr import Endpoint
+from rtpproxy.config import SHORT_BYTES
 from rtpproxy.media.rtp import parse_rtp
 from rtpproxy.offloading import Offloading
 from rtpproxy.session.latch import Verdict
@@ -11,8 +12,6 @@ from rtpproxy.session.session import Component, Leg, Session, Stream
 from rtpproxy.session.totals import Totals
 
 _IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
-SHORT_BYTES = 128
-"""Payloads below it are sent twice where that is asked for (protocol.md 6.2)."""
 
 
 class Media(Protocol):
@@ -27,7 +26,7 @@ class Packets:
     def __init__(
         self, media: Media, offloading: Offloading, activity: Activity, totals: Totals, *, is_doubling: bool
     ) -> None:
-        """`is_doubling` sends short packets twice."""
+        """`is_doubling` sends payloads below SHORT_BYTES twice."""
         self._media = media
         self._offloading = offloading
         self._activity = activity

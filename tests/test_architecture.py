@@ -78,7 +78,7 @@ OURS = {
         *("session.session", "session.stats", "session.totals"),
     },
     "packets": {
-        *("addr", "media.rtp", "offloading"),
+        *("addr", "config", "media.rtp", "offloading"),
         *("session.latch", "session.reaper", "session.session", "session.totals"),
     },
     "privileges": {"config", "errors"},

@@ -89,6 +89,7 @@ VERDICTS = [
     "up_other_source",
     "up_no_next_hop",
     "up_too_long",
+    "up_doubled",
 ]
 
 
