@@ -8,7 +8,7 @@ from tests.conftest import FIRST_PORT, LAST_PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-SIZES = {"port_rows": 64, "port_counters": 64, "port_events": 128, "next_hops": 32, "verdicts": 112}
+SIZES = {"port_rows": 64, "port_counters": 64, "port_events": 128, "next_hops": 32, "verdicts": 120}
 PORTS = LAST_PORT + 1 - FIRST_PORT
 ENTRIES = {"port_rows": PORTS, "port_counters": PORTS, "port_events": PORTS, "next_hops": 4096, "verdicts": 1}
 MEMBERS = {
