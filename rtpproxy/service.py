@@ -277,12 +277,12 @@ class Service:
             totals.packets_discarded += 1
             return
         self._activity.touch(stream.activity, now)
-        is_unlocked = is_rtp and self._track(session, stream, header, now)
+        is_relocked = is_rtp and self._track(session, stream, header, now)
         stream.received_packets += 1
         self._relay(stream, peer, data)
         if verdict is _LEARNED:
             self._guess_rtcp(session, stream)
-        if verdict is _LEARNED or is_unlocked or local_host != stream.local_host:
+        if verdict is _LEARNED or is_relocked or local_host != stream.local_host:
             stream.local_host = local_host
             self._replan(session, now)
 
@@ -296,13 +296,14 @@ class Service:
             self._totals.packets_discarded += 1
 
     def _track(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
-        """Keep the sequence statistics; True when a change of SSRC unlocked the stream."""
+        """Keep the sequence statistics; True when a change of SSRC locked or unlocked the stream."""
         tracker = stream.tracker
         if tracker is None:
             tracker = stream.tracker = SequenceTracker()
         is_wanted = self._offload.is_wanted(stream.key)
         if is_wanted:
-            # The kernel must not count between what is absorbed and what it goes on from.
+            # The kernel must not count between what is absorbed and what it goes on from. Should anything fail before
+            # `seed`, the stream's next packet comes here, too, and lets the kernel go on.
             self._offload.hold(stream.key)
             self._absorb(session, stream, now)
         is_changed = tracker.observe(header, now)
@@ -511,7 +512,11 @@ class Service:
         log.info("%s: session ended: %s", _label(session), reason)
 
     def _close(self, session: Session, leg: Leg, reason: str, now: float) -> None:
-        """Withdraw, count, then free: nothing is forwarded from a port that can be given away."""
+        """Withdraw, count, then free.
+
+        The kernel goes on sending the peer's packets from the port until the peer is closed or planned anew. That
+        happens in the same turn, before the port can be given to anybody.
+        """
         for stream in leg.streams:
             self._offload.withdraw(stream.key, reason)
             self._absorb(session, stream, now)
