@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * Turning a received frame into the one that leaves. A relay is the end of one path and the start of another: the
- * IPv4 header is written anew (TTL and TOS as a socket's, don't-fragment set, no ECN), only the identification is
- * kept. The UDP checksum is updated incrementally (RFC 1624), so a wrong one stays wrong and the receiver notices.
+ * IPv4 header is written anew (TTL as a socket's, don't-fragment set, and the stream's TOS byte, so that ECN bits are
+ * those that the configuration has there, whatever came in), only the identification is kept. The UDP checksum is
+ * updated incrementally (RFC 1624), so a wrong one stays wrong and the receiver notices.
  */
 #pragma once
 #include "verdict.h"

@@ -41,8 +41,9 @@ _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
 /*
  * What happened at a port, as far as every packet changes it. Same index as the row. The totals are never reset. The
  * rest is where the RTP statistics stand (protocol.md 11.1): the controller writes it while `sequence` of the row is
- * odd, so that counting goes on where it stopped, and reads it to go on itself. A stream's packets reach one CPU at a
- * time (its flow decides); where they do not, totals are right, and a packet may count as lost or twice.
+ * odd, so that counting goes on where it stopped, and reads it to go on itself. A program that was past the row by then
+ * counts its packet after that, one on each CPU at most. A stream's packets reach one CPU at a time (its flow decides);
+ * where they do not, totals are right, and a packet may count as lost or twice.
  */
 struct port_counters {
 	__u64 packets;       /* forwarded; counted last, so that who sees it sees the rest of the packet counted */
@@ -82,7 +83,7 @@ struct port_events {
 	__u32 lost;                /* sent and not received; goes down when a late packet comes */
 	__u32 duplicates;
 	__u32 parse_errors;        /* forwarded though they are not RTP */
-	__u32 lowest;              /* number of the run, extended like `highest`; not over 1,023 behind it when seeded */
+	__u32 lowest;              /* number of the run, extended like `highest`; not over MISSING_BITS behind it when seeded */
 	__u32 settled;             /* `missing` is true of the numbers up to here; those after it have all come */
 	__u64 missing[MISSING_WORDS]; /* bit n % MISSING_BITS: number n of the run has not come */
 };

@@ -380,7 +380,11 @@ class Service:
         log.info("%s: session ended: %s", session.label, reason)
 
     def _close(self, session: Session, leg: Leg, reason: str, now: float) -> None:
-        """Withdraw, count, then free: what arrives at a port that can be given away is not forwarded any more."""
+        """Withdraw, count, then free.
+
+        The kernel goes on sending the peer's packets from the port until the peer is closed or planned anew. That
+        happens in the same turn, before the port can be given to anybody.
+        """
         for stream in leg.streams:
             self._offloading.remove(session, stream, reason, now)
         self._packets.remove(leg)

@@ -71,19 +71,21 @@ class NotOffloaded(str):
     __slots__ = ()
 
 
-INCOMPLETE = NotOffloaded("the session has one leg only")
 NOT_LEARNED = NotOffloaded("its source is not learned yet")
 PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
 NOT_IPV4 = NotOffloaded("only IPv4 is forwarded")
 
 
 def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
-    """What every open port of the session should have, by the port's key: an entry, or the reason for none."""
+    """What every open port of a complete session should have, by its key: an entry, or the reason for none.
+
+    One leg may still be without ports: new ones for the other leg complete a session, too.
+    """
     wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
     for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
         for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
             if stream.local_port:
-                wanted[stream.key] = _plan_stream(stream, peer) if session.is_complete else INCOMPLETE
+                wanted[stream.key] = _plan_stream(stream, peer)
     return wanted
 
 
