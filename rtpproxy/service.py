@@ -18,14 +18,13 @@ from rtpproxy.control.messages import (
     MediaDescription,
     NotifyArguments,
     Play,
-    PortLine,
     Query,
-    SessionCounters,
     SetTimeout,
     SetTos,
     StopPlay,
     Update,
 )
+from rtpproxy.control.replies import PortLine, SessionCounters
 from rtpproxy.errors import (
     NoPortsError,
     NotificationOffError,

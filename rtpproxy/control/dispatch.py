@@ -6,13 +6,10 @@ from typing import Protocol
 
 from rtpproxy.control.messages import (
     BASE_VERSION,
-    DONE,
-    FAILED,
     NOTIFICATION,
     SUPPORTED_EXTENSIONS,
     Answer,
     Command,
-    CommandCounts,
     CommandError,
     Copy,
     Delete,
@@ -26,25 +23,30 @@ from rtpproxy.control.messages import (
     Lookup,
     MediaDescription,
     Play,
-    PortLine,
     Query,
     Record,
-    SessionCounters,
     SetTimeout,
     SetTos,
     StopPlay,
     Subcommand,
     Update,
     Version,
+    refuse,
+)
+from rtpproxy.control.parser import Parser, is_verbose_query
+from rtpproxy.control.replies import (
+    DONE,
+    FAILED,
+    CommandCounts,
+    PortLine,
+    SessionCounters,
     encode_counters,
     encode_error,
     encode_port_line,
     encode_results,
     encode_stats,
     encode_totals,
-    refuse,
 )
-from rtpproxy.control.parser import Parser, is_verbose_query
 from rtpproxy.errors import (
     NoPortsError,
     NotificationOffError,

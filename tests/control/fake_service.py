@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rtpproxy.control.messages import PortLine, SessionCounters
+from rtpproxy.control.replies import PortLine, SessionCounters
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Issuer, Role
 from rtpproxy.session.totals import Totals

@@ -4,11 +4,9 @@ import dataclasses
 
 import pytest
 
-from rtpproxy.control.messages import (
-    SUPPORTED_EXTENSIONS,
+from rtpproxy.control.messages import SUPPORTED_EXTENSIONS, CommandError, ErrorCode
+from rtpproxy.control.replies import (
     CommandCounts,
-    CommandError,
-    ErrorCode,
     PortLine,
     SessionCounters,
     encode_counters,

@@ -1,0 +1,185 @@
+"""Replies of the control protocol as values, and in their wire form; the only home of the counters' wire names.
+
+Source: protocol.md sections 2.6, 3 and 11.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rtpproxy.control.messages import ErrorCode, refuse
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.totals import Totals
+
+
+@dataclass(frozen=True, slots=True)
+class PortLine:
+    """Answer to `U` and `L`: the port for the other party, and our address that it belongs to."""
+
+    port: int
+    local: LocalAddress
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCounters:
+    """What `Q` tells of a session (protocol.md 11.1); `a` is the party in the from position, `o` the other."""
+
+    ttl_s: int
+    npkts_ina: int
+    npkts_ino: int
+    nrelayed: int
+    ndropped: int
+    longest_ipi_s: float
+    jitter_last: float
+    """Interarrival jitter (RFC 3550 6.4.1) in timestamp units."""
+    jitter_max: float
+    jitter_average: float
+    sent: int
+    received: int
+    duplicates: int
+    lost: int
+    parse_errors: int
+
+
+@dataclass(slots=True)
+class CommandCounts:
+    """What `G` tells of commands (protocol.md 11.4)."""
+
+    received: int = 0
+    """Repeated ones left out."""
+    repeated: int = 0
+    """UDP commands that were answered from the cache."""
+    succeeded: int = 0
+    failed: int = 0
+    answered: int = 0
+
+
+DEFAULT_COUNTERS = (b"ttl", b"npkts_ina", b"npkts_ino", b"nrelayed", b"ndropped")
+"""What `Q` without names tells, in this order."""
+
+DONE = b"0"
+FAILED = b"-1"
+"""Result of a sub-command that failed."""
+
+_COUNTERS: dict[bytes, tuple[str, bytes]] = {
+    b"ttl": ("ttl_s", b"%d"),
+    b"npkts_ina": ("npkts_ina", b"%d"),
+    b"npkts_ino": ("npkts_ino", b"%d"),
+    b"nrelayed": ("nrelayed", b"%d"),
+    b"ndropped": ("ndropped", b"%d"),
+    b"longest_ipi": ("longest_ipi_s", b"%f"),
+    b"rtpa_jlast": ("jitter_last", b"%f"),
+    b"rtpa_jmax": ("jitter_max", b"%f"),
+    b"rtpa_javg": ("jitter_average", b"%f"),
+    b"rtpa_nsent": ("sent", b"%d"),
+    b"rtpa_nrcvd": ("received", b"%d"),
+    b"rtpa_ndups": ("duplicates", b"%d"),
+    b"rtpa_nlost": ("lost", b"%d"),
+    b"rtpa_perrs": ("parse_errors", b"%d"),
+}
+
+
+_COMMAND_COUNTS: dict[bytes, str] = {
+    b"ncmds_rcvd": "received",
+    b"ncmds_rcvd_ndups": "repeated",
+    b"ncmds_succd": "succeeded",
+    b"ncmds_errs": "failed",
+    b"ncmds_repld": "answered",
+}
+
+_TOTALS: dict[bytes, tuple[str, bytes]] = {
+    b"nsess_created": ("sessions_created", b"%d"),
+    b"nsess_destroyed": ("sessions_destroyed", b"%d"),
+    b"nsess_timeout": ("sessions_timed_out", b"%d"),
+    b"nsess_complete": ("sessions_completed", b"%d"),
+    b"nsess_nortp": ("sessions_without_rtp", b"%d"),
+    b"nsess_owrtp": ("sessions_with_one_way_rtp", b"%d"),
+    b"nsess_nortcp": ("sessions_without_rtcp", b"%d"),
+    b"nsess_owrtcp": ("sessions_with_one_way_rtcp", b"%d"),
+    b"nplrs_created": ("players_created", b"%d"),
+    b"nplrs_destroyed": ("players_destroyed", b"%d"),
+    b"npkts_rcvd": ("packets_received", b"%d"),
+    b"npkts_played": ("packets_played", b"%d"),
+    b"npkts_relayed": ("packets_relayed", b"%d"),
+    b"npkts_resizer_in": ("packets_to_repacketize", b"%d"),
+    b"npkts_resizer_out": ("packets_repacketized", b"%d"),
+    b"npkts_resizer_discard": ("packets_not_repacketized", b"%d"),
+    b"npkts_discard": ("packets_discarded", b"%d"),
+    b"total_duration": ("total_duration_s", b"%f"),
+    b"rtpa_nsent": ("sent", b"%d"),
+    b"rtpa_nrcvd": ("received", b"%d"),
+    b"rtpa_ndups": ("duplicates", b"%d"),
+    b"rtpa_nlost": ("lost", b"%d"),
+    b"rtpa_perrs": ("parse_errors", b"%d"),
+    b"pps_in": ("packets_per_second", b"%f"),
+}
+
+
+def encode_error(code: ErrorCode) -> bytes:
+    """The reply `E<code>`. Like all encoders here: without the final LF (protocol.md 3.3)."""
+    return b"E%d" % code
+
+
+def encode_port_line(line: PortLine) -> bytes:
+    """The reply to `U` and `L` (protocol.md 3.2): no address where the port is on all addresses of a family."""
+    shown = line.local.advertised or line.local.host
+    if not shown:
+        return b"%d" % line.port
+    suffix = b" 6" if line.local.is_ipv6 else b""
+    return b"%d %s%s" % (line.port, shown.encode(), suffix)
+
+
+def encode_results(main: bytes, results: Sequence[bytes]) -> bytes:
+    """A reply with the results of its sub-commands (protocol.md 2.6), less those at the end that say nothing."""
+    while results and not results[-1]:
+        results = results[:-1]
+    return b" && ".join([main, *(result or DONE for result in results)])
+
+
+def encode_counters(counters: SessionCounters, names: Sequence[bytes], is_verbose: bool) -> bytes:
+    """The reply to `Q`: the counters named, or the default ones if none is (protocol.md 11.1).
+
+    Raises CommandError for a name that is not a counter's; case matters.
+    """
+    values = []
+    for name in names or DEFAULT_COUNTERS:
+        if name not in _COUNTERS:
+            refuse(ErrorCode.COUNTER_UNKNOWN)
+        attribute, form = _COUNTERS[name]
+        values.append((name, form % getattr(counters, attribute)))
+    return _join(values, is_verbose)
+
+
+def encode_stats(totals: Totals, commands: CommandCounts, names: Sequence[bytes], is_verbose: bool) -> bytes:
+    """The reply to `G`: the totals named, an empty line when none is (protocol.md 11.3).
+
+    Raises CommandError for a name that is not a total's; case matters.
+    """
+    values = []
+    for name in names:
+        if name in _COMMAND_COUNTS:
+            values.append((name, b"%d" % getattr(commands, _COMMAND_COUNTS[name])))
+            continue
+        if name not in _TOTALS:
+            refuse(ErrorCode.STATS_COUNTER_UNKNOWN)
+        attribute, form = _TOTALS[name]
+        values.append((name, form % getattr(totals, attribute)))
+    return _join(values, is_verbose)
+
+
+def _join(values: Sequence[tuple[bytes, bytes]], is_verbose: bool) -> bytes:
+    return b" ".join(b"%s=%s" % pair if is_verbose else pair[1] for pair in values)
+
+
+def encode_totals(totals: Totals, with_load: bool) -> bytes:
+    """The reply to `I`: five lines, or six with the load (protocol.md 11.2)."""
+    lines = [
+        b"sessions created: %d" % totals.sessions_created,
+        b"active sessions: %d" % totals.active_sessions,
+        # RTP streams: a session counts for two even before it has its second leg.
+        b"active streams: %d" % (2 * totals.active_sessions),
+        b"packets received: %d" % totals.packets_received,
+        b"packets transmitted: %d" % (totals.packets_relayed + totals.packets_played),
+    ]
+    if with_load:
+        lines.append(b"average load: 0.000000")  # never measured, as in the reference
+    return b"\n".join(lines)
