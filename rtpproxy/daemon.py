@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import logging.handlers
 import os
 import stat
 import sys
@@ -17,6 +16,7 @@ from rtpproxy.config import Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.options import FACILITIES
 from rtpproxy.relay import Relay
+from rtpproxy.syslog import DEFAULT_PATH, SyslogHandler
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +72,24 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def start_log(config: Config) -> None:
-    """Log to standard error in the foreground, else to syslog, as `LEVEL:ID:function:line: text`."""
+    """Log to standard error in the foreground, else to syslog, as `LEVEL:ID:function:line: text`.
+
+    A daemon that keeps its descriptors logs to standard error, too, if there is no syslog.
+    """
     for name, number in _LEVELS.items():
         logging.addLevelName(number, name)
     level, _, facility = config.log_level.partition(":")
     handler: logging.Handler = logging.StreamHandler()
     text = "%(levelname)s:GLOBAL:%(funcName)s:%(lineno)d: %(message)s"
-    if not config.is_foreground and os.path.exists("/dev/log"):
-        handler = logging.handlers.SysLogHandler("/dev/log", FACILITIES[facility or "DAEMON"])
+    if not config.is_foreground and (_has_syslog() or not config.keeps_descriptors):
+        handler = SyslogHandler(DEFAULT_PATH, FACILITIES[facility or "DAEMON"])
         text = f"rtpproxy[{os.getpid()}]: {text}"
     handler.setFormatter(logging.Formatter(text))
     logging.basicConfig(level=_LEVELS[level], handlers=[handler], force=True)
+
+
+def _has_syslog() -> bool:
+    return os.path.exists(DEFAULT_PATH)
 
 
 def _serve(config: Config, on_ready: Callable[[], None]) -> None:
@@ -160,6 +167,8 @@ def _daemonize(config: Config) -> int:
     if os.fork():
         os.close(writer)
         _take_outcome(_read_all(reader))
+        if not _has_syslog() and not config.keeps_descriptors:
+            print(f"rtpproxy: warning: no {DEFAULT_PATH}: log lines are lost until there is one", file=sys.stderr)
         return 0
     os.close(reader)
     os.setsid()

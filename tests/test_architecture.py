@@ -1,7 +1,7 @@
 """Who may import whom, and what else is allowed in one place only, read from the sources.
 
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
-3  control.{server,listening,streams,datagrams}  notify  privileges  limits  manual
+3  control.{server,listening,streams,datagrams}  notify  privileges  limits  manual  syslog
    media.{steered,bound,portrange,sockets}  adapters: sockets, files, bcc, netlink; they know no use case
    offload.{forwarder,nexthop,attach,netlink,tables,loader,syscall,off}
 2  service  control.dispatch                use cases: adapters come as arguments
@@ -35,7 +35,7 @@ LEVELS = {
     3: {
         *("control.server", "control.streams", "control.datagrams", "control.listening"),
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
-        *("privileges", "limits", "manual", "notify"),
+        *("privileges", "limits", "manual", "notify", "syslog"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
         *("offload.tables", "offload.loader", "offload.syscall", "offload.off"),
     },
@@ -68,6 +68,7 @@ OURS = {
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
     "manual": {"options"},
+    "syslog": set(),
     "notify": {"addr", "config"},
     "media.sockets": {"errors", "session.local"},
     "media.steered": {"addr", "errors", "media.sockets", "session.local", "session.session"},

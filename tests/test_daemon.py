@@ -24,6 +24,9 @@ from tests.waiting import wait_for
 DEADLINE_S = 30.0
 BOUND = ("--ports", "bound", "--offload", "off")
 """Starts sooner, and needs no privilege."""
+UNLOGGED = "rtpproxy: warning: no /dev/log: log lines are lost until there is one\n"
+REMARK = "" if os.path.exists("/dev/log") else UNLOGGED
+"""What the command that starts a daemon says on this host."""
 LOG_LINE = re.compile(r"(DBUG|INFO|WARN|ERR|CRIT):GLOBAL:\w+:\d+: .+")
 
 
@@ -144,7 +147,7 @@ def end(pid, directory, number=signal.SIGTERM):
 
 def test_parent_returns_when_the_daemon_serves(run, tmp_path):
     done = run()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", REMARK)
     assert ask(tmp_path / "sock") == "20040107\n"
     pid = daemon_of(tmp_path)
     end(pid, tmp_path)
@@ -175,7 +178,7 @@ def test_daemon_stays_where_it_was_started_if_told(run, tmp_path):
 def test_daemon_of_another_user(run, tmp_path):
     """The command returns once the daemon is that user; scheduling and limits are what they were asked to be."""
     done = run("-u", "nobody", "-L", "5000", "--nice", "3")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, REMARK)
     pid = daemon_of(tmp_path)
     assert "Uid:\t65534\t65534\t65534\t65534\n" in Path(f"/proc/{pid}/status").read_text()
     limits = Path(f"/proc/{pid}/limits").read_text()
@@ -203,14 +206,14 @@ def test_usage_is_refused_before_there_is_a_daemon(run, tmp_path):
 
 def test_warnings_are_said_by_the_command_that_starts_the_daemon(run, tmp_path):
     done = run("--overload_prot")
-    assert (done.returncode, done.stderr) == (0, "rtpproxy: warning: --overload_prot has no effect\n")
+    assert (done.returncode, done.stderr) == (0, f"rtpproxy: warning: --overload_prot has no effect\n{REMARK}")
     end(daemon_of(tmp_path), tmp_path)
 
 
 def test_paths_mean_the_directory_that_it_is_started_from(run, tmp_path):
     try:
         done = run("-s", f"unix:{tmp_path.name}.sock", "-p", f"{tmp_path.name}.pid")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, REMARK)
         assert (tmp_path / f"{tmp_path.name}.sock").exists()
         assert (tmp_path / f"{tmp_path.name}.pid").exists()
     finally:
@@ -253,24 +256,61 @@ def test_parent_says_that_the_daemon_died(tmp_path, slow_bcc):
     slow_bcc.release()
 
 
+DEVICES = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9"
+WITHOUT_SYSLOG = ("unshare", "--mount", "sh", "-c", f'{DEVICES} && exec "$0" "$@"')
+"""A /dev with nothing but what is needed."""
+
+
+@pytest.fixture
+def syslog(tmp_path):
+    """A log socket of the test; `prefix` puts it into a /dev of its own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+        opened.bind(str(tmp_path / "log"))
+        opened.settimeout(DEADLINE_S)
+        yield opened
+
+
+def with_syslog(directory):
+    mount = f'{DEVICES} && touch /dev/log && mount --bind "$0" /dev/log && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mount, str(directory / "log"))
+
+
 @pytest.mark.root
-def test_daemon_logs_to_syslog(run, tmp_path):
-    # A /dev with nothing but what is needed, and a log socket of the test in it.
-    devices = (
-        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && touch /dev/log"
-        ' && mount --bind "$0" /dev/log && exec "$@"'
-    )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
-        syslog.bind(str(tmp_path / "log"))
-        syslog.settimeout(DEADLINE_S)
-        prefix = ("unshare", "--mount", "sh", "-c", devices, str(tmp_path / "log"))
-        assert run("-d", "INFO:LOCAL0", prefix=prefix).returncode == 0
-        pid = daemon_of(tmp_path)
-        lines = []
-        while not lines or "rtpproxy started" not in lines[-1]:
-            lines.append(syslog.recv(4096).decode().rstrip("\0"))
-        assert all(re.fullmatch(rf"<134>rtpproxy\[{pid}\]: {LOG_LINE.pattern}", line) for line in lines)
-        end(pid, tmp_path)
+def test_daemon_logs_to_syslog(run, syslog, tmp_path):
+    done = run("-d", "INFO:LOCAL0", prefix=with_syslog(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = daemon_of(tmp_path)
+    lines = []
+    while not lines or "rtpproxy started" not in lines[-1]:
+        lines.append(syslog.recv(4096).decode().rstrip("\0"))
+    assert all(re.fullmatch(rf"<134>rtpproxy\[{pid}\]: {LOG_LINE.pattern}", line) for line in lines)
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_syslog_that_stands_still_stops_nothing(run, syslog, tmp_path):
+    assert run("-d", "DBUG", prefix=with_syslog(tmp_path)).returncode == 0
+    pid = daemon_of(tmp_path)
+    for _ in range(1000):
+        assert ask(tmp_path / "sock") == "20040107\n"
+    syslog.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            syslog.recv(4096)
+    ask(tmp_path / "sock")
+    assert re.search(rb"WARN:GLOBAL:emit:0: lines that syslog did not take: [1-9]", syslog.recv(4096))
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_daemon_without_syslog_says_so(run, tmp_path):
+    done = run(prefix=WITHOUT_SYSLOG)
+    assert (done.returncode, done.stderr) == (0, UNLOGGED)
+    end(daemon_of(tmp_path), tmp_path)
+    done = run("-d", "INFO", "--no_redirect", "-s", "unix:/nonexistent/sock", prefix=WITHOUT_SYSLOG)
+    assert done.returncode == 1
+    assert UNLOGGED not in done.stderr
+    assert "ERR:GLOBAL:" in done.stderr
 
 
 # The end
