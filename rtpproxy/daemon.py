@@ -30,6 +30,8 @@ _LEVELS = {
 _MESSAGE_BYTES = 4096
 _FAILED, _USAGE = 1, 2
 """Exit statuses."""
+_LAST_STANDARD = 2
+"""Descriptor of standard error."""
 
 
 def run(config: Config) -> int:
@@ -37,6 +39,7 @@ def run(config: Config) -> int:
 
     Raises StartError or ConfigError when it cannot start.
     """
+    _fill_standard_descriptors()
     check_root(config)
     privileges.check(config)
     config = with_absolute_paths(config)
@@ -45,6 +48,13 @@ def run(config: Config) -> int:
         _serve(config, lambda: None)
         return 0
     return _daemonize(config)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open those of 0 to 2 that are closed, so that nothing else gets these numbers and is taken for them."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(null, True)
+    os.close(null)
 
 
 def check_root(config: Config) -> None:
@@ -163,28 +173,27 @@ class PidFile:
 
 def _daemonize(config: Config) -> int:
     """Go to the background. The parent waits until the daemon serves, and says why if it does not."""
-    reader, writer = os.pipe()
-    if os.fork():
+    try:
+        reader, writer = os.pipe()
+        is_parent = os.fork() != 0
+    except OSError as error:
+        raise StartError(f"cannot start a daemon: {error.strerror}") from error
+    if is_parent:
         os.close(writer)
         _take_outcome(_read_all(reader))
         if not _has_syslog() and not config.keeps_descriptors:
             print(f"rtpproxy: warning: no {DEFAULT_PATH}: log lines are lost until there is one", file=sys.stderr)
         return 0
-    os.close(reader)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    if not config.keeps_directory:
-        os.chdir("/")
-    # The daemon leaves through here only, so that nothing of the parent's is run twice.
-    os._exit(_be_daemon(config, writer))
+    status = _FAILED
+    try:
+        os.close(reader)
+        status = _be_daemon(config, writer)
+    finally:
+        # Whatever happened: nothing of the parent's is run twice.
+        os._exit(status)
 
 
 def _be_daemon(config: Config, writer: int) -> int:
-    if not config.keeps_descriptors:
-        _redirect()
-    start_log(config)
-
     is_told = False
 
     def tell(status: int, message: str = "") -> None:
@@ -195,22 +204,38 @@ def _be_daemon(config: Config, writer: int) -> int:
             os.close(writer)
 
     try:
+        _leave_parent(config)
+        start_log(config)
         _serve(config, lambda: tell(0))
     except RtpproxyError as error:
         status = _USAGE if isinstance(error, ConfigError) else _FAILED
         log.error("%s", error)
         tell(status, str(error))
         return status
+    except BaseException as error:
+        log.critical("unexpected", exc_info=error)
+        tell(_FAILED, f"the daemon failed at start: {error!r}")
+        raise
     return 0
+
+
+def _leave_parent(config: Config) -> None:
+    """Have neither its terminal, nor its directory, nor its standard descriptors. The process number changes."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    if not config.keeps_directory:
+        os.chdir("/")
+    if not config.keeps_descriptors:
+        _redirect()
 
 
 def _redirect() -> None:
     """Standard input, output and error lead nowhere from now on."""
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
+    for standard in range(_LAST_STANDARD + 1):
         os.dup2(null, standard)
-    if null > 2:
-        os.close(null)
+    os.close(null)
 
 
 def _take_outcome(outcome: bytes) -> None:

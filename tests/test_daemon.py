@@ -5,6 +5,7 @@ directory.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -174,6 +175,19 @@ def test_daemon_stays_where_it_was_started_if_told(run, tmp_path):
     end(pid, tmp_path)
 
 
+CLOSED = [numbers for count in (1, 2, 3) for numbers in itertools.combinations((0, 1, 2), count)]
+
+
+@pytest.mark.parametrize("numbers", CLOSED)
+def test_daemon_that_is_started_with_closed_descriptors(run, tmp_path, numbers):
+    closing = " ".join(f"{number}>&-" for number in numbers)
+    assert run(prefix=("sh", "-c", f'exec "$0" "$@" {closing}')).returncode == 0
+    assert ask(tmp_path / "sock") == "20040107\n"
+    pid = daemon_of(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3
+    end(pid, tmp_path)
+
+
 @pytest.mark.root
 def test_daemon_of_another_user(run, tmp_path):
     """The command returns once the daemon is that user; scheduling and limits are what they were asked to be."""
@@ -311,6 +325,36 @@ def test_daemon_without_syslog_says_so(run, tmp_path):
     assert done.returncode == 1
     assert UNLOGGED not in done.stderr
     assert "ERR:GLOBAL:" in done.stderr
+
+
+FAILING = """
+import logging
+
+class Failing(logging.Handler):
+    def emit(self, record):
+        if "media ports" in record.getMessage():
+            raise RuntimeError("a mistake")
+
+logging.getLogger("rtpproxy.relay").addHandler(Failing())
+"""
+"""A sitecustomize.py: something fails at start that nobody expects."""
+
+
+@pytest.mark.root
+def test_unexpected_failure_is_told_and_logged(run, syslog, tmp_path):
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "sitecustomize.py").write_text(FAILING)
+    environment = {"PYTHONPATH": str(tmp_path / "shadow")}
+    done = run("-d", "INFO", prefix=with_syslog(tmp_path), environment=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rtpproxy: the daemon failed at start: RuntimeError('a mistake')\n"
+    line = ""
+    while "CRIT:GLOBAL:_be_daemon" not in line:
+        line = syslog.recv(1 << 16).decode()
+    assert "Traceback" in line
+    assert "RuntimeError: a mistake" in line
+    assert not (tmp_path / "sock").exists()
+    wait_for(lambda: processes_of(tmp_path) == [], DEADLINE_S, "the daemon to end")
 
 
 # The end
