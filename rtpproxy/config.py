@@ -12,6 +12,8 @@ DEFAULT_CONTROL_PORT = 22222
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+MIN_FILES = 64
+"""Open files without which the relay does not start: about fifty are open before the first call comes."""
 NOTIFY_WILDCARD = "%%CC_SELF%%"
 MAX_NOTIFY_TARGETS = 64
 MAX_NOTIFY_WILDCARDS = 2
@@ -180,7 +182,7 @@ class Config:
     socket_mode: int | None = None
     """Permission bits of Unix control sockets; None for what the umask gives."""
     file_limit: int | None = None
-    """Open files to allow, soft and hard; None to leave it."""
+    """Open files to allow, soft and hard, `MIN_FILES` at least; None to leave it."""
     nice: int | None = None
     """Scheduling priority, -20 to 20; None to leave it."""
     realtime_policy: str = ""

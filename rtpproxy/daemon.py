@@ -1,5 +1,6 @@
 """The process: who may start it, foreground or daemon, pid file, log, clock."""
 
+import errno
 import gc
 import logging
 import os
@@ -122,7 +123,13 @@ def _serve(config: Config, on_ready: Callable[[], None]) -> None:
     try:
         uvloop.run(main())
     except OSError as error:
-        raise StartError(f"cannot start: {error.strerror or error}") from error
+        raise StartError(f"cannot start: {error.strerror or error}{_advice(error)}") from error
+    except StartError as error:
+        raise StartError(f"{error}{_advice(error.__cause__)}") from error
+
+
+def _advice(cause: BaseException | None) -> str:
+    return "; allow more with -L" if isinstance(cause, OSError) and cause.errno == errno.EMFILE else ""
 
 
 def rest_collector() -> None:

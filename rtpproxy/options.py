@@ -12,6 +12,7 @@ from rtpproxy.config import (
     DEFAULT_CONTROL_PATH,
     DEFAULT_PID_FILE,
     DEFAULT_TOS,
+    MIN_FILES,
     LatchingMode,
     OffloadMode,
     PortsMode,
@@ -330,8 +331,9 @@ GROUPS = (
                 "file_limit",
                 "Number of files that may be open.",
                 metavar="N",
-                read=number_between(1, _MOST_FILES),
-                more="Both the soft and the hard limit are set to it.",
+                read=number_between(MIN_FILES, _MOST_FILES),
+                more="Both the soft and the hard limit are set to it. "
+                f"The relay does not start with fewer than {MIN_FILES}, however they are limited.",
             ),
             Option(
                 "--nice", "nice", "Scheduling priority, -20 (first) to 20.", metavar="N", read=number_between(-20, 20)

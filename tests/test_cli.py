@@ -241,7 +241,11 @@ def test_what_has_no_effect_is_said(warned, options, line):
 
 
 @pytest.mark.parametrize(
-    "pair", [("-m", "1"), ("-M", "65535"), ("-T", "1"), ("-W", "1"), ("-t", "255"), ("--nice", "-20"), ("--nice", "20")]
+    "pair",
+    [
+        *(("-m", "1"), ("-M", "65535"), ("-T", "1"), ("-W", "1"), ("-t", "255")),
+        *(("--nice", "-20"), ("--nice", "20"), ("-L", "64")),
+    ],
 )
 def test_limits_are_allowed(config, pair):
     config(*pair)
@@ -300,7 +304,7 @@ def test_versions():
         (["-t", "-1"], "-t -1: argument is out of range: 0 to 255"),
         (["-t", "256"], "-t 256: argument is out of range"),
         (["-t", "0xb8"], "-t 0xb8: argument is invalid"),
-        (["-L", "0"], "-L 0: argument is out of range"),
+        (["-L", "63"], "-L 63: argument is out of range: 64 to 1073741824 is allowed"),
         (["-L", "many"], "-L many: argument is invalid"),
         (["--nice", "21"], "--nice 21: argument is out of range: -20 to 20"),
         (["--nice=x"], "--nice x: argument is invalid"),

@@ -79,7 +79,7 @@ def test_connections_that_use_up_the_descriptors(topology, tmp_path):
     cunix = tmp_path / "cunix.sock"
     control = ("-F", "-s", f"udp:127.0.0.1:{CONTROL}", "-s", f"cunix:{cunix}")
     with (
-        running(tmp_path, topology, *BOUND.options, *control, files=40) as relay,
+        running(tmp_path, topology, *BOUND.options, *control, files=64) as relay,
         topology.relay.socket() as datagrams,
         contextlib.ExitStack() as connections,
     ):
