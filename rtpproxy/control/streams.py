@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +27,9 @@ MAX_COMMAND_BYTES = 8191
 LINE_BUFFER_BYTES = 8192
 """A line with its LF must fit; a client that fills the buffer without one is dropped."""
 MAX_CLIENTS = 1024
-"""Open connections per stream socket."""
+"""Open connections per stream socket, at most."""
+CLIENTS_SHARE = 8
+"""One in so many of the files that may be open is for the connections of a stream socket: the rest is for media."""
 ACCEPT_PAUSE_S = 0.1
 """Wait after accept failed for want of descriptors or memory."""
 
@@ -53,6 +56,7 @@ class StreamListener:
         self.rota = _Rota(loop)
         self.clients: dict[_Client, None] = {}
         """In order of arrival."""
+        self.max_clients = min(MAX_CLIENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // CLIENTS_SHARE)
         self._listening = listening
         self._serve = serve
         self._pause: asyncio.TimerHandle | None = None
@@ -106,7 +110,7 @@ def serve_one_shot(listener: StreamListener, connection: socket.socket, host: st
     """`unix`: answer at once if the command is there already, as it is nearly always."""
     if _answer_one_shot(connection, host, listener.execute):
         return
-    if len(listener.clients) >= MAX_CLIENTS:
+    if len(listener.clients) >= listener.max_clients:
         # The oldest one had all the time it needs to send a command.
         next(iter(listener.clients)).close()
     _SilentClient(listener, connection, host)
@@ -320,8 +324,8 @@ class _LineClient:
 
 def serve_lines(listener: StreamListener, connection: socket.socket, host: str) -> None:
     """`cunix`, `tcp`: the connection stays; when there are too many, the new one goes, not one that is in use."""
-    if len(listener.clients) >= MAX_CLIENTS:
-        _LOG.error("control connection refused: %d are open", MAX_CLIENTS)
+    if len(listener.clients) >= listener.max_clients:
+        _LOG.error("control connection refused: %d are open", listener.max_clients)
         connection.close()
         return
     connection.setblocking(False)
