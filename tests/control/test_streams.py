@@ -450,30 +450,54 @@ def descriptor_limit(count: int) -> contextlib.AbstractContextManager[None]:
 def test_out_of_descriptors(
     loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accepting stops, is tried again, and works once descriptors are free; one line in the log says so."""
+    """One is accepted. Then accepting stops, is tried again, and works once descriptors are free; one line says so."""
     monkeypatch.setattr(streams, "ACCEPT_PAUSE_S", 0.0001)
     address, other = address_of(kind, tmp_path), cunix(tmp_path / "other")
     with serving(loop_factory, echo, address, other) as log, contextlib.ExitStack() as stack:
         served_already = stack.enter_context(connect_to(other))
         served_already.sendall(b"V\n")
         assert read_lines(served_already, 1) == b"[V]\n"
+        before = len(os.listdir("/proc/self/fd"))
         held = [stack.enter_context(connect_to(address)) for _ in range(3)]
-        wait_for(lambda: len(os.listdir("/proc/self/fd")) >= 2 * len(held), DEADLINE_S, "accepted connections")
-        with socket.socket(family_of(kind), socket.SOCK_STREAM) as late:
-            late.settimeout(DEADLINE_S)
-            with descriptor_limit(0), contextlib.ExitStack() as taken:
-                take_every_descriptor(taken)
-                late.connect(address.path if kind.is_unix else (address.host, address.port))
-                late.sendall(b"late\n")
-                wait_for(lambda: log, DEADLINE_S, "the complaint")
-                for _ in range(100):  # while it is tried again and again
-                    served_already.sendall(b"V\n")
-                    assert read_lines(served_already, 1) == b"[V]\n"
-            assert read_lines(late, 1).startswith(b"[late")
+        wait_for(lambda: len(os.listdir("/proc/self/fd")) == before + 6, DEADLINE_S, "accepted connections")
+        last, late = (stack.enter_context(socket.socket(family_of(kind), socket.SOCK_STREAM)) for _ in range(2))
+        with descriptor_limit(0), contextlib.ExitStack() as taken:
+            take_every_descriptor(taken)
+            for client in (last, late):
+                client.settimeout(DEADLINE_S)
+                client.connect(address.path if kind.is_unix else (address.host, address.port))
+            late.sendall(b"late\n")
+            wait_for(lambda: log, DEADLINE_S, "the complaint")
+            last.sendall(b"last\n")
+            assert read_lines(last, 1).startswith(b"[last")
+            for _ in range(100):  # while it is tried again and again
+                served_already.sendall(b"V\n")
+                assert read_lines(served_already, 1) == b"[V]\n"
+        assert read_lines(late, 1).startswith(b"[late")
         held[0].sendall(b"held\n")
         assert read_lines(held[0], 1).startswith(b"[held")
     assert len(log) == 1
     assert "cannot accept a control connection" in log[0]
+
+
+@pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP])
+def test_one_client_after_another_needs_no_free_descriptor(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind
+) -> None:
+    address = address_of(kind, tmp_path)
+    with serving(loop_factory, echo, address) as log, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(family_of(kind), socket.SOCK_STREAM)) for _ in range(20)]
+        with descriptor_limit(0), contextlib.ExitStack() as taken:
+            take_every_descriptor(taken)
+            for number, client in enumerate(clients):
+                client.settimeout(DEADLINE_S)
+                client.connect(address.path if kind.is_unix else (address.host, address.port))
+                if number % 2:
+                    client.sendall(b"V\n")
+                    assert read_lines(client, 1).startswith(b"[V")
+                client.shutdown(socket.SHUT_WR)
+                assert read_to_end(client) == b""
+    assert log == []
 
 
 def take_every_descriptor(stack: contextlib.ExitStack) -> None:

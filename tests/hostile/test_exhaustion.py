@@ -1,18 +1,25 @@
 """When descriptors or ports run out: the errors that the protocol names, and calls again as soon as others end."""
 
 import contextlib
+import itertools
+import os
+import select
 import socket
+import time
+from pathlib import Path
 
 import pytest
 
 from tests.netns import Topology
 from tests.netns_call.call import BOUND, DEADLINE_S, STEERED, Limited
 from tests.running import RunningRelay
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 CONTROL = 20005
 FILES = 100
+IDLE_S = 0.5
 both_ways = pytest.mark.parametrize("way", [STEERED, BOUND], ids=lambda way: way.name)
 
 
@@ -85,6 +92,57 @@ def test_connections_do_not_use_up_the_descriptors(topology, tmp_path):
             assert connection.recv(100) == b"20040107\n"
         for number in range(5):
             assert relay.ask(f"U c{number} 10.0.1.2 4000 f").isdigit()
+
+
+def test_media_that_have_every_descriptor(topology, tmp_path):
+    """Calls can still be ended over a socket that must be accepted; connections that cannot be, wait quietly."""
+    cunix = tmp_path / "cunix.sock"
+    with (
+        running(tmp_path, topology, *BOUND.options, "-s", f"cunix:{cunix}", files=64) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        given = ask_while_digits(relay, "U c{} 10.0.1.2 4000 f")
+        ask_while_digits(relay, "L c{} 10.0.2.2 5000 f t")
+        served, waiting = [], None
+        while waiting is None:
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            connection.connect(str(cunix))
+            connection.sendall(b"V\n")
+            if wait_for(lambda one=connection: what_happened(relay, one), DEADLINE_S, "an answer") == "refused":
+                waiting = connection
+            else:
+                served.append(connection)
+        assert len(served) < 4
+        used_s, start = cpu_s(relay), time.monotonic()
+        wait_for(lambda: time.monotonic() > start + IDLE_S, DEADLINE_S, "time to pass")
+        assert cpu_s(relay) - used_s < IDLE_S / 2
+        assert relay.ask("U more 10.0.1.2 4000 f") == "E72"
+        assert relay.ask("D c0 f") == "0"
+        waiting.settimeout(DEADLINE_S)
+        assert waiting.recv(100) == b"20040107\n"
+        assert relay.totals()["active sessions"] == given - 1
+        assert relay.log.count("cannot accept a control connection") == 1
+
+
+def ask_while_digits(relay, command):
+    """Ask for calls 0, 1, 2 and so on until one is refused; how many were not."""
+    for number in itertools.count():
+        if not relay.ask(command.format(number)).isdigit():
+            return number
+    raise AssertionError
+
+
+def what_happened(relay, connection):
+    """To a command on a new connection."""
+    if select.select([connection], [], [], 0)[0]:
+        return "answered" if connection.recv(100) else "closed"
+    return "refused" if "cannot accept a control connection" in relay.log else ""
+
+
+def cpu_s(relay):
+    """Processor time that the relay used."""
+    fields = Path(f"/proc/{relay.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @both_ways
