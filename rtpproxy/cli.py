@@ -1,5 +1,6 @@
 """The command line: options to a Config, and mistakes to one line and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -83,7 +84,9 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
 
 def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
     control = tuple(parse_control_address(text) for text in values["sockets"])
-    if len(set(control)) < len(control):
+    # Two kinds of Unix sockets cannot share a path, either.
+    places = {os.path.abspath(address.path) if address.path else address for address in control}
+    if len(places) < len(control):
         raise ConfigError("the same control socket is given twice with -s")
     for address in control:
         if address.kind.is_stdio and not values["is_foreground"]:

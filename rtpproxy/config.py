@@ -278,15 +278,13 @@ def port_range(low: int, high: int) -> tuple[int, int]:
 def parse_notify_target(text: str) -> NotifyTarget:
     """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
 
-    Raises ConfigError for an empty or too long path, and for what is not HOST:PORT. Names are not looked up here.
+    Raises ConfigError for an empty path, and for what is not HOST:PORT. Names are not looked up here.
     """
     if text.startswith("tcp:"):
         return _parse_tcp_target(text)
     path = text.removeprefix("unix:")
     if not path:
         raise ConfigError(f"option -n {text!r}: the path is empty")
-    if len(path.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(f"option -n {text}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     return NotifyTarget(path=path, text=f"unix:{path}")
 
 

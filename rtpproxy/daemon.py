@@ -13,7 +13,7 @@ from dataclasses import replace
 import uvloop
 
 from rtpproxy import limits, privileges
-from rtpproxy.config import Config, ControlKind
+from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.options import FACILITIES
 from rtpproxy.relay import Relay
@@ -72,13 +72,19 @@ def check_root(config: Config) -> None:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Paths mean the directory that the relay was started in, wherever a daemon goes afterwards."""
+    """Paths mean the directory that the relay was started in, wherever a daemon goes afterwards.
+
+    Raises ConfigError when that makes a target of notifications too long for a socket.
+    """
     control = tuple(
         replace(address, path=os.path.abspath(address.path)) if address.path else address for address in config.control
     )
     notify = tuple(
         replace(target, path=os.path.abspath(target.path)) if target.path else target for target in config.notify
     )
+    for target in notify:
+        if len(os.fsencode(target.path)) > MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(f"option -n {target.path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     return replace(config, control=control, notify=notify, pid_file=os.path.abspath(config.pid_file))
 
 

@@ -343,6 +343,8 @@ def test_versions():
         (["-s", "udp:127.0.0.1:99999"], "port '99999' is not a number"),
         (["-s", "unix:"], "the path is empty"),
         (["-s", "unix:/a", "-s", "/a"], "the same control socket is given twice"),
+        (["-s", "unix:/a", "-s", "cunix:/a"], "the same control socket is given twice"),
+        (["-s", "unix:a", "-s", "unix:./a"], "the same control socket is given twice"),
         (["-l", "127.0.0.1", "-l", "127.0.0.2"], "-l 127.0.0.2: address label is missing"),
         (["-l", "127.0.0.1", "-6", "::1"], "-6 ::1: address label is missing"),
         (["-l", "/127.0.0.1"], "-l /127.0.0.1: bridge mode needs one internal and one external address"),

@@ -19,6 +19,7 @@ import pytest
 
 from rtpproxy import daemon
 from rtpproxy.config import Config, ControlAddress, ControlKind, NotifyTarget
+from rtpproxy.errors import ConfigError
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import wait_for
 
@@ -533,6 +534,18 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     assert [address.path for address in made.control] == [f"{tmp_path}/a", ""]
     assert made.notify == (NotifyTarget(f"{tmp_path}/b"), NotifyTarget(port=9))
     assert made.pid_file == f"{tmp_path}/c"
+
+
+@pytest.mark.parametrize(("before", "more"), [("", 0), ("y/../" * 30, 0), ("", 1)])
+def test_paths_are_measured_once_they_are_absolute(tmp_path, monkeypatch, before, more):
+    monkeypatch.chdir(tmp_path)
+    name = "x" * (107 - len(f"{tmp_path}/") + more)
+    config = Config(notify=(NotifyTarget(before + name),))
+    if more:
+        with pytest.raises(ConfigError, match=f"option -n {tmp_path}/{name}: the path is longer than 107 bytes"):
+            daemon.with_absolute_paths(config)
+    else:
+        assert daemon.with_absolute_paths(config).notify == (NotifyTarget(f"{tmp_path}/{name}"),)
 
 
 # Log
