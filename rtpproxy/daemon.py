@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import BinaryIO
 
 import uvloop
 
@@ -160,11 +161,9 @@ class PidFile:
     def write(self) -> None:
         """Write the number; what prevents it is logged, and the relay goes on (protocol.md 1.7)."""
         try:
-            if os.path.lexists(self._path) and not stat.S_ISREG(os.lstat(self._path).st_mode):
-                log.error("pid file %s is not a regular file; left alone", self._path)
-                return
-            with open(self._path, "w") as file:
-                file.write(f"{os.getpid()}\n")
+            with self._open(os.O_WRONLY | os.O_CREAT) as file:
+                file.truncate()
+                file.write(f"{os.getpid()}\n".encode())
             self._is_ours = True
         except OSError as error:
             log.error("pid file %s: %s", self._path, error.strerror)
@@ -174,14 +173,26 @@ class PidFile:
         if not self._is_ours:
             return
         try:
-            with open(self._path) as file:
-                is_ours = file.read().strip() == str(os.getpid())
+            with self._open(os.O_RDONLY) as file:
+                is_ours = file.read(_MESSAGE_BYTES).strip() == str(os.getpid()).encode()
             if is_ours:
                 os.unlink(self._path)
         except PermissionError:
             log.info("pid file %s stays: the directory is another user's", self._path)
         except OSError as error:
             log.error("pid file %s: %s", self._path, error.strerror)
+
+    def _open(self, flags: int) -> BinaryIO:
+        """Whoever may write to the directory can put something else there at any moment: what was opened is looked at.
+
+        Raises OSError where that is no regular file.
+        """
+        # Without waiting, as for the other end of a pipe.
+        number = os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(errno.EINVAL, "not a regular file; left alone")
+        return os.fdopen(number, "wb" if flags & os.O_WRONLY else "rb")
 
 
 def _daemonize(config: Config) -> int:

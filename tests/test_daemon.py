@@ -522,6 +522,32 @@ def test_pid_file_that_is_gone_is_a_line_in_the_log(relay):
     assert f"pid file {relay.pid_path}: No such file or directory" in relay.log
 
 
+def make_pipe(path, target):
+    os.mkfifo(path)
+
+
+def make_link(path, target):
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_link])
+def test_what_took_the_place_of_the_pid_file_is_left_alone(relay, tmp_path, make):
+    target = tmp_path / "target"
+    target.write_text(f"{relay.process.pid}\n")
+    relay.pid_path.unlink()
+    make(relay.pid_path, target)
+    assert relay.stop() == 0
+    assert f"pid file {relay.pid_path}: " in relay.log
+    assert os.path.lexists(relay.pid_path)
+    relay.pid_path.unlink()
+
+
+def test_pid_file_that_is_there_is_written_over(run, tmp_path):
+    (tmp_path / "pid").write_text("1234567890123\n")
+    assert run().returncode == 0
+    end(daemon_of(tmp_path), tmp_path)
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = daemon.with_absolute_paths(
