@@ -446,6 +446,157 @@ def test_media_never_get_the_control_port(tmp_path):
         assert relay.ask("L call 192.0.2.2 5000 f t") == "E71"
 
 
+# Control
+
+
+CONTROL = ("127.0.0.1", 20001)
+SENDERS, CALLS = 4, 400
+SO_RCVBUFFORCE = 33
+
+
+@pytest.fixture
+def controllers(tmp_path):
+    """Several UDP clients of a relay that stands still: what they send is in flight. `relay.process` must go on."""
+    with RunningRelay(tmp_path, *BOUND, "-F", "-s", "udp:127.0.0.1:20001") as relay, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(SENDERS)]
+        for client in clients:
+            client.connect(CONTROL)
+        relay.process.send_signal(signal.SIGSTOP)
+        yield relay, clients
+        assert relay.stop() == 0
+
+
+def calls_of(sender):
+    """Datagrams by cookie, in order, and what must answer each: no command makes sense before the one before it."""
+    wanted = {}
+    for number in range(CALLS):
+        call = f"s{sender}c{number}"
+        wanted[f"{number}u"] = f"U {call} 192.0.2.1 4000 f", r"\d+"
+        wanted[f"{number}l"] = f"L {call} 192.0.2.2 5000 f t", r"\d+"
+        wanted[f"{number}d"] = f"D {call} f t", "0"
+    return wanted
+
+
+def is_answered(datagram, cookie, answer):
+    return re.fullmatch(rf"{cookie} {answer}( 127\.0\.0\.1)?\n", datagram.decode())
+
+
+@pytest.mark.root
+def test_thousands_of_commands_in_flight(controllers):
+    """All fit the buffers: each command is answered once, in order."""
+    relay, clients = controllers
+    for sender, client in enumerate(clients):
+        client.settimeout(DEADLINE_S)
+        client.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        for cookie, (command, _) in calls_of(sender).items():
+            client.send(f"{cookie} {command}".encode())
+    relay.process.send_signal(signal.SIGCONT)
+    for sender, client in enumerate(clients):
+        for cookie, (_, answer) in calls_of(sender).items():
+            assert is_answered(client.recv(100), cookie, answer)
+    for client in clients:
+        client.send(b"last V")
+        assert client.recv(100) == b"last 20040107\n", "answered twice"
+    totals = relay.totals()
+    assert (totals["sessions created"], totals["active sessions"]) == (SENDERS * CALLS, 0)
+
+
+@pytest.mark.root
+def test_thousands_of_commands_whose_replies_are_lost(controllers):
+    """They are repeated until they are answered, and executed once: the reply is that of the first time."""
+    relay, clients = controllers
+    for sender, client in enumerate(clients):
+        client.settimeout(0.05)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        for cookie, (command, _) in calls_of(sender).items():
+            client.send(f"{cookie} {command}".encode())
+    relay.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: relay.totals()["sessions created"] == SENDERS * CALLS, DEADLINE_S, "all of them to be executed")
+    for sender, client in enumerate(clients):
+        assert repeat_until_answered(client, calls_of(sender)) > 0
+    totals = relay.totals()
+    assert (totals["sessions created"], totals["active sessions"]) == (SENDERS * CALLS, 0)
+
+
+def repeat_until_answered(client, wanted):
+    """How often commands had to be sent again, all that were missing."""
+    repeated = 0
+    while wanted:
+        try:
+            reply = client.recv(100)
+        except TimeoutError:
+            repeated += 1
+            assert repeated < 1000
+            for cookie, (command, _) in wanted.items():
+                client.send(f"{cookie} {command}".encode())
+            continue
+        cookie = reply.decode().split()[0]
+        if cookie in wanted:
+            assert is_answered(reply, cookie, wanted.pop(cookie)[1])
+    return repeated
+
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Starts a program as a service manager does, with a socket as descriptor 3."""
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def passed(request, tmp_path):
+    """A socket that a service manager would pass, and where it is."""
+    family = socket.AF_UNIX if request.param == "unix" else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind(str(tmp_path / "passed") if request.param == "unix" else ("127.0.0.1", 0))
+        listening.listen()
+        yield listening
+
+
+def start_activated(passed, directory, *options):
+    command = [sys.executable, "-c", ACTIVATE, str(passed.fileno()), PROGRAM, "-s", "systemd:"]
+    return subprocess.Popen(
+        [*command, "-p", f"{directory}/pid", *BOUND, *options], stderr=subprocess.PIPE, pass_fds=(passed.fileno(),)
+    )
+
+
+def ask_passed(passed, command):
+    with socket.socket(passed.family) as client:
+        client.settimeout(DEADLINE_S)
+        client.connect(passed.getsockname())
+        client.sendall(command.encode())
+        return client.recv(4096).decode()
+
+
+def test_socket_of_a_service_manager(passed, tmp_path):
+    """A command a connection; the socket outlives the relay."""
+    with start_activated(passed, tmp_path, "-f") as started:
+        try:
+            assert ask_passed(passed, "V") == "20040107\n"
+            assert re.fullmatch(r"\d+( 127\.0\.0\.1)?\n", ask_passed(passed, "U call 127.0.0.1 4000 f"))
+            assert ask_passed(passed, "D call f") == "0\n"
+            wait_for(lambda: (tmp_path / "pid").exists(), DEADLINE_S, "the pid file")
+            assert (tmp_path / "pid").read_text() == f"{started.pid}\n"
+            started.terminate()
+            assert (started.wait(DEADLINE_S), started.stderr.read()) == (0, b"")
+        finally:
+            started.kill()
+    with start_activated(passed, tmp_path, "-f") as started:
+        assert ask_passed(passed, "V") == "20040107\n"
+        started.kill()
+
+
+def test_socket_of_a_service_manager_is_not_for_a_daemon(passed, tmp_path):
+    with start_activated(passed, tmp_path) as started:
+        assert started.wait(DEADLINE_S) == 1
+        assert started.stderr.read() == (
+            b"rtpproxy: control socket systemd:: the socket was passed to another process (LISTEN_PID); "
+            b"a daemon needs -f here\n"
+        )
+
+
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_signal_while_starting(tmp_path, slow_bcc, name):
     """It ends quietly and leaves nothing, though not all is built yet."""
