@@ -233,11 +233,17 @@ def _unix_address(kind: ControlKind, path: str) -> ControlAddress:
 
 def _internet_address(kind: ControlKind, text: str) -> ControlAddress:
     host, port_text = _split_host_port(kind, text)
-    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise ConfigError(f"control socket {kind.value}:{text}: port {port_text!r} is not a number from 1 to 65535")
+    what = f"control socket {kind.value}:{text}"
+    port = _read_port(what, port_text)
     if not host:
-        raise ConfigError(f"control socket {kind.value}:{text}: the host is empty; write * for any address")
-    return ControlAddress(kind, host="" if host == "*" else host, port=int(port_text))
+        raise ConfigError(f"{what}: the host is empty; write * for any address")
+    return ControlAddress(kind, host="" if host == "*" else host, port=port)
+
+
+def _read_port(what: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) < 65536):
+        raise ConfigError(f"{what}: port {text!r} is not a number from 1 to 65535")
+    return int(text)
 
 
 def _split_host_port(kind: ControlKind, text: str) -> tuple[str, str]:
@@ -290,13 +296,12 @@ def parse_notify_target(text: str) -> NotifyTarget:
 
 def _parse_tcp_target(text: str) -> NotifyTarget:
     host, _, port_text = text.removeprefix("tcp:").rpartition(":")
-    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise ConfigError(f"option -n {text}: port {port_text!r} is not a number from 1 to 65535")
+    port = _read_port(f"option -n {text}", port_text)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not host or "[" in host or "]" in host:
         raise ConfigError(f"option -n {text}: not tcp:HOST:PORT")
-    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=int(port_text), text=text)
+    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=port, text=text)
 
 
 def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:

@@ -16,19 +16,12 @@ import uvloop
 from rtpproxy import limits, privileges
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
-from rtpproxy.options import FACILITIES
+from rtpproxy.options import FACILITIES, LEVELS
 from rtpproxy.relay import Relay
 from rtpproxy.syslog import DEFAULT_PATH, SyslogHandler
 
 log = logging.getLogger(__name__)
 
-_LEVELS = {
-    "DBUG": logging.DEBUG,
-    "INFO": logging.INFO,
-    "WARN": logging.WARNING,
-    "ERR": logging.ERROR,
-    "CRIT": logging.CRITICAL,
-}
 _MESSAGE_BYTES = 4096
 _FAILED, _USAGE = 1, 2
 """Exit statuses."""
@@ -94,7 +87,7 @@ def start_log(config: Config) -> None:
 
     A daemon that keeps its descriptors logs to standard error, too, if there is no syslog.
     """
-    for name, number in _LEVELS.items():
+    for name, number in LEVELS.items():
         logging.addLevelName(number, name)
     level, _, facility = config.log_level.partition(":")
     handler: logging.Handler = logging.StreamHandler()
@@ -103,7 +96,7 @@ def start_log(config: Config) -> None:
         handler = SyslogHandler(DEFAULT_PATH, FACILITIES[facility or "DAEMON"])
         text = f"rtpproxy[{os.getpid()}]: {text}"
     handler.setFormatter(logging.Formatter(text))
-    logging.basicConfig(level=_LEVELS[level], handlers=[handler], force=True)
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
 
 
 def _has_syslog() -> bool:

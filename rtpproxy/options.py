@@ -19,7 +19,8 @@ from rtpproxy.config import (
 )
 from rtpproxy.errors import ConfigError
 
-LEVELS = ("DBUG", "INFO", "WARN", "ERR", "CRIT")
+LEVELS = {"DBUG": 10, "INFO": 20, "WARN": 30, "ERR": 40, "CRIT": 50}
+"""Of the log, with their numbers in Python's logging."""
 FACILITIES = {
     **{"KERN": 0, "USER": 1, "MAIL": 2, "DAEMON": 3, "AUTH": 4, "SYSLOG": 5, "LPR": 6, "NEWS": 7, "UUCP": 8, "CRON": 9},
     **{"AUTHPRIV": 10, "FTP": 11},

@@ -81,7 +81,7 @@ OURS = {
     },
     "control.listening": {"config", "errors"},
     "control.streams": set(),
-    "control.datagrams": {"control.cookies"},
+    "control.datagrams": {"control.cookies", "control.streams"},
     "offload.off": {"offload.entry", "session.stats"},
     "offload.forwarder": {"offload.entry", "offload.nexthop", "session.stats"},
     "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},

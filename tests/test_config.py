@@ -197,6 +197,7 @@ def test_notify_targets(text, expected):
         ("tcp:[::1:9000", "not tcp:HOST:PORT"),
         ("tcp:::1]:9000", "not tcp:HOST:PORT"),
         ("tcp:[::1]", "port '1]' is not a number"),
+        ("tcp:h:" + "9" * 5000, "is not a number from 1 to 65535"),
         ("tcp:h:0", "port '0' is not a number from 1 to 65535"),
         ("tcp:h:65536", "port '65536'"),
         ("tcp:h:-1", "port '-1'"),

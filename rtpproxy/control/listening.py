@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import Mapping
 
-from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.config import MAX_SOCKET_PATH_BYTES, ControlAddress, ControlKind
 from rtpproxy.errors import StartError
 
 _LOG = logging.getLogger(__name__)
@@ -18,7 +18,6 @@ BACKLOG = 1024
 RECEIVE_BUFFER_BYTES = 8 << 20
 """Of datagram sockets: ten thousand commands. Without CAP_NET_ADMIN the kernel grants less (`net.core.rmem_max`)."""
 _SO_RCVBUFFORCE = 33
-MAX_PATH_BYTES = 107
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
 """A TCP connection without traffic for so long is probed, so often, and given up after so many lost probes."""
 FIRST_PASSED_DESCRIPTOR = 3
@@ -137,8 +136,8 @@ def bind_unix(
 
     A file whose socket nobody listens on any more is replaced.
     """
-    if len(os.fsencode(address.path)) > MAX_PATH_BYTES:
-        raise StartError(f"control socket {address}: the path is longer than {MAX_PATH_BYTES} bytes")
+    if len(os.fsencode(address.path)) > MAX_SOCKET_PATH_BYTES:
+        raise StartError(f"control socket {address}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)

@@ -24,7 +24,7 @@ from typing import Protocol
 _LOG = logging.getLogger(__name__)
 
 MAX_COMMAND_BYTES = 8191
-"""What one read may hold; more is cut off."""
+"""What one read, or one datagram, may hold; more is cut off."""
 LINE_BUFFER_BYTES = 8192
 """A line with its LF must fit; a client that fills the buffer without one is dropped."""
 MAX_CLIENTS = 1024
