@@ -30,8 +30,9 @@ from rtpproxy.options import GROUPS, WITHOUT_EFFECT, Option
 
 _LONG = [option.flag for group in GROUPS for option in group.options if option.flag.startswith("--")]
 _AS_READ = (
-    *("is_sequential", "tos", "interfaces", "idle_timeout_s", "is_independent", "is_foreground", "is_root_allowed"),
-    *("pid_file", "keeps_directory", "keeps_descriptors", "file_limit", "nice", "log_level"),
+    *("is_sequential", "is_doubling", "tos", "interfaces", "idle_timeout_s", "is_independent"),
+    *("is_foreground", "is_root_allowed", "pid_file", "keeps_directory", "keeps_descriptors"),
+    *("file_limit", "nice", "log_level"),
 )
 """Options whose values go into the configuration under the same name."""
 

@@ -229,6 +229,7 @@ GROUPS = (
                 "is_asymmetric",
                 "Send to where the command says, not to where packets come from, unless the command asks otherwise.",
             ),
+            Option("-2", "is_doubling", "Send packets shorter than 128 bytes twice; they stay in userspace."),
             Option("--bridge_symmetric", "is_bridge_symmetric", "Do learn sources in bridge mode, which does not."),
         ),
     ),
@@ -371,9 +372,6 @@ GROUPS = (
             Option("-r", "recording", "Directory for recordings.", "DIR", read=read_nothing("recording is")),
             Option("-S", "spool", "Spool directory for recordings.", "DIR", read=read_nothing("recording is")),
             Option("-a", "records_all", "Record every session.", read=read_nothing("recording is")),
-            Option(
-                "-2", "sends_twice", "Send short packets twice.", read=read_nothing("sending short packets twice is")
-            ),
             Option("--config", "modules", "Configuration of modules.", "FILE", read=read_nothing("modules are")),
             Option("--dso", "module", "Load a module.", "FILE", read=read_nothing("modules are"), is_repeatable=True),
         ),

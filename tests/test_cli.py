@@ -110,7 +110,7 @@ def test_defaults(config):
 
 def test_every_option(config):
     made = config(
-        *("-f", "-F", "-b", "-l", "192.0.2.1", "-s", "unix:/a", "-s", "udp:*:9000", "-m", "20000", "-M", "20999"),
+        *("-f", "-F", "-b", "-2", "-l", "192.0.2.1", "-s", "unix:/a", "-s", "udp:*:9000", "-m", "20000", "-M", "20999"),
         *("-T", "30", "-W", "15", "-d", "dbug:log_local0", "-p", "/p", "--offload", "xdp", "--ports", "steered"),
         *("--interface", "eth0", "--interface", "eth1", "-i", "-t", "0", "-u", "nobody:daemon", "-w", "0660", "-D"),
         *("-L", "5000", "--nice", "-5", "-c", "rr", "--no_redirect", "--force_asymmetric", "--latching", "strict"),
@@ -124,6 +124,7 @@ def test_every_option(config):
         port_min=20000,
         port_max=20998,
         is_sequential=True,
+        is_doubling=True,
         idle_timeout_s=30,
         setup_timeout_s=15,
         is_independent=True,
@@ -329,7 +330,6 @@ def test_versions():
         (["-r", "/tmp"], "-r /tmp: recording is not supported so far; leave the option out"),
         (["-S", "/tmp"], "-S /tmp: recording is not supported"),
         (["-a"], "-a: recording is not supported"),
-        (["-2"], "-2: sending short packets twice is not supported"),
         (["--config", "/x"], "--config /x: modules are not supported"),
         (["--dso", "x.so"], "--dso x.so: modules are not supported"),
         (["-d", "FATAL"], "-d FATAL: not a level; use one of DBUG, INFO"),
