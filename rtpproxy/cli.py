@@ -1,5 +1,6 @@
 """The command line: options to a Config, and mistakes to one line and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,8 +30,9 @@ from rtpproxy.options import GROUPS, WITHOUT_EFFECT, Option
 
 _LONG = [option.flag for group in GROUPS for option in group.options if option.flag.startswith("--")]
 _AS_READ = (
-    *("is_sequential", "tos", "interfaces", "idle_timeout_s", "is_independent", "is_foreground", "is_root_allowed"),
-    *("pid_file", "keeps_directory", "keeps_descriptors", "file_limit", "nice", "log_level"),
+    *("is_sequential", "is_doubling", "tos", "interfaces", "idle_timeout_s", "is_independent"),
+    *("is_foreground", "is_root_allowed", "pid_file", "keeps_directory", "keeps_descriptors"),
+    *("file_limit", "nice", "log_level"),
 )
 """Options whose values go into the configuration under the same name."""
 
@@ -83,7 +85,9 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
 
 def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
     control = tuple(parse_control_address(text) for text in values["sockets"])
-    if len(set(control)) < len(control):
+    # Two kinds of Unix sockets cannot share a path, either.
+    places = {os.path.abspath(address.path) if address.path else address for address in control}
+    if len(places) < len(control):
         raise ConfigError("the same control socket is given twice with -s")
     for address in control:
         if address.kind.is_stdio and not values["is_foreground"]:

@@ -14,6 +14,8 @@ SHORT_BYTES = 128
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+MIN_FILES = 64
+"""Open files without which the relay does not start: about fifty are open before the first call comes."""
 NOTIFY_WILDCARD = "%%CC_SELF%%"
 MAX_NOTIFY_TARGETS = 64
 MAX_NOTIFY_WILDCARDS = 2
@@ -177,6 +179,8 @@ class Config:
     """Send payloads shorter than SHORT_BYTES twice."""
     tos: int = DEFAULT_TOS
     """Of IPv4 packets that leave, 0 to 255."""
+    is_doubling: bool = False
+    """Packets shorter than 128 bytes are sent twice (protocol.md 6.2)."""
     user: str = ""
     """User to become once everything is opened; empty to stay."""
     group: str = ""
@@ -184,7 +188,7 @@ class Config:
     socket_mode: int | None = None
     """Permission bits of Unix control sockets; None for what the umask gives."""
     file_limit: int | None = None
-    """Open files to allow, soft and hard; None to leave it."""
+    """Open files to allow, soft and hard, `MIN_FILES` at least; None to leave it."""
     nice: int | None = None
     """Scheduling priority, -20 to 20; None to leave it."""
     realtime_policy: str = ""
@@ -235,11 +239,17 @@ def _unix_address(kind: ControlKind, path: str) -> ControlAddress:
 
 def _internet_address(kind: ControlKind, text: str) -> ControlAddress:
     host, port_text = _split_host_port(kind, text)
-    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise ConfigError(f"control socket {kind.value}:{text}: port {port_text!r} is not a number from 1 to 65535")
+    what = f"control socket {kind.value}:{text}"
+    port = _read_port(what, port_text)
     if not host:
-        raise ConfigError(f"control socket {kind.value}:{text}: the host is empty; write * for any address")
-    return ControlAddress(kind, host="" if host == "*" else host, port=int(port_text))
+        raise ConfigError(f"{what}: the host is empty; write * for any address")
+    return ControlAddress(kind, host="" if host == "*" else host, port=port)
+
+
+def _read_port(what: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) < 65536):
+        raise ConfigError(f"{what}: port {text!r} is not a number from 1 to 65535")
+    return int(text)
 
 
 def _split_host_port(kind: ControlKind, text: str) -> tuple[str, str]:
@@ -280,27 +290,24 @@ def port_range(low: int, high: int) -> tuple[int, int]:
 def parse_notify_target(text: str) -> NotifyTarget:
     """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
 
-    Raises ConfigError for an empty or too long path, and for what is not HOST:PORT. Names are not looked up here.
+    Raises ConfigError for an empty path, and for what is not HOST:PORT. Names are not looked up here.
     """
     if text.startswith("tcp:"):
         return _parse_tcp_target(text)
     path = text.removeprefix("unix:")
     if not path:
         raise ConfigError(f"option -n {text!r}: the path is empty")
-    if len(path.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(f"option -n {text}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     return NotifyTarget(path=path, text=f"unix:{path}")
 
 
 def _parse_tcp_target(text: str) -> NotifyTarget:
     host, _, port_text = text.removeprefix("tcp:").rpartition(":")
-    if not (port_text.isascii() and port_text.isdecimal() and 0 < int(port_text) < 65536):
-        raise ConfigError(f"option -n {text}: port {port_text!r} is not a number from 1 to 65535")
+    port = _read_port(f"option -n {text}", port_text)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not host or "[" in host or "]" in host:
         raise ConfigError(f"option -n {text}: not tcp:HOST:PORT")
-    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=int(port_text), text=text)
+    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=port, text=text)
 
 
 def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:

@@ -3,7 +3,7 @@
 import os
 import resource
 
-from rtpproxy.config import Config
+from rtpproxy.config import MIN_FILES, Config
 from rtpproxy.errors import StartError
 
 _POLICIES = {"fifo": os.SCHED_FIFO, "rr": os.SCHED_RR}
@@ -12,11 +12,13 @@ _POLICIES = {"fifo": os.SCHED_FIFO, "rr": os.SCHED_RR}
 def apply(config: Config) -> None:
     """Set what `-L`, `--nice` and `-c` ask for, and let a crash leave a whole core. To be called before anything opens.
 
-    Raises StartError for what is not permitted. The core size is a wish: it is raised as far as it may be.
+    Raises StartError for what is not permitted, and for fewer files than the relay needs. The core size is a wish: it
+    is raised as far as it may be.
     """
     _raise_core_limit()
     if config.file_limit is not None:
         _limit_files(config.file_limit)
+    _check_files()
     if config.nice is not None:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, config.nice)
@@ -40,6 +42,13 @@ def _limit_files(count: int) -> None:
     except (OSError, ValueError) as error:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise StartError(f"-L {count}: not permitted; at most {hard} files may be open") from error
+
+
+def _check_files() -> None:
+    """Below, Python itself fails in ways that tell nobody why."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MIN_FILES:
+        raise StartError(f"only {soft} files may be open: allow {MIN_FILES} or more with -L")
 
 
 def _schedule(word: str) -> None:

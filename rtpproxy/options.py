@@ -12,13 +12,15 @@ from rtpproxy.config import (
     DEFAULT_CONTROL_PATH,
     DEFAULT_PID_FILE,
     DEFAULT_TOS,
+    MIN_FILES,
     LatchingMode,
     OffloadMode,
     PortsMode,
 )
 from rtpproxy.errors import ConfigError
 
-LEVELS = ("DBUG", "INFO", "WARN", "ERR", "CRIT")
+LEVELS = {"DBUG": 10, "INFO": 20, "WARN": 30, "ERR": 40, "CRIT": 50}
+"""Of the log, with their numbers in Python's logging."""
 FACILITIES = {
     **{"KERN": 0, "USER": 1, "MAIL": 2, "DAEMON": 3, "AUTH": 4, "SYSLOG": 5, "LPR": 6, "NEWS": 7, "UUCP": 8, "CRON": 9},
     **{"AUTHPRIV": 10, "FTP": 11},
@@ -227,6 +229,7 @@ GROUPS = (
                 "is_asymmetric",
                 "Send to where the command says, not to where packets come from, unless the command asks otherwise.",
             ),
+            Option("-2", "is_doubling", "Send packets shorter than 128 bytes twice; they stay in userspace."),
             Option("--bridge_symmetric", "is_bridge_symmetric", "Do learn sources in bridge mode, which does not."),
         ),
     ),
@@ -330,8 +333,9 @@ GROUPS = (
                 "file_limit",
                 "Number of files that may be open.",
                 metavar="N",
-                read=number_between(1, _MOST_FILES),
-                more="Both the soft and the hard limit are set to it.",
+                read=number_between(MIN_FILES, _MOST_FILES),
+                more="Both the soft and the hard limit are set to it. "
+                f"The relay does not start with fewer than {MIN_FILES}, however they are limited.",
             ),
             Option(
                 "--nice", "nice", "Scheduling priority, -20 (first) to 20.", metavar="N", read=number_between(-20, 20)
@@ -368,9 +372,6 @@ GROUPS = (
             Option("-r", "recording", "Directory for recordings.", "DIR", read=read_nothing("recording is")),
             Option("-S", "spool", "Spool directory for recordings.", "DIR", read=read_nothing("recording is")),
             Option("-a", "records_all", "Record every session.", read=read_nothing("recording is")),
-            Option(
-                "-2", "sends_twice", "Send short packets twice.", read=read_nothing("sending short packets twice is")
-            ),
             Option("--config", "modules", "Configuration of modules.", "FILE", read=read_nothing("modules are")),
             Option("--dso", "module", "Load a module.", "FILE", read=read_nothing("modules are"), is_repeatable=True),
         ),

@@ -110,7 +110,7 @@ def test_defaults(config):
 
 def test_every_option(config):
     made = config(
-        *("-f", "-F", "-b", "-l", "192.0.2.1", "-s", "unix:/a", "-s", "udp:*:9000", "-m", "20000", "-M", "20999"),
+        *("-f", "-F", "-b", "-2", "-l", "192.0.2.1", "-s", "unix:/a", "-s", "udp:*:9000", "-m", "20000", "-M", "20999"),
         *("-T", "30", "-W", "15", "-d", "dbug:log_local0", "-p", "/p", "--offload", "xdp", "--ports", "steered"),
         *("--interface", "eth0", "--interface", "eth1", "-i", "-t", "0", "-u", "nobody:daemon", "-w", "0660", "-D"),
         *("-L", "5000", "--nice", "-5", "-c", "rr", "--no_redirect", "--force_asymmetric", "--latching", "strict"),
@@ -124,6 +124,7 @@ def test_every_option(config):
         port_min=20000,
         port_max=20998,
         is_sequential=True,
+        is_doubling=True,
         idle_timeout_s=30,
         setup_timeout_s=15,
         is_independent=True,
@@ -241,7 +242,11 @@ def test_what_has_no_effect_is_said(warned, options, line):
 
 
 @pytest.mark.parametrize(
-    "pair", [("-m", "1"), ("-M", "65535"), ("-T", "1"), ("-W", "1"), ("-t", "255"), ("--nice", "-20"), ("--nice", "20")]
+    "pair",
+    [
+        *(("-m", "1"), ("-M", "65535"), ("-T", "1"), ("-W", "1"), ("-t", "255")),
+        *(("--nice", "-20"), ("--nice", "20"), ("-L", "64")),
+    ],
 )
 def test_limits_are_allowed(config, pair):
     config(*pair)
@@ -300,7 +305,7 @@ def test_versions():
         (["-t", "-1"], "-t -1: argument is out of range: 0 to 255"),
         (["-t", "256"], "-t 256: argument is out of range"),
         (["-t", "0xb8"], "-t 0xb8: argument is invalid"),
-        (["-L", "0"], "-L 0: argument is out of range"),
+        (["-L", "63"], "-L 63: argument is out of range: 64 to 1073741824 is allowed"),
         (["-L", "many"], "-L many: argument is invalid"),
         (["--nice", "21"], "--nice 21: argument is out of range: -20 to 20"),
         (["--nice=x"], "--nice x: argument is invalid"),
@@ -325,7 +330,6 @@ def test_versions():
         (["-r", "/tmp"], "-r /tmp: recording is not supported so far; leave the option out"),
         (["-S", "/tmp"], "-S /tmp: recording is not supported"),
         (["-a"], "-a: recording is not supported"),
-        (["-2"], "-2: sending short packets twice is not supported"),
         (["--config", "/x"], "--config /x: modules are not supported"),
         (["--dso", "x.so"], "--dso x.so: modules are not supported"),
         (["-d", "FATAL"], "-d FATAL: not a level; use one of DBUG, INFO"),
@@ -339,6 +343,8 @@ def test_versions():
         (["-s", "udp:127.0.0.1:99999"], "port '99999' is not a number"),
         (["-s", "unix:"], "the path is empty"),
         (["-s", "unix:/a", "-s", "/a"], "the same control socket is given twice"),
+        (["-s", "unix:/a", "-s", "cunix:/a"], "the same control socket is given twice"),
+        (["-s", "unix:a", "-s", "unix:./a"], "the same control socket is given twice"),
         (["-l", "127.0.0.1", "-l", "127.0.0.2"], "-l 127.0.0.2: address label is missing"),
         (["-l", "127.0.0.1", "-6", "::1"], "-6 ::1: address label is missing"),
         (["-l", "/127.0.0.1"], "-l /127.0.0.1: bridge mode needs one internal and one external address"),

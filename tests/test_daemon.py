@@ -5,6 +5,7 @@ directory.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -18,12 +19,16 @@ import pytest
 
 from rtpproxy import daemon
 from rtpproxy.config import Config, ControlAddress, ControlKind, NotifyTarget
+from rtpproxy.errors import ConfigError
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import wait_for
 
 DEADLINE_S = 30.0
 BOUND = ("--ports", "bound", "--offload", "off")
 """Starts sooner, and needs no privilege."""
+UNLOGGED = "rtpproxy: warning: no /dev/log: log lines are lost until there is one\n"
+REMARK = "" if os.path.exists("/dev/log") else UNLOGGED
+"""What the command that starts a daemon says on this host."""
 LOG_LINE = re.compile(r"(DBUG|INFO|WARN|ERR|CRIT):GLOBAL:\w+:\d+: .+")
 
 
@@ -144,7 +149,7 @@ def end(pid, directory, number=signal.SIGTERM):
 
 def test_parent_returns_when_the_daemon_serves(run, tmp_path):
     done = run()
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", REMARK)
     assert ask(tmp_path / "sock") == "20040107\n"
     pid = daemon_of(tmp_path)
     end(pid, tmp_path)
@@ -171,11 +176,24 @@ def test_daemon_stays_where_it_was_started_if_told(run, tmp_path):
     end(pid, tmp_path)
 
 
+CLOSED = [numbers for count in (1, 2, 3) for numbers in itertools.combinations((0, 1, 2), count)]
+
+
+@pytest.mark.parametrize("numbers", CLOSED)
+def test_daemon_that_is_started_with_closed_descriptors(run, tmp_path, numbers):
+    closing = " ".join(f"{number}>&-" for number in numbers)
+    assert run(prefix=("sh", "-c", f'exec "$0" "$@" {closing}')).returncode == 0
+    assert ask(tmp_path / "sock") == "20040107\n"
+    pid = daemon_of(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3
+    end(pid, tmp_path)
+
+
 @pytest.mark.root
 def test_daemon_of_another_user(run, tmp_path):
     """The command returns once the daemon is that user; scheduling and limits are what they were asked to be."""
     done = run("-u", "nobody", "-L", "5000", "--nice", "3")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, REMARK)
     pid = daemon_of(tmp_path)
     assert "Uid:\t65534\t65534\t65534\t65534\n" in Path(f"/proc/{pid}/status").read_text()
     limits = Path(f"/proc/{pid}/limits").read_text()
@@ -203,14 +221,14 @@ def test_usage_is_refused_before_there_is_a_daemon(run, tmp_path):
 
 def test_warnings_are_said_by_the_command_that_starts_the_daemon(run, tmp_path):
     done = run("--overload_prot")
-    assert (done.returncode, done.stderr) == (0, "rtpproxy: warning: --overload_prot has no effect\n")
+    assert (done.returncode, done.stderr) == (0, f"rtpproxy: warning: --overload_prot has no effect\n{REMARK}")
     end(daemon_of(tmp_path), tmp_path)
 
 
 def test_paths_mean_the_directory_that_it_is_started_from(run, tmp_path):
     try:
         done = run("-s", f"unix:{tmp_path.name}.sock", "-p", f"{tmp_path.name}.pid")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, REMARK)
         assert (tmp_path / f"{tmp_path.name}.sock").exists()
         assert (tmp_path / f"{tmp_path.name}.pid").exists()
     finally:
@@ -253,24 +271,91 @@ def test_parent_says_that_the_daemon_died(tmp_path, slow_bcc):
     slow_bcc.release()
 
 
+DEVICES = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9"
+WITHOUT_SYSLOG = ("unshare", "--mount", "sh", "-c", f'{DEVICES} && exec "$0" "$@"')
+"""A /dev with nothing but what is needed."""
+
+
+@pytest.fixture
+def syslog(tmp_path):
+    """A log socket of the test; `prefix` puts it into a /dev of its own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+        opened.bind(str(tmp_path / "log"))
+        opened.settimeout(DEADLINE_S)
+        yield opened
+
+
+def with_syslog(directory):
+    mount = f'{DEVICES} && touch /dev/log && mount --bind "$0" /dev/log && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mount, str(directory / "log"))
+
+
 @pytest.mark.root
-def test_daemon_logs_to_syslog(run, tmp_path):
-    # A /dev with nothing but what is needed, and a log socket of the test in it.
-    devices = (
-        "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && touch /dev/log"
-        ' && mount --bind "$0" /dev/log && exec "$@"'
-    )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
-        syslog.bind(str(tmp_path / "log"))
-        syslog.settimeout(DEADLINE_S)
-        prefix = ("unshare", "--mount", "sh", "-c", devices, str(tmp_path / "log"))
-        assert run("-d", "INFO:LOCAL0", prefix=prefix).returncode == 0
-        pid = daemon_of(tmp_path)
-        lines = []
-        while not lines or "rtpproxy started" not in lines[-1]:
-            lines.append(syslog.recv(4096).decode().rstrip("\0"))
-        assert all(re.fullmatch(rf"<134>rtpproxy\[{pid}\]: {LOG_LINE.pattern}", line) for line in lines)
-        end(pid, tmp_path)
+def test_daemon_logs_to_syslog(run, syslog, tmp_path):
+    done = run("-d", "INFO:LOCAL0", prefix=with_syslog(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = daemon_of(tmp_path)
+    lines = []
+    while not lines or "rtpproxy started" not in lines[-1]:
+        lines.append(syslog.recv(4096).decode().rstrip("\0"))
+    assert all(re.fullmatch(rf"<134>rtpproxy\[{pid}\]: {LOG_LINE.pattern}", line) for line in lines)
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_syslog_that_stands_still_stops_nothing(run, syslog, tmp_path):
+    assert run("-d", "DBUG", prefix=with_syslog(tmp_path)).returncode == 0
+    pid = daemon_of(tmp_path)
+    for _ in range(1000):
+        assert ask(tmp_path / "sock") == "20040107\n"
+    syslog.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            syslog.recv(4096)
+    ask(tmp_path / "sock")
+    assert re.search(rb"WARN:GLOBAL:emit:0: lines that syslog did not take: [1-9]", syslog.recv(4096))
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_daemon_without_syslog_says_so(run, tmp_path):
+    done = run(prefix=WITHOUT_SYSLOG)
+    assert (done.returncode, done.stderr) == (0, UNLOGGED)
+    end(daemon_of(tmp_path), tmp_path)
+    done = run("-d", "INFO", "--no_redirect", "-s", "unix:/nonexistent/sock", prefix=WITHOUT_SYSLOG)
+    assert done.returncode == 1
+    assert UNLOGGED not in done.stderr
+    assert "ERR:GLOBAL:" in done.stderr
+
+
+FAILING = """
+import logging
+
+class Failing(logging.Handler):
+    def emit(self, record):
+        if "media ports" in record.getMessage():
+            raise RuntimeError("a mistake")
+
+logging.getLogger("rtpproxy.relay").addHandler(Failing())
+"""
+"""A sitecustomize.py: something fails at start that nobody expects."""
+
+
+@pytest.mark.root
+def test_unexpected_failure_is_told_and_logged(run, syslog, tmp_path):
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "sitecustomize.py").write_text(FAILING)
+    environment = {"PYTHONPATH": str(tmp_path / "shadow")}
+    done = run("-d", "INFO", prefix=with_syslog(tmp_path), environment=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rtpproxy: the daemon failed at start: RuntimeError('a mistake')\n"
+    line = ""
+    while "CRIT:GLOBAL:_be_daemon" not in line:
+        line = syslog.recv(1 << 16).decode()
+    assert "Traceback" in line
+    assert "RuntimeError: a mistake" in line
+    assert not (tmp_path / "sock").exists()
+    wait_for(lambda: processes_of(tmp_path) == [], DEADLINE_S, "the daemon to end")
 
 
 # The end
@@ -361,6 +446,157 @@ def test_media_never_get_the_control_port(tmp_path):
         assert relay.ask("L call 192.0.2.2 5000 f t") == "E71"
 
 
+# Control
+
+
+CONTROL = ("127.0.0.1", 20001)
+SENDERS, CALLS = 4, 400
+SO_RCVBUFFORCE = 33
+
+
+@pytest.fixture
+def controllers(tmp_path):
+    """Several UDP clients of a relay that stands still: what they send is in flight. `relay.process` must go on."""
+    with RunningRelay(tmp_path, *BOUND, "-F", "-s", "udp:127.0.0.1:20001") as relay, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(SENDERS)]
+        for client in clients:
+            client.connect(CONTROL)
+        relay.process.send_signal(signal.SIGSTOP)
+        yield relay, clients
+        assert relay.stop() == 0
+
+
+def calls_of(sender):
+    """Datagrams by cookie, in order, and what must answer each: no command makes sense before the one before it."""
+    wanted = {}
+    for number in range(CALLS):
+        call = f"s{sender}c{number}"
+        wanted[f"{number}u"] = f"U {call} 192.0.2.1 4000 f", r"\d+"
+        wanted[f"{number}l"] = f"L {call} 192.0.2.2 5000 f t", r"\d+"
+        wanted[f"{number}d"] = f"D {call} f t", "0"
+    return wanted
+
+
+def is_answered(datagram, cookie, answer):
+    return re.fullmatch(rf"{cookie} {answer}( 127\.0\.0\.1)?\n", datagram.decode())
+
+
+@pytest.mark.root
+def test_thousands_of_commands_in_flight(controllers):
+    """All fit the buffers: each command is answered once, in order."""
+    relay, clients = controllers
+    for sender, client in enumerate(clients):
+        client.settimeout(DEADLINE_S)
+        client.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        for cookie, (command, _) in calls_of(sender).items():
+            client.send(f"{cookie} {command}".encode())
+    relay.process.send_signal(signal.SIGCONT)
+    for sender, client in enumerate(clients):
+        for cookie, (_, answer) in calls_of(sender).items():
+            assert is_answered(client.recv(100), cookie, answer)
+    for client in clients:
+        client.send(b"last V")
+        assert client.recv(100) == b"last 20040107\n", "answered twice"
+    totals = relay.totals()
+    assert (totals["sessions created"], totals["active sessions"]) == (SENDERS * CALLS, 0)
+
+
+@pytest.mark.root
+def test_thousands_of_commands_whose_replies_are_lost(controllers):
+    """They are repeated until they are answered, and executed once: the reply is that of the first time."""
+    relay, clients = controllers
+    for sender, client in enumerate(clients):
+        client.settimeout(0.05)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        for cookie, (command, _) in calls_of(sender).items():
+            client.send(f"{cookie} {command}".encode())
+    relay.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: relay.totals()["sessions created"] == SENDERS * CALLS, DEADLINE_S, "all of them to be executed")
+    for sender, client in enumerate(clients):
+        assert repeat_until_answered(client, calls_of(sender)) > 0
+    totals = relay.totals()
+    assert (totals["sessions created"], totals["active sessions"]) == (SENDERS * CALLS, 0)
+
+
+def repeat_until_answered(client, wanted):
+    """How often commands had to be sent again, all that were missing."""
+    repeated = 0
+    while wanted:
+        try:
+            reply = client.recv(100)
+        except TimeoutError:
+            repeated += 1
+            assert repeated < 1000
+            for cookie, (command, _) in wanted.items():
+                client.send(f"{cookie} {command}".encode())
+            continue
+        cookie = reply.decode().split()[0]
+        if cookie in wanted:
+            assert is_answered(reply, cookie, wanted.pop(cookie)[1])
+    return repeated
+
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Starts a program as a service manager does, with a socket as descriptor 3."""
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def passed(request, tmp_path):
+    """A socket that a service manager would pass, and where it is."""
+    family = socket.AF_UNIX if request.param == "unix" else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind(str(tmp_path / "passed") if request.param == "unix" else ("127.0.0.1", 0))
+        listening.listen()
+        yield listening
+
+
+def start_activated(passed, directory, *options):
+    command = [sys.executable, "-c", ACTIVATE, str(passed.fileno()), PROGRAM, "-s", "systemd:"]
+    return subprocess.Popen(
+        [*command, "-p", f"{directory}/pid", *BOUND, *options], stderr=subprocess.PIPE, pass_fds=(passed.fileno(),)
+    )
+
+
+def ask_passed(passed, command):
+    with socket.socket(passed.family) as client:
+        client.settimeout(DEADLINE_S)
+        client.connect(passed.getsockname())
+        client.sendall(command.encode())
+        return client.recv(4096).decode()
+
+
+def test_socket_of_a_service_manager(passed, tmp_path):
+    """A command a connection; the socket outlives the relay."""
+    with start_activated(passed, tmp_path, "-f") as started:
+        try:
+            assert ask_passed(passed, "V") == "20040107\n"
+            assert re.fullmatch(r"\d+( 127\.0\.0\.1)?\n", ask_passed(passed, "U call 127.0.0.1 4000 f"))
+            assert ask_passed(passed, "D call f") == "0\n"
+            wait_for(lambda: (tmp_path / "pid").exists(), DEADLINE_S, "the pid file")
+            assert (tmp_path / "pid").read_text() == f"{started.pid}\n"
+            started.terminate()
+            assert (started.wait(DEADLINE_S), started.stderr.read()) == (0, b"")
+        finally:
+            started.kill()
+    with start_activated(passed, tmp_path, "-f") as started:
+        assert ask_passed(passed, "V") == "20040107\n"
+        started.kill()
+
+
+def test_socket_of_a_service_manager_is_not_for_a_daemon(passed, tmp_path):
+    with start_activated(passed, tmp_path) as started:
+        assert started.wait(DEADLINE_S) == 1
+        assert started.stderr.read() == (
+            b"rtpproxy: control socket systemd:: the socket was passed to another process (LISTEN_PID); "
+            b"a daemon needs -f here\n"
+        )
+
+
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_signal_while_starting(tmp_path, slow_bcc, name):
     """It ends quietly and leaves nothing, though not all is built yet."""
@@ -437,6 +673,32 @@ def test_pid_file_that_is_gone_is_a_line_in_the_log(relay):
     assert f"pid file {relay.pid_path}: No such file or directory" in relay.log
 
 
+def make_pipe(path, target):
+    os.mkfifo(path)
+
+
+def make_link(path, target):
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_link])
+def test_what_took_the_place_of_the_pid_file_is_left_alone(relay, tmp_path, make):
+    target = tmp_path / "target"
+    target.write_text(f"{relay.process.pid}\n")
+    relay.pid_path.unlink()
+    make(relay.pid_path, target)
+    assert relay.stop() == 0
+    assert f"pid file {relay.pid_path}: " in relay.log
+    assert os.path.lexists(relay.pid_path)
+    relay.pid_path.unlink()
+
+
+def test_pid_file_that_is_there_is_written_over(run, tmp_path):
+    (tmp_path / "pid").write_text("1234567890123\n")
+    assert run().returncode == 0
+    end(daemon_of(tmp_path), tmp_path)
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = daemon.with_absolute_paths(
@@ -449,6 +711,18 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     assert [address.path for address in made.control] == [f"{tmp_path}/a", ""]
     assert made.notify == (NotifyTarget(f"{tmp_path}/b"), NotifyTarget(port=9))
     assert made.pid_file == f"{tmp_path}/c"
+
+
+@pytest.mark.parametrize(("before", "more"), [("", 0), ("y/../" * 30, 0), ("", 1)])
+def test_paths_are_measured_once_they_are_absolute(tmp_path, monkeypatch, before, more):
+    monkeypatch.chdir(tmp_path)
+    name = "x" * (107 - len(f"{tmp_path}/") + more)
+    config = Config(notify=(NotifyTarget(before + name),))
+    if more:
+        with pytest.raises(ConfigError, match=f"option -n {tmp_path}/{name}: the path is longer than 107 bytes"):
+            daemon.with_absolute_paths(config)
+    else:
+        assert daemon.with_absolute_paths(config).notify == (NotifyTarget(f"{tmp_path}/{name}"),)
 
 
 # Log

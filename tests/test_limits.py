@@ -41,6 +41,12 @@ def test_fewer_files_may_be_asked_for_by_anybody(count):
     assert applied(f"file_limit={count}").startswith(f"({count}, {count}) ")
 
 
+def test_fewer_files_than_the_relay_needs():
+    prefix = ("prlimit", "--nofile=63:1000")
+    assert applied("", prefix) == "only 63 files may be open: allow 64 or more with -L"
+    assert applied("file_limit=64", prefix).startswith("(64, 64) ")
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(("word", "policy"), [("fifo", os.SCHED_FIFO), ("rr", os.SCHED_RR)])
 def test_real_time(word, policy):

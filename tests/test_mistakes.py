@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -372,14 +373,23 @@ def test_limits_that_only_root_may_have(refused, options, line):
     assert refused(*options, *BOUND, prefix=prefix, directory="/") == line
 
 
-@pytest.mark.parametrize("limit", [16, 24, 28, 36])
-def test_too_few_descriptors(tmp_path, limit):
+@pytest.mark.parametrize("limit", [8, 10, 12, 16, 24, 36, 63])
+def test_too_few_descriptors(refused, limit):
+    line = refused(*BOUND, prefix=("prlimit", f"--nofile={limit}"))
+    assert line == f"rtpproxy: only {limit} files may be open: allow 64 or more with -L"
+
+
+INHERIT = "import os, sys; [os.dup2(0, 3 + n) for n in range(int(sys.argv[1]))]; os.execv(sys.argv[2], sys.argv[2:])"
+
+
+@pytest.mark.parametrize("inherited", [0, 20, 28, 36, 44, 48, 52])
+def test_too_few_descriptors_are_left(tmp_path, inherited):
     """Wherever they run out: one line, or a relay that runs."""
     log_path, address = tmp_path / "log", ControlAddress(ControlKind.UNIX, path=f"{tmp_path}/sock")
+    prefix = ("prlimit", "--nofile=64", sys.executable, "-c", INHERIT, str(inherited))
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            ["prlimit", f"--nofile={limit}", PROGRAM, "-f", "-s", str(address), "-p", f"{tmp_path}/pid"],
-            stderr=log,
+            [*prefix, PROGRAM, "-f", "-s", str(address), "-p", f"{tmp_path}/pid"], stdin=subprocess.DEVNULL, stderr=log
         )
     try:
         wait_for(
@@ -394,7 +404,7 @@ def test_too_few_descriptors(tmp_path, limit):
             return
         (line,) = log_path.read_text().splitlines()
         assert (process.returncode, line.startswith("rtpproxy: ")) == (1, True)
-        assert "Too many open files" in line
+        assert line.endswith("Too many open files; allow more with -L")
     finally:
         process.kill()
         process.wait()

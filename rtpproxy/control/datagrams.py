@@ -8,19 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from rtpproxy.control.cookies import ReplyCache
+from rtpproxy.control.streams import MAX_COMMAND_BYTES, Execute
 
 _LOG = logging.getLogger(__name__)
 
-MAX_COMMAND_BYTES = 8191
-"""What one datagram may hold; more is cut off."""
 MAX_COOKIE_BYTES = 999
 TURNS = 8
 """Datagrams that are answered before media get their turn. A round of the event loop costs a quarter of a command."""
 
 _COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")
 
-Execute = Callable[[bytes, str], bytes]
-"""Takes a command and the controller's host, gives the reply with its LF."""
 Sender = Any
 """Host and port, and on IPv6 flow and scope, as the socket module has them."""
 

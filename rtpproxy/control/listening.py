@@ -8,7 +8,7 @@ import socket
 import stat
 from collections.abc import Mapping
 
-from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.config import MAX_SOCKET_PATH_BYTES, ControlAddress, ControlKind
 from rtpproxy.errors import StartError
 
 _LOG = logging.getLogger(__name__)
@@ -18,7 +18,8 @@ BACKLOG = 1024
 RECEIVE_BUFFER_BYTES = 8 << 20
 """Of datagram sockets: ten thousand commands. Without CAP_NET_ADMIN the kernel grants less (`net.core.rmem_max`)."""
 _SO_RCVBUFFORCE = 33
-MAX_PATH_BYTES = 107
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
+"""A TCP connection without traffic for so long is probed, so often, and given up after so many lost probes."""
 FIRST_PASSED_DESCRIPTOR = 3
 """Where a service manager puts the sockets that it passes (sd_listen_fds(3))."""
 
@@ -92,9 +93,13 @@ def _widen(opened: socket.socket) -> None:
 def _listen_tcp(opened: socket.socket, place: _Place) -> None:
     # A relay that starts again has the connections of the former one in TIME_WAIT.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit both: replies go out at once, and a controller that vanished does not keep its place.
+    # Connections inherit these. Replies go out at once.
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A controller that vanished loses its place after 90 s, not after the two hours that are Linux's default.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
     opened.bind(place)
     opened.listen(BACKLOG)
 
@@ -131,8 +136,8 @@ def bind_unix(
 
     A file whose socket nobody listens on any more is replaced.
     """
-    if len(os.fsencode(address.path)) > MAX_PATH_BYTES:
-        raise StartError(f"control socket {address}: the path is longer than {MAX_PATH_BYTES} bytes")
+    if len(os.fsencode(address.path)) > MAX_SOCKET_PATH_BYTES:
+        raise StartError(f"control socket {address}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)

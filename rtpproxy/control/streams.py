@@ -12,8 +12,10 @@ us instead of 8.2, without what the command itself does).
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import resource
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -22,11 +24,13 @@ from typing import Protocol
 _LOG = logging.getLogger(__name__)
 
 MAX_COMMAND_BYTES = 8191
-"""What one read may hold; more is cut off."""
+"""What one read, or one datagram, may hold; more is cut off."""
 LINE_BUFFER_BYTES = 8192
 """A line with its LF must fit; a client that fills the buffer without one is dropped."""
 MAX_CLIENTS = 1024
-"""Open connections per stream socket."""
+"""Open connections per stream socket, at most."""
+CLIENTS_SHARE = 8
+"""One in so many of the files that may be open is for the connections of a stream socket: the rest is for media."""
 ACCEPT_PAUSE_S = 0.1
 """Wait after accept failed for want of descriptors or memory."""
 
@@ -36,6 +40,28 @@ Execute = Callable[[bytes, str], bytes]
 
 class _Client(Protocol):
     def close(self) -> None: ...
+
+
+class _Spare:
+    """A descriptor for when media have all others: one client can be accepted still, which may end calls."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self.refill()
+
+    def give(self) -> bool:
+        """Whether there is one descriptor more now."""
+        if self._number is None:
+            return False
+        os.close(self._number)
+        self._number = None
+        return True
+
+    def refill(self) -> None:
+        """Hold a descriptor again, if there is one."""
+        if self._number is None:
+            with contextlib.suppress(OSError):
+                self._number = os.open(os.devnull, os.O_RDONLY)
 
 
 class StreamListener:
@@ -53,6 +79,9 @@ class StreamListener:
         self.rota = _Rota(loop)
         self.clients: dict[_Client, None] = {}
         """In order of arrival."""
+        self.max_clients = min(MAX_CLIENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // CLIENTS_SHARE)
+        self.spare = _Spare()
+        """To be refilled when a client goes."""
         self._listening = listening
         self._serve = serve
         self._pause: asyncio.TimerHandle | None = None
@@ -67,17 +96,29 @@ class StreamListener:
         self._listening.close()
         for client in list(self.clients):
             client.close()
+        self.spare.give()
 
     def _on_readable(self) -> None:
         try:
-            connection, address = self._listening.accept()
+            connection, address = self._accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
             self._rest(error)
             return
         self._is_short = False
-        self._serve(self, connection, _host(address))
+        try:
+            self._serve(self, connection, _host(address))
+        finally:
+            self.spare.refill()
+
+    def _accept(self) -> tuple[socket.socket, object]:
+        try:
+            return self._listening.accept()
+        except OSError as error:
+            if error.errno != errno.EMFILE or not self.spare.give():
+                raise
+        return self._listening.accept()
 
     def _rest(self, error: OSError) -> None:
         """Leave the queue alone for a moment: out of descriptors, accept would fail in an endless loop."""
@@ -106,7 +147,7 @@ def serve_one_shot(listener: StreamListener, connection: socket.socket, host: st
     """`unix`: answer at once if the command is there already, as it is nearly always."""
     if _answer_one_shot(connection, host, listener.execute):
         return
-    if len(listener.clients) >= MAX_CLIENTS:
+    if len(listener.clients) >= listener.max_clients:
         # The oldest one had all the time it needs to send a command.
         next(iter(listener.clients)).close()
     _SilentClient(listener, connection, host)
@@ -153,6 +194,7 @@ class _SilentClient:
         """Drop the client."""
         self._forget()
         self._connection.close()
+        self._listener.spare.refill()
 
     def _forget(self) -> None:
         self._listener.loop.remove_reader(self._connection)
@@ -160,7 +202,11 @@ class _SilentClient:
 
     def _on_readable(self) -> None:
         self._forget()
-        if not _answer_one_shot(self._connection, self._host, self._listener.execute):
+        try:
+            is_done = _answer_one_shot(self._connection, self._host, self._listener.execute)
+        finally:
+            self._listener.spare.refill()
+        if not is_done:
             _SilentClient(self._listener, self._connection, self._host)  # woken for nothing
 
 
@@ -320,19 +366,24 @@ class _LineClient:
 
 def serve_lines(listener: StreamListener, connection: socket.socket, host: str) -> None:
     """`cunix`, `tcp`: the connection stays; when there are too many, the new one goes, not one that is in use."""
-    if len(listener.clients) >= MAX_CLIENTS:
-        _LOG.error("control connection refused: %d are open", MAX_CLIENTS)
+    if len(listener.clients) >= listener.max_clients:
+        _LOG.error("control connection refused: %d are open", listener.max_clients)
         connection.close()
         return
     connection.setblocking(False)
     number = connection.fileno()
+
+    def on_closed(closed: _LineClient) -> None:
+        del listener.clients[closed]
+        listener.spare.refill()
+
     client = _LineClient(
         listener.loop,
         listener.rota,
         connection,
         (number, number),
         lambda line: listener.execute(line, host),
-        lambda closed: listener.clients.pop(closed),
+        on_closed,
     )
     listener.clients[client] = None
 

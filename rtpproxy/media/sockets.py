@@ -68,23 +68,26 @@ def force_buffer(owner: socket.socket, force: int, ordinary: int, size: int) -> 
 
 
 def route_source(to_host: str) -> str | None:
-    """The address of ours that the kernel would send from, to a numeric one: what connect(2) binds to. None: no route.
+    """The address of ours that the kernel would send from, to a numeric one: what connect(2) binds to.
 
-    Of a raw socket where that is permitted: it needs no ephemeral port, and with this protocol receives nothing.
+    None: there is no route, or it cannot be asked for, without descriptors or on a host without that family.
     """
-    family = socket.AF_INET6 if ":" in to_host else socket.AF_INET
+    is_ipv6 = ":" in to_host
     try:
-        probe = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    except PermissionError:
-        probe = socket.socket(family, socket.SOCK_DGRAM)
-    with probe:
-        is_ipv6 = family == socket.AF_INET6
-        # A raw IPv6 socket takes a port for a protocol.
-        port = 0 if is_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
-        try:
+        with _route_probe(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
+            # A raw IPv6 socket takes a port for a protocol.
+            port = 0 if is_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
             probe.connect(ipv6_address(to_host, port) if is_ipv6 else (to_host, port))
-        except OSError:
-            return None
-        name = probe.getsockname()
-        source: str = endpoint_of(name)[0] if is_ipv6 else name[0]
-        return source
+            name = probe.getsockname()
+    except OSError:
+        return None
+    source: str = endpoint_of(name)[0] if is_ipv6 else name[0]
+    return source
+
+
+def _route_probe(family: socket.AddressFamily) -> socket.socket:
+    """A raw socket where that is permitted: it needs no ephemeral port, and with this protocol receives nothing."""
+    try:
+        return socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    except PermissionError:
+        return socket.socket(family, socket.SOCK_DGRAM)

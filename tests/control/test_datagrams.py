@@ -1,9 +1,11 @@
 """Commands as datagrams, with real clients (protocol.md 1.4). Each test runs on both event loops."""
 
+import collections
 import contextlib
 import socket
 import struct
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from tests.control.serving import (
 )
 from tests.running import own_namespace
 from tests.waiting import wait_for
+
+SO_RCVBUFFORCE = 33
 
 
 @pytest.mark.parametrize(
@@ -201,27 +205,67 @@ def repeat(client: socket.socket, datagram: bytes) -> bytes:
         return b""
 
 
-def test_ten_thousand_commands_in_flight(loop_factory: LoopFactory, echo: Echo) -> None:
-    """From several sockets, repeated until answered: each is executed once, and in order of each sender."""
-    address = free_udp()
-    senders, commands = 5, 2000
+class HeldUp(Echo):
+    """Executes nothing until it is told to: what is sent until then is in flight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def on_command(self, text: bytes, now: float, host: str) -> bytes:
+        assert self.go_on.wait(DEADLINE_S)
+        return super().on_command(text, now, host)
+
+
+SENDERS, COMMANDS = 5, 2000
+
+
+@pytest.mark.root
+def test_ten_thousand_commands_in_flight(loop_factory: LoopFactory) -> None:
+    """From several sockets: each is executed once and answered once, in the order of each sender.
+
+    Root, since buffers of the usual size hold a few hundred.
+    """
+    address, echo = free_udp(), HeldUp()
     with serving(loop_factory, echo, address), contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connect_to(address)) for _ in range(senders)]
-        for number in range(commands):
+        clients = [stack.enter_context(connect_to(address)) for _ in range(SENDERS)]
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        for number in range(COMMANDS):
+            for index, client in enumerate(clients):
+                client.send(b"c%d %d" % (number, 100_000 * index + number))
+        echo.go_on.set()
+        for index, client in enumerate(clients):
+            replies = [client.recv(100) for _ in range(COMMANDS)]
+            assert replies == [b"c%d [ %d]\n" % (number, 100_000 * index + number) for number in range(COMMANDS)]
+        for client in clients:
+            client.send(b"last")
+            assert client.recv(100) == b"last []\n", "answered twice"
+    for index in range(SENDERS):
+        mine = [int(text) for text in echo.commands if text and int(text) // 100_000 == index]
+        assert mine == list(range(100_000 * index, 100_000 * index + COMMANDS))
+    assert echo.duplicates == 0
+
+
+def test_what_is_repeated_is_executed_once(loop_factory: LoopFactory, echo: Echo) -> None:
+    """Repeated at once, or because buffers of usual size lost commands or replies."""
+    address = free_udp()
+    with serving(loop_factory, echo, address), contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect_to(address)) for _ in range(SENDERS)]
+        for number in range(COMMANDS):
             for index, client in enumerate(clients):
                 for _ in range(1 if number % 10 else 2):
                     client.send(b"c%d %d" % (number, 100_000 * index + number))
         for index, client in enumerate(clients):
-            check_answers(client, index, commands)
-    for index in range(senders):
-        mine = [int(text) % 100_000 for text in echo.commands if int(text) // 100_000 == index]
-        assert sorted(mine) == list(range(commands))
-        assert len(set(mine)) == len(mine)
+            check_answers(client, index)
+    expected = [100_000 * index + number for index in range(SENDERS) for number in range(COMMANDS)]
+    assert sorted(map(int, echo.commands)) == expected
 
 
-def check_answers(client: socket.socket, index: int, commands: int) -> None:
-    """Every command is answered by its own reply, however often; what was lost on the way is sent again."""
-    texts = {b"c%d" % number: b"%d" % (100_000 * index + number) for number in range(commands)}
+def check_answers(client: socket.socket, index: int) -> None:
+    """Every command is answered by its own reply, no more often than it was sent; what was lost is sent again."""
+    texts = {b"c%d" % number: b"%d" % (100_000 * index + number) for number in range(COMMANDS)}
+    open_ends = collections.Counter({cookie: 1 if int(cookie[1:]) % 10 else 2 for cookie in texts})
     missing = set(texts)
     client.settimeout(0.05)
     rounds = 200
@@ -232,10 +276,13 @@ def check_answers(client: socket.socket, index: int, commands: int) -> None:
             rounds -= 1
             for lost in missing:
                 client.send(b"%b %b" % (lost, texts[lost]))
+            open_ends.update(missing)
             continue
         assert reply == b"[ %b]\n" % texts[cookie]
         missing.discard(cookie)
+        open_ends[cookie] -= 1
     assert missing == set()
+    assert min(open_ends.values()) >= 0
 
 
 def test_a_burst_that_fits_is_executed_in_order(loop_factory: LoopFactory, echo: Echo) -> None:

@@ -40,6 +40,8 @@ from tests.control.serving import (
 )
 from tests.waiting import wait_for
 
+ROOT = Path(__file__).parents[2]
+
 # unix
 
 
@@ -211,6 +213,30 @@ def test_cunix_one_client_too_many(
         assert read_lines(first, 1) == b"[V]\n"
 
 
+@pytest.mark.parametrize("kind", [ControlKind.CUNIX, ControlKind.TCP])
+def test_connections_leave_most_descriptors_alone(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind
+) -> None:
+    address = address_of(kind, tmp_path)
+    with files_allowed(800), serving(loop_factory, echo, address) as log, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect_to(address)) for _ in range(100)]
+        for client in held:
+            client.sendall(b"V\n")
+            assert read_lines(client, 1) == b"[V]\n"
+        assert read_to_end(stack.enter_context(connect_to(address))) == b""
+        assert log == ["control connection refused: 100 are open"]
+
+
+@contextlib.contextmanager
+def files_allowed(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 # tcp, tcp6
 
 
@@ -252,6 +278,9 @@ def test_tcp_connections_answer_at_once_and_notice_the_dead(loop_factory: LoopFa
         with server_end(client) as connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
             assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
 
 
 def server_end(client: socket.socket) -> socket.socket:
@@ -265,7 +294,7 @@ def server_end(client: socket.socket) -> socket.socket:
 
 def test_tcp_serves_more_clients_than_the_reference(loop_factory: LoopFactory, echo: Echo) -> None:
     address = free(ControlKind.TCP)
-    with serving(loop_factory, echo, address), contextlib.ExitStack() as stack:
+    with files_allowed(4096), serving(loop_factory, echo, address), contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect_to(address)) for _ in range(300)]
         for number, client in enumerate(clients):
             client.sendall(b"%d\n" % number)
@@ -411,46 +440,64 @@ def test_clients_take_turns_fairly(loop_factory: LoopFactory, echo: Echo, tmp_pa
         assert max(gaps) <= 2 * 12
 
 
-@contextlib.contextmanager
-def descriptor_limit(count: int) -> Iterator[None]:
+def descriptor_limit(count: int) -> contextlib.AbstractContextManager[None]:
     """At most so many descriptors more than are open now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return files_allowed(highest + 1 + count)
 
 
 @pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP])
 def test_out_of_descriptors(
     loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accepting stops, is tried again, and works once descriptors are free; one line in the log says so."""
+    """One is accepted. Then accepting stops, is tried again, and works once descriptors are free; one line says so."""
     monkeypatch.setattr(streams, "ACCEPT_PAUSE_S", 0.0001)
     address, other = address_of(kind, tmp_path), cunix(tmp_path / "other")
     with serving(loop_factory, echo, address, other) as log, contextlib.ExitStack() as stack:
         served_already = stack.enter_context(connect_to(other))
         served_already.sendall(b"V\n")
         assert read_lines(served_already, 1) == b"[V]\n"
+        before = len(os.listdir("/proc/self/fd"))
         held = [stack.enter_context(connect_to(address)) for _ in range(3)]
-        wait_for(lambda: len(os.listdir("/proc/self/fd")) >= 2 * len(held), DEADLINE_S, "accepted connections")
-        with socket.socket(family_of(kind), socket.SOCK_STREAM) as late:
-            late.settimeout(DEADLINE_S)
-            with descriptor_limit(0), contextlib.ExitStack() as taken:
-                take_every_descriptor(taken)
-                late.connect(address.path if kind.is_unix else (address.host, address.port))
-                late.sendall(b"late\n")
-                wait_for(lambda: log, DEADLINE_S, "the complaint")
-                for _ in range(100):  # while it is tried again and again
-                    served_already.sendall(b"V\n")
-                    assert read_lines(served_already, 1) == b"[V]\n"
-            assert read_lines(late, 1).startswith(b"[late")
+        wait_for(lambda: len(os.listdir("/proc/self/fd")) == before + 6, DEADLINE_S, "accepted connections")
+        last, late = (stack.enter_context(socket.socket(family_of(kind), socket.SOCK_STREAM)) for _ in range(2))
+        with descriptor_limit(0), contextlib.ExitStack() as taken:
+            take_every_descriptor(taken)
+            for client in (last, late):
+                client.settimeout(DEADLINE_S)
+                client.connect(address.path if kind.is_unix else (address.host, address.port))
+            late.sendall(b"late\n")
+            wait_for(lambda: log, DEADLINE_S, "the complaint")
+            last.sendall(b"last\n")
+            assert read_lines(last, 1).startswith(b"[last")
+            for _ in range(100):  # while it is tried again and again
+                served_already.sendall(b"V\n")
+                assert read_lines(served_already, 1) == b"[V]\n"
+        assert read_lines(late, 1).startswith(b"[late")
         held[0].sendall(b"held\n")
         assert read_lines(held[0], 1).startswith(b"[held")
     assert len(log) == 1
     assert "cannot accept a control connection" in log[0]
+
+
+@pytest.mark.parametrize("kind", [ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP])
+def test_one_client_after_another_needs_no_free_descriptor(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind
+) -> None:
+    address = address_of(kind, tmp_path)
+    with serving(loop_factory, echo, address) as log, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(family_of(kind), socket.SOCK_STREAM)) for _ in range(20)]
+        with descriptor_limit(0), contextlib.ExitStack() as taken:
+            take_every_descriptor(taken)
+            for number, client in enumerate(clients):
+                client.settimeout(DEADLINE_S)
+                client.connect(address.path if kind.is_unix else (address.host, address.port))
+                if number % 2:
+                    client.sendall(b"V\n")
+                    assert read_lines(client, 1).startswith(b"[V")
+                client.shutdown(socket.SHUT_WR)
+                assert read_to_end(client) == b""
+    assert log == []
 
 
 def take_every_descriptor(stack: contextlib.ExitStack) -> None:
@@ -544,7 +591,6 @@ def test_any_bytes_on_unix(tmp_path: Path, loop_name: str) -> None:
 # stdio, stdioc
 
 
-ROOT = Path(__file__).parents[2]
 LOOP_NAMES = pytest.mark.parametrize("loop_name", LOOP_FACTORIES)
 
 

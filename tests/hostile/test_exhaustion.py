@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import select
 import socket
 import time
 from pathlib import Path
@@ -74,39 +75,68 @@ def test_out_of_descriptors(topology, tmp_path):
         assert relay.log.count("sessions: over 80 %") == 1
 
 
-def test_connections_that_use_up_the_descriptors(topology, tmp_path):
-    """Those that cannot be accepted wait; the rest is served, and the relay does not turn in circles meanwhile."""
+def test_connections_do_not_use_up_the_descriptors(topology, tmp_path):
+    """Those beyond their share are closed; media and other control sockets have the rest."""
     cunix = tmp_path / "cunix.sock"
-    control = ("-F", "-s", f"udp:127.0.0.1:{CONTROL}", "-s", f"cunix:{cunix}")
     with (
-        running(tmp_path, topology, *BOUND.options, *control, files=40) as relay,
-        topology.relay.socket() as datagrams,
-        contextlib.ExitStack() as connections,
+        running(tmp_path, topology, *BOUND.options, "-s", f"cunix:{cunix}", files=64) as relay,
+        contextlib.ExitStack() as stack,
     ):
-        datagrams.settimeout(DEADLINE_S)
-        datagrams.connect(("127.0.0.1", CONTROL))
-        for _ in range(50):
-            connection = connections.enter_context(socket.socket(socket.AF_UNIX))
+        connections = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(50)]
+        for connection in connections:
+            connection.settimeout(DEADLINE_S)
+            connection.connect(str(cunix))
+        assert [connection.recv(100) for connection in connections[8:]] == [b""] * 42
+        for connection in connections[:8]:
+            connection.sendall(b"V\n")
+            assert connection.recv(100) == b"20040107\n"
+        for number in range(5):
+            assert relay.ask(f"U c{number} 10.0.1.2 4000 f").isdigit()
+
+
+def test_media_that_have_every_descriptor(topology, tmp_path):
+    """Calls can still be ended over a socket that must be accepted; connections that cannot be, wait quietly."""
+    cunix = tmp_path / "cunix.sock"
+    with (
+        running(tmp_path, topology, *BOUND.options, "-s", f"cunix:{cunix}", files=64) as relay,
+        contextlib.ExitStack() as stack,
+    ):
+        given = ask_while_digits(relay, "U c{} 10.0.1.2 4000 f")
+        ask_while_digits(relay, "L c{} 10.0.2.2 5000 f t")
+        served, waiting = [], None
+        while waiting is None:
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
             connection.connect(str(cunix))
             connection.sendall(b"V\n")
-        names = itertools.count()
-
-        def is_refused():
-            name = b"c%d" % next(names)
-            datagrams.send(b"%b U %b 10.0.1.2 4000 f" % (name, name))
-            cookie, reply = datagrams.recv(100).split()
-            assert cookie == name
-            assert reply == b"E72" or reply.isdigit()
-            return reply == b"E72"
-
-        wait_for(is_refused, DEADLINE_S, "the descriptors to be used up")
+            if wait_for(lambda one=connection: what_happened(relay, one), DEADLINE_S, "an answer") == "refused":
+                waiting = connection
+            else:
+                served.append(connection)
+        assert len(served) < 4
         used_s, start = cpu_s(relay), time.monotonic()
         wait_for(lambda: time.monotonic() > start + IDLE_S, DEADLINE_S, "time to pass")
         assert cpu_s(relay) - used_s < IDLE_S / 2
-        assert is_refused()
-        connections.close()
-        wait_for(lambda: not is_refused(), DEADLINE_S, "a call")
-        assert relay.ask("V") == "20040107"
+        assert relay.ask("U more 10.0.1.2 4000 f") == "E72"
+        assert relay.ask("D c0 f") == "0"
+        waiting.settimeout(DEADLINE_S)
+        assert waiting.recv(100) == b"20040107\n"
+        assert relay.totals()["active sessions"] == given - 1
+        assert relay.log.count("cannot accept a control connection") == 1
+
+
+def ask_while_digits(relay, command):
+    """Ask for calls 0, 1, 2 and so on until one is refused; how many were not."""
+    for number in itertools.count():
+        if not relay.ask(command.format(number)).isdigit():
+            return number
+    raise AssertionError
+
+
+def what_happened(relay, connection):
+    """To a command on a new connection."""
+    if select.select([connection], [], [], 0)[0]:
+        return "answered" if connection.recv(100) else "closed"
+    return "refused" if "cannot accept a control connection" in relay.log else ""
 
 
 def cpu_s(relay):

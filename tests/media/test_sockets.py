@@ -1,6 +1,7 @@
 """What sockets say about addresses and routes, in a namespace of the test."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -88,6 +89,16 @@ def test_asking_for_routes_leaves_no_descriptor(namespace):
         for to, _ in ROUTES:
             route_source(to)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("to", ["127.0.0.1", "::1"])
+def test_no_route_is_found_without_descriptors(namespace, to):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert route_source(to) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_asking_for_routes_needs_no_ephemeral_port(namespace):
