@@ -190,6 +190,9 @@ class KernelTier:
             self._next_hops.on_link(index)
         if changed:
             self._reroute_soon()
+        if self._next_hops.is_rerouted:
+            self._next_hops.recheck_some()
+            self._continue_reroute()
 
     def _check_names(self) -> None:
         for name in self._config.interfaces:

@@ -27,7 +27,7 @@ _USE = 0x1  # NTF_USE: as if a packet were sent, so that the kernel asks whether
 _REACHABLE, _STALE, _DELAY, _PROBE, _PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 _CANNOT_SEND = "the far end of a veth must run XDP or have GRO on"
 CONFIRM_INTERVAL_S = 20
-"""Every neighbour in use is confirmed this often."""
+"""Every neighbour in use is confirmed, and every route in use asked again, this often."""
 _ANY_MTU = 65535
 """Of a route that sets none: the link's counts."""
 _VALID = _REACHABLE | _STALE | _DELAY | _PROBE | _PERMANENT
@@ -95,6 +95,8 @@ class NextHops:
         self._unchecked: list[_Target] = []
         self._unconfirmed: list[_Neighbour] = []
         self._share = 0
+        self._unasked: list[_Target] = []
+        self._unasked_share = 0
         self._load_macs()
 
     def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
@@ -140,6 +142,19 @@ class NextHops:
             if new[0] != old:
                 changed.append(target)
         return changed
+
+    def recheck_some(self) -> None:
+        """Let `reroute` go over a share of the routes: no event tells that a path's MTU was learned, or forgotten.
+
+        To be called every second. While all of them are asked anyway it does nothing.
+        """
+        if self._unchecked:
+            return
+        if not self._unasked:
+            self._unasked = list(self._routes)
+            self._unasked_share = -(-len(self._unasked) // CONFIRM_INTERVAL_S)
+        share = self._unasked_share
+        self._unchecked, self._unasked = self._unasked[:share], self._unasked[share:]
 
     @property
     def is_rerouted(self) -> bool:

@@ -1,11 +1,13 @@
 """The network changes under traffic: nothing is lost where the network stays able, and nothing doubled."""
 
 import contextlib
+import re
 
 import pytest
 
-from tests.netns_call.call import DEADLINE_S, Tap, paused
+from tests.netns_call.call import DEADLINE_S, Tap, kernel_only, paused, verdicts
 from tests.netns_call.traffic import Traffic, both_ways
+from tests.path_mtu import require_mtu
 from tests.running import rtp
 from tests.waiting import wait_for
 
@@ -192,3 +194,20 @@ def test_a_smaller_mtu_of_the_way_out_makes_fragments(call, topology, way):
     # Frames that the kernel tier forwards before it hears of it are lost, as they are in any router.
     wait_for(is_in_force, DEADLINE_S, "large payloads to arrive")
     call.cross(rtp(2))
+
+
+@kernel_only
+def test_a_path_that_takes_shorter_packets_only(call, topology, way):
+    """What is longer goes up, where the socket fragments it; no netlink event tells of such a path."""
+    call.establish(way)
+    long = rtp(2, payload=bytes(1300))
+    call.cross(long)
+    left = call.quote()["ttl"]
+    wait_for(lambda: call.quote()["ttl"] < left, DEADLINE_S, "events of the start to be dealt with")
+    require_mtu(topology.callee, 1280, call.callee.to, call.callee.rtp.address)
+    seen = len(call.relay.log)
+    wait_for(lambda: re.search("stream .*; changed in the kernel", call.relay.log[seen:]), DEADLINE_S, "the MTU")
+    call.cross(rtp(3, payload=bytes(1300)))
+    call.cross(rtp(4))
+    assert call.relay.stop() == 0
+    assert verdicts(call.relay)["up_too_long"] == 1

@@ -87,7 +87,7 @@ def test_route_decides_where_the_peers_side_is_not_known():
 
 
 def test_one_leg():
-    """New ports for it completed the session (tests/service/test_new_port.py)."""
+    """New ports for it completed the session (tests/service/test_matching.py)."""
     session = learned_session()
     for stream in session.callee.streams:
         stream.local_port = 0

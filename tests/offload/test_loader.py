@@ -110,7 +110,7 @@ class TestLoaded:
         before = open_descriptors()
         loaded = load(NAMES)
         try:
-            assert set(loaded.map_fds) == {*TABLES, "local_slots", "steered_sockets"}
+            assert set(loaded.map_fds) == {*TABLES, "local_slots", "host_addresses", "steered_sockets"}
             assert set(loaded.layouts) == TABLES
             assert run(loaded.xdp_fd, bytes(64))[:2] == (XDP_PASS, bytes(64))
             rows = loaded.layouts["port_rows"]

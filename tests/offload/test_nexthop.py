@@ -11,6 +11,8 @@ from rtpproxy.offload.nexthop import NoRoute, Route
 from tests.conftest import XDP_NAME
 from tests.offload.relay_network import CAPACITY, RelayNetwork
 from tests.offload.test_forwarder import FakeRows
+from tests.path_mtu import require_mtu
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -292,6 +294,39 @@ def test_mtu_of_the_route(network, callee_link):
     network.ip(f"route replace {BEHIND}/32 via 10.0.2.50 mtu 1300")
     network.reroute()
     assert network.rows[network.next_hops.current(BEHIND, "").number].mtu == 1300
+
+
+def recheck(network):
+    """A second passes; the peers whose route is another."""
+    network.next_hops.recheck_some()
+    return network.next_hops.reroute(CAPACITY)
+
+
+def test_mtu_of_the_path(network, topology, callee_link):
+    """A router on the way asks for shorter packets; no event tells of it."""
+    host = topology.callee.ip
+    known_neighbour(network, host)
+    network.next_hops.acquire(host, "")
+    with topology.relay.socket() as sender:
+        sender.bind(("10.0.2.1", 9))
+        require_mtu(topology.callee, 1280, sender.getsockname(), (host, 9))
+        wait_for(lambda: recheck(network) == [(host, "")], 5.0, "the path's MTU")
+    assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC, mtu=1280)
+    assert recheck(network) == []
+
+
+def test_all_routes_are_asked_within_twenty_seconds(network):
+    """A few a second, and each once."""
+    peers = [f"198.51.100.{number}" for number in range(1, 42)]
+    gateway = known_neighbour(network)
+    network.ip(f"route add 198.51.100.0/24 via {gateway}")
+    for peer in peers:
+        network.next_hops.acquire(peer, "")
+    network.ip(f"route replace 198.51.100.0/24 via {gateway} mtu 1400")
+    network.next_hops.recheck_some()
+    shares = [recheck(network) for _ in range(20)]
+    assert sorted(host for share in shares for host, _ in share) == sorted(peers)
+    assert max(map(len, shares)) <= 3
 
 
 def test_mtu_of_the_route_above_that_of_the_link(network):
