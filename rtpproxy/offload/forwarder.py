@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, diff
-from rtpproxy.offload.nexthop import NextHops, NoRoute
+from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from rtpproxy.session.stats import RtpState, SequenceTracker
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ class Forwarder:
         self._next_hops = next_hops
         self._wishes: dict[int, _Wish] = {}
         self._keys_by_target: dict[tuple[str, str], set[int]] = {}
-        self._installed: set[int] = set()
+        self._installed: dict[int, tuple[ForwardingEntry, Route]] = {}
+        """What stands in the row of a port."""
         self._seeds: dict[int, SequenceTracker] = {}
         """Trackers that the kernel has to go on from, once it gets an entry for their port."""
         self.counters = rows.counters
@@ -131,14 +132,16 @@ class Forwarder:
             # An entry would cost each packet that userspace relays a hand-over of the statistics, and forward none.
             self._leave(wish, f"its way in has no native XDP: {back.without_program}")
             return
-        was_installed = entry.key in self._installed
+        installed = self._installed.get(entry.key)
+        if installed == (entry, route):
+            return
         tracker = self._seeds.pop(entry.key, None)
         if tracker is not None:
             self._rows.seed(entry.key, tracker.state())
         self._rows.install(entry, route.from_host, route.number)
-        self._installed.add(entry.key)
+        self._installed[entry.key] = entry, route
         if log.isEnabledFor(logging.INFO):
-            what = "changed in the kernel" if was_installed else "enters the kernel: both ends are known"
+            what = "changed in the kernel" if installed else "enters the kernel: both ends are known"
             where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
             log.info("%s: stream %s; %s", wish.label, where, what)
 
@@ -146,7 +149,7 @@ class Forwarder:
         key, port = wish.entry.key, wish.entry.port
         if key in self._installed:
             self._rows.withdraw(key)
-            self._installed.discard(key)
+            del self._installed[key]
             log.info("%s: stream at port %d leaves the kernel: %s", wish.label, port, reason)
         else:
             log.info("%s: stream at port %d stays in userspace: %s", wish.label, port, reason)

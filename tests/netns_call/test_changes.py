@@ -202,6 +202,8 @@ def test_a_path_that_takes_shorter_packets_only(call, topology, way):
     call.establish(way)
     long = rtp(2, payload=bytes(1300))
     call.cross(long)
+    left = call.quote()["ttl"]
+    wait_for(lambda: call.quote()["ttl"] < left, DEADLINE_S, "events of the start to be dealt with")
     require_mtu(topology.callee, 1280, call.callee.to, call.callee.rtp.address)
     seen = len(call.relay.log)
     wait_for(lambda: re.search("stream .*; changed in the kernel", call.relay.log[seen:]), DEADLINE_S, "the MTU")

@@ -282,6 +282,16 @@ def test_way_in_without_the_program(scene, log):
     assert scene.next_hops.users == {}
 
 
+def test_way_in_that_changes_does_not_touch_the_row(scene, log):
+    scene.apply(ENTRY)
+    scene.rows.rows.clear()
+    log()
+    scene.next_hops.routes["10.0.1.2"] = OTHER_ROUTE
+    scene.next_hops.changed = [WAY_BACK]
+    scene.forwarder.reroute(10)
+    assert (scene.rows.rows, log()) == ({}, [])
+
+
 def test_sender_without_a_route_back(scene):
     """Its packets arrive somewhere, by whatever interface."""
     scene.next_hops.routes["10.0.1.2"] = NoRoute("no route to 10.0.1.2: Network is unreachable")
