@@ -179,8 +179,6 @@ class Config:
     """Send payloads shorter than SHORT_BYTES twice."""
     tos: int = DEFAULT_TOS
     """Of IPv4 packets that leave, 0 to 255."""
-    is_doubling: bool = False
-    """Packets shorter than 128 bytes are sent twice (protocol.md 6.2)."""
     user: str = ""
     """User to become once everything is opened; empty to stay."""
     group: str = ""

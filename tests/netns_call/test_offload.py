@@ -300,3 +300,21 @@ def test_two_topologies_do_not_disturb_each_other(relay, topology, way, tmp_path
         other_call.establish(way)
         assert other_relay.stop() == 0
         call.cross(rtp(2))
+
+
+def test_short_packets_are_sent_twice(start, topology, way):
+    """Userspace does that, and the kernel leaves them to it; the others are forwarded."""
+    relay = start(*way.options, "-2")
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.cross(rtp(1))
+        if way.is_kernel:
+            call.wait_offloaded(*call.rtp_ports)
+        short, long = rtp(2, payload=bytes(115)), rtp(3, payload=bytes(116))
+        call.caller.send(short)
+        call.caller.send(long)
+        assert sorted(call.callee.rtp.expect(3)) == sorted([(short, call.callee.to)] * 2 + [(long, call.callee.to)])
+    if way.is_kernel:
+        assert relay.stop() == 0
+        counted = verdicts(relay)
+        assert counted["up_doubled"] >= 1
+        assert counted["forwarded"] >= 1
