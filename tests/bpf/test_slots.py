@@ -133,6 +133,7 @@ class Steered:
         """Number of the socket that a datagram to that port arrives at, None when it is refused."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as phone:
+            phone.bind(("", 9))  # a port that the system chooses may be the one that is sent to
             phone.connect((host, port))
             phone.send(b"x")
             for number, receiver in enumerate(self.receivers):
