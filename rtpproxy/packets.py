@@ -82,14 +82,28 @@ class Packets:
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote
-        if to is not None and to[1] and peer.local_port and self._media.send(peer, peer.local_host, to, data):
-            stream.relayed_packets += 1
-            self._totals.packets_relayed += 1
-            if len(data) < self._double_below:
-                self._media.send(peer, peer.local_host, to, data)
-        else:
+        if (
+            to is None
+            or not (to[1] and peer.local_port)
+            or _is_circle(stream, peer, to)
+            or not self._send(peer, to, data)
+        ):
             stream.dropped_packets += 1
             self._totals.packets_discarded += 1
+            return
+        stream.relayed_packets += 1
+        self._totals.packets_relayed += 1
+
+    def _send(self, peer: Stream, to: Endpoint, data: bytes) -> bool:
+        is_sent = self._media.send(peer, peer.local_host, to, data)
+        if is_sent and len(data) < self._double_below:
+            self._media.send(peer, peer.local_host, to, data)
+        return is_sent
+
+
+def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
+    """Whether a packet would come back to where it was sent from: it would go round for ever."""
+    return to[1] in (stream.local_port, peer.local_port) and to[0] in (stream.local_host, peer.local_host)
 
 
 def _guess_rtcp(session: Session, stream: Stream) -> None:

@@ -302,3 +302,15 @@ def test_call_ids_are_logged_on_one_line(play, caplog):
     with caplog.at_level("INFO"):
         play.ask("U \x1b[31m\x0bred 10.0.1.2 4000 f")
     assert caplog.messages[0].startswith(r"\x1b[31m\x0bred: session created")
+
+
+def test_packet_is_not_sent_to_a_port_of_its_own_session():
+    """Parties that signal the relay's own address would make it go round for ever."""
+    play = Scenario(listen_host=OUR_HOST)
+    play.ask(f"U call {OUR_HOST} {FACES_CALLEE} f")
+    play.ask(f"L call {OUR_HOST} {FACES_CALLER} f t")
+    play.packet(Endpoint(OUR_HOST, FACES_CALLEE), FACES_CALLER, rtp(1))
+    play.packet(Endpoint(OUR_HOST, FACES_CALLER), FACES_CALLEE, rtp(1))
+    assert play.counters("call f t")["ndropped"] == 2
+    play.ask(f"U call {OUR_HOST} {FACES_CALLER} f t")
+    play.packet(Endpoint(OUR_HOST, FACES_CALLEE), FACES_CALLEE, rtp(2))
