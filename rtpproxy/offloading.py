@@ -92,15 +92,15 @@ class Offloading:
         finally:
             self._offload.seed(stream.key, tracker)
 
-    def replan(self, session: Session, label: str, now: float) -> None:
-        """Make the kernel do what it should do for a session; `label` names it in the log."""
+    def replan(self, session: Session, now: float) -> None:
+        """Make the kernel do what it should do for a session."""
         if not session.is_complete:
             return
         wanted = plan(session)
         for leg in session.legs:
             if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
                 self._hand_over(leg.rtp)
-        lost = self._offload.apply(label, wanted)
+        lost = self._offload.apply(session.label, wanted)
         if lost:
             for stream in session.streams:
                 if stream.key in lost:

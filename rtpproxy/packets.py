@@ -78,7 +78,7 @@ class Packets:
         self._relay(stream, peer, data)
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host
-            self._offloading.replan(session, session.label, now)
+            self._offloading.replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
         to = peer.latch.remote

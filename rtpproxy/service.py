@@ -414,7 +414,7 @@ class Service:
         return Notification(target, controller_host, wanted.tag)
 
     def _replan(self, session: Session, now: float) -> None:
-        self._offloading.replan(session, session.label, now)
+        self._offloading.replan(session, now)
 
     def _seconds_left(self, leg: Leg, now: float) -> int:
         last_seen = self._activity.last_seen(leg.activity)
