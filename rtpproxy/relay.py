@@ -243,6 +243,8 @@ class Relay:
             loop.add_signal_handler(number, stop, int(number))
         loop.add_signal_handler(signal.SIGHUP, self._stop_slowly)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        # Ignored in what a shell script started in the background (protocol.md 12.3).
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
     def _on_input_end(self, kind: ControlKind) -> None:
         """Standard input ended, and with it the control socket that it was (protocol.md 1.1, 12.3)."""

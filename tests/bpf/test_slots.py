@@ -1,6 +1,7 @@
 """Port spaces: the same port number at several addresses of ours, in the XDP program and in the steering program."""
 
 import contextlib
+import itertools
 import socket
 
 import pytest
@@ -116,6 +117,9 @@ def test_room_for_addresses_is_limited():
             programs.add_local("10.0.9.9", 0)
 
 
+_receiver_ports = itertools.count(LAST + 1000)
+
+
 class Steered:
     """Sockets that the steering program gives packets to, and what each gets."""
 
@@ -124,7 +128,8 @@ class Steered:
         for family, host in families:
             for _ in range(SOCKETS):
                 receiver = socket.socket(family, socket.SOCK_DGRAM)
-                receiver.bind((host, 0))
+                # Not to one of the media ports, which the kernel might choose.
+                receiver.bind((host, next(_receiver_ports)))
                 receiver.setblocking(False)
                 self.receivers.append(receiver)
         programs.steer([receiver.fileno() for receiver in self.receivers])
