@@ -869,7 +869,7 @@ def test_strict_mode_follows_commands_and_nobody_else(steps, is_rtp):
             latch.observe(value, rtp(4 * HOSTS.index(value.host) + value.port, number), is_rtp, now)
         else:
             before = state(latch)
-            assert latch.observe(Endpoint("203.0.113.66", value), rtp(5000, number), is_rtp, now) is IGNORED
+            assert latch.observe(Endpoint("203.0.113.66", value), rtp(9999, number), is_rtp, now) is IGNORED
             assert state(latch) == before
         assert latch.remote.host in named
 
