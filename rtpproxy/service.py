@@ -182,7 +182,7 @@ class Service:
             parse_errors=tracker.parse_errors,
         )
 
-    def totals(self, now: float) -> Totals:
+    def totals(self) -> Totals:
         """Totals of the process, those of the kernel included."""
         return self._offloading.with_kernel(self._totals)
 
@@ -209,7 +209,7 @@ class Service:
         self._check_alive(session)
         stream = session.leg(issuer.role.peer if command.is_reverse else issuer.role).rtp
         stream.tos = command.tos & 0xFF
-        self._replan(session, now)
+        self._offloading.replan(session, now)
 
     def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
         """Drop a reference, as `D` with the session's own from-tag. Raises SessionNotFoundError."""
@@ -235,7 +235,7 @@ class Service:
             self._notifier.notify(told.target, told.controller_host, told.tag)
 
     def _count_rate(self, now: float) -> None:
-        packets = self.totals(now).packets_received
+        packets = self.totals().packets_received
         if now > self._counted_at:
             self._totals.packets_per_second = (packets - self._counted_packets) / (now - self._counted_at)
         self._counted_at, self._counted_packets = now, packets
@@ -340,7 +340,7 @@ class Service:
                 host, port = media.remote
                 stream.latch.signal(Endpoint(host, (port + stream.component) % 65536), now)
             stream.latch.set_asymmetric(is_asymmetric)
-        self._replan(session, now)
+        self._offloading.replan(session, now)
 
     def _give_ports(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Open a port pair for a leg of an existing session, in place of the one it has. Raises NoPortsError."""
@@ -412,9 +412,6 @@ class Service:
             log.error("%s: no notification: %r is none of the targets given with -n", session.label, wanted.target)
             return None
         return Notification(target, controller_host, wanted.tag)
-
-    def _replan(self, session: Session, now: float) -> None:
-        self._offloading.replan(session, now)
 
     def _seconds_left(self, leg: Leg, now: float) -> int:
         last_seen = self._activity.last_seen(leg.activity)

@@ -88,7 +88,7 @@ class Service(Protocol):
     def query(self, issuer: Issuer, now: float) -> SessionCounters:
         """Counters of a session."""
 
-    def totals(self, now: float) -> Totals:
+    def totals(self) -> Totals:
         """Totals of the process."""
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
@@ -179,7 +179,7 @@ class Dispatcher:
             case FeatureProbe():
                 return b"1" if self._is_supported(command.date) else b"0"
             case Info() | GetStats():
-                return self._tell_totals(command, now)
+                return self._tell_totals(command)
             case Play() | StopPlay() | Copy() | Record():
                 return self._refuse_media_command(command)
 
@@ -196,8 +196,8 @@ class Dispatcher:
         reply = encode_counters(self._service.query(issuer, now), command.counters, is_verbose)
         return self._follow(reply, command.subcommands, issuer, now)
 
-    def _tell_totals(self, command: Info | GetStats, now: float) -> bytes:
-        totals = self._service.totals(now)
+    def _tell_totals(self, command: Info | GetStats) -> bytes:
+        totals = self._service.totals()
         if isinstance(command, Info):
             return encode_totals(totals, command.with_load)
         return encode_stats(totals, self._counts, command.counters, command.is_verbose)

@@ -207,7 +207,7 @@ def test_third_source_is_ignored_and_leaves_no_trace(talk):
     talk.packet(STRANGER, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))  # not latched yet
     talk.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP)  # so the true one comes too late
     assert talk.counters(f"call f t {ALL_COUNTERS}") == before
-    assert talk.service.totals(0.0).packets_discarded == 3
+    assert talk.service.totals().packets_discarded == 3
     assert talk.offload.applied == applied + 1
     talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
 

@@ -48,7 +48,7 @@ def test_answered_with_tags_exchanged_before_the_second_leg(play):
     play.command("U call 10.0.1.2 4000 f", "20000")
     play.command("L call 10.0.1.2 4000 t f", "20000")
     play.packet(CALLEE, FACES_CALLEE, rtp(1))
-    assert play.service.totals(0.0).packets_discarded == 1
+    assert play.service.totals().packets_discarded == 1
 
 
 def test_new_port_before_the_answer_completes_with_one_leg(play):
@@ -121,7 +121,7 @@ def test_packets_before_completion_are_thrown_away(play):
     play.command("U call 10.0.1.2 4000 f", "20000")
     play.packet(STRANGER, FACES_CALLEE, rtp(1))
     play.packet(STRANGER, FACES_CALLEE_RTCP, RTCP)
-    assert play.service.totals(0.0).packets_discarded == 2
+    assert play.service.totals().packets_discarded == 2
     assert play.totals()["packets received"] == 0
     play.command("L call 10.0.2.2 5000 f t", "20002")
     # Nothing was learned from them.
