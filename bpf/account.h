@@ -108,6 +108,37 @@ static __always_inline void account_jitter(struct port_counters *c, const struct
 	c->jitter_count++;
 }
 
+/* Packets that only so many are believed of, a second */
+
+#define WINDOW_SHIFT 20
+#define WINDOW_UNITS (SECOND_NS >> WINDOW_SHIFT)
+
+/* Start counting anew when the second is over. */
+static __always_inline void account_window(struct port_events *ev, __u64 now_ns)
+{
+	__u32 now = now_ns >> WINDOW_SHIFT;
+
+	if (now - ev->window_since > WINDOW_UNITS) {
+		ev->window_since = now;
+		ev->others_passed = 0;
+		ev->suspects = 0;
+	}
+}
+
+/*
+ * Whether a packet that may come round again and again, between relays that take each other for phones, is one too many
+ * at its port this second. A relay sets the TTL afresh, so nothing else ends such a loop. What carries a number shows
+ * itself by repeating it; of what has none, only so many are believed. Userspace has the same rule (session/loops.py).
+ */
+static __always_inline bool account_is_going_round(struct port_events *ev, __u64 now_ns, __u32 most)
+{
+	account_window(ev, now_ns);
+	if (ev->suspects >= most)
+		return true;
+	ev->suspects++;
+	return false;
+}
+
 /* Packets that are not the next one */
 
 /* The word of `missing` that a number's bit is in; the last one is never passed, which the verifier has to see. */
@@ -166,7 +197,7 @@ static __always_inline void run_skip(struct port_counters *c, struct port_events
 	ev->settled = c->highest - 1;
 }
 
-/* A late packet or a duplicate; false for a duplicate. */
+/* A late packet, or, where it answers false, a duplicate, which is still to be counted. */
 static __always_inline bool run_fill(struct port_events *ev, __u32 number)
 {
 	__u32 place = number % MISSING_BITS, before = ev->lowest - number;
@@ -184,13 +215,14 @@ static __always_inline bool run_fill(struct port_events *ev, __u32 number)
 		ev->lost--;
 		return true;
 	}
-	ev->duplicates++;
 	return false;
 }
 
-/* An RTP packet that is not the next one; whether its jitter is to be measured. */
-static __always_inline bool account_unusual(struct port_counters *c, struct port_events *ev,
-					    const struct rtp_mark *mark, __u64 now_ns)
+enum account_result { ACCOUNT_MEASURE, ACCOUNT_DONE, ACCOUNT_GOING_ROUND };
+
+/* An RTP packet that is not the next one: whether its jitter is to be measured, or it is not to be forwarded. */
+static __always_inline enum account_result account_unusual(struct port_counters *c, struct port_events *ev,
+							   const struct rtp_mark *mark, __u64 now_ns)
 {
 	__s32 ahead = (__s16)(mark->sequence - (__u16)c->highest);
 
@@ -201,11 +233,11 @@ static __always_inline bool account_unusual(struct port_counters *c, struct port
 		ev->ssrc_changed_ns = now_ns;
 		account_memory(ev, mark, now_ns);
 		run_start(c, ev, mark->sequence);
-		return true;
+		return ACCOUNT_MEASURE;
 	}
 	if (ahead > MAX_JUMP || ahead < -MAX_JUMP) {
 		run_start(c, ev, mark->sequence);
-		return true;
+		return ACCOUNT_MEASURE;
 	}
 	if (ahead < 0 && mark->is_marker) {
 		run_start(c, ev, mark->sequence);
@@ -213,22 +245,25 @@ static __always_inline bool account_unusual(struct port_counters *c, struct port
 			c->timestamp = mark->timestamp;
 			c->arrived_ns = now_ns;
 		}
-		return false;
+		return ACCOUNT_DONE;
 	}
 	run_settle(c, ev);
-	if (ahead <= 0)
-		return run_fill(ev, c->highest + ahead);
-	run_skip(c, ev, ahead);
-	return true;
+	if (ahead > 0) {
+		run_skip(c, ev, ahead);
+		return ACCOUNT_MEASURE;
+	}
+	if (run_fill(ev, c->highest + ahead))
+		return ACCOUNT_MEASURE;
+	if (account_is_going_round(ev, now_ns, REPEATS_PER_SECOND))
+		return ACCOUNT_GOING_ROUND;
+	ev->duplicates++;
+	return ACCOUNT_DONE;
 }
 
 /* Whether a packet from another source may still go up this second. */
 static __always_inline bool account_other_source(struct port_events *ev, __u64 now_ns)
 {
-	if (now_ns - ev->others_since_ns >= SECOND_NS) {
-		ev->others_since_ns = now_ns;
-		ev->others_passed = 0;
-	}
+	account_window(ev, now_ns);
 	if (ev->others_passed >= OTHERS_PER_SECOND) {
 		__sync_fetch_and_add(&ev->others_dropped, 1);
 		return false;

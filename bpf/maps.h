@@ -21,6 +21,9 @@
 #ifndef MAX_HOST_ADDRESSES
 #define MAX_HOST_ADDRESSES 1024
 #endif
+#ifndef MAX_LINKS
+#define MAX_LINKS 4096
+#endif
 #define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
 /* Addresses that join later; they share the port space of another. */
 #ifndef MORE_ADDRESSES
@@ -35,6 +38,7 @@
  * flat cost at any number of calls.
  */
 BPF_F_TABLE("array", __u32, struct port_row, port_rows, PORT_ROWS, MAPPED);
+BPF_F_TABLE("array", __u32, struct port_hosts6, port_hosts6, PORT_ROWS, MAPPED);
 
 /* Apart from the rows, so that counting never writes to the line that other CPUs read. */
 BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORT_ROWS, MAPPED);
@@ -51,8 +55,11 @@ BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 /* Port spaces by local address, written by the controller; not asked where one space holds a whole family. */
 BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_ADDRESSES);
 
-/* IPv4 addresses of this host, followed by the controller; those beyond the last are taken for other machines'. */
-BPF_TABLE("hash", __be32, __u8, host_addresses, MAX_HOST_ADDRESSES);
+/* Addresses of this host, followed by the controller; those beyond the last are taken for other machines'. */
+BPF_TABLE("hash", struct local_address, __u8, host_addresses, MAX_HOST_ADDRESSES);
+
+/* Interfaces and VLAN interfaces of this host, followed by the controller; frames of those beyond the last go up. */
+BPF_TABLE("hash", struct link_key, struct link, links, MAX_LINKS);
 
 /* The controller's UDP sockets for all ports; a port always goes to the same one. */
 BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);

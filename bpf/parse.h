@@ -1,30 +1,37 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Reading a frame. Functions return true and fill their result, or return false with a reason; every access is
- * checked against data_end here, and nowhere else.
+ * Reading a frame. Functions return PARSE_OK or true and fill their result, or say why not; every access is checked
+ * against data_end here, and nowhere else.
  */
 #pragma once
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/udp.h>
 #include "types.h"
 
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
 #define IP_DONT_FRAGMENT 0x4000
+#define TAG_BYTES 4
+#define VLAN_ID_MASK 0x0fff
 #define RTP_HEADER_BYTES 12
 #define RTP_PLAIN 0x80 /* version 2 without padding, extension and CSRC list */
 #define RTP_PADDING 0x20
 #define RTP_EXTENSION 0x10
 #define MAX_FRAME_BYTES 0x3fff /* no XDP program gets a longer one in one piece */
 
-/* A UDP datagram in an unfragmented IPv4 packet without options. */
+/* A UDP datagram in an unfragmented IPv4 packet without options, or an IPv6 packet without extension headers. */
 struct datagram {
 	struct ethhdr *eth;
-	struct iphdr *ip;
 	struct udphdr *udp;
-	__u32 ip_bytes;      /* IPv4 total length */
-	__u32 payload_bytes; /* of UDP */
+	struct iphdr *ip;        /* where is_ipv6 is not set */
+	struct ipv6hdr *ipv6;    /* where it is */
+	bool is_ipv6;
+	__be16 tags[4];          /* as in struct link_key */
+	__u32 tag_count;         /* in the frame, those with the reserved VLAN id 0 included */
+	__u32 ip_bytes;          /* of the IP packet, with its header */
+	__u32 payload_bytes;     /* of UDP */
 };
 
 /* The members of an RTP header that latching and statistics need, host order. */
@@ -36,40 +43,140 @@ struct rtp_mark {
 	bool is_marker;
 };
 
-/* Why a frame is not one that can be forwarded: the member of `verdicts` to count. */
-enum parse_result { PARSE_OK, PARSE_NOT_IPV4, PARSE_VLAN, PARSE_NOT_UDP, PARSE_FRAGMENT, PARSE_IP_OPTIONS, PARSE_MALFORMED };
+/* Why a frame is not one that can be forwarded. */
+enum parse_result {
+	PARSE_OK,
+	PARSE_NOT_IP,
+	PARSE_VLAN,
+	PARSE_NOT_UDP,
+	PARSE_FRAGMENT,
+	PARSE_IP_OPTIONS,
+	PARSE_EXTENSION_HEADER,
+	PARSE_MALFORMED
+};
 
-static __always_inline enum parse_result parse_ethernet(void *data, void *data_end, struct datagram *d)
+static __always_inline bool parse_is_tag(__be16 type)
 {
+	return type == __constant_htons(ETH_P_8021Q) || type == __constant_htons(ETH_P_8021AD);
+}
+
+/* Note a tag, unless it says no more than a priority (802.1Q, VLAN id 0). */
+static __always_inline void parse_note_tag(struct datagram *d, __be16 type, __be16 tci)
+{
+	__be16 id = tci & __constant_htons(VLAN_ID_MASK);
+
+	if (!id)
+		return;
+	if (!d->tags[0]) {
+		d->tags[0] = type;
+		d->tags[1] = id;
+	} else {
+		d->tags[2] = type;
+		d->tags[3] = id;
+	}
+}
+
+/* The Ethernet header with up to `most` tags; `type` is that of the packet in it. */
+static __always_inline enum parse_result parse_ethernet(void *data, void *data_end, __u32 most, struct datagram *d,
+							__be16 *type)
+{
+	__be16 *words = data;
+
 	d->eth = data;
 	if ((void *)(d->eth + 1) > data_end)
 		return PARSE_MALFORMED;
-	if (d->eth->h_proto == __constant_htons(ETH_P_8021Q) || d->eth->h_proto == __constant_htons(ETH_P_8021AD))
-		return PARSE_VLAN;
-	return d->eth->h_proto == __constant_htons(ETH_P_IP) ? PARSE_OK : PARSE_NOT_IPV4;
+	*type = d->eth->h_proto;
+	if (!parse_is_tag(*type))
+		return PARSE_OK;
+	if ((void *)(words + 9) > data_end)
+		return PARSE_MALFORMED;
+	parse_note_tag(d, *type, words[7]);
+	*type = words[8];
+	d->tag_count = 1;
+	if (parse_is_tag(*type)) {
+		if ((void *)(words + 11) > data_end)
+			return PARSE_MALFORMED;
+		parse_note_tag(d, *type, words[9]);
+		*type = words[10];
+		d->tag_count = 2;
+	}
+	return parse_is_tag(*type) || d->tag_count > most ? PARSE_VLAN : PARSE_OK;
 }
 
-static __always_inline enum parse_result parse_ipv4_udp(void *data_end, struct datagram *d)
+static __always_inline enum parse_result parse_ipv4(void *data_end, struct datagram *d)
 {
-	d->ip = (void *)(d->eth + 1);
-	if ((void *)(d->ip + 1) > data_end || d->ip->version != 4 || d->ip->ihl < 5)
+	struct iphdr *ip = d->ip;
+
+	if ((void *)(ip + 1) > data_end || ip->version != 4 || ip->ihl < 5)
 		return PARSE_MALFORMED;
-	if (d->ip->protocol != IPPROTO_UDP)
+	if (ip->protocol != IPPROTO_UDP)
 		return PARSE_NOT_UDP;
-	if (d->ip->ihl != 5)
+	if (ip->ihl != 5)
 		return PARSE_IP_OPTIONS;
-	if (d->ip->frag_off & __constant_htons(IP_FRAGMENT_MASK))
+	if (ip->frag_off & __constant_htons(IP_FRAGMENT_MASK))
 		return PARSE_FRAGMENT;
-	d->udp = (void *)(d->ip + 1);
-	if ((void *)(d->udp + 1) > data_end)
+	d->udp = (void *)(ip + 1);
+	d->ip_bytes = __builtin_bswap16(ip->tot_len);
+	return PARSE_OK;
+}
+
+static __always_inline enum parse_result parse_ipv6(void *data_end, struct datagram *d)
+{
+	struct ipv6hdr *ipv6 = d->ipv6;
+
+	if ((void *)(ipv6 + 1) > data_end || ipv6->version != 6)
 		return PARSE_MALFORMED;
-	d->ip_bytes = __builtin_bswap16(d->ip->tot_len);
-	if (d->ip_bytes < sizeof(*d->ip) + sizeof(*d->udp) ||
-	    d->ip_bytes > (__u64)(data_end - (void *)d->ip) ||
-	    __builtin_bswap16(d->udp->len) != d->ip_bytes - sizeof(*d->ip) ||
+	switch (ipv6->nexthdr) {
+	case IPPROTO_UDP:
+		break;
+	case IPPROTO_FRAGMENT:
+		return PARSE_FRAGMENT;
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_ROUTING:
+	case IPPROTO_DSTOPTS:
+	case IPPROTO_AH:
+	case IPPROTO_MH:
+		return PARSE_EXTENSION_HEADER;
+	default:
+		return PARSE_NOT_UDP;
+	}
+	d->udp = (void *)(ipv6 + 1);
+	d->ip_bytes = sizeof(*ipv6) + __builtin_bswap16(ipv6->payload_len);
+	return PARSE_OK;
+}
+
+/* All headers of a frame of `frame_bytes`, the last of which may lie beyond data_end. `most` tags are allowed. */
+static __always_inline enum parse_result parse_datagram(void *data, void *data_end, __u32 frame_bytes, __u32 most,
+							struct datagram *d)
+{
+	__be16 type = 0;
+	enum parse_result parsed = parse_ethernet(data, data_end, most, d, &type);
+	__u32 ip_at = sizeof(*d->eth) + TAG_BYTES * d->tag_count, headers;
+	__u64 is_ipv6 = type == __constant_htons(ETH_P_IPV6);
+
+	if (parsed != PARSE_OK)
+		return parsed;
+	/* The compiler must ask this once, or the verifier sees packets that are of one family here and of the other there. */
+	asm volatile("" : "+r"(is_ipv6));
+	d->is_ipv6 = is_ipv6;
+	if (is_ipv6) {
+		d->ipv6 = data + ip_at;
+		parsed = parse_ipv6(data_end, d);
+		headers = sizeof(*d->ipv6) + sizeof(*d->udp);
+	} else if (type == __constant_htons(ETH_P_IP)) {
+		d->ip = data + ip_at;
+		parsed = parse_ipv4(data_end, d);
+		headers = sizeof(*d->ip) + sizeof(*d->udp);
+	} else {
+		return PARSE_NOT_IP;
+	}
+	if (parsed != PARSE_OK)
+		return parsed;
+	if ((void *)(d->udp + 1) > data_end || d->ip_bytes < headers || ip_at + d->ip_bytes > frame_bytes ||
+	    __builtin_bswap16(d->udp->len) != d->ip_bytes - headers + sizeof(*d->udp) ||
 	    d->eth->h_dest[0] & 1)
 		return PARSE_MALFORMED;
-	d->payload_bytes = d->ip_bytes - sizeof(*d->ip) - sizeof(*d->udp);
+	d->payload_bytes = d->ip_bytes - headers;
 	return PARSE_OK;
 }
 
@@ -93,6 +200,19 @@ static __always_inline bool parse_rtp_extras(void *data_end, const __u8 *rtp, __
 			return false;
 	}
 	return payload_at + padding <= size;
+}
+
+/* Whether the IPv4 header's checksum is right. */
+static __always_inline bool parse_is_ipv4_header_right(const struct iphdr *ip)
+{
+	const __u32 *words = (const void *)ip;
+	__u64 sum = (__u64)words[0] + words[1] + words[2] + words[3] + words[4];
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
 }
 
 /* True when the payload is an RTP packet (protocol.md 5.8). */

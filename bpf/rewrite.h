@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Turning a received frame into the one that leaves. A relay is the end of one path and the start of another: the
- * IPv4 header is written anew (TTL as a socket's, don't-fragment set, and the stream's TOS byte, so that ECN bits are
- * those that the configuration has there, whatever came in), only the identification is kept. The UDP checksum is
- * updated incrementally (RFC 1624), so a wrong one stays wrong and the receiver notices.
+ * Turning a received frame into the one that leaves. A relay is the end of one path and the start of another: the IP
+ * header is written anew (TTL or hop limit as a socket's, the stream's DSCP with ECN cleared, don't-fragment set or no
+ * flow label), only the identification is kept where IPv4 stays IPv4. The UDP checksum is updated incrementally (RFC
+ * 1624), so a wrong one stays wrong and the receiver notices; where there is none to update it is computed.
  */
 #pragma once
 #include "verdict.h"
+
+#define SUM_BLOCK_BYTES 64
+/* Longer payloads without a checksum are left to userspace. */
+#define MAX_SUMMED_BYTES 1472
 
 /* Fold a sum of 16-bit words to one's complement; two rounds suffice for a sum below 2^32. */
 static __always_inline __u16 rewrite_fold(__u32 sum)
@@ -15,32 +19,122 @@ static __always_inline __u16 rewrite_fold(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-static __always_inline void rewrite_udp(struct udphdr *udp, const struct entry *e)
+/* A checksum for a sum: a computed zero would mean "no checksum" (RFC 768). */
+static __always_inline __be16 rewrite_finish(__u32 sum)
 {
-	if (udp->check) {
-		__u32 sum = (__u16)~udp->check + e->udp_delta + (__u16)~udp->source;
-		__u16 check = ~rewrite_fold(sum);
+	__u16 check = ~rewrite_fold(sum);
 
-		udp->check = check ? check : 0xffff; /* 0 would mean "no checksum" (RFC 768) */
-	}
-	udp->source = e->from_port;
-	udp->dest = e->to_port;
+	return check ? check : 0xffff;
 }
 
-static __always_inline void rewrite_ipv4(struct iphdr *ip, const struct entry *e)
+/* What a sender whose interface was to finish the checksum leaves there: the sum of the pseudo-header. */
+static __always_inline bool rewrite_is_unfinished(const struct datagram *d, const struct entry *e)
 {
+	return d->udp->check == rewrite_fold((__u32)e->pseudo_sum + d->udp->len);
+}
+
+/* The checksum of a datagram that had a right one. */
+static __always_inline __be16 rewrite_update(const struct udphdr *udp, const struct entry *e)
+{
+	return rewrite_finish((__u32)(__u16)~udp->check + e->udp_delta + (__u16)~udp->source);
+}
+
+/*
+ * The one's complement sum of a payload of at most MAX_SUMMED_BYTES, all of which must be before data_end. Blocks, then
+ * words, then bytes; each part starts from a place computed anew, so that the verifier follows it once, not once for
+ * every length of the part before.
+ */
+static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d, __u32 *sum)
+{
+	__u8 *payload = (void *)(d->udp + 1), *at = payload;
+	__u64 size = d->payload_bytes, total = 0;
+
+	if (size > MAX_SUMMED_BYTES)
+		return false;
+	/* What is known of it must not make the compiler drop the bounds that the verifier counts on. */
+	asm volatile("" : "+r"(size));
+	for (__u32 end = SUM_BLOCK_BYTES; end <= MAX_SUMMED_BYTES && end <= size; end += SUM_BLOCK_BYTES) {
+		if ((void *)(at + SUM_BLOCK_BYTES) > data_end)
+			return false;
+		total += (__u32)bpf_csum_diff(0, 0, (void *)at, SUM_BLOCK_BYTES, 0);
+		at += SUM_BLOCK_BYTES;
+	}
+	at = payload + (size & 0x7ff & ~(SUM_BLOCK_BYTES - 1ULL));
+	for (__u32 end = 4; end < SUM_BLOCK_BYTES && end <= size % SUM_BLOCK_BYTES; end += 4) {
+		if ((void *)(at + 4) > data_end)
+			return false;
+		total += *(__u32 *)at;
+		at += 4;
+	}
+	at = payload + (size & 0x7ff & ~3ULL);
+	if (size & 2) {
+		if ((void *)(at + 2) > data_end)
+			return false;
+		total += *(__u16 *)at;
+	}
+	at = payload + (size & 0x7ff & ~1ULL);
+	if (size & 1) {
+		if ((void *)(at + 1) > data_end)
+			return false;
+		total += *at; /* the first byte of a word, the second of which is 0 */
+	}
+	total = (total & 0xffffffff) + (total >> 32);
+	*sum = rewrite_fold((total & 0xffff) + (total >> 16 & 0xffff) + (total >> 32));
+	return true;
+}
+
+/* The checksum of a datagram from the sum of its payload. */
+static __always_inline __be16 rewrite_compute(const struct udphdr *udp, const struct entry *e, __u32 payload_sum)
+{
+	/* udp_delta without what it takes away, and the length, once in the pseudo-header and once in UDP's. */
+	return rewrite_finish((__u32)e->udp_delta + e->pseudo_sum + udp->dest + 2 * (__u32)udp->len + payload_sum);
+}
+
+/* An IPv4 header, as words and in place. */
+static __always_inline void rewrite_ipv4(struct iphdr *ip, const struct entry *e, __u32 ip_bytes, __be16 id)
+{
+	__be16 tot_len = __builtin_bswap16(ip_bytes);
+
+	*(__u8 *)ip = 0x45;
 	ip->tos = e->tos;
+	ip->tot_len = tot_len;
+	ip->id = id;
 	ip->frag_off = __constant_htons(IP_DONT_FRAGMENT);
 	ip->ttl = e->ttl;
+	ip->protocol = IPPROTO_UDP;
+	ip->check = ~rewrite_fold((__u32)e->ip_sum + tot_len + id);
 	ip->saddr = e->from_host;
 	ip->daddr = e->to_host;
-	ip->check = ~rewrite_fold((__u32)e->ip_sum + ip->tot_len + ip->id);
 }
 
-static __always_inline void rewrite_ethernet(struct ethhdr *eth, const struct way_out *out)
+static __always_inline void rewrite_address6(struct in6_addr *there, const struct address6 *address)
+{
+	there->s6_addr32[0] = address->head;
+	there->s6_addr32[1] = address->head >> 32;
+	there->s6_addr32[2] = address->tail;
+	there->s6_addr32[3] = address->tail >> 32;
+}
+
+static __always_inline void rewrite_ipv6(struct ipv6hdr *ipv6, const struct entry *e, __u32 ip_bytes)
+{
+	*(__be32 *)ipv6 = __builtin_bswap32(6U << 28 | (__u32)e->tos << 20);
+	ipv6->payload_len = __builtin_bswap16(ip_bytes - sizeof(*ipv6));
+	ipv6->nexthdr = IPPROTO_UDP;
+	ipv6->hop_limit = e->ttl;
+	rewrite_address6(&ipv6->saddr, &e->from_host6);
+	rewrite_address6(&ipv6->daddr, &e->to_host6);
+}
+
+static __always_inline void rewrite_macs(struct ethhdr *eth, const struct way_out *out)
 {
 	*(__u32 *)&eth->h_dest[0] = out->to_mac_head;
 	*(__u16 *)&eth->h_dest[4] = out->to_mac_tail;
 	*(__u16 *)&eth->h_source[0] = out->from_mac_head;
 	*(__u32 *)&eth->h_source[2] = out->from_mac_tail;
+}
+
+/* The type of the packet in the frame that leaves. */
+static __always_inline __be16 rewrite_type(const struct entry *e)
+{
+	return e->is_to_ipv6 ? __constant_htons(ETH_P_IPV6) : __constant_htons(ETH_P_IP);
 }

@@ -31,12 +31,26 @@ struct port_row {
 	__be16 to_port;
 	__be16 udp_delta;        /* one's complement sum: all new words, less all old ones but the source port */
 	__be16 ip_sum;           /* one's complement sum of the new IPv4 header, total length and id left out */
-	__u8 ttl;
-	__u8 reserved2;
+	__u8 ttl;                /* or hop limit, of what leaves */
+	__u8 is_ipv6;            /* what arrives */
 	__u32 next_hop;          /* number in `next_hops` */
-	__u8 reserved3[20];
+	__be16 pseudo_sum;       /* one's complement sum of the old addresses and the protocol number */
+	__u8 is_to_ipv6;         /* what leaves */
+	__u8 reserved2[17];
 };
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
+
+/*
+ * In place of the addresses in the row, those of its sides that are IPv6. Same index as the row, and part of its entry;
+ * apart from it, so that nobody pays for it who has IPv4 only.
+ */
+struct port_hosts6 {
+	__be32 remote_host[4];
+	__be32 local_host[4];
+	__be32 from_host[4];
+	__be32 to_host[4];
+};
+_Static_assert(sizeof(struct port_hosts6) == 64, "the addresses of a row are one cache line");
 
 /*
  * What happened at a port, as far as every packet changes it. Same index as the row. The totals are never reset. The
@@ -74,12 +88,14 @@ _Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a 
  * reset. `lowest` and what follows is part of where the statistics stand.
  */
 struct port_events {
-	__u64 others_since_ns;
+	__u32 window_since;        /* when the second began that the next two count in: units of 2^20 ns, modulo 2^32 */
+	__u16 others_passed;       /* packets from other sources passed up */
+	__u16 suspects;            /* packets that may be going round (account.h) */
 	__u64 others_dropped;      /* packets from other sources */
 	__u64 ssrc_changed_ns;     /* when the SSRC became what it is; 0: no RTP seen */
 	__u64 sequence_set_ns;     /* when `sequence` was set */
-	__u16 others_passed;       /* packets from other sources passed up since others_since_ns */
 	__u16 sequence;            /* a recent one of the SSRC, host order */
+	__u16 reserved;
 	__u32 lost;                /* sent and not received; goes down when a late packet comes */
 	__u32 duplicates;
 	__u32 parse_errors;        /* forwarded though they are not RTP */
@@ -95,41 +111,77 @@ struct local_address {
 };
 _Static_assert(sizeof(struct local_address) == 16, "a hash key has no padding");
 
+/*
+ * Frames of this host: those that come by an interface with these VLAN tags, none of which is a reserved 0, and to this
+ * MAC. An interface has an element of its own, and one for each VLAN interface of the host that it carries.
+ */
+struct link_key {
+	__u32 ifindex;
+	__be16 tags[4]; /* protocol and VLAN id of each tag, outer first; 0: none */
+};
+_Static_assert(sizeof(struct link_key) == 12, "a hash key has no padding");
+
+struct link {
+	__u8 mac[6];
+	__u8 reserved[2];
+};
+_Static_assert(sizeof(struct link) == 8, "read as one word");
+
 /* A neighbour on an interface. Written by the controller as a whole, with `sequence` as in port_row. */
 struct next_hop {
 	__u32 sequence;
-	__u32 ifindex; /* 0: not usable now */
-	__u32 mtu;     /* of the IP packet, bytes */
+	__u32 ifindex;     /* of the interface, by which TC sends; 0: not usable now */
+	__u32 xdp_ifindex; /* by which XDP sends: the same, or what carries it; 0: frames cannot be redirected there */
+	__u32 mtu;         /* of the IP packet, bytes */
 	__u8 to_mac[6];
 	__u8 from_mac[6];
-	__u8 reserved[8];
+	__be16 tags[4];    /* protocol and VLAN id of the tags that XDP writes, outer first */
+	__u32 tag_bytes;   /* of all tags in the frame: 0, 4 or 8 */
+	__u8 reserved[24];
 };
-_Static_assert(sizeof(struct next_hop) == 32, "two next hops are one cache line");
+_Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");
 
 /*
- * Packets that were not forwarded, by reason, for the whole process, one copy a CPU. The first were dropped, all others
- * went up to the kernel's stack. What was forwarded is the sum over `port_counters`. Names are never reused for
- * something else, and new ones go last.
+ * Packets that were not forwarded, by reason, for the whole process, one copy a CPU. Those named dropped_ were dropped,
+ * all others went up to the kernel's stack. What was forwarded is the sum over `port_counters`. This is the only list
+ * of reasons: names are never reused for something else, and new ones go last.
  */
 struct verdicts {
 	__u64 dropped_other_source; /* not the locked source, and enough of those went up this second */
-	__u64 up_not_ipv4;          /* ARP, IPv6, ... */
-	__u64 up_vlan;              /* an 802.1Q or 802.1ad tag in the frame */
+	__u64 up_not_ip;            /* ARP, MPLS, ... */
+	__u64 up_vlan;              /* tags of no VLAN interface of this host, or more than two */
 	__u64 up_not_udp;
 	__u64 up_not_ours;          /* UDP to an address or a port that no stream owns */
 	__u64 up_fragment;
-	__u64 up_ip_options;
+	__u64 up_ip_options;        /* IPv4 */
 	__u64 up_malformed;         /* lengths that contradict each other, or a multicast MAC */
 	__u64 up_no_entry;          /* ours, but still learning, or relayed by userspace */
 	__u64 up_entry_changing;    /* the entry or its next hop changed while we looked */
 	__u64 up_other_address;     /* to another address of ours than the phone used before */
 	__u64 up_other_source;      /* not the locked source: userspace applies the latching rules */
-	__u64 up_no_next_hop;       /* the neighbour is unknown, or its interface cannot send frames */
+	__u64 up_no_next_hop;       /* the neighbour is unknown, or its interface is down */
 	__u64 up_too_long;          /* over the MTU of the way out: a socket can fragment */
 	__u64 up_doubled;           /* short, and short packets are to be sent twice */
+	__u64 up_extension_header;  /* IPv6 */
+	__u64 up_other_mac;         /* to the MAC of another host, seen by a promiscuous interface */
+	__u64 up_bad_checksum;      /* of the IPv4 header; that of UDP is the receiver's to judge */
+	__u64 up_no_checksum;       /* none over IPv6, or none or an unfinished one, and too long to be summed here */
+	__u64 up_no_headroom;       /* the driver left no room before the frame for a longer header */
+	__u64 up_aggregated;        /* several packets put together on the way (GRO): the stack takes them apart */
+	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: TC's, on the same interface */
+	__u64 dropped_going_round;  /* repeats, or packets without a number, so many that they must be in a loop */
+	__u64 dropped_no_memory;    /* the kernel had none when the frame was rewritten in part */
 };
 
 /* Packets from other sources than the locked one that go up, per port and second. */
 #ifndef OTHERS_PER_SECOND
 #define OTHERS_PER_SECOND 8
+#endif
+
+/* Of RTP packets that repeat a number, and of packets that have none, so many are forwarded, per port and second. */
+#ifndef REPEATS_PER_SECOND
+#define REPEATS_PER_SECOND 200
+#endif
+#ifndef UNNUMBERED_PER_SECOND
+#define UNNUMBERED_PER_SECOND 5000
 #endif

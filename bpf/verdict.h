@@ -4,7 +4,13 @@
 #include "parse.h"
 #include "types.h"
 
-/* What an entry says, copied out of its row as a whole. */
+/* An IPv6 address as the words that it is copied by. */
+struct address6 {
+	__u64 head;
+	__u64 tail;
+};
+
+/* What an entry says, copied out of its row as a whole. Each side has addresses of one family. */
 struct entry {
 	__be32 remote_host;
 	__be32 local_host;
@@ -15,11 +21,18 @@ struct entry {
 	__be16 to_port;
 	__be16 udp_delta;
 	__be16 ip_sum;
+	__be16 pseudo_sum;
 	__u8 tos;
 	__u8 ttl;
 	__u8 is_any_source_port;
 	__u8 is_rtp;
+	__u8 is_ipv6;
+	__u8 is_to_ipv6;
 	__u32 next_hop;
+	struct address6 remote_host6;
+	struct address6 local_host6;
+	struct address6 from_host6;
+	struct address6 to_host6;
 };
 
 #define READ_ONCE(x) (*(volatile __typeof__(x) *)&(x))
@@ -28,8 +41,20 @@ struct entry {
 
 enum entry_result { ENTRY_OK, ENTRY_NONE, ENTRY_CHANGING };
 
-/* Copy the entry; ENTRY_CHANGING when the controller wrote to it meanwhile. */
-static __always_inline enum entry_result verdict_read_entry(struct port_row *row, struct entry *e)
+static __always_inline void verdict_read_address6(const __be32 *words, struct address6 *address)
+{
+	const __u64 *halves = (const void *)words;
+
+	address->head = READ_ONCE(halves[0]);
+	address->tail = READ_ONCE(halves[1]);
+}
+
+/*
+ * Copy the entry; ENTRY_CHANGING when the controller wrote to it meanwhile. `hosts6` may be NULL where the row did not
+ * need it before.
+ */
+static __always_inline enum entry_result verdict_read_entry(struct port_row *row, struct port_hosts6 *hosts6,
+							    struct entry *e)
 {
 	__u32 sequence = READ_ONCE(row->sequence);
 
@@ -47,29 +72,65 @@ static __always_inline enum entry_result verdict_read_entry(struct port_row *row
 	e->to_port = READ_ONCE(row->to_port);
 	e->udp_delta = READ_ONCE(row->udp_delta);
 	e->ip_sum = READ_ONCE(row->ip_sum);
+	e->pseudo_sum = READ_ONCE(row->pseudo_sum);
 	e->tos = READ_ONCE(row->tos);
 	e->ttl = READ_ONCE(row->ttl);
 	e->is_any_source_port = READ_ONCE(row->is_any_source_port);
 	e->is_rtp = READ_ONCE(row->is_rtp);
+	e->is_ipv6 = READ_ONCE(row->is_ipv6);
+	e->is_to_ipv6 = READ_ONCE(row->is_to_ipv6);
 	e->next_hop = READ_ONCE(row->next_hop);
+	if ((e->is_ipv6 || e->is_to_ipv6) && !hosts6)
+		return ENTRY_CHANGING;
+	if (hosts6 && e->is_ipv6) {
+		verdict_read_address6(hosts6->remote_host, &e->remote_host6);
+		verdict_read_address6(hosts6->local_host, &e->local_host6);
+	}
+	if (hosts6 && e->is_to_ipv6) {
+		verdict_read_address6(hosts6->from_host, &e->from_host6);
+		verdict_read_address6(hosts6->to_host, &e->to_host6);
+	}
 	compiler_barrier();
 	return READ_ONCE(row->sequence) == sequence ? ENTRY_OK : ENTRY_CHANGING;
+}
+
+static __always_inline bool verdict_is_same(const struct in6_addr *there, const struct address6 *address)
+{
+	const __u32 *words = there->s6_addr32;
+
+	return ((__u64)words[1] << 32 | words[0]) == address->head && ((__u64)words[3] << 32 | words[2]) == address->tail;
 }
 
 /* Whether the datagram comes from the source that the stream is locked to. */
 static __always_inline bool verdict_is_locked_source(const struct entry *e, const struct datagram *d)
 {
-	return d->ip->saddr == e->remote_host && (d->udp->source == e->remote_port || e->is_any_source_port);
+	if (d->udp->source != e->remote_port && !e->is_any_source_port)
+		return false;
+	if (d->is_ipv6)
+		return e->is_ipv6 && verdict_is_same(&d->ipv6->saddr, &e->remote_host6);
+	return !e->is_ipv6 && d->ip->saddr == e->remote_host;
 }
 
-/* A next hop, copied as a whole; MACs as the words they are written with. */
+/* Whether it comes to the address of ours that the party uses. */
+static __always_inline bool verdict_is_local_host(const struct entry *e, const struct datagram *d)
+{
+	if (d->is_ipv6)
+		return e->is_ipv6 && verdict_is_same(&d->ipv6->daddr, &e->local_host6);
+	return !e->is_ipv6 && d->ip->daddr == e->local_host;
+}
+
+/* A next hop, copied as a whole; MACs and tags as the words they are written with. */
 struct way_out {
 	__u32 ifindex;
+	__u32 xdp_ifindex;
 	__u32 mtu;
 	__u32 to_mac_head;
 	__u16 to_mac_tail;
 	__u16 from_mac_head;
 	__u32 from_mac_tail;
+	__u32 tag_bytes;
+	__be32 outer_tag;
+	__be32 inner_tag;
 };
 
 static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *hop, struct way_out *out)
@@ -80,13 +141,23 @@ static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *
 	if (sequence & 1)
 		return ENTRY_CHANGING;
 	out->ifindex = READ_ONCE(hop->ifindex);
+	out->xdp_ifindex = READ_ONCE(hop->xdp_ifindex);
 	out->mtu = READ_ONCE(hop->mtu);
 	out->to_mac_head = READ_ONCE(*(__u32 *)&hop->to_mac[0]);
 	out->to_mac_tail = READ_ONCE(*(__u16 *)&hop->to_mac[4]);
 	out->from_mac_head = READ_ONCE(*(__u16 *)&hop->from_mac[0]);
 	out->from_mac_tail = READ_ONCE(*(__u32 *)&hop->from_mac[2]);
+	out->tag_bytes = READ_ONCE(hop->tag_bytes);
+	out->outer_tag = READ_ONCE(*(__u32 *)&hop->tags[0]);
+	out->inner_tag = READ_ONCE(*(__u32 *)&hop->tags[2]);
 	compiler_barrier();
 	if (READ_ONCE(hop->sequence) != sequence)
 		return ENTRY_CHANGING;
 	return out->ifindex ? ENTRY_OK : ENTRY_NONE;
+}
+
+/* Whether a frame is addressed to the interface that it came by. */
+static __always_inline bool verdict_is_to_link(const struct ethhdr *eth, const struct link *link)
+{
+	return *(__u32 *)&eth->h_dest[0] == *(__u32 *)&link->mac[0] && *(__u16 *)&eth->h_dest[4] == *(__u16 *)&link->mac[4];
 }

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import struct
 from typing import NamedTuple
 
 _NUMBER = re.compile(r"0[xX]([0-9a-fA-F]{1,8})|(0[0-7]{0,11})|([1-9][0-9]{0,9})", re.ASCII)
@@ -28,13 +29,22 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def is_ipv4(host: str) -> bool:
-    """Whether `host` is a dotted IPv4 address in its full form."""
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        return False
-    return True
+def is_ipv6(host: str) -> bool:
+    """Whether a numeric address is IPv6, with or without zone."""
+    return ":" in host
+
+
+def is_link_local(host: str) -> bool:
+    """Whether a numeric IPv6 address, with or without zone, means nothing without an interface."""
+    return host.startswith(("fe8", "fe9", "fea", "feb"))
+
+
+def packed_words(host: str) -> list[int]:
+    """The 16-bit words of a numeric address without zone, first to last: two of IPv4, eight of IPv6."""
+    if ":" not in host:
+        number = ipv4_number(host)
+        return [number >> 16, number & 0xFFFF]
+    return list(struct.unpack("!8H", ipaddress.IPv6Address(host).packed))
 
 
 def parse_ipv4(text: str) -> str | None:

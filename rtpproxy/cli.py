@@ -12,6 +12,7 @@ from rtpproxy.addr import parse_ipv4, parse_ipv6
 from rtpproxy.config import (
     DEFAULT_CONTROL_PATH,
     DEFAULT_SOCKET_MODE,
+    DSCP_MASK,
     Config,
     ControlAddress,
     ControlKind,
@@ -30,7 +31,7 @@ from rtpproxy.options import GROUPS, WITHOUT_EFFECT, Option
 
 _LONG = [option.flag for group in GROUPS for option in group.options if option.flag.startswith("--")]
 _AS_READ = (
-    *("is_sequential", "is_doubling", "tos", "interfaces", "idle_timeout_s", "is_independent"),
+    *("is_sequential", "is_doubling", "interfaces", "idle_timeout_s", "is_independent"),
     *("is_foreground", "is_root_allowed", "pid_file", "keeps_directory", "keeps_descriptors"),
     *("file_limit", "nice", "log_level"),
 )
@@ -65,6 +66,7 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
         group=group,
         socket_mode=_socket_mode(values["mode"]) if group else None,
         realtime_policy=values["realtime_policy"] or "",
+        tos=values["tos"] & DSCP_MASK,
         offload=mode,
         ports=ownership,
         **{name: values[name] for name in _AS_READ},
@@ -121,8 +123,8 @@ def _socket_mode(mode: int | None) -> int:
 
 
 def _check_kernel(mode: OffloadMode, ownership: PortsMode, interfaces: Sequence[str]) -> None:
-    if mode is OffloadMode.XDP and ownership is PortsMode.BOUND:
-        raise ConfigError("--offload xdp needs steered ports; leave --ports bound out")
+    if mode.is_required and ownership is PortsMode.BOUND:
+        raise ConfigError(f"--offload {mode.value} needs steered ports; leave --ports bound out")
     if interfaces and (mode is OffloadMode.OFF or ownership is PortsMode.BOUND):
         raise ConfigError("--interface says where the kernel forwards: not with --offload off or --ports bound")
 

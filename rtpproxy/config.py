@@ -13,6 +13,8 @@ SHORT_BYTES = 128
 """Payloads below it are sent twice where that is asked for (protocol.md 6.2)."""
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
+DSCP_MASK = 0xFC
+"""Of a TOS byte or traffic class; the rest is ECN, which a relay of UDP knows nothing of (RFC 3168 5)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 MIN_FILES = 64
 """Open files without which the relay does not start: about fifty are open before the first call comes."""
@@ -134,9 +136,16 @@ class OffloadMode(Enum):
     AUTO = "auto"
     """The best tier each interface can have."""
     XDP = "xdp"
-    """Native XDP on every interface named or found, else refuse to start."""
+    """Native XDP on every interface named or found, else refuse to start; no TC."""
+    TC = "tc"
+    """TC on every interface named or found, else refuse to start; no XDP."""
     OFF = "off"
     """The kernel forwards nothing."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the relay does not start without the kernel."""
+        return self in (OffloadMode.XDP, OffloadMode.TC)
 
 
 class PortsMode(Enum):
@@ -178,7 +187,7 @@ class Config:
     is_doubling: bool = False
     """Send payloads shorter than SHORT_BYTES twice."""
     tos: int = DEFAULT_TOS
-    """Of IPv4 packets that leave, 0 to 255."""
+    """TOS byte or traffic class of packets that leave, 0 to 252; ECN bits are 0."""
     user: str = ""
     """User to become once everything is opened; empty to stay."""
     group: str = ""

@@ -7,24 +7,23 @@ import hashlib
 import ipaddress
 import logging
 import os
-import socket
 import struct
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
-from rtpproxy.addr import ipv4_number
-from rtpproxy.config import SHORT_BYTES, Config, ListenAddress, OffloadMode
+from rtpproxy.config import SHORT_BYTES, Config, ListenAddress
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.offload import loader
-from rtpproxy.offload.addresses import HostAddresses, ipv4_addresses
-from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, Report, Tier, carriers
+from rtpproxy.offload.addresses import HostAddresses, addresses_of_host
+from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, ProgramSet, Report, carriers
+from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.forwarder import Forwarder
+from rtpproxy.offload.links import FrameKey, OurFrames
 from rtpproxy.offload.netlink import Events, Message, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.syscall import attach_sk_lookup, map_delete, map_write, sockmap_set
-from rtpproxy.offload.tables import Tables
+from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
 from rtpproxy.session.local import slots_of
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,6 @@ REROUTE_DELAY_S = 0.05
 """Route events come in bursts; routes are asked again this long after the first."""
 REROUTE_BATCH = 32
 """Routes asked before packets and commands get their turn."""
-_DEFAULT_TTL = Path("/proc/sys/net/ipv4/ip_default_ttl")
 
 
 def instance_name(config: Config) -> str:
@@ -47,15 +45,14 @@ class Programs:
     def __init__(self, config: Config) -> None:
         """Load everything. Raises OffloadError, and leaves nothing loaded then."""
         name = instance_name(config)
-        self.xdp_name = f"{PROGRAM_PREFIX}x_{name}"
+        names = dict(zip(loader.PROGRAM_MACROS, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbs"), strict=True))
         listen = config.listen
         first_port, last_port = config.port_min, config.port_max + 1
         self._steer_link = -1
         with ExitStack() as stack:
             self._loaded = loader.load(
                 {
-                    "ON_XDP": self.xdp_name,
-                    "ON_STEER": f"{PROGRAM_PREFIX}s_{name}",
+                    **names,
                     "FIRST_PORT": str(first_port),
                     "PORT_SPAN": str(last_port + 1 - first_port),
                     "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
@@ -65,8 +62,7 @@ class Programs:
             )
             stack.callback(self._loaded.close)
             try:
-                ttl = int(_DEFAULT_TTL.read_text())
-                self.tables = Tables(self._loaded, first_port, last_port, ttl)
+                self.tables = Tables(self._loaded, first_port, last_port)
             except OSError as error:
                 raise OffloadError(f"cannot map the tables: {error.strerror}") from error
             stack.callback(self.tables.close)
@@ -75,11 +71,11 @@ class Programs:
                 if address.is_ipv6 not in wildcards:
                     self.add_local(address.host, slot)
             stack.pop_all()
-
-    @property
-    def xdp_fd(self) -> int:
-        """Descriptor of the XDP program."""
-        return self._loaded.xdp_fd
+        self.on_interfaces = ProgramSet(
+            xdp=(self._loaded.xdp_fd, names["ON_XDP"]),
+            tc=(self._loaded.tc_fd, names["ON_TC"]),
+            tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
+        )
 
     def steer(self, receivers: list[int]) -> None:
         """Hand packets for open ports to these sockets: eight of IPv4, then eight of IPv6 or none.
@@ -104,8 +100,8 @@ class Programs:
             raise OffloadError(f"{host}: cannot give it a port space: {error.strerror}") from error
 
     def mark_host(self, host: str, is_ours: bool) -> None:
-        """Let the programs know that an IPv4 address is one of this host's, or is not any more. Raises OffloadError."""
-        map_fd, key = self._loaded.map_fds["host_addresses"], socket.inet_aton(host)
+        """Let the programs know that an address is one of this host's, or is not any more. Raises OffloadError."""
+        map_fd, key = self._loaded.map_fds["host_addresses"], _local_address(host)
         try:
             if is_ours:
                 map_write(map_fd, key, b"\1")
@@ -113,6 +109,17 @@ class Programs:
                 map_delete(map_fd, key)
         except OSError as error:
             raise OffloadError(f"{host}: the list of this host's addresses: {error.strerror}") from error
+
+    def mark_frames(self, key: FrameKey, mac: str | None) -> None:
+        """Let the programs know which MAC frames for this host have, or that there are none. Raises OffloadError."""
+        map_fd, packed = self._loaded.map_fds["links"], struct.pack("=I", key[0]) + tag_bytes(key[1])
+        try:
+            if mac is None:
+                map_delete(map_fd, packed)
+            else:
+                map_write(map_fd, packed, mac_bytes(mac) + bytes(2))
+        except OSError as error:
+            raise OffloadError(f"interface {key[0]}: the list of interfaces: {error.strerror}") from error
 
     def mark(self, key: int, is_open: bool) -> None:
         """Open or close a port in the port table."""
@@ -130,10 +137,14 @@ def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
     """What the programs know of `listen` without looking anything up."""
     by_slot = list(zip(listen, slots_of(listen), strict=True))
     defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for one, slot in by_slot if not one.host}
-    for one, slot in by_slot:
-        if not one.is_ipv6 and one.host:
-            number = ipv4_number(one.host)
-            return {**defines, "FIRST_IPV4": f"__constant_htonl({number:#x})", "FIRST_IPV4_SLOT": str(slot)}
+    for is_ipv6, family in ((False, "IPV4"), (True, "IPV6")):
+        first = next(((one.host, slot) for one, slot in by_slot if one.host and one.is_ipv6 is is_ipv6), None)
+        if first is not None:
+            host, slot = first
+            packed = ipaddress.ip_address(host).packed
+            words = [f"__constant_htonl({word:#x})" for word in struct.unpack(f"!{len(packed) // 4}I", packed)]
+            defines[f"FIRST_{family}"] = f"{{{','.join(words)}}}" if is_ipv6 else words[0]
+            defines[f"FIRST_{family}_SLOT"] = str(slot)
     return defines
 
 
@@ -152,23 +163,25 @@ class KernelTier:
         self._on_routes = on_routes
         self._events = Events()
         self._netlink = Rtnetlink()
-        self._interfaces = Interfaces(self._netlink, programs.xdp_fd, programs.xdp_name, config.interfaces)
+        self._interfaces = Interfaces(self._netlink, programs.on_interfaces, config.interfaces, config.offload)
         tables = programs.tables
         self._next_hops = NextHops(self._netlink, self._interfaces, tables.write_next_hop, tables.max_next_hops)
         self._addresses = HostAddresses(programs.mark_host)
+        self._frames = OurFrames(programs.mark_frames)
         self.forwarder = Forwarder(tables, self._next_hops)
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
 
     def start(self, loop: AbstractEventLoop) -> None:
-        """Clear what a killed predecessor left, attach, and follow events. Raises StartError under `--offload xdp`."""
+        """Clear what a killed predecessor left, attach, and follow events. Raises StartError where that is required."""
         for name in self._interfaces.clear_leftovers():
-            log.warning("%s: detached the XDP program that a killed predecessor left", name)
+            log.warning("%s: detached what a killed predecessor left", name)
         self._check_names()
         self._follow_addresses()
+        self._follow_frames()
         reports = self._attach_wanted()
-        if self._config.offload is OffloadMode.XDP:
-            self._require_xdp(reports)
+        if self._config.offload.is_required:
+            self._require(reports)
         self._loop = loop
         loop.add_reader(self._events.fileno(), self._on_events)
 
@@ -197,38 +210,47 @@ class KernelTier:
 
     def _check_names(self) -> None:
         for name in self._config.interfaces:
-            if self._interfaces.by_name(name) is None:
+            if self._interfaces.links.by_name(name) is None:
                 raise StartError(f"--interface {name}: there is no such interface")
 
     def _follow_addresses(self) -> None:
-        self._addresses.follow({host for host, _ in ipv4_addresses(self._netlink)})
+        self._addresses.follow({host for host, _ in addresses_of_host(self._netlink)})
+
+    def _follow_frames(self) -> None:
+        try:
+            self._frames.follow(self._interfaces.links.frames())
+        except OffloadError as error:
+            log.error("%s; what arrives at others stays in userspace", error)
 
     def _attach_wanted(self) -> list[Report]:
         """Attach to what the options name, or to what carries a listen address; nothing is attached twice."""
         if self._config.interfaces:
-            links = [self._interfaces.by_name(name) for name in self._config.interfaces]
+            links = [self._interfaces.links.by_name(name) for name in self._config.interfaces]
             indexes = [link.index for link in links if link is not None]
         else:
-            hosts = {address.host for address in self._config.listen if not address.is_ipv6}
-            indexes = carriers(self._netlink, hosts)
+            indexes = []
+            for is_ipv6 in (False, True):
+                hosts = {address.host for address in self._config.listen if address.is_ipv6 is is_ipv6}
+                indexes += carriers(self._netlink, hosts, is_ipv6=is_ipv6)
         return [self._interfaces.attach(index) for index in indexes]
 
-    def _require_xdp(self, reports: list[Report]) -> None:
-        # Under the wildcard, the loopback interface is found too; it has no native XDP on any host.
+    def _require(self, reports: list[Report]) -> None:
+        # Under the wildcard, the loopback interface is found too, where nothing is forwarded on any host.
         missing = [
             report
             for report in reports
-            if report.tier is not Tier.XDP and (report.name != "lo" or report.name in self._config.interfaces)
+            if report.tier is Tier.USERSPACE and (report.name != "lo" or report.name in self._config.interfaces)
         ]
-        if missing or not any(report.tier is Tier.XDP for report in reports):
+        if missing or all(report.tier is Tier.USERSPACE for report in reports):
             why = "; ".join(map(str, missing or reports)) or "no interface carries a listen address"
-            raise StartError(f"--offload xdp cannot be had: {why}")
+            raise StartError(f"--offload {self._config.offload.value} cannot be had: {why}")
 
     def _on_events(self) -> None:
         messages = self._events.read()
         if messages is None:
             log.warning("netlink events were lost; asking for everything again")
-            self._interfaces.reload()
+            self._interfaces.links.reload()
+            self._follow_frames()
             self._next_hops.reload()
             self._reroute_soon()
             return
@@ -244,6 +266,7 @@ class KernelTier:
             index = self._interfaces.on_event(message)
             if index is None:
                 return
+            self._follow_frames()
             self._next_hops.on_link(index)
         self._reroute_soon()
 

@@ -209,11 +209,11 @@ GROUPS = (
             Option(
                 "-t",
                 "tos",
-                "TOS octet of media packets, decimal.",
+                "TOS octet, in IPv6 the traffic class, of media packets, decimal.",
                 metavar="N",
                 default=str(DEFAULT_TOS),
                 read=_OCTET,
-                more="Its upper six bits are the DSCP; 184 is expedited forwarding.",
+                more="Its upper six bits are the DSCP, the lower two, ECN, are sent as 0; 184 is expedited forwarding.",
             ),
             Option(
                 "--latching",
@@ -239,8 +239,8 @@ GROUPS = (
             Option(
                 "--offload",
                 "offload",
-                "Who forwards packets: the kernel where it can (auto), the kernel on every interface or do not start "
-                "(xdp), userspace (off).",
+                "Who forwards packets: the kernel where it can, by XDP or else by TC (auto), by one of them on every "
+                "interface or do not start (xdp, tc), userspace (off).",
                 metavar="|".join(mode.value for mode in OffloadMode),
                 default="auto",
                 read=one_of(*(mode.value for mode in OffloadMode)),

@@ -7,6 +7,7 @@ from rtpproxy.config import SHORT_BYTES
 from rtpproxy.media.rtp import parse_rtp
 from rtpproxy.offloading import Offloading
 from rtpproxy.session.latch import Verdict
+from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
 from rtpproxy.session.reaper import Activity
 from rtpproxy.session.session import Component, Leg, Session, Stream
 from rtpproxy.session.totals import Totals
@@ -72,27 +73,36 @@ class Packets:
         has_learned = verdict is _LEARNED
         if has_learned:
             _guess_rtcp(session, stream)
+        repeats = stream.tracker.duplicates if stream.tracker else 0
         if is_rtp and self._offloading.count(session, stream, header, now) and header is not None:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
         stream.received_packets += 1
-        self._relay(stream, peer, data)
+        is_repeated = stream.tracker is not None and stream.tracker.duplicates > repeats
+        if (header is None or is_repeated) and _is_going_round(stream, is_repeated, now):
+            self._drop(stream)
+        else:
+            self._relay(stream, peer, source, data)
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host
             self._offloading.replan(session, now)
 
-    def _relay(self, stream: Stream, peer: Stream, data: bytes) -> None:
+    def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:
         to = peer.latch.remote
         if (
             to is None
             or not (to[1] and peer.local_port)
+            or to == source
             or _is_circle(stream, peer, to)
             or not self._send(peer, to, data)
         ):
-            stream.dropped_packets += 1
-            self._totals.packets_discarded += 1
+            self._drop(stream)
             return
         stream.relayed_packets += 1
         self._totals.packets_relayed += 1
+
+    def _drop(self, stream: Stream) -> None:
+        stream.dropped_packets += 1
+        self._totals.packets_discarded += 1
 
     def _send(self, peer: Stream, to: Endpoint, data: bytes) -> bool:
         is_sent = self._media.send(peer, peer.local_host, to, data)
@@ -104,6 +114,14 @@ class Packets:
 def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
     """Whether a packet would come back to where it was sent from: it would go round for ever."""
     return to[1] in (stream.local_port, peer.local_port) and to[0] in (stream.local_host, peer.local_host)
+
+
+def _is_going_round(stream: Stream, is_repeated: bool, now: float) -> bool:
+    """Whether a packet that repeats a number, or has none, is one too many."""
+    guard = stream.loop_guard
+    if guard is None:
+        guard = stream.loop_guard = LoopGuard(now)
+    return guard.is_going_round(now, REPEATS_PER_SECOND if is_repeated else UNNUMBERED_PER_SECOND)
 
 
 def _guess_rtcp(session: Session, stream: Stream) -> None:

@@ -135,7 +135,7 @@ class Relay:
                 self._media = self._build_steered(loop, local_addresses)
                 return
             except OffloadError as error:
-                if config.ports is PortsMode.STEERED or config.offload is OffloadMode.XDP:
+                if config.ports is PortsMode.STEERED or config.offload.is_required:
                     raise StartError(f"BPF cannot be used: {error}") from error
                 log.warning("ports are bound, and userspace relays everything: BPF cannot be used: %s", error)
         media = BoundMedia(config.tos, self._on_datagram, self._clock)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.config import Config, LatchingMode, NotifyTarget, find_target
+from rtpproxy.config import DSCP_MASK, Config, LatchingMode, NotifyTarget, find_target
 from rtpproxy.control.messages import (
     Copy,
     Delete,
@@ -208,7 +208,7 @@ class Service:
         session = issuer.session
         self._check_alive(session)
         stream = session.leg(issuer.role.peer if command.is_reverse else issuer.role).rtp
-        stream.tos = command.tos & 0xFF
+        stream.tos = command.tos & DSCP_MASK
         self._offloading.replan(session, now)
 
     def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:

@@ -4,22 +4,31 @@ A test marked `root` or `kernel` is skipped where a probe shows that it cannot r
 and starts with `needs privilege:` or `needs software:`; a run that must be complete looks for these words.
 """
 
+import contextlib
 import functools
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
 import pytest
 
 from rtpproxy.offload import loader
-from rtpproxy.offload.tables import Tables
+from rtpproxy.offload.syscall import map_write
+from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
 from tests.plain_xdp import load_plain_xdp
 
 TOS, TTL = 0xB8, 64
 """Of packets that leave."""
 FIRST_PORT, LAST_PORT = 1024, 65535
-XDP_NAME, STEER_NAME = "rtpp_x_test", "rtpp_s_test"
+XDP_NAME, TC_NAME, TC_BEHIND_NAME, STEER_NAME = "rtpp_x_test", "rtpp_t_test", "rtpp_b_test", "rtpp_s_test"
+PROGRAM_NAMES = dict(zip(loader.PROGRAM_MACROS, (XDP_NAME, TC_NAME, TC_BEHIND_NAME, STEER_NAME), strict=True))
+RELAY_MAC = "02:00:00:00:01:01"
+"""Of the interface that frames come in by when a program is run on them."""
+VLAN = ((0x8100, 5),)
+QINQ = ((0x88A8, 7), (0x8100, 6))
+"""Tags of VLAN interfaces on it."""
 
 
 @functools.cache
@@ -59,19 +68,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(missing())
 
 
+def load_programs(**defines: str) -> loader.Loaded:
+    """The real programs and maps, attached to nothing. All addresses have one port space; frames come by loopback."""
+    span = LAST_PORT + 1 - FIRST_PORT
+    ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1"}
+    slots = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "0"}
+    loaded = loader.load({**PROGRAM_NAMES, **ports, **slots, **defines})
+    for tags in ((), VLAN, QINQ):
+        map_write(loaded.map_fds["links"], struct.pack("=I", 1) + tag_bytes(tags), mac_bytes(RELAY_MAC) + bytes(2))
+    return loaded
+
+
 @pytest.fixture(scope="session")
 def loaded():
-    """The real programs and maps, loaded once, attached to nothing. All of IPv4 has one port space."""
-    span = LAST_PORT + 1 - FIRST_PORT
-    ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1", "ANY_IPV4_SLOT": "0"}
-    loaded = loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME, **ports})
-    yield loaded
-    loaded.close()
+    """Loaded once."""
+    with contextlib.closing(load_programs()) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session")
 def tables(loaded):
     """The maps of `loaded`, as the relay maps them."""
-    tables = Tables(loaded, FIRST_PORT, LAST_PORT, TTL)
+    tables = Tables(loaded, FIRST_PORT, LAST_PORT)
     yield tables
     tables.close()

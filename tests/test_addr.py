@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.addr import Endpoint, ipv4_number, is_ipv4, is_public, parse_ipv4, parse_ipv6
+from rtpproxy.addr import Endpoint, ipv4_number, is_ipv6, is_link_local, is_public, packed_words, parse_ipv4, parse_ipv6
 
 
 def test_endpoint_is_what_a_socket_reports():
@@ -28,13 +28,25 @@ def test_endpoint_as_text(endpoint, text):
 
 @pytest.mark.parametrize("text", ["0.0.0.0", "127.0.0.1", "255.255.255.255"])
 def test_full_dotted_form(text):
-    assert is_ipv4(text)
     assert parse_ipv4(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "127.1", "127.0.0.256", "0127.0.0.1", "127.0.0.1 ", "::1", "host", "1.2.3.4.5"])
-def test_not_the_full_dotted_form(text):
-    assert not is_ipv4(text)
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("192.0.2.1", (False, False)),
+        ("2001:db8::1", (True, False)),
+        ("fe80::1%3", (True, True)),
+        ("febf::1", (True, True)),
+    ],
+)
+def test_family_and_scope(host, expected):
+    assert (is_ipv6(host), is_link_local(host)) == expected
+
+
+def test_words_of_an_address():
+    assert packed_words("192.0.2.1") == [0xC000, 0x0201]
+    assert packed_words("2001:db8::1") == [0x2001, 0xDB8, 0, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(

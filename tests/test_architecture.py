@@ -3,7 +3,7 @@
 4  cli -> daemon -> relay -> kernel         composition: these put the parts together
 3  control.{server,listening,streams,datagrams}  notify  privileges  limits  manual  syslog
    media.{steered,bound,portrange,sockets}  adapters: sockets, files, bcc, netlink; they know no use case
-   offload.{forwarder,nexthop,attach,addresses,netlink,tables,loader,syscall,off}
+   offload.{forwarder,nexthop,attach,clsact,links,addresses,netlink,tables,loader,syscall,off}
 2  service -> packets -> offloading         use cases: adapters come as arguments
    service -> portpairs  control.dispatch
 1  session.*  control.{messages,replies,modifiers,parser,cookies}  media.rtp  offload.entry  listen  options
@@ -29,7 +29,7 @@ LEVELS = {
     0: {"addr", "errors", "config"},
     1: {
         *("session.session", "session.table", "session.latch", "session.ports", "session.reaper", "session.stats"),
-        *("session.local", "session.totals", "listen", "options", "media.rtp", "offload.entry"),
+        *("session.local", "session.loops", "session.totals", "listen", "options", "media.rtp", "offload.entry"),
         *("control.messages", "control.replies", "control.modifiers", "control.parser", "control.cookies"),
     },
     2: {"service", "offloading", "packets", "portpairs", "control.dispatch"},
@@ -38,7 +38,15 @@ LEVELS = {
         *("media.steered", "media.bound", "media.portrange", "media.sockets"),
         *("privileges", "limits", "manual", "notify", "syslog"),
         *("offload.forwarder", "offload.nexthop", "offload.attach", "offload.features", "offload.netlink"),
-        *("offload.tables", "offload.loader", "offload.syscall", "offload.off", "offload.addresses"),
+        *(
+            "offload.tables",
+            "offload.loader",
+            "offload.syscall",
+            "offload.off",
+            "offload.addresses",
+            "offload.clsact",
+            "offload.links",
+        ),
     },
     4: {"kernel", "relay", "daemon", "cli", "__main__"},
 }
@@ -54,7 +62,8 @@ OURS = {
     "media.rtp": set(),
     "session.latch": {"addr", "media.rtp"},
     "session.stats": {"media.rtp"},
-    "session.session": {"config", "session.latch", "session.local", "session.stats"},
+    "session.session": {"config", "session.latch", "session.local", "session.loops", "session.stats"},
+    "session.loops": set(),
     "session.table": {"session.session"},
     "session.local": {"config"},
     "session.totals": {"session.session", "session.stats"},
@@ -84,7 +93,7 @@ OURS = {
     },
     "packets": {
         *("addr", "config", "media.rtp", "offloading"),
-        *("session.latch", "session.reaper", "session.session", "session.totals"),
+        *("session.latch", "session.loops", "session.reaper", "session.session", "session.totals"),
     },
     "privileges": {"config", "errors"},
     "limits": {"config", "errors"},
@@ -105,9 +114,14 @@ OURS = {
     "control.datagrams": {"control.cookies", "control.streams"},
     "offload.off": {"offload.entry", "session.stats"},
     "offload.forwarder": {"offload.entry", "offload.nexthop", "session.stats"},
-    "offload.nexthop": {"errors", "offload.entry", "offload.attach", "offload.netlink"},
+    "offload.nexthop": {"addr", "errors", "offload.entry", "offload.attach", "offload.netlink"},
     "offload.addresses": {"errors", "offload.netlink"},
-    "offload.attach": {"errors", "offload.addresses", "offload.features", "offload.netlink", "offload.syscall"},
+    "offload.attach": {
+        *("addr", "config", "errors", "offload.addresses", "offload.clsact", "offload.entry", "offload.features"),
+        *("offload.links", "offload.netlink", "offload.syscall"),
+    },
+    "offload.clsact": {"errors", "offload.netlink"},
+    "offload.links": {"offload.entry", "offload.netlink"},
     "offload.features": set(),
     "offload.netlink": {"errors"},
     "offload.tables": {"addr", "offload.entry", "offload.loader", "offload.syscall", "session.stats"},
@@ -134,7 +148,10 @@ FOREIGN = {
     "bcc": {"offload.loader"},
     "click": {"cli"},
     "numpy": {"offload.tables", "offload.forwarder", "session.reaper", "offloading"},
-    "pyroute2": {"offload.netlink", "offload.addresses", "offload.attach", "offload.nexthop"},
+    "pyroute2": {
+        *("offload.netlink", "offload.addresses", "offload.attach", "offload.clsact", "offload.links"),
+        "offload.nexthop",
+    },
     "uvloop": {"daemon"},
     "urllib": {"control.parser"},
     "time": {"daemon"},

@@ -335,7 +335,7 @@ def test_versions():
         (["-d", "FATAL"], "-d FATAL: not a level; use one of DBUG, INFO"),
         (["-d", ""], "-d: not a level"),
         (["-d", "INFO:nowhere"], "NOWHERE is not a syslog facility"),
-        (["--offload", "tc"], "--offload tc: not one of auto, xdp, off"),
+        (["--offload", "no"], "--offload no: not one of auto, xdp, tc, off"),
         (["--ports", "none"], "--ports none: not one of auto, steered, bound"),
         (["--latching", "lax"], "--latching lax: not one of compatible, strict"),
         (["-m", "40000", "-M", "40000"], "ports 40000 to 40000: no room for a pair"),

@@ -5,7 +5,6 @@ import os
 
 import pytest
 
-from rtpproxy import kernel
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError
 from rtpproxy.kernel import Programs
@@ -27,11 +26,6 @@ def refuse(reason, listen):
     with pytest.raises(OffloadError, match=f"^{reason}$"):
         Programs(Config(listen=(listen,), port_min=30000, port_max=30098))
     assert held() == before
-
-
-def test_nothing_is_left_when_the_ttl_cannot_be_read(monkeypatch, tmp_path):
-    monkeypatch.setattr(kernel, "_DEFAULT_TTL", tmp_path / "gone")
-    refuse("cannot map the tables: No such file or directory", ANY)
 
 
 def test_nothing_is_left_when_memory_is_short(monkeypatch):

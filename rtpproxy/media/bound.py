@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
-from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, family_of, ipv6_address
+from rtpproxy.media.sockets import (
+    bind_port,
+    check_ours,
+    datagram_socket,
+    endpoint_of,
+    family_of,
+    ipv6_address,
+    set_dscp,
+)
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Stream
 
@@ -35,7 +43,7 @@ class BoundMedia:
     """Media ports owned by UDP sockets."""
 
     def __init__(self, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
-        """`tos` is what IPv4 sockets start with. Nothing is opened before `start`."""
+        """`tos` is what sockets start with. Nothing is opened before `start`."""
         self._tos = tos
         self._on_datagram = on_datagram
         self._clock = clock
@@ -113,8 +121,7 @@ class BoundMedia:
         self._loop.add_reader(opened, self._on_readable, key, opened, address)
 
     def _set_tos(self, port: _Port, tos: int) -> None:
-        if not port.is_ipv6:
-            port.opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        set_dscp(port.opened, port.opened.family, tos)
         port.tos = tos
 
     def _close_port(self, key: int) -> None:

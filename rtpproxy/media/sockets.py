@@ -10,6 +10,7 @@ _DISCARD = 9
 """A port to connect to; nothing is ever sent there."""
 _BUSY = (errno.EADDRINUSE, errno.EACCES)
 _IP_BIND_ADDRESS_NO_PORT = 24
+_IPV6_AUTOFLOWLABEL = 70
 
 
 def family_of(address: LocalAddress) -> socket.AddressFamily:
@@ -23,6 +24,15 @@ def datagram_socket(family: socket.AddressFamily) -> socket.socket:
     if family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return opened
+
+
+def set_dscp(opened: socket.socket, family: socket.AddressFamily, tos: int) -> None:
+    """Let what a socket sends have a TOS byte or traffic class, and no flow label."""
+    if family == socket.AF_INET6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
+        opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_AUTOFLOWLABEL, 0)
+    else:
+        opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
 
 
 def check_ours(address: LocalAddress) -> None:

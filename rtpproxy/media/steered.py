@@ -27,6 +27,7 @@ from rtpproxy.media.sockets import (
     force_buffer,
     ipv6_address,
     route_source,
+    set_dscp,
 )
 from rtpproxy.session.local import LocalAddress, port_key
 from rtpproxy.session.session import Stream
@@ -254,15 +255,15 @@ class SteeredMedia:
         is_ipv6 = ":" in from_host
         if sum(map(len, self._senders.values())) >= _MAX_SENDERS:
             self._close_senders()
-        opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+        family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        opened = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_UDP)
         try:
             drop_everything(opened)
+            set_dscp(opened, family, tos)
             opened.setblocking(False)
             force_buffer(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             if is_ipv6:
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, _CHECKSUM_AT)
-            else:
-                opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
             opened.bind(ipv6_address(from_host, 0) if is_ipv6 else (from_host, 0))
         except OSError:
             opened.close()

@@ -1,4 +1,4 @@
-"""The IPv4 addresses of this host, handed on as they come and go."""
+"""The addresses of this host, handed on as they come and go."""
 
 import logging
 from collections.abc import Callable, Set
@@ -11,15 +11,12 @@ from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
 
 log = logging.getLogger(__name__)
 
-_AF_INET = 2
 
-
-def ipv4_addresses(netlink: Rtnetlink) -> list[tuple[str, int]]:
-    """Every IPv4 address of this host, with the number of the interface that carries it. Raises OffloadError."""
-    message = ifaddrmsg()
-    message["family"] = _AF_INET
-    answers: list[Message] = netlink.request(message, RTM_GETADDR, NLM_F_DUMP)
-    return [(attribute(answer, "IFA_LOCAL"), answer["index"]) for answer in answers]
+def addresses_of_host(netlink: Rtnetlink) -> list[tuple[str, int]]:
+    """Every address of this host, with the number of the interface that carries it. Raises OffloadError."""
+    answers: list[Message] = netlink.request(ifaddrmsg(), RTM_GETADDR, NLM_F_DUMP)
+    # Of a point-to-point link IFA_ADDRESS is the far end; IPv6 gives IFA_LOCAL for such links only.
+    return [(attribute(answer, "IFA_LOCAL") or attribute(answer, "IFA_ADDRESS"), answer["index"]) for answer in answers]
 
 
 class HostAddresses:

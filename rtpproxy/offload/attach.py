@@ -1,42 +1,37 @@
-"""The host's interfaces: what each can do for the relay, and attaching the XDP program to them.
+"""What each interface of the host can do for the relay, and our programs on them: XDP, else TC.
 
-An XDP program attached by netlink stays when its process dies. Its name carries the instance of the relay, so a
-successor recognizes what a killed predecessor left, and nobody touches a program that somebody else attached.
+Programs attached by netlink stay when their process dies. Their names carry the instance of the relay, so a successor
+recognizes what a killed predecessor left, and nobody touches a program that somebody else attached.
 """
 
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 
-from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_SETLINK
+from pyroute2.netlink.rtnl import RTM_SETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from rtpproxy.addr import is_link_local
+from rtpproxy.config import OffloadMode
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.addresses import ipv4_addresses
+from rtpproxy.offload.addresses import addresses_of_host
+from rtpproxy.offload.clsact import Clsact
+from rtpproxy.offload.entry import Tier, XdpWay
 from rtpproxy.offload.features import XdpFeatures
-from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
+from rtpproxy.offload.links import MAX_TAGS, Link, Links
+from rtpproxy.offload.netlink import Message, Rtnetlink
 from rtpproxy.offload.syscall import program_id, program_name
 
 log = logging.getLogger(__name__)
 
 _XDP_IF_NOEXIST, _XDP_DRIVER_MODE = 1, 4
 _NATIVE = "xdp"  # what pyroute2 calls the driver mode
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
-_ETHERNET = 1
 PROGRAM_PREFIX = "rtpp_"
-
-
-class Tier(Enum):
-    """Who forwards what arrives at an interface."""
-
-    XDP = "kernel, native XDP"
-    USERSPACE = "userspace"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Which tier an interface got, and why not a better one (empty when it is the best)."""
+    """Which tier an interface got, and why not a better one, or by which other interface it has it."""
 
     name: str
     tier: Tier
@@ -47,78 +42,66 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """An interface as the kernel describes it. `mtu` in bytes of IP packet."""
+class ProgramSet:
+    """The loaded programs: descriptor and name of each."""
 
-    index: int
-    name: str
-    mac: str
-    mtu: int
-    is_up: bool
-    is_ethernet: bool
-    kind: str
-    """`veth`, `vlan`, ...; empty for a plain device."""
-    xdp_mode: str
-    """pyroute2's word for how an XDP program is attached, empty for none."""
-    xdp_program_id: int
+    xdp: tuple[int, str]
+    tc: tuple[int, str]
+    tc_behind_xdp: tuple[int, str]
 
 
 class Interfaces:
-    """The links of this network namespace, kept true by events, and the attachments to them."""
+    """The links of this network namespace, and our programs on them."""
 
-    def __init__(self, netlink: Rtnetlink, program_fd: int, program: str, names: Collection[str] = ()) -> None:
-        """`program` is the XDP program's name, by which own attachments are recognized.
-
-        `names` are the only interfaces to attach to; when empty, any may be.
-        """
+    def __init__(
+        self,
+        netlink: Rtnetlink,
+        programs: ProgramSet,
+        names: Collection[str] = (),
+        mode: OffloadMode = OffloadMode.AUTO,
+    ) -> None:
+        """`names` are the only interfaces to attach to; when empty, any may be."""
         self._netlink = netlink
-        self._program_fd = program_fd
-        self._program = program
+        self._programs = programs
         self._names = frozenset(names)
-        self._links: dict[int, Link] = {}
+        self._mode = mode
+        self.links = Links(netlink)
+        self._clsact = Clsact(netlink, (programs.tc[1], programs.tc_behind_xdp[1]))
         self._reports: dict[int, Report] = {}
         self._features = XdpFeatures()
         self._can_send: dict[int, bool] = {}
-        self.reload()
+        self._with_xdp: set[int] = set()
+        """Interfaces that the XDP program was attached to."""
+        self._is_backed = False
 
     def close(self) -> None:
         """Ask no more."""
         self._features.close()
 
-    def reload(self) -> None:
-        """Ask the kernel for all links."""
-        self._links = {
-            message["index"]: _link(message) for message in self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
-        }
-
-    def link(self, index: int) -> Link | None:
-        """The link with that number, if there is one."""
-        return self._links.get(index)
-
-    def by_name(self, name: str) -> Link | None:
-        """The link with that name, if there is one."""
-        return next((link for link in self._links.values() if link.name == name), None)
-
     def clear_leftovers(self) -> list[str]:
         """Detach what a killed predecessor of this instance left; names of the interfaces it was on."""
         cleared = []
-        for link in list(self._links.values()):
-            if link.xdp_mode == _NATIVE and program_name(link.xdp_program_id) == self._program:
+        for link in self.links.all():
+            if link.xdp_mode == _NATIVE and program_name(link.xdp_program_id) == self._programs.xdp[1]:
                 self._set_program(link.index, -1, _XDP_DRIVER_MODE)
                 cleared.append(link.name)
         if cleared:
-            self.reload()
-        return cleared
+            self.links.reload()
+        for index in self._clsact.clear_leftovers():
+            link_or_none = self.links.get(index)
+            cleared.append(link_or_none.name if link_or_none else f"interface {index}")
+        return list(dict.fromkeys(cleared))
 
     def attach(self, index: int) -> Report:
         """Attach to an interface, unless that was tried before. The report says what came of it, and is logged once."""
         known = self._reports.get(index)
         if known is not None:
             return known
-        if index not in self._links:
+        link = self.links.get(index)
+        if link is None:
             # Its event is still to come; then it is tried again.
             return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
-        report = self._reports[index] = self._attach(self._links[index])
+        report = self._reports[index] = self._attach(link)
         log.info("%s", report)
         return report
 
@@ -127,28 +110,75 @@ class Interfaces:
             return Report(link.name, Tier.USERSPACE, "not named by --interface")
         if not link.is_ethernet:
             return Report(link.name, Tier.USERSPACE, "not an Ethernet interface")
-        if link.xdp_mode:
-            return Report(link.name, Tier.USERSPACE, _taken_by(program_name(link.xdp_program_id)))
+        carrier, tags = self.links.carrier(link)
+        reason = "--offload tc"
+        if self._mode is not OffloadMode.TC:
+            reason = self._attach_xdp(carrier) if len(tags) <= MAX_TAGS else f"over {MAX_TAGS} VLAN tags"
+            if not reason:
+                return Report(link.name, Tier.XDP, f"by {carrier.name}, which carries it" if tags else "")
+            if self._mode is OffloadMode.XDP:
+                return Report(link.name, Tier.USERSPACE, reason)
         try:
-            self._set_program(link.index, self._program_fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
+            self._clsact.attach(link.index, *self._programs.tc)
         except OffloadError as error:
-            return Report(link.name, Tier.USERSPACE, f"no native XDP: {error}")
-        return Report(link.name, Tier.XDP)
+            return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {error}")
+        return Report(link.name, Tier.TC, reason)
+
+    def _attach_xdp(self, link: Link) -> str:
+        """Attach the XDP program; why that cannot be, or nothing."""
+        if link.index in self._with_xdp:
+            return ""
+        if link.xdp_mode:
+            return _taken_by(program_name(link.xdp_program_id))
+        try:
+            self._set_program(link.index, self._programs.xdp[0], _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
+        except OffloadError as error:
+            return f"no native XDP: {error}"
+        self._with_xdp.add(link.index)
+        if self._is_backed:
+            self._back_up(link)
+        return ""
 
     def reports(self) -> list[Report]:
         """What became of every interface that was tried."""
         return list(self._reports.values())
 
-    def is_attached(self, index: int) -> bool:
-        """Whether our program runs there, which is also what lets drivers send redirected frames."""
+    def tier(self, index: int) -> Tier:
+        """Who forwards what arrives at an interface, as far as it was tried."""
         report = self._reports.get(index)
-        return report is not None and report.tier is Tier.XDP
+        return report.tier if report else Tier.USERSPACE
+
+    def xdp_way(self, link: Link) -> XdpWay | None:
+        """How XDP sends by an interface, None when it cannot."""
+        carrier, tags = self.links.carrier(link)
+        return XdpWay(carrier.index, tags) if len(tags) <= MAX_TAGS and self.can_send(carrier.index) else None
+
+    def back_up_xdp(self) -> bool:
+        """Let TC send what XDP cannot, where XDP runs, too, from now on; False when TC may not be used."""
+        if self._mode is OffloadMode.XDP:
+            return False
+        if not self._is_backed:
+            self._is_backed = True
+            for index in self._with_xdp:
+                link = self.links.get(index)
+                if link is not None:
+                    self._back_up(link)
+        return True
+
+    def _back_up(self, link: Link) -> None:
+        try:
+            self._clsact.attach(link.index, *self._programs.tc_behind_xdp)
+        except OffloadError as error:
+            log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, error)
+        else:
+            log.info("%s: TC behind XDP, for what leaves by interfaces that take no redirected frames", link.name)
 
     def can_send(self, index: int) -> bool:
-        """Whether frames redirected to that interface leave it, as far as the kernel tells."""
+        """Whether frames that XDP redirects to that interface leave it, as far as the kernel tells."""
         known = self._can_send.get(index)
         if known is None:
-            known = self._can_send[index] = self.is_attached(index) and self._can_transmit(index)
+            # That our program runs there is what lets drivers send such frames.
+            known = self._can_send[index] = index in self._with_xdp and self._can_transmit(index)
         return known
 
     def check_senders(self) -> list[int]:
@@ -160,43 +190,46 @@ class Interfaces:
         answer = self._features.can_transmit(index)
         if answer is None:
             # A kernel before 6.3. With our program attached all drivers can; a veth depends on its far end.
-            link = self._links.get(index)
+            link = self.links.get(index)
             return link is not None and link.kind != "veth"
         return answer
 
     def detach_all(self) -> None:
-        """Take our program off every interface; what somebody else put there meanwhile stays."""
-        self.reload()
-        for index, report in self._reports.items():
-            link = self._links.get(index)
-            if report.tier is not Tier.XDP or link is None:
+        """Take our programs off every interface; what somebody else put there meanwhile stays."""
+        self.links.reload()
+        for index in self._with_xdp:
+            link = self.links.get(index)
+            if link is None or not link.xdp_program_id:
                 continue
-            if not link.xdp_program_id:
-                continue
-            if link.xdp_program_id != program_id(self._program_fd):
+            if link.xdp_program_id != program_id(self._programs.xdp[0]):
                 log.warning("%s: our XDP program was replaced by somebody else's; left alone", link.name)
                 continue
             try:
                 self._set_program(index, -1, _XDP_DRIVER_MODE)
             except OffloadError as error:
                 log.error("%s: cannot detach the XDP program: %s", link.name, error)
+        behind = self._with_xdp if self._is_backed else ()
+        for index in {*behind, *(index for index, report in self._reports.items() if report.tier is Tier.TC)}:
+            link = self.links.get(index)
+            if link is None:
+                continue
+            try:
+                self._clsact.detach(index)
+            except OffloadError as error:
+                log.error("%s: cannot detach the TC program: %s", link.name, error)
+        self._with_xdp.clear()
+        self._is_backed = False
         self._reports.clear()
 
     def on_event(self, message: Message) -> int | None:
         """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
-        if message["event"] == "RTM_NEWLINK":
-            # Bridges report their ports under another family; that is no change of the link.
-            if message["family"] not in (0, None):
-                return None
-            link = _link(message)
-            self._links[link.index] = link
-            return link.index
-        if message["event"] == "RTM_DELLINK" and message["family"] in (0, None):
-            self._links.pop(message["index"], None)
-            self._reports.pop(message["index"], None)
-            self._can_send.pop(message["index"], None)
-            return int(message["index"])
-        return None
+        index = self.links.on_event(message)
+        if index is not None and self.links.get(index) is None:
+            self._reports.pop(index, None)
+            self._can_send.pop(index, None)
+            self._with_xdp.discard(index)
+            self._clsact.forget(index)
+        return index
 
     def _set_program(self, index: int, fd: int, flags: int) -> None:
         message = ifinfmsg()
@@ -205,27 +238,17 @@ class Interfaces:
         self._netlink.request(message, RTM_SETLINK)
 
 
-def carriers(netlink: Rtnetlink, hosts: Collection[str]) -> list[int]:
-    """Numbers of the interfaces that carry one of the IPv4 addresses; the empty one stands for any."""
-    found = (index for host, index in ipv4_addresses(netlink) if "" in hosts or host in hosts)
-    return list(dict.fromkeys(found))
+def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = False) -> list[int]:
+    """Numbers of the interfaces that carry one of a family's addresses; the empty one stands for any.
 
-
-def _link(message: Message) -> Link:
-    xdp = attribute(message, "IFLA_XDP")
-    mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
-    linkinfo = attribute(message, "IFLA_LINKINFO")
-    return Link(
-        index=message["index"],
-        name=attribute(message, "IFLA_IFNAME") or "?",
-        mac=attribute(message, "IFLA_ADDRESS") or "",
-        mtu=attribute(message, "IFLA_MTU") or 0,
-        is_up=message["flags"] & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING,
-        is_ethernet=message["ifi_type"] == _ETHERNET,
-        kind=(linkinfo.get_attr("IFLA_INFO_KIND") or "") if linkinfo else "",
-        xdp_mode=mode or "",
-        xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+    A link-local address, which every interface has in IPv6, does not count as any.
+    """
+    found = (
+        index
+        for host, index in addresses_of_host(netlink)
+        if (":" in host) == is_ipv6 and (host in hosts or ("" in hosts and not is_link_local(host)))
     )
+    return list(dict.fromkeys(found))
 
 
 def _taken_by(name: str) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
-from rtpproxy.addr import Endpoint, is_ipv4
+from rtpproxy.addr import Endpoint, is_ipv6, is_link_local
 from rtpproxy.session.local import port_key
 from rtpproxy.session.session import Component, Session, Stream
 from rtpproxy.session.stats import RtpState, RtpTotals
@@ -28,7 +29,7 @@ class ForwardingEntry:
     to: Endpoint
     """The peer's endpoint."""
     tos: int
-    """TOS byte of what leaves."""
+    """DSCP of what leaves, as TOS byte or traffic class."""
     slot: int = 0
     """Number of the port space that `port` belongs to (`session.local`)."""
 
@@ -38,14 +39,37 @@ class ForwardingEntry:
         return port_key(self.slot, self.port)
 
 
+class Tier(Enum):
+    """Who forwards what arrives at an interface."""
+
+    XDP = "kernel, native XDP"
+    TC = "kernel, TC"
+    USERSPACE = "userspace"
+
+
+VlanTag = tuple[int, int]
+"""Protocol (0x8100 or 0x88a8) and VLAN id."""
+
+
+@dataclass(frozen=True, slots=True)
+class XdpWay:
+    """How XDP sends by an interface: where frames are redirected to, and the tags that they need, outer first."""
+
+    ifindex: int
+    tags: tuple[VlanTag, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class NextHop:
     """Where frames for a neighbour go. `mtu` is that of the IP packet, in bytes."""
 
     ifindex: int
+    """The interface, by which TC sends."""
     to_mac: str
     from_mac: str
     mtu: int
+    xdp_way: XdpWay | None
+    """None when XDP cannot send there, so that TC must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +97,9 @@ class NotOffloaded(str):
 
 NOT_LEARNED = NotOffloaded("its source is not learned yet")
 PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
-NOT_IPV4 = NotOffloaded("only IPv4 is forwarded")
+OTHER_FAMILY = NotOffloaded("the peer's address is of another family than our port for it")
+LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
+REFLECTED = NotOffloaded("the peer is at the very same address and port, and nothing is sent back to its sender")
 
 
 def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
@@ -95,8 +121,12 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
         return NOT_LEARNED
     if to is None or not to.port or not peer.local_port:
         return PEER_UNKNOWN
-    if stream.local.is_ipv6 or peer.local.is_ipv6 or not (is_ipv4(source.host) and is_ipv4(to.host)):
-        return NOT_IPV4
+    if is_ipv6(to.host) != peer.local.is_ipv6:
+        return OTHER_FAMILY
+    if source == to:
+        return REFLECTED
+    if any(is_link_local(host) for host in (source.host, stream.local_host, to.host)):
+        return LINK_LOCAL
     return ForwardingEntry(
         port=stream.local_port,
         local_host=stream.local_host,

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, diff
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, Tier, diff
 from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from rtpproxy.session.stats import RtpState, SequenceTracker
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class Rows(Protocol):
     """The part of `tables.Tables` that is used here."""
 
-    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int) -> None: ...
+    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int) -> None: ...
     def withdraw(self, key: int) -> None: ...
     def counters(self, key: int) -> PortCounters: ...
     def forwarded(self, key: int) -> int: ...
@@ -128,9 +128,12 @@ class Forwarder:
         if isinstance(route, NoRoute):
             self._leave(wish, route.reason)
             return
-        if isinstance(back, NoRoute) and back.without_program:
+        no_way_in = back.no_way_in if isinstance(back, NoRoute) else ""
+        if isinstance(back, Route) and back.tier is Tier.USERSPACE:
+            no_way_in = f"nothing is forwarded that arrives {back.description}"
+        if no_way_in:
             # An entry would cost each packet that userspace relays a hand-over of the statistics, and forward none.
-            self._leave(wish, f"its way in has no native XDP: {back.without_program}")
+            self._leave(wish, f"its way in: {no_way_in}")
             return
         installed = self._installed.get(entry.key)
         if installed == (entry, route):
@@ -138,12 +141,12 @@ class Forwarder:
         tracker = self._seeds.pop(entry.key, None)
         if tracker is not None:
             self._rows.seed(entry.key, tracker.state())
-        self._rows.install(entry, route.from_host, route.number)
+        self._rows.install(entry, route.from_host, route.number, route.ttl)
         self._installed[entry.key] = entry, route
         if log.isEnabledFor(logging.INFO):
-            what = "changed in the kernel" if installed else "enters the kernel: both ends are known"
+            what = "changed in" if installed else "enters"
             where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
-            log.info("%s: stream %s; %s", wish.label, where, what)
+            log.info("%s: stream %s; %s the kernel, %s", wish.label, where, what, _tier(route, back))
 
     def _leave(self, wish: _Wish, reason: str) -> None:
         key, port = wish.entry.key, wish.entry.port
@@ -173,6 +176,13 @@ class Forwarder:
 def _targets(entry: ForwardingEntry) -> Collection[tuple[str, str]]:
     """The routes that an entry depends on."""
     return dict.fromkeys((_way_out(entry), _way_back(entry)))
+
+
+def _tier(route: Route, back: Route | NoRoute) -> str:
+    """Which program forwards a stream, told by where its sender is."""
+    if isinstance(back, NoRoute):
+        return "by whichever interface it arrives"
+    return "TC" if back.tier is Tier.TC or not route.is_by_xdp else "XDP"
 
 
 def _way_out(entry: ForwardingEntry) -> tuple[str, str]:

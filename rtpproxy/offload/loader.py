@@ -19,13 +19,16 @@ from typing import Any
 from rtpproxy.errors import OffloadError
 
 LOAD_DEADLINE_S = 30.0
-_TABLES = ("port_rows", "port_counters", "port_events", "next_hops", "verdicts")
-_MAPS = (*_TABLES, "local_slots", "host_addresses", "steered_sockets")
+_TABLES = ("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts")
+_MAPS = (*_TABLES, "local_slots", "host_addresses", "links", "steered_sockets")
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
 _CAPS_TO_LOAD = (38, 39)
 """CAP_PERFMON and CAP_BPF; CAP_SYS_ADMIN stands for both."""
 _MAX_MESSAGE_BYTES = 1 << 16
+PROGRAM_MACROS = ("ON_XDP", "ON_TC", "ON_TC_BEHIND_XDP", "ON_STEER")
+"""Name each program, in the order of their descriptors in `Loaded`."""
+_DESCRIPTORS = len(PROGRAM_MACROS) + len(_MAPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,17 @@ class Loaded:
     """Descriptors of what was loaded, and the maps' layouts. The holder closes the descriptors."""
 
     xdp_fd: int
+    tc_fd: int
+    """For interfaces without XDP."""
+    tc_behind_xdp_fd: int
+    """For those with XDP, where something leaves by an interface that takes no redirected frames."""
     steer_fd: int
     map_fds: dict[str, int]
     layouts: dict[str, Layout]
 
     def close(self) -> None:
         """Let go of all programs and maps; what is attached lives on."""
-        for fd in (self.xdp_fd, self.steer_fd, *self.map_fds.values()):
+        for fd in (self.xdp_fd, self.tc_fd, self.tc_behind_xdp_fd, self.steer_fd, *self.map_fds.values()):
             os.close(fd)
 
 
@@ -63,7 +70,7 @@ def bpf_directory() -> Path:
 
 
 def load(defines: dict[str, str]) -> Loaded:
-    """Load the programs with the given macros (`ON_XDP` and `ON_STEER` name them).
+    """Load the programs with the given macros, of which those that PROGRAM_MACROS lists name them.
 
     Raises OffloadError with the reason in one line: no bcc, no privilege, an old kernel, a missing header.
     """
@@ -91,7 +98,7 @@ def load(defines: dict[str, str]) -> Loaded:
 def _receive(ours: socket.socket, messages: str) -> Loaded:
     ours.setblocking(False)
     try:
-        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, 2 + len(_MAPS))
+        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, _DESCRIPTORS)
     except BlockingIOError:
         data, fds = b"", []
     for fd in fds:
@@ -101,7 +108,7 @@ def _receive(ours: socket.socket, messages: str) -> Loaded:
     answer = json.loads(data)
     if "error" in answer:
         raise OffloadError(answer["error"])
-    if len(fds) < 2 + len(_MAPS):
+    if len(fds) < _DESCRIPTORS:
         for fd in fds:
             os.close(fd)
         raise OffloadError("the descriptors of programs and maps did not all arrive: Too many open files")
@@ -109,7 +116,8 @@ def _receive(ours: socket.socket, messages: str) -> Loaded:
         name: Layout({key: (form, offset) for key, form, offset in members}, size, entries)
         for name, (members, size, entries) in answer["layouts"].items()
     }
-    return Loaded(fds[0], fds[1], dict(zip(_MAPS, fds[2:], strict=True)), layouts)
+    xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, *map_fds = fds
+    return Loaded(xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, dict(zip(_MAPS, map_fds, strict=True)), layouts)
 
 
 def _last_line(text: str) -> str:
@@ -152,15 +160,20 @@ def _compile_and_load(defines: dict[str, str], directory: str) -> tuple[dict[str
         "-Wno-macro-redefined",
     ]
     module = _attempt("compile", lambda: BPF(src_file=str(Path(directory) / "relay.c"), cflags=flags))
-    xdp = _attempt("load the XDP program", lambda: module.load_func(defines["ON_XDP"], BPF.XDP))
-    steer = _attempt(
-        "load the sk_lookup program",
-        lambda: module.load_func(defines["ON_STEER"], _SK_LOOKUP_TYPE, attach_type=_SK_LOOKUP_ATTACH),
-    )
+    kinds = (("XDP", BPF.XDP), ("TC", BPF.SCHED_CLS), ("TC", BPF.SCHED_CLS), ("sk_lookup", _SK_LOOKUP_TYPE))
+    program_fds = []
+    for macro, (what, kind) in zip(PROGRAM_MACROS, kinds, strict=True):
+        options = {"attach_type": _SK_LOOKUP_ATTACH} if kind == _SK_LOOKUP_TYPE else {}
+        step = _loading(module, defines[macro], kind, options)
+        program_fds.append(_attempt(f"load the {what} program", step).fd)
     layouts = {name: _describe(module[name]) for name in _TABLES}
     # bcc 0.26 has no Python class for a sockmap, so descriptors are asked of its library.
     map_fds = [lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
-    return {"layouts": layouts}, [xdp.fd, steer.fd, *map_fds]
+    return {"layouts": layouts}, [*program_fds, *map_fds]
+
+
+def _loading(module: Any, name: str, kind: int, options: dict[str, int]) -> Callable[[], Any]:  # noqa: ANN401
+    return lambda: module.load_func(name, kind, **options)
 
 
 def _attempt(what: str, step: Callable[[], Any]) -> Any:  # noqa: ANN401 - bcc is untyped

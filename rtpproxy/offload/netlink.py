@@ -15,6 +15,9 @@ from pyroute2.netlink.rtnl import (
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_IPV4_RULE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_IPV6_RULE,
     RTMGRP_LINK,
     RTMGRP_NEIGH,
 )
@@ -26,7 +29,7 @@ Message = Any
 """A pyroute2 netlink message (the library is untyped)."""
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
@@ -35,7 +38,9 @@ _ERROR_MESSAGE = 1
 _ACK_WITH_ATTRIBUTES = 0x200
 _RECEIVE_BYTES = 1 << 17
 _EVENT_BUFFER_BYTES = 1 << 22
-_EVENT_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
+_IPV4_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
+_IPV6_GROUPS = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE
+_EVENT_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | _IPV4_GROUPS | _IPV6_GROUPS
 
 
 class Rtnetlink:
@@ -85,7 +90,7 @@ class Rtnetlink:
 
 
 class Events:
-    """A socket that hears of links, neighbours, IPv4 routes, rules and addresses."""
+    """A socket that hears of links, neighbours, routes, rules and addresses."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)

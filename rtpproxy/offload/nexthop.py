@@ -1,36 +1,40 @@
 """Routes and neighbours: where frames for a peer go, kept true by the kernel's events.
 
 A route is asked of the kernel once for each pair of peer and local address. The neighbour it leads to is one row of
-the kernel tier's next hop table, shared by everything that leaves through it. A neighbour that is gone, a link that
-is down or an interface that cannot send redirected frames make the row unusable: its packets go up to userspace,
-where sending resolves the neighbour again, and the event that follows makes the row usable.
+the kernel tier's next hop table, shared by everything that leaves through it. A neighbour that is gone or a link that
+is down make the row unusable: its packets go up to userspace, where sending resolves the neighbour again, and the event
+that follows makes the row usable. Where XDP cannot send by an interface, TC does.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pyroute2.netlink.rtnl import RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload.attach import Interfaces
-from rtpproxy.offload.entry import NextHop
+from rtpproxy.offload.entry import NextHop, Tier
 from rtpproxy.offload.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
 
 log = logging.getLogger(__name__)
 
-_AF_INET = 2
+_AF_INET, _AF_INET6 = 2, 10
 _UNICAST, _LOCAL = 1, 2
 _USE = 0x1  # NTF_USE: as if a packet were sent, so that the kernel asks whether the neighbour is still there
 _REACHABLE, _STALE, _DELAY, _PROBE, _PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
-_CANNOT_SEND = "the far end of a veth must run XDP or have GRO on"
 CONFIRM_INTERVAL_S = 20
 """Every neighbour in use is confirmed, and every route in use asked again, this often."""
+_USUAL_TTL = 64
 _ANY_MTU = 65535
 """Of a route that sets none: the link's counts."""
 _VALID = _REACHABLE | _STALE | _DELAY | _PROBE | _PERMANENT
+_DEFAULT_TTL = Path("/proc/sys/net/ipv4/ip_default_ttl")
+_IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,12 @@ class Route:
     from_host: str
     description: str
     """For the log: `via 192.0.2.1 dev eth0`."""
+    ttl: int
+    """Or hop limit, of what leaves."""
+    tier: Tier
+    """Who forwards what arrives by the same way."""
+    is_by_xdp: bool
+    """XDP can send this way; else TC does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,8 @@ class NoRoute:
     """Why the kernel tier cannot reach a peer."""
 
     reason: str
-    without_program: str = field(default="", compare=False)
-    """The interface that the route leads to, and why our program is not on it; empty when that is not the reason."""
+    no_way_in: str = field(default="", compare=False)
+    """Why nothing that arrives by the same way is forwarded either; empty when it may be."""
 
 
 @dataclass(slots=True)
@@ -97,6 +107,8 @@ class NextHops:
         self._share = 0
         self._unasked: list[_Target] = []
         self._unasked_share = 0
+        self._is_ours: dict[str, bool] = {}
+        """Whether an address is one of this host's, as far as it was asked since routes changed."""
         self._load_macs()
 
     def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
@@ -124,6 +136,7 @@ class NextHops:
     def start_reroute(self) -> None:
         """Routes may have changed: let `reroute` go over all of them, from the first."""
         self._unchecked = list(self._routes)
+        self._is_ours.clear()
 
     def reroute(self, most: int) -> list[_Target]:
         """Ask the kernel again for up to `most` routes; the peers whose route is another now.
@@ -169,7 +182,7 @@ class NextHops:
 
     def on_neighbour(self, message: Message) -> None:
         """Take in a neighbour event."""
-        if message["family"] != _AF_INET:
+        if message["family"] not in (_AF_INET, _AF_INET6):
             return
         key = message["ifindex"], attribute(message, "NDA_DST")
         mac, state = attribute(message, "NDA_LLADDR"), message["state"]
@@ -195,49 +208,79 @@ class NextHops:
     def on_link(self, index: int) -> None:
         """The link with that number changed, came or went."""
         for neighbour in self._rows:
-            if neighbour[0] == index:
+            if self._leads_over(neighbour[0], index):
                 self._update(neighbour)
+
+    def _leads_over(self, index: int, carrier: int) -> bool:
+        """Whether frames for one interface go by another, or it is the same."""
+        link = self._interfaces.links.get(index)
+        return index == carrier or (link is not None and self._interfaces.links.carrier(link)[0].index == carrier)
 
     def _resolve(self, target: _Target) -> tuple[Route | NoRoute, _Hop | None]:
         to_host, from_host = target
-        message = rtmsg()
-        message["family"], message["dst_len"] = _AF_INET, 32
-        message["attrs"] = [("RTA_DST", to_host)]
-        if from_host:
-            message["src_len"] = 32
-            message["attrs"].append(("RTA_SRC", from_host))
+        if from_host and not self._is_of_host(from_host):
+            reason = f"{from_host} is not an address of this host now"
+            return NoRoute(reason, reason), None
         try:
-            (answer,) = self._netlink.request(message, RTM_GETROUTE)
+            answer = self._ask(to_host, from_host)
         except OffloadError as error:
             return NoRoute(f"no route to {to_host}: {error}"), None
         return self._accept(answer, to_host, from_host)
 
+    def _ask(self, to_host: str, from_host: str = "") -> Message:
+        message = rtmsg()
+        family, bits = (_AF_INET6, 128) if is_ipv6(to_host) else (_AF_INET, 32)
+        message["family"], message["dst_len"] = family, bits
+        message["attrs"] = [("RTA_DST", to_host)]
+        if from_host:
+            message["src_len"] = bits
+            message["attrs"].append(("RTA_SRC", from_host))
+        (answer,) = self._netlink.request(message, RTM_GETROUTE)
+        return answer
+
+    def _is_of_host(self, host: str) -> bool:
+        """Whether packets to an address are for this host: IPv6 routes do not tell when the source is not ours."""
+        known = self._is_ours.get(host)
+        if known is None:
+            try:
+                known = self._ask(host)["type"] == _LOCAL
+            except OffloadError:
+                known = False
+            self._is_ours[host] = known
+        return known
+
     def _accept(self, answer: Message, to_host: str, from_host: str) -> tuple[Route | NoRoute, _Hop | None]:
         index, source = attribute(answer, "RTA_OIF"), from_host or attribute(answer, "RTA_PREFSRC")
-        link = self._interfaces.link(index) if index else None
+        link = self._interfaces.links.get(index) if index else None
         if answer["type"] == _LOCAL:
-            return NoRoute(f"{to_host} is an address of this host", self._without_program(index or 0)), None
+            return NoRoute(f"{to_host} is an address of this host", self._no_way_in(index or 0)), None
         if answer["type"] != _UNICAST or link is None or not source:
             return NoRoute(f"{to_host} is not reached by an ordinary route"), None
-        if attribute(answer, "RTA_VIA") or attribute(answer, "RTA_ENCAP"):
-            return NoRoute(f"the route to {to_host} changes the packet's family or wraps it"), None
-        if without_program := self._without_program(index):
-            return NoRoute(f"its way out has no native XDP: {without_program}", without_program), None
-        if not self._interfaces.can_send(index):
-            return NoRoute(f"{link.name} cannot send redirected frames; {_CANNOT_SEND}"), None
+        if attribute(answer, "RTA_ENCAP"):
+            return NoRoute(f"the route to {to_host} wraps the packet"), None
+        report = self._interfaces.attach(index)
+        no_way_in = self._no_way_in(index)
+        if not link.is_ethernet:
+            return NoRoute(f"{link.name} is not an Ethernet interface", no_way_in), None
+        xdp_way = self._interfaces.xdp_way(link)
+        if xdp_way is None and not self._interfaces.back_up_xdp():
+            return NoRoute(f"its way out cannot send redirected frames: {report}", no_way_in), None
+        via = attribute(answer, "RTA_VIA")
+        neighbour_host = attribute(answer, "RTA_GATEWAY") or (via["addr"] if via else to_host)
         metrics = attribute(answer, "RTA_METRICS")
-        mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or _ANY_MTU
-        neighbour_host = attribute(answer, "RTA_GATEWAY") or to_host
-        hop = (index, neighbour_host), mtu
+        ttl, mtu = (metrics.get_attr(name) if metrics else None for name in ("RTAX_HOPLIMIT", "RTAX_MTU"))
+        default_ttl, default_mtu = _settings(link.name, is_ipv6(to_host))
+        hop = (index, neighbour_host), min(mtu or _ANY_MTU, default_mtu)
         number = self._take(hop)
         if number is None:
             return NoRoute("the table of next hops is full"), None
-        return Route(number, source, f"via {neighbour_host} dev {link.name}"), hop
+        description = f"via {neighbour_host} dev {link.name}"
+        return Route(number, source, description, ttl or default_ttl, report.tier, xdp_way is not None), hop
 
-    def _without_program(self, index: int) -> str:
-        """The interface, and why our program is not on it, where that is so."""
+    def _no_way_in(self, index: int) -> str:
+        """The interface, and why nothing that arrives there is forwarded, where that is so."""
         report = self._interfaces.attach(index)
-        return "" if self._interfaces.is_attached(index) else str(report)
+        return str(report) if report.tier is Tier.USERSPACE else ""
 
     def _take(self, hop: _Hop) -> int | None:
         """The row for a hop, one user more; None when the table is full."""
@@ -276,11 +319,12 @@ class NextHops:
     def _update(self, neighbour: _Neighbour) -> None:
         """Write the neighbour's rows as things stand."""
         index, host = neighbour
-        link = self._interfaces.link(index)
+        link = self._interfaces.links.get(index)
         mac = self._macs.get(neighbour, ("", 0))[0]
-        is_usable = bool(mac and link and link.is_up and self._interfaces.can_send(index))
+        is_usable = bool(mac and link and link.is_up)
+        xdp_way = self._interfaces.xdp_way(link) if link else None
         for mtu, row in self._rows[neighbour].items():
-            hop = NextHop(index, mac, link.mac, min(mtu, link.mtu)) if is_usable and link else None
+            hop = NextHop(index, mac, link.mac, min(mtu, link.mtu), xdp_way) if is_usable and link else None
             self._write(row.number, hop)
             if is_usable != row.is_usable:
                 row.is_usable = is_usable
@@ -295,7 +339,8 @@ class NextHops:
         It resolves an unknown neighbour, and asks one that it has not heard from whether it is still there.
         """
         message = ndmsg()
-        message["family"], message["ifindex"], message["flags"] = _AF_INET, key[0], _USE
+        family = _AF_INET6 if is_ipv6(key[1]) else _AF_INET
+        message["family"], message["ifindex"], message["flags"] = family, key[0], _USE
         message["attrs"] = [("NDA_DST", key[1])]
         try:
             self._netlink.request(message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
@@ -303,10 +348,24 @@ class NextHops:
             log.debug("cannot confirm neighbour %s: %s", key[1], error)
 
     def _load_macs(self) -> None:
-        message = ndmsg()
-        message["family"] = _AF_INET
         self._macs = {}
-        for answer in self._netlink.request(message, RTM_GETNEIGH, NLM_F_DUMP):
+        for answer in self._netlink.request(ndmsg(), RTM_GETNEIGH, NLM_F_DUMP):
             mac, state = attribute(answer, "NDA_LLADDR"), answer["state"]
-            if mac and state & _VALID:
+            if answer["family"] in (_AF_INET, _AF_INET6) and mac and state & _VALID:
                 self._macs[answer["ifindex"], attribute(answer, "NDA_DST")] = mac, state
+
+
+def _settings(name: str, is_ipv6: bool) -> tuple[int, int]:
+    """TTL or hop limit of what leaves by an interface, and the MTU of the family there, in bytes."""
+    if not is_ipv6:
+        return _number(_DEFAULT_TTL, _USUAL_TTL), _ANY_MTU
+    settings = _IPV6_SETTINGS / name
+    return _number(settings / "hop_limit", _USUAL_TTL), _number(settings / "mtu", _ANY_MTU)
+
+
+def _number(path: Path, default: int) -> int:
+    """What a setting of the kernel is, `default` where it went with its interface."""
+    try:
+        return int(path.read_text())
+    except OSError:
+        return default

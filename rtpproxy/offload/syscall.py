@@ -30,10 +30,11 @@ def bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def map_read(map_fd: int, key: int, value_bytes: int) -> bytes:
-    """The value under a 32-bit key. For a per-CPU map `value_bytes` covers all possible CPUs."""
+def map_read(map_fd: int, key: int | bytes, value_bytes: int) -> bytes:
+    """The value under a key, a number for 32 bits. For a per-CPU map `value_bytes` covers all possible CPUs."""
     value = ctypes.create_string_buffer(value_bytes)
-    key_buffer = ctypes.c_uint32(key)
+    packed = key if isinstance(key, bytes) else struct.pack("=I", key)
+    key_buffer = ctypes.create_string_buffer(packed, len(packed))
     bpf(
         _MAP_LOOKUP_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0),

@@ -11,13 +11,13 @@ order because x86-64 does not reorder stores.
 import mmap
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from rtpproxy.addr import ipv4_number
-from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
+from rtpproxy.addr import packed_words
+from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters, VlanTag
 from rtpproxy.offload.loader import Layout, Loaded
 from rtpproxy.offload.syscall import map_read, possible_cpus
 from rtpproxy.session.stats import MAX_JUMP, RtpState, RtpTotals
@@ -31,6 +31,8 @@ _JITTER_UNITS = 256
 _FIRST_NUMBER = 1 << 16
 """What the kernel adds to the sequence number that a run starts with."""
 _WORD = (1 << 32) - 1
+_TAG_BYTES = 4
+_NO_ADDRESS = bytes(16)
 
 
 class _Mapping:
@@ -115,23 +117,24 @@ class _Ring:
 class Tables:
     """The port table, its counters and the next hops of one running relay."""
 
-    def __init__(self, loaded: Loaded, first_port: int, last_port: int, ttl: int) -> None:
-        """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`.
-
-        `ttl` is that of packets that leave.
-        """
+    def __init__(self, loaded: Loaded, first_port: int, last_port: int) -> None:
+        """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`."""
         fds, layouts = loaded.map_fds, loaded.layouts
-        self._ttl = ttl
         self._first, self._span = first_port, last_port + 1 - first_port
-        self._rows, self._counters, self._events, self._hops = (
-            _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "port_events", "next_hops")
+        names = ("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops")
+        self._rows, self._hosts6, self._counters, self._events, self._hops = (
+            _Mapping(fds[name], layouts[name]) for name in names
         )
+        self._hosts6_struct = self._hosts6.packer("remote_host", "local_host", "from_host", "to_host")
         self._row_writer = _Sequenced(
             self._rows,
             *("is_forwarding", "is_any_source_port", "is_rtp", "tos", "remote_host", "local_host", "remote_port"),
-            *("from_port", "from_host", "to_host", "to_port", "udp_delta", "ip_sum", "ttl", "next_hop"),
+            *("from_port", "from_host", "to_host", "to_port", "udp_delta", "ip_sum", "ttl", "is_ipv6", "next_hop"),
+            *("pseudo_sum", "is_to_ipv6"),
         )
-        self._hop_writer = _Sequenced(self._hops, "ifindex", "mtu", "to_mac", "from_mac")
+        self._hop_writer = _Sequenced(
+            self._hops, "ifindex", "xdp_ifindex", "mtu", "to_mac", "from_mac", "tags", "tag_bytes"
+        )
         state = (
             *("ssrc", "last_seen_ns", "arrived_ns", "highest", "timestamp", "jitter", "jitter_max", "longest_gap"),
             *("is_running", "is_jitter_new"),
@@ -167,7 +170,7 @@ class Tables:
         self._words.release()
         for writer in (self._row_writer, self._hop_writer):
             writer.release()
-        for mapping in (self._rows, self._counters, self._events, self._hops):
+        for mapping in (self._rows, self._hosts6, self._counters, self._events, self._hops):
             mapping.memory.close()
 
     def open_port(self, key: int) -> None:
@@ -178,42 +181,57 @@ class Tables:
         """Leave packets for this port to whoever owns it. Its entry must have been withdrawn."""
         self._rows.memory[self.row(key) * self._rows.layout.size + self._is_open_at] = 0
 
-    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int) -> None:
-        """Put an entry into the row of its port, or change it as a whole; packets then leave from `from_host`."""
-        old = [*_words(ipv4_number(entry.source.host)), *_words(ipv4_number(entry.local_host)), entry.port]
-        from_number, to_number = ipv4_number(from_host), ipv4_number(entry.to.host)
-        hosts = [*_words(from_number), *_words(to_number)]
-        udp_delta = _ones_sum([*hosts, entry.from_port, entry.to.port, *(~word & 0xFFFF for word in old)])
-        fixed = [_IPV4_VERSION_IHL << 8 | entry.tos, _DONT_FRAGMENT, self._ttl << 8 | _UDP]
+    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int) -> None:
+        """Put an entry into the row of its port, or change it as a whole.
+
+        Packets then leave from `from_host` with that TTL or hop limit.
+        """
+        remote, local, start, to = map(packed_words, (entry.source.host, entry.local_host, from_host, entry.to.host))
+        is_ipv6, is_to_ipv6 = len(remote) > 2, len(to) > 2
+        old = [*remote, *local, entry.port]
+        udp_delta = ones_sum([*start, *to, entry.from_port, entry.to.port, *(~word & 0xFFFF for word in old)])
+        fixed = [_IPV4_VERSION_IHL << 8 | entry.tos, _DONT_FRAGMENT, ttl << 8 | _UDP]
+        row = self.row(entry.key)
+        if is_ipv6 or is_to_ipv6:
+            self._row_writer.begin(row)
+            hosts6 = map(_address6, (remote, local, start, to))
+            self._hosts6_struct.pack_into(self._hosts6.memory, self._hosts6.offset(row), *hosts6)
         self._row_writer.write(
-            self.row(entry.key),
+            row,
             1,
             int(entry.is_any_source_port),
             int(entry.is_rtp),
             entry.tos,
-            socket.htonl(ipv4_number(entry.source.host)),
-            socket.htonl(ipv4_number(entry.local_host)),
+            _address4(remote),
+            _address4(local),
             socket.htons(entry.source.port),
             socket.htons(entry.from_port),
-            socket.htonl(from_number),
-            socket.htonl(to_number),
+            _address4(start),
+            _address4(to),
             socket.htons(entry.to.port),
             socket.htons(udp_delta),
-            socket.htons(_ones_sum([*fixed, *hosts])),
-            self._ttl,
+            0 if is_to_ipv6 else socket.htons(ones_sum([*fixed, *start, *to])),
+            ttl,
+            int(is_ipv6),
             next_hop,
+            socket.htons(ones_sum([*remote, *local, _UDP])),
+            int(is_to_ipv6),
         )
 
     def withdraw(self, key: int) -> None:
         """Take the entry out of the row; its packets go to userspace from now on."""
-        self._row_writer.write(self.row(key), *([0] * 15))
+        self._row_writer.write(self.row(key), *([0] * 18))
 
     def write_next_hop(self, number: int, hop: NextHop | None) -> None:
         """Change a next hop as a whole; None makes its packets go up."""
         if hop is None:
-            self._hop_writer.write(number, 0, 0, bytes(6), bytes(6))
+            self._hop_writer.write(number, 0, 0, 0, bytes(6), bytes(6), bytes(8), 0)
             return
-        self._hop_writer.write(number, hop.ifindex, hop.mtu, _mac(hop.to_mac), _mac(hop.from_mac))
+        xdp_ifindex, tags = (hop.xdp_way.ifindex, hop.xdp_way.tags) if hop.xdp_way else (0, ())
+        macs = mac_bytes(hop.to_mac), mac_bytes(hop.from_mac)
+        self._hop_writer.write(
+            number, hop.ifindex, xdp_ifindex, hop.mtu, *macs, tag_bytes(tags), _TAG_BYTES * len(tags)
+        )
 
     def counters(self, key: int) -> PortCounters:
         """What the kernel counted at this port up to now.
@@ -298,8 +316,8 @@ class Tables:
         return int(self._packets.sum())
 
     def total_dropped(self) -> int:
-        """Packets from other sources dropped at all ports since the programs were loaded."""
-        return self._count_verdicts()["dropped_other_source"]
+        """Packets dropped at all ports since the programs were loaded, for whatever reason."""
+        return sum(count for name, count in self._count_verdicts().items() if name.startswith("dropped_"))
 
     def last_seen(self) -> npt.NDArray[np.float64]:
         """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
@@ -324,11 +342,17 @@ def _bounded(value: float) -> int:
     return min(round(value), _WORD)
 
 
-def _words(number: int) -> tuple[int, int]:
-    return number >> 16, number & 0xFFFF
+def _address4(words: list[int]) -> int:
+    """An IPv4 address as a row holds it, network order; 0 for IPv6."""
+    return socket.htonl(words[0] << 16 | words[1]) if len(words) == 2 else 0
 
 
-def _ones_sum(words: list[int]) -> int:
+def _address6(words: list[int]) -> bytes:
+    """An IPv6 address, network order; zeros for IPv4."""
+    return struct.pack("!8H", *words) if len(words) == 8 else _NO_ADDRESS
+
+
+def ones_sum(words: list[int]) -> int:
     """One's complement sum of 16-bit words (RFC 1071), not inverted."""
     total = sum(words)
     while total > 0xFFFF:
@@ -336,5 +360,11 @@ def _ones_sum(words: list[int]) -> int:
     return total
 
 
-def _mac(text: str) -> bytes:
+def mac_bytes(text: str) -> bytes:
+    """The six bytes of a MAC address."""
     return bytes.fromhex(text.replace(":", ""))
+
+
+def tag_bytes(tags: Sequence[VlanTag]) -> bytes:
+    """Up to two VLAN tags as the maps hold them: protocol and VLAN id of each, outer first, network order."""
+    return b"".join(struct.pack("!HH", *tag) for tag in tags).ljust(2 * _TAG_BYTES, b"\0")

@@ -6,6 +6,7 @@ from enum import IntEnum
 from rtpproxy.config import NotifyTarget
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.loops import LoopGuard
 from rtpproxy.session.stats import SequenceTracker
 
 
@@ -45,7 +46,7 @@ class Stream:
     local_host: str = ""
     """Address of ours that this party sends to: that of the leg or, when it is on all addresses, what a packet told."""
     tos: int = 0
-    """TOS byte of what is sent to this party."""
+    """TOS byte or traffic class of what is sent to this party; ECN bits are 0."""
     activity: int = -1
     """Number in `reaper.Activity` of this party's idle time; in most sessions all streams share one."""
     received_packets: int = 0
@@ -58,6 +59,8 @@ class Stream:
     """The kernel's counter of the port, up to which its packets are absorbed."""
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
+    loop_guard: LoopGuard | None = None
+    """Made by the first packet that may be going round."""
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Be at this port from now on."""

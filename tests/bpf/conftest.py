@@ -1,8 +1,27 @@
 """Rows of the port table for one test."""
 
+import contextlib
+
 import pytest
 
+from rtpproxy.offload.tables import Tables
 from tests.bpf.data_plane import DataPlane
+from tests.conftest import FIRST_PORT, LAST_PORT, load_programs
+
+
+@pytest.fixture(scope="session")
+def unlimited():
+    """The programs without the limits that equal packets in quick succession run into: they look as if in a loop."""
+    limits = {"REPEATS_PER_SECOND": "0xffffffff", "UNNUMBERED_PER_SECOND": "0xffffffff"}
+    with contextlib.closing(load_programs(**limits)) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def unlimited_tables(unlimited):
+    """Their maps."""
+    with contextlib.closing(Tables(unlimited, FIRST_PORT, LAST_PORT)) as tables:
+        yield tables
 
 
 @pytest.fixture

@@ -8,16 +8,30 @@ from typing import NamedTuple
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.tables import Tables
-from tests.bpf.frames import CALLEE, CALLER, HOP, RELAY_IN, RELAY_OUT
-from tests.bpf.prog_run import run
-from tests.conftest import TOS
+from tests.bpf.frames import (
+    CALLEE,
+    CALLEE6,
+    CALLER,
+    CALLER6,
+    HOP,
+    RELAY_IN,
+    RELAY_IN6,
+    RELAY_OUT,
+    RELAY_OUT6,
+)
+from tests.bpf.prog_run import TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, XDP_DROP, XDP_PASS, XDP_REDIRECT, run
+from tests.conftest import TOS, TTL
 
 _ports = itertools.count(20000)
 _hops = itertools.count(1)
 
 
+_AS_XDP = {TC_ACT_REDIRECT: XDP_REDIRECT, TC_ACT_SHOT: XDP_DROP, TC_ACT_UNSPEC: XDP_PASS}
+"""What TC answers, in XDP's words."""
+
+
 class Outcome(NamedTuple):
-    """What the program answered, the frame as it left it, and the verdict counters that moved."""
+    """What the program answered (in XDP's words), the frame as it left it, and the verdict counters that moved."""
 
     action: int
     frame: bytes
@@ -27,8 +41,10 @@ class Outcome(NamedTuple):
 class DataPlane:
     """Ports and next hops used here were used by no test before, so that their counters start at 0."""
 
-    def __init__(self, loaded: Loaded, tables: Tables) -> None:
+    def __init__(self, loaded: Loaded, tables: Tables, hook: str = "xdp") -> None:
+        """`hook` is where frames come by: `xdp`, `tc` or `tc_behind_xdp`."""
         self._loaded = loaded
+        self.hook = hook
         self.tables = tables
         self._open: list[int] = []
         self._memories: dict[str, mmap.mmap] = {}
@@ -74,16 +90,25 @@ class DataPlane:
             "tos": TOS,
         }
         entry = ForwardingEntry(**{**fields, **changes})
-        self.tables.install(entry, entry.from_host, number)
+        self.tables.install(entry, entry.from_host, number, TTL)
         return entry
 
-    def run(self, frame: bytes) -> Outcome:
+    def install_between(
+        self, is_ipv6: bool, is_to_ipv6: bool, hop: NextHop | None = HOP, **changes: object
+    ) -> ForwardingEntry:
+        """As `install`, for any pair of families."""
+        source, local = (CALLER6, RELAY_IN6) if is_ipv6 else (CALLER, RELAY_IN)
+        to, start = (CALLEE6, RELAY_OUT6) if is_to_ipv6 else (CALLEE, RELAY_OUT)
+        return self.install(hop, **{"source": source, "local_host": local, "to": to, "from_host": start, **changes})
+
+    def run(self, frame: bytes, metadata_bytes: int = 0) -> Outcome:
         """Run the program on a frame."""
         before = self.tables.verdicts()
-        result = run(self._loaded.xdp_fd, frame)
+        result = run(getattr(self._loaded, f"{self.hook}_fd"), frame, metadata_bytes=metadata_bytes)
         after = self.tables.verdicts()
         moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-        return Outcome(result.verdict, result.frame, moved)
+        verdict = result.verdict if self.hook == "xdp" else _AS_XDP[result.verdict]
+        return Outcome(verdict, result.frame, moved)
 
     def peek(self, map_name: str, index: int, member: str) -> int:
         """One number in a map; `index` is a key where the map is by port."""

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import struct
-import sys
 
 from rtpproxy.offload.syscall import bpf, map_read
 from tests.netns import Host
@@ -52,7 +51,7 @@ class ProgramMaps:
     def is_ours(self, host: str) -> bool:
         """Whether the program takes an IPv4 address for one of this host's."""
         try:
-            map_read(self._fds["host_addresses"], int.from_bytes(socket.inet_aton(host), sys.byteorder), 1)
+            map_read(self._fds["host_addresses"], b"\0" * 10 + b"\xff\xff" + socket.inet_aton(host), 1)
         except FileNotFoundError:
             return False
         return True

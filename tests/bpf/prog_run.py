@@ -7,6 +7,7 @@ import struct
 from typing import NamedTuple
 
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
+TC_ACT_SHOT, TC_ACT_REDIRECT, TC_ACT_UNSPEC = 2, 7, 0xFFFFFFFF
 
 _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280}
 _BPF_PROG_TEST_RUN = 10
@@ -49,15 +50,19 @@ class _Attr(ctypes.Structure):
     )
 
 
-def run(prog_fd: int, frame: bytes, *, ingress_ifindex: int | None = None, repeat: int = 1) -> Result:
+def run(
+    prog_fd: int, frame: bytes, *, ingress_ifindex: int | None = None, repeat: int = 1, metadata_bytes: int = 0
+) -> Result:
     """Run the program on `frame`; an XDP program may be given the interface that the frame came in by.
+
+    Metadata before the frame takes that much of an XDP program's headroom.
 
     The interface is looked up in the network namespace of the calling thread, and the kernel refuses it (EINVAL)
     unless its receive queue is set up for XDP: on a veth, unless it runs an XDP program or has GRO on. Loopback passes.
     """
     out = ctypes.create_string_buffer(_OUT_BYTES)
     attr = _Attr(prog_fd=prog_fd, repeat=repeat, data_size_out=_OUT_BYTES, data_out=ctypes.addressof(out))
-    _call(attr, frame, ingress_ifindex)
+    _call(attr, bytes(metadata_bytes) + frame, ingress_ifindex, metadata_bytes)
     return Result(attr.retval, out.raw[: attr.data_size_out], attr.duration)
 
 
@@ -74,12 +79,12 @@ def run_live(
     _call(attr, frame, ifindex)
 
 
-def _call(attr: _Attr, frame: bytes, ingress_ifindex: int | None) -> None:
+def _call(attr: _Attr, frame: bytes, ingress_ifindex: int | None, metadata_bytes: int = 0) -> None:
     data = ctypes.create_string_buffer(frame, len(frame))
     attr.data_in, attr.data_size_in = ctypes.addressof(data), len(frame)
-    if ingress_ifindex is not None:
+    if ingress_ifindex is not None or metadata_bytes:
         # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-        context = struct.pack("=6I", 0, len(frame), 0, ingress_ifindex, 0, 0)
+        context = struct.pack("=6I", metadata_bytes, len(frame), 0, ingress_ifindex or 0, 0, 0)
         buffer = ctypes.create_string_buffer(context, len(context))
         attr.ctx_in, attr.ctx_size_in = ctypes.addressof(buffer), len(context)
     number = _SYSCALL_NUMBERS[platform.machine()]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.tables import Tables
-from tests.conftest import FIRST_PORT, LAST_PORT, TTL
+from tests.conftest import FIRST_PORT, LAST_PORT
 
 CHANGES_A_LOOK = 200
 
@@ -40,7 +40,7 @@ def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = Tr
 
 def main() -> None:
     map_fds, layouts, changes, is_sequenced = pickle.load(sys.stdin.buffer)
-    tables = Tables(Loaded(-1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT, TTL)
+    tables = Tables(Loaded(-1, -1, -1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT)
     apply = _sequenced if is_sequenced else _unsequenced
     steps = [apply(tables, method, arguments) for method, arguments in changes]
     print(end=".", flush=True)

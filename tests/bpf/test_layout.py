@@ -8,9 +8,16 @@ from tests.conftest import FIRST_PORT, LAST_PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-SIZES = {"port_rows": 64, "port_counters": 64, "port_events": 128, "next_hops": 32, "verdicts": 120}
+SIZES = {"port_rows": 64, "port_hosts6": 64, "port_counters": 64, "port_events": 128, "next_hops": 64, "verdicts": 192}
 PORTS = LAST_PORT + 1 - FIRST_PORT
-ENTRIES = {"port_rows": PORTS, "port_counters": PORTS, "port_events": PORTS, "next_hops": 4096, "verdicts": 1}
+ENTRIES = {
+    "port_rows": PORTS,
+    "port_hosts6": PORTS,
+    "port_counters": PORTS,
+    "port_events": PORTS,
+    "next_hops": 4096,
+    "verdicts": 1,
+}
 MEMBERS = {
     "port_rows": [
         ("is_open", "B", 0),
@@ -30,9 +37,17 @@ MEMBERS = {
         ("udp_delta", "H", 34),
         ("ip_sum", "H", 36),
         ("ttl", "B", 38),
-        ("reserved2", "B", 39),
+        ("is_ipv6", "B", 39),
         ("next_hop", "I", 40),
-        ("reserved3", "20s", 44),
+        ("pseudo_sum", "H", 44),
+        ("is_to_ipv6", "B", 46),
+        ("reserved2", "17s", 47),
+    ],
+    "port_hosts6": [
+        ("remote_host", "16s", 0),
+        ("local_host", "16s", 16),
+        ("from_host", "16s", 32),
+        ("to_host", "16s", 48),
     ],
     "port_counters": [
         ("packets", "Q", 0),
@@ -51,12 +66,14 @@ MEMBERS = {
         ("reserved", "2s", 62),
     ],
     "port_events": [
-        ("others_since_ns", "Q", 0),
+        ("window_since", "I", 0),
+        ("others_passed", "H", 4),
+        ("suspects", "H", 6),
         ("others_dropped", "Q", 8),
         ("ssrc_changed_ns", "Q", 16),
         ("sequence_set_ns", "Q", 24),
-        ("others_passed", "H", 32),
-        ("sequence", "H", 34),
+        ("sequence", "H", 32),
+        ("reserved", "H", 34),
         ("lost", "I", 36),
         ("duplicates", "I", 40),
         ("parse_errors", "I", 44),
@@ -67,16 +84,19 @@ MEMBERS = {
     "next_hops": [
         ("sequence", "I", 0),
         ("ifindex", "I", 4),
-        ("mtu", "I", 8),
-        ("to_mac", "6s", 12),
-        ("from_mac", "6s", 18),
-        ("reserved", "8s", 24),
+        ("xdp_ifindex", "I", 8),
+        ("mtu", "I", 12),
+        ("to_mac", "6s", 16),
+        ("from_mac", "6s", 22),
+        ("tags", "8s", 28),
+        ("tag_bytes", "I", 36),
+        ("reserved", "24s", 40),
     ],
 }
 # Never renumbered: a new one goes to the end, one that is no longer used stays as a placeholder.
 VERDICTS = [
     "dropped_other_source",
-    "up_not_ipv4",
+    "up_not_ip",
     "up_vlan",
     "up_not_udp",
     "up_not_ours",
@@ -90,6 +110,15 @@ VERDICTS = [
     "up_no_next_hop",
     "up_too_long",
     "up_doubled",
+    "up_extension_header",
+    "up_other_mac",
+    "up_bad_checksum",
+    "up_no_checksum",
+    "up_no_headroom",
+    "up_aggregated",
+    "up_to_tc",
+    "dropped_going_round",
+    "dropped_no_memory",
 ]
 
 

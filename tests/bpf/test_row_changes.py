@@ -6,22 +6,38 @@ a frame is taken again, and a mix, once made, stays in the frame.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import NextHop
+from rtpproxy.offload.entry import NextHop, XdpWay
 from tests.bpf.frames import CALLER, HOP, RELAY_IN, forwarded, received, rtp
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT, run
 from tests.bpf.row_writer import row_writer
+from tests.conftest import RELAY_MAC, TTL
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 FRAMES = 50_000
 ROUNDS, RUNS_A_ROUND = 20, 500_000
-OTHER_HOP = NextHop(22, "02:55:55:55:55:55", "02:66:66:66:66:66", 1500)
+OTHER_HOP = NextHop(22, "02:55:55:55:55:55", "02:66:66:66:66:66", 1500, XdpWay(22))
 OTHER_WAY = {"from_host": "172.31.255.9", "from_port": 65001, "to": Endpoint("192.168.77.66", 40404)}
-MULTICAST_HOP = NextHop(21, "03:55:55:55:55:55", "02:66:66:66:66:66", 100)
+MULTICAST_HOP = NextHop(21, "03:55:55:55:55:55", "02:66:66:66:66:66", 100, XdpWay(21))
+
+
+BACK_HOP = replace(HOP, to_mac=RELAY_MAC)
+"""To where the frame came from: us."""
+
+
+@pytest.fixture
+def loaded(unlimited):
+    return unlimited
+
+
+@pytest.fixture
+def tables(unlimited_tables):
+    return unlimited_tables
 
 
 # One frame at a time
@@ -33,7 +49,7 @@ def changing_entry(plane):
     a = plane.install_by(number)
     b = plane.install_by(number, port=a.port, **OTHER_WAY)
     whole = {(XDP_REDIRECT, forwarded(entry, rtp())) for entry in (a, b)}
-    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number)) for entry in (a, b)]
+    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number, TTL)) for entry in (a, b)]
 
 
 def changing_next_hop(plane):
@@ -46,7 +62,7 @@ def changing_next_hop(plane):
 def entry_that_comes_and_goes(plane):
     number = plane.next_hop()
     entry = plane.install_by(number)
-    changes = [("install", (entry, entry.from_host, number)), ("withdraw", (entry.port,))]
+    changes = [("install", (entry, entry.from_host, number, TTL)), ("withdraw", (entry.port,))]
     return received(entry.port, rtp()), {(XDP_REDIRECT, forwarded(entry, rtp()))}, changes
 
 
@@ -95,15 +111,15 @@ def round_trip_entry(plane):
 
     A port with the other's checksum delta leaves a wrong checksum, which later runs keep as wrong as it is.
     """
-    number = plane.next_hop()
+    number = plane.next_hop(BACK_HOP)
     back = {"is_any_source_port": True, "from_host": CALLER.host}
     a = plane.install_by(number, from_port=1000, **back)
     a, b = (
         plane.install_by(number, port=a.port, from_port=port, to=Endpoint(RELAY_IN, a.port), **back)
         for port in (1000, 2000)
     )
-    whole = {forwarded(entry, rtp()) for entry in (a, b)}
-    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number)) for entry in (a, b)]
+    whole = {forwarded(entry, rtp(), hop=BACK_HOP) for entry in (a, b)}
+    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number, TTL)) for entry in (a, b)]
 
 
 def multicast_next_hop(plane):
@@ -111,13 +127,13 @@ def multicast_next_hop(plane):
 
     The MTU of the first with the MAC of the second leaves a multicast frame, which no later run touches.
     """
-    number = plane.next_hop()
+    number = plane.next_hop(BACK_HOP)
     port = plane.open_port()
     entry = plane.install_by(
         number, port=port, to=Endpoint(RELAY_IN, port), from_host=CALLER.host, from_port=CALLER.port
     )
-    changes = [("write_next_hop", (number, hop)) for hop in (HOP, MULTICAST_HOP)]
-    return received(entry.port, rtp()), {forwarded(entry, rtp())}, changes
+    changes = [("write_next_hop", (number, hop)) for hop in (BACK_HOP, MULTICAST_HOP)]
+    return received(entry.port, rtp()), {forwarded(entry, rtp(), hop=BACK_HOP)}, changes
 
 
 def frames_after_many_runs(loaded, frame):

@@ -15,6 +15,7 @@ from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import DataPlane, Outcome
 from tests.bpf.frames import CALLER, RELAY_IN, ethernet, forwarded, ipv4
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT
+from tests.conftest import RELAY_MAC
 from tests.running import own_namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
@@ -31,6 +32,7 @@ SOCKETS = 8
 def programs_on(*listen):
     config = Config(listen=listen, port_min=FIRST, port_max=LAST)
     with contextlib.closing(Programs(config)) as programs:
+        programs.mark_frames((1, ()), RELAY_MAC)
         yield programs
 
 

@@ -77,7 +77,10 @@ class Stream:
 
     def _run(self, data: bytes) -> int:
         frame = bytearray(self._head + data)
-        struct.pack_into("!H", frame, 16, 28 + len(data))
+        length, checksum = struct.unpack_from("!H", frame, 16)[0], struct.unpack_from("!H", frame, 24)[0]
+        # The header's checksum changes by as much as its length (RFC 1624).
+        struct.pack_into("!H", frame, 24, (checksum - len(data) - 1) % 65535 + 1)
+        struct.pack_into("!H", frame, 16, length + len(data))
         struct.pack_into("!H", frame, 38, 8 + len(data))
         return run(self._plane._loaded.xdp_fd, bytes(frame)).verdict
 
@@ -108,9 +111,9 @@ def check(stream):
 
 
 @pytest.fixture(scope="module")
-def place(loaded, tables):
+def place(unlimited, unlimited_tables):
     """A plane with an entry, and the key of its port."""
-    with DataPlane(loaded, tables) as plane:
+    with DataPlane(unlimited, unlimited_tables) as plane:
         yield plane, plane.install().key
 
 

@@ -150,15 +150,14 @@ def test_type_of_service_does_not_outlive_the_stream(media):
             media.close(IPV4, port)
 
 
-def test_no_traffic_class_on_ipv6(media):
-    """Protocol.md 6.3."""
+def test_traffic_class_on_ipv6(media):
     port = free_pair()
     media.open(IPV6, port)
     with udp_socket(IPV6) as phone:
         phone.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         for tos in (TOS, 0x28):
             assert media.send(stream_at(IPV6, port, tos), "", endpoint(phone), b"x")
-            assert received_tos(phone) == (b"x", (IPV6.host, port), 0)
+            assert received_tos(phone) == (b"x", (IPV6.host, port), tos)
 
 
 @pytest.mark.parametrize("odd", [0, 1])

@@ -401,12 +401,12 @@ def test_datagram_on_the_wire(media, pair, phone, wire, size):
 
 @pytest.mark.parametrize("size", [0, 1, 2, 171, 172, 1473, 30_000])
 def test_datagram_on_the_wire_over_ipv6(media, pair, phone6, wire, size):
-    """The kernel works the checksum out; nothing is set but that (protocol.md 6.3)."""
+    """The kernel works the checksum out."""
     data = bytes((7 * number + size) % 251 for number in range(size))
     to = endpoint(phone6, OTHER6)
     assert media.send(stream_at(pair, IPV6), NEAR6, to, data)
     packet = ipv6_frame(wire, pair)
-    assert (packet.src, packet.dst, packet.tc, packet.hlim) == (NEAR6, OTHER6, 0, 64)
+    assert (packet.src, packet.dst, packet.tc, packet.fl, packet.hlim) == (NEAR6, OTHER6, TOS, 0, 64)
     datagram = packet[UDP]
     assert (datagram.sport, datagram.dport, datagram.len) == (pair, to.port, 8 + size)
     assert bytes(datagram.payload) == data
@@ -446,12 +446,12 @@ def test_type_of_service_is_that_of_the_stream(media, pair, phone):
         assert (data, source, ancillary[0][2]) == (b"x", (LOOPBACK, pair), bytes([tos]))
 
 
-def test_no_traffic_class_on_ipv6(media, pair, phone6):
+def test_traffic_class_is_that_of_the_stream(media, pair, phone6):
     phone6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
     for tos in (TOS, 0x28):
         assert media.send(stream_at(pair, IPV6, tos), LOOPBACK6, endpoint(phone6, LOOPBACK6), b"x")
         ancillary = phone6.recvmsg(100, 100)[1]
-        assert int.from_bytes(ancillary[0][2], "little") == 0
+        assert int.from_bytes(ancillary[0][2], "little") == tos
 
 
 @pytest.mark.parametrize(("local", "host"), [(IPV4, LOOPBACK6), (IPV4, "::ffff:127.0.0.1"), (IPV6, LOOPBACK)])

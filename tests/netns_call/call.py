@@ -42,11 +42,12 @@ class Way:
 
 
 KERNEL = Way("steered+kernel", is_kernel=True)
+TC = Way("steered+tc", ("--offload", "tc"), is_kernel=True)
 STEERED = Way("steered", ("--offload", "off"))
 BOUND = Way("bound", ("--ports", "bound", "--offload", "off"))
-WAYS = (KERNEL, STEERED, BOUND)
+WAYS = (KERNEL, TC, STEERED, BOUND)
 
-kernel_only = pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
+kernel_only = pytest.mark.parametrize("way", [KERNEL, TC], ids=[KERNEL.name, TC.name], indirect=True)
 """For tests of what only the kernel does."""
 
 

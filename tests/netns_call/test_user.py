@@ -148,7 +148,7 @@ def test_next_start_after_the_user_left_files(topology, start, way):
         call.establish(way)
     relay.kill()
     relay.start()
-    assert "detached the XDP program that a killed predecessor left" in relay.log
+    assert "detached what a killed predecessor left" in relay.log
     assert relay.stop() == 0
     assert reserved(topology) == ""
 

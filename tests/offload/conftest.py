@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import XDP_NAME
+from rtpproxy.config import OffloadMode
 from tests.netns import Topology
 from tests.offload.relay_network import RelayNetwork
 
@@ -17,6 +17,14 @@ def topology():
 @pytest.fixture
 def network(topology, loaded):
     """Interfaces and next hops in the relay's namespace; nothing is attached yet."""
-    network = RelayNetwork(topology.relay, loaded.xdp_fd, XDP_NAME)
+    network = RelayNetwork(topology.relay, loaded)
+    yield network
+    network.close()
+
+
+@pytest.fixture
+def tc_network(topology, loaded):
+    """The same where only TC may be used."""
+    network = RelayNetwork(topology.relay, loaded, OffloadMode.TC)
     yield network
     network.close()

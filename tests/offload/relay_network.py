@@ -1,11 +1,15 @@
 """The parts of the kernel tier that follow the network, at work in a namespace; next hop rows are a dictionary."""
 
+import json
 from collections.abc import Callable
 
-from rtpproxy.offload.attach import Interfaces
+from rtpproxy.config import OffloadMode
+from rtpproxy.offload.attach import Interfaces, ProgramSet
 from rtpproxy.offload.entry import NextHop
+from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.netlink import Events, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
+from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.netns import Host
 from tests.waiting import wait_for
 
@@ -16,15 +20,20 @@ _DEADLINE_S = 5.0
 class RelayNetwork:
     """Everything is made in the namespace; sockets stay there, so that any thread may go on."""
 
-    def __init__(self, host: Host, program_fd: int, program: str) -> None:
+    def __init__(self, host: Host, loaded: Loaded, mode: OffloadMode = OffloadMode.AUTO) -> None:
         self.host = host
         self.rows: dict[int, NextHop | None] = {}
         self.written: list[tuple[int, NextHop | None]] = []
-        host.call(self._build, program_fd, program)
+        host.call(self._build, loaded, mode)
 
-    def _build(self, program_fd: int, program: str) -> None:
+    def _build(self, loaded: Loaded, mode: OffloadMode) -> None:
         self.netlink, self.events = Rtnetlink(), Events()
-        self.interfaces = Interfaces(self.netlink, program_fd, program)
+        programs = ProgramSet(
+            xdp=(loaded.xdp_fd, XDP_NAME),
+            tc=(loaded.tc_fd, TC_NAME),
+            tc_behind_xdp=(loaded.tc_behind_xdp_fd, TC_BEHIND_NAME),
+        )
+        self.interfaces = Interfaces(self.netlink, programs, mode=mode)
         self.next_hops = NextHops(self.netlink, self.interfaces, self._write, CAPACITY)
 
     def _write(self, number: int, hop: NextHop | None) -> None:
@@ -35,6 +44,13 @@ class RelayNetwork:
         """Run iproute2 commands in the namespace."""
         for command in commands:
             self.host.run(["ip", *command.split()])
+
+    def tc(self, *commands: str) -> str:
+        """Run tc commands in the namespace; what the last one shows."""
+        shown = ""
+        for command in commands:
+            shown = str(self.host.run(["tc", *command.split()]).stdout)
+        return shown
 
     def take_events(self) -> list[str]:
         """Hand waiting events to the parts that want them, as `kernel.KernelTier` does; their names."""
@@ -64,6 +80,15 @@ class RelayNetwork:
         lines = self.host.run(["ip", "-d", "-o", "link"]).stdout.splitlines()
         named = ((line.split(":")[1].strip().partition("@")[0], line) for line in lines)
         return {name: line.partition("prog/xdp ")[2].partition(" \\")[0] for name, line in named if "prog/xdp" in line}
+
+    def tc_programs(self) -> dict[str, list[str]]:
+        """Interface with a `clsact` qdisc to the names of the programs at its ingress."""
+        shown = json.loads(self.host.run(["tc", "-j", "qdisc", "show"]).stdout)
+        return {one["dev"]: self._filters(one["dev"]) for one in shown if one["kind"] == "clsact"}
+
+    def _filters(self, name: str) -> list[str]:
+        shown = json.loads(self.host.run(["tc", "-j", "filter", "show", "dev", name, "ingress"]).stdout)
+        return [one["options"]["bpf_name"] for one in shown if "options" in one]
 
     def close(self) -> None:
         """Detach, and close all sockets."""

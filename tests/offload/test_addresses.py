@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.addresses import HostAddresses, ipv4_addresses
+from rtpproxy.offload.addresses import HostAddresses, addresses_of_host
 
 
 class FakeCopy:
@@ -54,6 +54,6 @@ def test_no_room(caplog):
 def test_addresses_of_the_host(network, topology):
     caller, callee = topology.caller.gateway.ifindex, topology.callee.gateway.ifindex
     network.ip("addr add 10.0.1.100/32 dev to-caller", "addr add 192.0.2.1 peer 192.0.2.2 dev to-callee")
-    assert sorted(ipv4_addresses(network.netlink)) == sorted(
+    assert sorted(addresses_of_host(network.netlink)) == sorted(
         [("127.0.0.1", 1), ("10.0.1.1", caller), ("10.0.1.100", caller), ("10.0.2.1", callee), ("192.0.2.1", callee)]
     )

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from rtpproxy.offload.attach import Report, Tier, carriers
+from rtpproxy.config import OffloadMode
+from rtpproxy.offload.attach import Report, carriers
+from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.syscall import program_name
-from tests.conftest import XDP_NAME
+from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.offload.relay_network import RelayNetwork
 from tests.offload.unprivileged import with_capabilities
 from tests.plain_xdp import load_plain_xdp
@@ -44,55 +46,55 @@ def attach_foreign(network, index, fd):
 
 def programs(network):
     """Interface to the name of the XDP program on it."""
-    network.interfaces.reload()
-    links = [network.interfaces.by_name(name) for name in ("lo", "to-caller", "to-callee")]
+    network.interfaces.links.reload()
+    links = [network.interfaces.links.by_name(name) for name in ("lo", "to-caller", "to-callee")]
     return {link.name: program_name(link.xdp_program_id) for link in links if link and link.xdp_mode}
 
 
 def test_links(interfaces, topology, index):
-    link = interfaces.link(index)
-    assert link == interfaces.by_name("to-caller")
+    link = interfaces.links.get(index)
+    assert link == interfaces.links.by_name("to-caller")
     assert (link.name, link.mac, link.mtu) == ("to-caller", topology.caller.gateway.mac, 1500)
     assert (link.is_up, link.is_ethernet, link.xdp_mode, link.xdp_program_id) == (True, True, "", 0)
-    assert not interfaces.by_name("lo").is_ethernet
-    assert (interfaces.link(999), interfaces.by_name("eth7")) == (None, None)
+    assert not interfaces.links.by_name("lo").is_ethernet
+    assert (interfaces.links.get(999), interfaces.links.by_name("eth7")) == (None, None)
 
 
 def test_attach_and_detach(network, interfaces, index):
     assert interfaces.attach(index) == Report("to-caller", Tier.XDP)
     assert str(interfaces.attach(index)) == "to-caller: kernel, native XDP"
-    assert interfaces.is_attached(index)
+    assert interfaces.tier(index) is Tier.XDP
     assert programs(network) == {"to-caller": XDP_NAME}
     assert list(network.xdp_programs()) == ["to-caller"]
     interfaces.detach_all()
-    assert not interfaces.is_attached(index)
+    assert interfaces.tier(index) is not Tier.XDP
     assert (programs(network), network.xdp_programs(), interfaces.reports()) == ({}, {}, [])
 
 
 def test_attaching_twice_is_attaching_once(network, interfaces, index):
     first = interfaces.attach(index)
-    id_before = interfaces.link(index).xdp_program_id
+    id_before = interfaces.links.get(index).xdp_program_id
     assert interfaces.attach(index) is first
-    assert interfaces.link(index).xdp_program_id == id_before
+    assert interfaces.links.get(index).xdp_program_id == id_before
     assert interfaces.reports() == [first]
 
 
 def test_again_after_detaching(network, interfaces, index):
     interfaces.attach(index)
     interfaces.detach_all()
-    network.interfaces.reload()
+    network.interfaces.links.reload()
     assert interfaces.attach(index).tier is Tier.XDP
     assert programs(network) == {"to-caller": XDP_NAME}
 
 
 def test_foreign_program_is_left_alone_and_reported(network, interfaces, index, foreign_fd):
     attach_foreign(network, index, foreign_fd)
-    interfaces.reload()
+    interfaces.links.reload()
     report = interfaces.attach(index)
     expected = f"somebody else's XDP program {FOREIGN} is attached; it was left alone"
-    assert report == Report("to-caller", Tier.USERSPACE, expected)
-    assert str(report) == f"to-caller: userspace ({expected})"
-    assert not interfaces.is_attached(index)
+    assert report == Report("to-caller", Tier.TC, expected)
+    assert str(report) == f"to-caller: kernel, TC ({expected})"
+    assert interfaces.tier(index) is Tier.TC
     interfaces.detach_all()
     assert programs(network) == {"to-caller": FOREIGN}
 
@@ -100,7 +102,7 @@ def test_foreign_program_is_left_alone_and_reported(network, interfaces, index, 
 def test_foreign_program_that_no_event_told_of(network, interfaces, index, foreign_fd):
     attach_foreign(network, index, foreign_fd)
     report = interfaces.attach(index)
-    assert (report.tier, report.reason) == (Tier.USERSPACE, "no native XDP: XDP program already attached")
+    assert (report.tier, report.reason) == (Tier.TC, "no native XDP: XDP program already attached")
     assert programs(network) == {"to-caller": FOREIGN}
 
 
@@ -108,9 +110,9 @@ def test_other_instance_is_named(network, interfaces, index):
     fd = load_plain_xdp("rtpp_x_other")
     attach_foreign(network, index, fd)
     os.close(fd)
-    interfaces.reload()
-    assert interfaces.attach(index).reason == "another rtpproxy instance has it: XDP program rtpp_x_other"
+    interfaces.links.reload()
     assert interfaces.clear_leftovers() == []
+    assert interfaces.attach(index).reason == "another rtpproxy instance has it: XDP program rtpp_x_other"
     assert programs(network) == {"to-caller": "rtpp_x_other"}
 
 
@@ -120,7 +122,7 @@ def test_leftovers_of_our_name_are_cleared(topology, network, loaded, index, for
     attach_foreign(network, index, fd)
     os.close(fd)
     attach_foreign(network, topology.callee.gateway.ifindex, foreign_fd)
-    successor = RelayNetwork(topology.relay, loaded.xdp_fd, XDP_NAME)
+    successor = RelayNetwork(topology.relay, loaded)
     assert successor.interfaces.clear_leftovers() == ["to-caller"]
     assert programs(successor) == {"to-callee": FOREIGN}
     assert successor.interfaces.attach(index).tier is Tier.XDP
@@ -157,20 +159,21 @@ def test_interface_that_vanished_is_no_matter_at_the_end(network, interfaces, in
 def test_kernels_reason_is_in_the_report(network, topology, interfaces, index):
     topology.caller.run(["ip", "link", "set", topology.caller.ifname, "mtu", "9000"])
     report = interfaces.attach(index)
-    assert report.tier is Tier.USERSPACE
+    assert report.tier is Tier.TC
     assert re.fullmatch("no native XDP: (veth: )?Peer MTU is too large to set XDP", report.reason)
 
 
 def test_driver_without_native_xdp(network, interfaces):
     network.ip("link add br0 type bridge")
-    interfaces.reload()
-    report = interfaces.attach(interfaces.by_name("br0").index)
-    assert (report.name, report.tier) == ("br0", Tier.USERSPACE)
+    interfaces.links.reload()
+    report = interfaces.attach(interfaces.links.by_name("br0").index)
+    assert (report.name, report.tier) == ("br0", Tier.TC)
     assert report.reason.lower() == "no native xdp: underlying driver does not support xdp in native mode"
+    assert network.tc_programs() == {"br0": [TC_NAME]}
 
 
 def test_not_ethernet(interfaces):
-    report = interfaces.attach(interfaces.by_name("lo").index)
+    report = interfaces.attach(interfaces.links.by_name("lo").index)
     assert str(report) == "lo: userspace (not an Ethernet interface)"
 
 
@@ -188,30 +191,30 @@ def test_interface_that_was_asked_for_before_its_event_came(network, interfaces)
 
 def test_events_keep_links_true(network, interfaces, index):
     network.ip("link set to-caller mtu 1400")
-    network.follow(lambda: interfaces.link(index).mtu == 1400, "the MTU")
+    network.follow(lambda: interfaces.links.get(index).mtu == 1400, "the MTU")
     network.ip("link set to-caller down")
-    network.follow(lambda: not interfaces.link(index).is_up, "the link to be down")
+    network.follow(lambda: not interfaces.links.get(index).is_up, "the link to be down")
     network.ip("link set to-caller name renamed")
-    network.follow(lambda: interfaces.by_name("renamed") is not None, "the name")
+    network.follow(lambda: interfaces.links.by_name("renamed") is not None, "the name")
     network.ip("link del renamed")
-    network.follow(lambda: interfaces.link(index) is None, "the link to be gone")
+    network.follow(lambda: interfaces.links.get(index) is None, "the link to be gone")
 
 
 def test_number_that_comes_again_is_attached_again(network, interfaces):
     for mac in ("02:00:00:00:09:01", "02:00:00:00:09:02"):
         network.ip(f"link add veth0 index 900 address {mac} type veth peer veth1 index 901")
-        network.follow(lambda mac=mac: getattr(interfaces.link(900), "mac", "") == mac, "the link")
+        network.follow(lambda mac=mac: getattr(interfaces.links.get(900), "mac", "") == mac, "the link")
         assert interfaces.attach(900).tier is Tier.XDP
         network.ip("link del veth0")
-        network.follow(lambda: interfaces.link(900) is None, "the link to be gone")
+        network.follow(lambda: interfaces.links.get(900) is None, "the link to be gone")
 
 
 def test_bridge_ports_own_events_are_no_change(network, interfaces):
     network.ip("link add br0 type bridge", "link add veth0 index 900 type veth peer veth1 index 901")
-    network.follow(lambda: interfaces.link(900) is not None, "the link")
+    network.follow(lambda: interfaces.links.get(900) is not None, "the link")
     network.ip("link set veth0 master br0", "link set veth0 nomaster", "link set veth0 mtu 1300")
-    network.follow(lambda: interfaces.link(900).mtu == 1300, "the MTU")
-    assert interfaces.link(900).name == "veth0"
+    network.follow(lambda: interfaces.links.get(900).mtu == 1300, "the MTU")
+    assert interfaces.links.get(900).name == "veth0"
 
 
 def test_carriers(network, topology, index):
@@ -231,11 +234,17 @@ CAPABILITIES = ("bpf", "perfmon", "net_admin", "net_raw")
 AS_OPERATOR = """
 import sys
 from rtpproxy.offload import loader
-from rtpproxy.offload.attach import Interfaces
+from rtpproxy.offload.attach import Interfaces, ProgramSet
 from rtpproxy.offload.netlink import Rtnetlink
 
-loaded = loader.load({"ON_XDP": "rtpp_x_operator", "ON_STEER": "rtpp_s_operator"})
-interfaces = Interfaces(Rtnetlink(), loaded.xdp_fd, "rtpp_x_operator")
+names = dict(zip(loader.PROGRAM_MACROS, ("rtpp_x_op", "rtpp_t_op", "rtpp_b_op", "rtpp_s_op")))
+loaded = loader.load(names)
+programs = ProgramSet(
+    xdp=(loaded.xdp_fd, names["ON_XDP"]),
+    tc=(loaded.tc_fd, names["ON_TC"]),
+    tc_behind_xdp=(loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
+)
+interfaces = Interfaces(Rtnetlink(), programs)
 interfaces.clear_leftovers()
 for index in map(int, sys.argv[1:]):
     print(interfaces.attach(index))
@@ -252,8 +261,43 @@ def test_without_root(topology, network, index, foreign_fd):
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     assert first == "to-caller: kernel, native XDP"
-    assert second.startswith("to-callee: userspace (somebody else's XDP program")
-    assert programs(network) == {"to-callee": FOREIGN}
+    assert second.startswith("to-callee: kernel, TC (somebody else's XDP program")
+    assert (programs(network), network.tc_programs()) == ({"to-callee": FOREIGN}, {})
+
+
+# TC
+
+
+def test_tc_is_forced(tc_network, index):
+    assert str(tc_network.interfaces.attach(index)) == "to-caller: kernel, TC (--offload tc)"
+    assert (programs(tc_network), tc_network.tc_programs()) == ({}, {"to-caller": [TC_NAME]})
+    tc_network.interfaces.detach_all()
+    assert tc_network.tc_programs() == {}
+
+
+def test_tc_is_forbidden(topology, loaded, index, foreign_fd):
+    network = RelayNetwork(topology.relay, loaded, OffloadMode.XDP)
+    attach_foreign(network, index, foreign_fd)
+    network.interfaces.links.reload()
+    assert network.interfaces.attach(index).tier is Tier.USERSPACE
+    assert not network.interfaces.back_up_xdp()
+    assert network.tc_programs() == {}
+    network.close()
+
+
+def test_tc_behind_xdp(network, interfaces, topology, index):
+    """On interfaces that have XDP by then, and on those that get it later."""
+    interfaces.attach(index)
+    assert network.tc_programs() == {}
+    assert interfaces.back_up_xdp()
+    interfaces.attach(topology.callee.gateway.ifindex)
+    behind = {"to-caller": [TC_BEHIND_NAME], "to-callee": [TC_BEHIND_NAME]}
+    assert network.tc_programs() == behind
+    assert interfaces.back_up_xdp()
+    assert network.tc_programs() == behind
+    assert interfaces.tier(index) is Tier.XDP
+    interfaces.detach_all()
+    assert (programs(network), network.tc_programs()) == ({}, {})
 
 
 # Sending redirected frames
@@ -283,5 +327,5 @@ def test_sender_that_vanished(network, interfaces, index):
     assert interfaces.can_send(index)
     network.ip("link del to-caller")
     assert interfaces.check_senders() == [index]
-    network.follow(lambda: interfaces.link(index) is None, "the link to be gone")
+    network.follow(lambda: interfaces.links.get(index) is None, "the link to be gone")
     assert not interfaces.can_send(index)

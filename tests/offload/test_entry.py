@@ -6,9 +6,11 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import (
-    NOT_IPV4,
+    LINK_LOCAL,
     NOT_LEARNED,
+    OTHER_FAMILY,
     PEER_UNKNOWN,
+    REFLECTED,
     Diff,
     ForwardingEntry,
     diff,
@@ -126,22 +128,55 @@ def test_asymmetric_party_is_locked_before_it_is_heard():
     assert plan(session)[35000] == entry(is_any_source_port=True)
 
 
+def move(session, role, host, local_host):
+    """Put a party and our address for it somewhere else."""
+    leg = session.leg(role)
+    for stream in leg.streams:
+        stream.settle(LocalAddress(1, local_host, is_ipv6=":" in local_host), stream.local_port, 0.0)
+        if stream.latch.remote is not None:
+            stream.latch.remote = Endpoint(host, stream.latch.remote.port)
+
+
+@pytest.mark.parametrize("roles", [(Role.CALLER,), (Role.CALLEE,), tuple(Role)], ids=["6-4", "4-6", "6-6"])
+def test_families_are_forwarded_in_all_pairs(roles):
+    session = learned_session()
+    for role in roles:
+        move(session, role, f"2001:db8:{role}::2", f"2001:db8:{role}::1")
+    for want in plan(session).values():
+        assert isinstance(want, ForwardingEntry)
+        from_leg, to_leg = (session.callee, session.caller)
+        if want.port in (session.caller.rtp.local_port, session.caller.rtcp.local_port):
+            from_leg, to_leg = to_leg, from_leg
+        assert (want.source.host, want.local_host) == (from_leg.rtp.latch.remote.host, from_leg.rtp.local_host)
+        assert (want.to.host, want.from_host) == (to_leg.rtp.latch.remote.host, to_leg.rtp.local_host)
+
+
 @pytest.mark.parametrize("role", Role)
-def test_ipv6_stays_in_userspace(role):
+def test_signalled_address_of_another_family_is_not_sent_to(role):
+    """What the party really sends decides (protocol.md 7.4)."""
     session = learned_session()
     session.leg(role).rtp.latch.remote = Endpoint("2001:db8::1", 5004)
     wanted = plan(session)
-    assert (wanted[35000], wanted[36000]) == (NOT_IPV4, NOT_IPV4)
+    assert wanted[session.leg(role.peer).rtp.key] == OTHER_FAMILY
     assert isinstance(wanted[35001], ForwardingEntry)
 
 
-@pytest.mark.parametrize("role", Role)
-def test_our_ipv6_address_stays_in_userspace(role):
-    """Also before the party there has told a remote address of that family."""
+@pytest.mark.parametrize(
+    ("host", "local_host"),
+    [("fe80::2%3", "fe80::1%3"), ("fe80::2", "2001:db8::1"), ("2001:db8::2", "fe80::1%3"), ("febf::1", "2001:db8::1")],
+)
+def test_link_local_addresses_stay_in_userspace(host, local_host):
     session = learned_session()
-    for stream in session.leg(role).streams:
-        stream.local = LocalAddress(1, "2001:db8::1", is_ipv6=True)
-    assert set(plan(session).values()) == {NOT_IPV4}
+    move(session, Role.CALLER, host, "2001:db8::1")
+    session.caller.rtp.local_host = local_host
+    assert plan(session)[session.caller.rtp.key] == LINK_LOCAL
+
+
+def test_nothing_is_sent_back_to_its_sender():
+    session = learned_session()
+    session.callee.rtp.latch.remote = session.caller.rtp.latch.remote
+    wanted = plan(session)
+    assert (wanted[35000], wanted[36000]) == (REFLECTED, REFLECTED)
 
 
 A, B, C = entry(1), entry(2), entry(3)

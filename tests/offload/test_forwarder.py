@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry, NotOffloaded
+from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry, NotOffloaded, Tier
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
 from rtpproxy.session.stats import RtpState
 
 TO = Endpoint("10.0.2.2", 6006)
-ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1")
-OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2")
+ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1", 64, Tier.XDP, True)
+OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2", 64, Tier.XDP, True)
 NO_ROUTE = NoRoute("no route to 10.0.2.2: Network is unreachable")
 ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO, 0xB8)
 RTCP = replace(ENTRY, port=35001, is_rtp=False)
@@ -30,7 +30,7 @@ class FakeRows:
         self.seeded = []
         """Key, whether an entry was there, and SSRC."""
 
-    def install(self, entry, from_host, next_hop):
+    def install(self, entry, from_host, next_hop, ttl):
         self.rows[entry.port] = entry, from_host, next_hop
 
     def withdraw(self, port):
@@ -130,7 +130,7 @@ def test_install_and_withdraw(scene, log):
     scene.apply(ENTRY, RTCP)
     assert scene.rows.rows == {35000: (ENTRY, "10.0.2.1", 7), 35001: (RTCP, "10.0.2.1", 7)}
     assert scene.next_hops.users == {("10.0.2.2", ""): 2, WAY_BACK: 2}
-    enters = "10.0.1.2:5004 -> port {} -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; enters the kernel: both ends are known"
+    enters = "10.0.1.2:5004 -> port {} -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; enters the kernel, XDP"
     assert log() == [f"call 1: stream {enters.format(port)}" for port in (35000, 35001)]
 
     scene.forwarder.withdraw(35000, "deleted")
@@ -178,7 +178,7 @@ def test_changed_entry_on_the_same_way(scene, log):
     scene.apply(moved)
     assert scene.rows.rows == {35000: (moved, "10.0.2.1", 7)}
     assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.1.9", "10.0.1.1"): 1}
-    changed = "10.0.1.9:9 -> port 35000 -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; changed in the kernel"
+    changed = "10.0.1.9:9 -> port 35000 -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; changed in the kernel, XDP"
     assert log() == [f"call 1: stream {changed}"]
 
 
@@ -224,8 +224,8 @@ def test_route_that_comes_changes_and_goes(scene, log):
     scene.apply(ENTRY, RTCP)
     log()
     steps = [
-        (ROUTE, 7, "enters the kernel: both ends are known"),
-        (OTHER_ROUTE, 8, "changed in the kernel"),
+        (ROUTE, 7, "enters the kernel, XDP"),
+        (OTHER_ROUTE, 8, "changed in the kernel, XDP"),
     ]
     for route, number, what in steps:
         scene.next_hops.routes["10.0.2.2"] = route
@@ -270,7 +270,7 @@ def test_way_in_without_the_program(scene, log):
     scene.next_hops.routes["10.0.1.2"] = unnamed
     scene.apply(ENTRY)
     assert scene.rows.rows == {}
-    reason = f"its way in has no native XDP: {report}"
+    reason = f"its way in: {report}"
     assert log() == [f"call 1: stream at port 35000 stays in userspace: {reason}"]
     for back, is_installed in ((ROUTE, True), (unnamed, False)):
         scene.next_hops.routes["10.0.1.2"] = back

@@ -14,13 +14,13 @@ from rtpproxy.offload.loader import bpf_directory, load
 from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
-NAMES = {"ON_XDP": "rtpp_x_loader", "ON_STEER": "rtpp_s_loader"}
-TABLES = {"port_rows", "port_counters", "port_events", "next_hops", "verdicts"}
+NAMES = {macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)}
+TABLES = {"port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"}
 LOAD_ELSEWHERE = """
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 try:
-    loader.load({"ON_XDP": "rtpp_x_loader", "ON_STEER": "rtpp_s_loader"}).close()
+    loader.load({macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)}).close()
     print("loaded")
 except OffloadError as error:
     print(error)
@@ -110,7 +110,7 @@ class TestLoaded:
         before = open_descriptors()
         loaded = load(NAMES)
         try:
-            assert set(loaded.map_fds) == {*TABLES, "local_slots", "host_addresses", "steered_sockets"}
+            assert set(loaded.map_fds) == {*TABLES, "local_slots", "host_addresses", "links", "steered_sockets"}
             assert set(loaded.layouts) == TABLES
             assert run(loaded.xdp_fd, bytes(64))[:2] == (XDP_PASS, bytes(64))
             rows = loaded.layouts["port_rows"]
@@ -121,7 +121,8 @@ class TestLoaded:
 
     def test_no_child_inherits_the_descriptors(self):
         loaded = load(NAMES)
-        fds = [loaded.xdp_fd, loaded.steer_fd, *loaded.map_fds.values()]
+        programs = loaded.xdp_fd, loaded.tc_fd, loaded.tc_behind_xdp_fd, loaded.steer_fd
+        fds = [*programs, *loaded.map_fds.values()]
         inheritable = [fd for fd in fds if os.get_inheritable(fd)]
         loaded.close()
         assert inheritable == []

@@ -1,14 +1,16 @@
 """Routes and neighbours as they come, change and go in a namespace; rows of the next hop table follow."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import ForwardingEntry, NextHop
+from rtpproxy.config import OffloadMode
+from rtpproxy.offload.entry import ForwardingEntry, NextHop, Tier, XdpWay
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
-from tests.conftest import XDP_NAME
+from tests.conftest import TC_BEHIND_NAME, TC_NAME
 from tests.offload.relay_network import CAPACITY, RelayNetwork
 from tests.offload.test_forwarder import FakeRows
 from tests.path_mtu import require_mtu
@@ -30,7 +32,7 @@ def callee_link(topology):
 
 
 def to_callee(callee_link, mac, mtu=1500):
-    return NextHop(callee_link.ifindex, mac, callee_link.mac, mtu)
+    return NextHop(callee_link.ifindex, mac, callee_link.mac, mtu, XdpWay(callee_link.ifindex))
 
 
 def known_neighbour(network, host="10.0.2.50", mac=MAC, dev="to-callee"):
@@ -49,14 +51,14 @@ def row_becomes(network, number, expected):
 
 def test_neighbour_on_the_link(network, callee_link):
     route = network.next_hops.acquire(known_neighbour(network), "")
-    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee")
+    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee", 64, Tier.XDP, True)
     assert network.rows == {0: to_callee(callee_link, MAC)}
     assert network.next_hops.current("10.0.2.50", "") is route
 
 
 def test_neighbour_that_was_there_before(topology, network, loaded, callee_link):
     network.ip(f"neigh replace 10.0.2.50 lladdr {MAC} dev to-callee nud permanent")
-    later = RelayNetwork(topology.relay, loaded.xdp_fd, XDP_NAME)
+    later = RelayNetwork(topology.relay, loaded)
     later.next_hops.acquire("10.0.2.50", "")
     assert later.rows == {0: to_callee(callee_link, MAC)}
     later.close()
@@ -87,7 +89,7 @@ def test_neighbour_changes_and_goes(network, callee_link, caplog):
 
 def test_neighbour_that_does_not_answer(network, topology):
     route = network.next_hops.acquire(UNRESOLVED, "")
-    assert route == Route(0, "10.0.2.1", f"via {UNRESOLVED} dev to-callee")
+    assert route == Route(0, "10.0.2.1", f"via {UNRESOLVED} dev to-callee", 64, Tier.XDP, True)
     assert network.rows == {0: None}
     network.host.run(["sysctl", "-w", "net.ipv4.neigh.to-callee.retrans_time_ms=10"])
     with topology.relay.socket() as any_socket:
@@ -176,7 +178,7 @@ def test_link_is_set_down_and_up(network, callee_link):
     assert network.reroute() == [(host, "")]
     assert isinstance(network.next_hops.current(host, ""), NoRoute)
     network.ip("link set to-callee up")
-    network.follow(lambda: network.interfaces.link(callee_link.ifindex).is_up, "the link")
+    network.follow(lambda: network.interfaces.links.get(callee_link.ifindex).is_up, "the link")
     known_neighbour(network)
     assert network.reroute() == [(host, "")]
     assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC)
@@ -199,14 +201,14 @@ def test_mtu_and_mac_of_the_link(network, callee_link):
     network.ip("link set to-callee address 02:00:00:00:02:aa")  # the kernel forgets its neighbours
     row_becomes(network, 0, None)
     known_neighbour(network)
-    row_becomes(network, 0, NextHop(callee_link.ifindex, MAC, "02:00:00:00:02:aa", 1400))
+    row_becomes(network, 0, replace(to_callee(callee_link, MAC, 1400), from_mac="02:00:00:00:02:aa"))
 
 
 def test_link_gets_a_larger_mtu(network, topology):
     host = known_neighbour(network)
     network.next_hops.acquire(host, "")
     network.ip("link set to-callee mtu 2000")
-    network.follow(lambda: network.interfaces.by_name("to-callee").mtu == 2000, "the MTU")
+    network.follow(lambda: network.interfaces.links.by_name("to-callee").mtu == 2000, "the MTU")
     network.reroute()
     assert network.rows[0].mtu == 2000
 
@@ -217,38 +219,66 @@ def test_link_gets_a_larger_mtu(network, topology):
 def test_way_out_is_attached_on_demand(network, callee_link):
     assert network.xdp_programs() == {}
     network.next_hops.acquire(known_neighbour(network), "")
-    assert network.interfaces.is_attached(callee_link.ifindex)
+    assert network.interfaces.tier(callee_link.ifindex) is Tier.XDP
     assert list(network.xdp_programs()) == ["to-callee"]
 
 
-def test_way_out_without_native_xdp(network):
+@pytest.fixture
+def bridge(network):
+    """An interface without native XDP, and a neighbour behind it."""
     network.ip("link add br0 type bridge", "link set br0 up", "addr add 10.0.7.1/24 dev br0")
-    network.follow(lambda: network.interfaces.by_name("br0") is not None, "the bridge")
+    network.ip("link add veth0 type veth peer veth1", "link set veth0 master br0 up", "link set veth1 up")
+    network.follow(lambda: getattr(network.interfaces.links.by_name("br0"), "is_up", False), "the bridge")
+    known_neighbour(network, "10.0.7.2", MAC, "br0")
+    return network.interfaces.links.by_name("br0")
+
+
+def test_way_out_without_native_xdp_is_tcs(network, topology, bridge):
+    """Also for what arrives where XDP runs."""
+    network.interfaces.attach(topology.caller.gateway.ifindex)
     route = network.next_hops.acquire("10.0.7.2", "")
+    assert route == Route(0, "10.0.7.1", "via 10.0.7.2 dev br0", 64, Tier.TC, False)
+    assert network.rows == {0: NextHop(bridge.index, MAC, bridge.mac, 1500, None)}
+    assert network.tc_programs() == {"br0": [TC_NAME], "to-caller": [TC_BEHIND_NAME]}
+
+
+def test_way_out_without_native_xdp_where_tc_is_forbidden(topology, loaded, network, bridge):
+    strict = RelayNetwork(topology.relay, loaded, OffloadMode.XDP)
+    route = strict.next_hops.acquire("10.0.7.2", "")
     assert isinstance(route, NoRoute)
-    assert route.reason.startswith("its way out has no native XDP: br0: userspace (no native XDP: ")
-    assert route.reason.endswith(route.without_program)
-    assert network.rows == {}
+    assert route.reason.startswith("its way out cannot send redirected frames: br0: userspace (no native XDP: ")
+    assert (strict.rows, strict.tc_programs()) == ({}, {})
+    strict.close()
 
 
-def test_way_out_that_cannot_send(network, topology, callee_link):
+def test_way_out_that_takes_no_redirected_frames(network, topology, callee_link):
+    """A veth whose far end has neither XDP nor GRO."""
     host = known_neighbour(network)
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
-    assert network.next_hops.acquire(host, "") == NoRoute(
-        "to-callee cannot send redirected frames; the far end of a veth must run XDP or have GRO on"
-    )
+    route = network.next_hops.acquire(host, "")
+    assert (route.tier, route.is_by_xdp) == (Tier.XDP, False)
+    assert network.rows == {0: replace(to_callee(callee_link, MAC), xdp_way=None)}
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "on"])
-    assert network.interfaces.check_senders() == [callee_link.ifindex]
-    assert network.reroute() == [(host, "")]
+    for index in network.interfaces.check_senders():
+        network.next_hops.on_link(index)
     assert network.rows == {0: to_callee(callee_link, MAC)}
+    assert network.reroute() == [(host, "")]
+    assert network.next_hops.current(host, "").is_by_xdp
 
 
-def test_way_out_that_can_send_no_more(network, topology, callee_link):
+def test_way_out_that_takes_no_redirected_frames_any_more(network, topology, callee_link):
     network.next_hops.acquire(known_neighbour(network), "")
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
     for index in network.interfaces.check_senders():
         network.next_hops.on_link(index)
-    assert network.rows == {0: None}
+    assert network.rows == {0: replace(to_callee(callee_link, MAC), xdp_way=None)}
+
+
+def test_way_out_that_is_not_ethernet(network):
+    network.ip("tuntap add tun0 mode tun", "link set tun0 up", "addr add 10.0.7.1/24 dev tun0")
+    network.follow(lambda: network.interfaces.links.by_name("tun0") is not None, "the tunnel")
+    route = network.next_hops.acquire("10.0.7.2", "")
+    assert (route.reason, bool(route.no_way_in)) == ("tun0 is not an Ethernet interface", True)
 
 
 # Routes
@@ -257,7 +287,7 @@ def test_way_out_that_can_send_no_more(network, topology, callee_link):
 def test_route_by_a_gateway(network, callee_link):
     network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
     route = network.next_hops.acquire(BEHIND, "")
-    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee")
+    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee", 64, Tier.XDP, True)
     assert network.rows == {0: to_callee(callee_link, MAC)}
 
 
@@ -272,7 +302,7 @@ def test_route_moves_to_another_gateway(network, topology):
     assert (new.from_host, new.description) == ("10.0.1.1", "via 10.0.1.50 dev to-caller")
     assert network.rows[old.number] is None
     link = topology.caller.gateway
-    assert network.rows[new.number] == NextHop(link.ifindex, OTHER_MAC, link.mac, 1500)
+    assert network.rows[new.number] == NextHop(link.ifindex, OTHER_MAC, link.mac, 1500, XdpWay(link.ifindex))
 
 
 def test_route_goes_and_comes(network, callee_link):
@@ -372,10 +402,10 @@ def test_no_way(network, host, reason):
     network.next_hops.release(host, "")
 
 
-def test_where_what_a_route_leads_to_has_no_program(network):
+def test_where_nothing_is_forwarded_that_comes_by_the_way(network):
     """Told apart from a peer that cannot be reached for another reason."""
     network.ip("route add unreachable 203.0.113.1/32")
-    reasons = [network.next_hops.acquire(host, "").without_program for host in ("10.0.1.1", "203.0.113.1")]
+    reasons = [network.next_hops.acquire(host, "").no_way_in for host in ("10.0.1.1", "203.0.113.1")]
     assert reasons == ["lo: userspace (not an Ethernet interface)", ""]
 
 

@@ -13,13 +13,13 @@ from scapy.packet import Raw
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload import loader
-from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
+from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters, XdpWay
 from rtpproxy.offload.tables import Tables
 from rtpproxy.session.local import port_key
 from rtpproxy.session.stats import RtpState, RtpTotals
 from tests.bpf.data_plane import DataPlane
 from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
-from tests.conftest import STEER_NAME, TOS, TTL, XDP_NAME
+from tests.conftest import PROGRAM_NAMES, QINQ, TOS, TTL
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -46,7 +46,7 @@ def number(host):
 
 def test_install_writes_every_member(row, tables):
     (before,) = row("sequence")
-    tables.install(ENTRY, RELAY_OUT, 77)
+    tables.install(ENTRY, RELAY_OUT, 77, TTL)
     assert row("sequence", "is_open", "is_forwarding", "is_any_source_port", "is_rtp") == (before + 2, 0, 1, 1, 1)
     assert row("tos", "ttl", "next_hop") == (TOS, TTL, 77)
     assert row("remote_host", "local_host") == (number(CALLER.host), number(RELAY_IN))
@@ -56,13 +56,13 @@ def test_install_writes_every_member(row, tables):
 
 
 def test_address_that_packets_leave_from_is_the_callers_word(row, tables):
-    tables.install(replace(ENTRY, from_host=""), "172.16.0.1", 0)
+    tables.install(replace(ENTRY, from_host=""), "172.16.0.1", 0, TTL)
     assert row("from_host") == (number("172.16.0.1"),)
 
 
 def test_withdraw_clears_the_entry_and_leaves_the_port_open(row, tables):
     tables.open_port(ENTRY.port)
-    tables.install(ENTRY, RELAY_OUT, 77)
+    tables.install(ENTRY, RELAY_OUT, 77, TTL)
     (before,) = row("sequence")
     tables.withdraw(ENTRY.port)
     assert row("is_open", "sequence", "is_forwarding", "remote_host", "next_hop") == (1, before + 2, 0, 0, 0)
@@ -71,7 +71,7 @@ def test_withdraw_clears_the_entry_and_leaves_the_port_open(row, tables):
 
 
 def test_opening_does_not_touch_the_entry(row, tables):
-    tables.install(ENTRY, RELAY_OUT, 77)
+    tables.install(ENTRY, RELAY_OUT, 77, TTL)
     members = ("sequence", "is_forwarding", "remote_host", "next_hop")
     before = row(*members)
     for change in (tables.open_port, tables.close_port):
@@ -80,9 +80,9 @@ def test_opening_does_not_touch_the_entry(row, tables):
 
 
 def test_neighbouring_rows_stay(plane, tables, row):
-    tables.install(replace(ENTRY, port=ENTRY.port - 1), RELAY_OUT, 1)
-    tables.install(replace(ENTRY, port=ENTRY.port + 1), RELAY_OUT, 2)
-    tables.install(ENTRY, RELAY_OUT, 3)
+    tables.install(replace(ENTRY, port=ENTRY.port - 1), RELAY_OUT, 1, TTL)
+    tables.install(replace(ENTRY, port=ENTRY.port + 1), RELAY_OUT, 2, TTL)
+    tables.install(ENTRY, RELAY_OUT, 3, TTL)
     tables.withdraw(ENTRY.port)
     for neighbour, next_hop in ((ENTRY.port - 1, 1), (ENTRY.port + 1, 2)):
         assert plane.peek("port_rows", neighbour, "next_hop") == next_hop
@@ -92,13 +92,13 @@ def test_neighbouring_rows_stay(plane, tables, row):
 
 def test_sequence_wraps(plane, tables, row):
     plane.poke("port_rows", ENTRY.port, "sequence", 0xFFFFFFFE)
-    tables.install(ENTRY, RELAY_OUT, 1)
+    tables.install(ENTRY, RELAY_OUT, 1, TTL)
     assert row("sequence", "is_forwarding") == (0, 1)
 
 
 def test_row_that_a_killed_writer_left_odd_is_made_even(plane, tables, row):
     plane.poke("port_rows", ENTRY.port, "sequence", 7)
-    tables.install(ENTRY, RELAY_OUT, 1)
+    tables.install(ENTRY, RELAY_OUT, 1, TTL)
     assert row("sequence", "is_forwarding") == (8, 1)
 
 
@@ -118,7 +118,7 @@ ports = st.integers(0, 65535)
 def test_sums_agree_with_scapy(loaded, tables, source, local, from_host, from_port, to, payload):
     with DataPlane(loaded, tables) as plane:
         entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to, ENTRY.tos)
-        tables.install(entry, from_host, 0)
+        tables.install(entry, from_host, 0, TTL)
         old = IP(src=source.host, dst=local) / UDP(sport=source.port, dport=entry.port) / Raw(payload)
         new = (
             IP(src=from_host, dst=to.host, tos=TOS, ttl=TTL, flags="DF", id=0)
@@ -138,7 +138,7 @@ def test_sums_agree_with_scapy(loaded, tables, source, local, from_host, from_po
 def test_next_hop(plane, tables):
     hop_number = plane.next_hop(None)
     before = plane.peek("next_hops", hop_number, "sequence")
-    tables.write_next_hop(hop_number, NextHop(300, "02:01:02:03:04:05", "02:0a:0b:0c:0d:0e", 9000))
+    tables.write_next_hop(hop_number, NextHop(300, "02:01:02:03:04:05", "02:0a:0b:0c:0d:0e", 9000, XdpWay(301, QINQ)))
     members = [plane.peek("next_hops", hop_number, member) for member in ("sequence", "ifindex", "mtu")]
     assert members == [before + 2, 300, 9000]
     tables.write_next_hop(hop_number, None)
@@ -280,14 +280,14 @@ def test_port_ranges(first, last):
     """Every port of every port space has a row of its own, and there are no others."""
     span = last + 1 - first
     ports = {"FIRST_PORT": str(first), "PORT_SPAN": str(span), "LOCAL_SLOTS": "3"}
-    with contextlib.closing(loader.load({"ON_XDP": XDP_NAME, "ON_STEER": STEER_NAME, **ports})) as loaded:
-        tables = Tables(loaded, first, last, TTL)
+    with contextlib.closing(loader.load({**PROGRAM_NAMES, **ports})) as loaded:
+        tables = Tables(loaded, first, last)
         plane = DataPlane(loaded, tables)
         keys = [port_key(slot, port) for slot in range(3) for port in (first, last)]
         for key in keys:
             tables.open_port(key)
             slot, port = divmod(key, 65536)
-            tables.install(replace(ENTRY, port=port, slot=slot), RELAY_OUT, key % 4093)
+            tables.install(replace(ENTRY, port=port, slot=slot), RELAY_OUT, key % 4093, TTL)
             plane.poke("port_counters", key, "last_seen_ns", 1_000_000_000 + key)
         assert [tables.row(key) for key in keys] == [0, span - 1, span, 2 * span - 1, 2 * span, 3 * span - 1]
         assert len(tables.last_seen()) == 3 * span

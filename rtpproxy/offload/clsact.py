@@ -1,0 +1,135 @@
+"""The TC program on an interface: a filter at the ingress of its `clsact` qdisc, which others may use as well.
+
+The qdisc is taken away again if it was we who added it and nobody else has a filter in it. What a killed predecessor
+left is known by the filter's name.
+"""
+
+import errno
+import socket
+from collections.abc import Collection
+
+from pyroute2.netlink.rtnl import (
+    RTM_DELQDISC,
+    RTM_DELTFILTER,
+    RTM_GETQDISC,
+    RTM_GETTFILTER,
+    RTM_NEWQDISC,
+    RTM_NEWTFILTER,
+    TC_H_CLSACT,
+)
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute
+
+_QDISC_HANDLE = 0xFFFF0000
+_INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+_ALL_PROTOCOLS = 0x0003
+_PRIORITY = 100
+"""Lower ones come before ours; ours lets those after it have their say, another instance's among them."""
+_DIRECT_ACTION = 1
+
+
+class Clsact:
+    """Filters of ours, and the qdiscs that were added for them."""
+
+    def __init__(self, netlink: Rtnetlink, names: Collection[str]) -> None:
+        """`names` are those of our programs, by which filters are recognized."""
+        self._netlink = netlink
+        self._names = frozenset(names)
+        self._added: set[int] = set()
+
+    def attach(self, index: int, program_fd: int, name: str) -> None:
+        """Put a program at the ingress of an interface. Raises OffloadError with the kernel's reason."""
+        self._add_qdisc(index)
+        message = _filter(index)
+        options = [["TCA_BPF_FD", program_fd], ["TCA_BPF_NAME", name], ["TCA_BPF_FLAGS", _DIRECT_ACTION]]
+        message["attrs"] = [("TCA_KIND", "bpf"), ("TCA_OPTIONS", {"attrs": options})]
+        try:
+            self._netlink.request(message, RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL)
+        except OffloadError:
+            self._remove_qdisc(index, is_ours=index in self._added)
+            raise
+
+    def detach(self, index: int) -> bool:
+        """Take our program off an interface; False when it is not there any more. Raises OffloadError."""
+        ours = [found["handle"] for found in self._filters(index, _INGRESS) if self._is_ours(found)]
+        for handle in ours:
+            self._netlink.request(_filter(index, handle), RTM_DELTFILTER)
+        self._remove_qdisc(index, is_ours=index in self._added)
+        return bool(ours)
+
+    def forget(self, index: int) -> None:
+        """The interface is gone, and with it what was on it."""
+        self._added.discard(index)
+
+    def clear_leftovers(self) -> list[int]:
+        """Take off what a predecessor of this instance left; numbers of the interfaces it was on."""
+        answers = self._netlink.request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP)
+        indexes = [answer["index"] for answer in answers if attribute(answer, "TCA_KIND") == "clsact"]
+        cleared = []
+        for index in indexes:
+            if self.detach(index):
+                # Whether the qdisc was the predecessor's, nobody knows; without a filter it does nothing.
+                self._remove_qdisc(index, is_ours=True)
+                cleared.append(index)
+        return cleared
+
+    def _add_qdisc(self, index: int) -> None:
+        message = _qdisc(index)
+        message["attrs"] = [("TCA_KIND", "clsact")]
+        try:
+            self._netlink.request(message, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL)
+        except OffloadError as error:
+            if _number(error) != errno.EEXIST:
+                raise
+        else:
+            self._added.add(index)
+
+    def _remove_qdisc(self, index: int, *, is_ours: bool) -> None:
+        self._added.discard(index)
+        if is_ours and not (self._filters(index, _INGRESS) or self._filters(index, _EGRESS)):
+            try:
+                self._netlink.request(_qdisc(index), RTM_DELQDISC)
+            except OffloadError as error:
+                if _number(error) not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                    raise
+
+    def _filters(self, index: int, parent: int) -> list[Message]:
+        message = tcmsg()
+        message["index"], message["parent"] = index, parent
+        try:
+            answers = self._netlink.request(message, RTM_GETTFILTER, NLM_F_DUMP)
+        except OffloadError as error:
+            if _number(error) in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                return []
+            raise
+        return [answer for answer in answers if answer["handle"]]
+
+    def _is_ours(self, found: Message) -> bool:
+        options = attribute(found, "TCA_OPTIONS")
+        return bool(
+            options
+            and attribute(found, "TCA_KIND") == "bpf"
+            and options.get_attr("TCA_BPF_NAME") in self._names
+            and found["info"] >> 16 == _PRIORITY
+        )
+
+
+def _qdisc(index: int) -> Message:
+    message = tcmsg()
+    message["index"], message["handle"], message["parent"] = index, _QDISC_HANDLE, TC_H_CLSACT
+    return message
+
+
+def _filter(index: int, handle: int = 0) -> Message:
+    """A filter of ours; a new one gets its handle from the kernel."""
+    message = tcmsg()
+    message["index"], message["handle"], message["parent"] = index, handle, _INGRESS
+    message["info"] = _PRIORITY << 16 | socket.htons(_ALL_PROTOCOLS)
+    message["attrs"] = [("TCA_KIND", "bpf")]
+    return message
+
+
+def _number(error: OffloadError) -> int | None:
+    return error.__cause__.errno if isinstance(error.__cause__, OSError) else None

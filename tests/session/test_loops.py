@@ -1,0 +1,20 @@
+"""How many packets that may be going round are believed, a second."""
+
+from rtpproxy.session.loops import LoopGuard
+
+
+def test_so_many_a_second():
+    guard = LoopGuard(10.0)
+    assert [guard.is_going_round(10.0 + number / 10, 3) for number in range(6)] == [False] * 3 + [True] * 3
+    assert [guard.is_going_round(11.0, 3) for _ in range(4)] == [False] * 3 + [True]
+
+
+def test_a_slow_stream_is_never_stopped():
+    guard = LoopGuard(0.0)
+    assert not any(guard.is_going_round(number / 50, 200) for number in range(10_000))
+
+
+def test_limits_may_differ_from_packet_to_packet():
+    """One count for both kinds."""
+    guard = LoopGuard(0.0)
+    assert [guard.is_going_round(0.5, most) for most in (9, 9, 2, 9)] == [False, False, True, False]
