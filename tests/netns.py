@@ -164,9 +164,14 @@ class Topology:
 
     def add_host(self, name: str, segment: int | None = None) -> Phone:
         """Another host on a segment of its own: 10.0.`segment`.2, the relay being 10.0.`segment`.1 there."""
-        segment = segment or len(self._hosts)
         phone = Phone(name, f"{self._prefix}-{name}")
         self._add_namespace(phone)
+        self.connect(phone, segment or len(self._hosts) - 1)
+        return phone
+
+    def connect(self, phone: Phone, segment: int) -> None:
+        """Join a host to the relay, for the first time or again after the pair was deleted."""
+        name = phone.name
         # Two ends with the same index, though in two namespaces, would get their carrier up to a second late.
         _ip(
             f"link add {name} netns {phone.ns} index {_index(segment, 2)} address {_mac(segment, 2)} type veth"
@@ -183,7 +188,6 @@ class Topology:
         for host in (phone, self.relay):
             ifname = host.interfaces[name].ifname
             host.call(wait_for, lambda ifname=ifname: _is_running(ifname), 3.0, f"carrier on {ifname}")
-        return phone
 
     def close(self) -> None:
         """End the processes and remove the namespaces; veth pairs go with them."""

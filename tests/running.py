@@ -134,7 +134,7 @@ class RunningRelay:
     def port(self, command: str) -> int:
         """One `U` or `L`; the port it is answered with."""
         reply = self.ask(command)
-        assert re.fullmatch(r"\d+( [0-9.]+)?", reply), f"{command} -> {reply}"
+        assert re.fullmatch(r"\d+( [0-9a-f.:]+( 6)?)?", reply), f"{command} -> {reply}"
         return int(reply.split()[0])
 
     def counters(self, call: str) -> dict[str, int]:
@@ -163,7 +163,8 @@ class PhoneSocket:
     """One port of a phone."""
 
     def __init__(self, host: Host, ip: str, port: int) -> None:
-        self._socket = host.socket()
+        self.is_ipv6 = ":" in ip
+        self._socket = host.socket(socket.AF_INET6 if self.is_ipv6 else socket.AF_INET)
         self._socket.bind((ip, port))
         self._socket.setblocking(False)
         self.address = ip, port
@@ -183,7 +184,8 @@ class PhoneSocket:
         arrived = []
         while True:
             try:
-                arrived.append(self._socket.recvfrom(65535))
+                data, source = self._socket.recvfrom(65535)
+                arrived.append((data, source[:2]))
             except BlockingIOError:
                 return arrived
 

@@ -2,29 +2,22 @@
 
 import contextlib
 import os
-import shlex
-import signal
 import socket
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
+from tests.bench.programs import REPLY_DEADLINE_S, ask_unix, started
 from tests.running import PROGRAM
-from tests.waiting import wait_for
 
 CALLS = 3000
 """Set up in one run."""
 HELD_CALLS = 1000
 ROUNDS = 5
-RELAY_CPU, CLIENT_CPU = 1, 0
-REPLY_DEADLINE_S = 10.0
-START_DEADLINE_S = 20.0
+CLIENT_CPU = 0
 PORT = 22990
 Address = tuple[str, int]
 
@@ -48,41 +41,15 @@ class Server:
 
     def __enter__(self) -> "Server":
         with contextlib.ExitStack() as stack:
-            self._start(stack)
+            low = 10000 + (self.udp[1] - PORT) * 25000
+            options = f"-l 127.0.0.1 -m {low} -M {low + 24999} -s udp:127.0.0.1:{self.udp[1]}"
+            _, self.unix = stack.enter_context(started(self._command, options))
+            hold_calls(udp_socket(self.udp), HELD_CALLS)
             self._stack = stack.pop_all()
         return self
 
-    def _start(self, stack: contextlib.ExitStack) -> None:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        self.unix = str(directory / "sock")
-        low = 10000 + (self.udp[1] - PORT) * 25000
-        options = f"-f -F -l 127.0.0.1 -m {low} -M {low + 24999} -s udp:127.0.0.1:{self.udp[1]} -s unix:{self.unix}"
-        log = stack.enter_context((directory / "log").open("wb"))
-        process = subprocess.Popen(
-            [*shlex.split(self._command), *options.split(), "-p", str(directory / "pid")], stdout=log, stderr=log
-        )
-        stack.callback(_end, process)
-        wait_for(lambda: process.poll() is not None or self._is_up(), START_DEADLINE_S, f"{self._command} to start")
-        assert process.poll() is None, (directory / "log").read_text()
-        os.sched_setaffinity(process.pid, {RELAY_CPU})
-        hold_calls(udp_socket(self.udp), HELD_CALLS)
-
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _is_up(self) -> bool:
-        with contextlib.suppress(OSError):
-            return ask_unix(self.unix, b"V\n") == b"20040107\n"
-        return False
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(REPLY_DEADLINE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def measure_control(peer: str) -> None:
@@ -168,18 +135,6 @@ def udp_calls(client: socket.socket, in_flight: int, calls: int, until: Callable
                 send(next_call, 0)
                 next_call += 1
     return _run(delays, time.perf_counter() - start)
-
-
-def ask_unix(path: str, command: bytes) -> bytes:
-    """One command, one connection."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(REPLY_DEADLINE_S)
-        client.connect(path)
-        client.send(command)
-        reply = b""
-        while part := client.recv(4096):
-            reply += part
-    return reply
 
 
 def unix_calls(path: str, calls: int) -> Run:

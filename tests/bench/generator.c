@@ -1,16 +1,18 @@
 // Makes RTP from nothing: run on live frames (BPF_PROG_TEST_RUN), each run turns its frame into the next packet of the
 // next stream and sends it out of one interface, or drops it while the next packet is not due.
-// Compiled with EGRESS_IFINDEX and STREAMS defined. One instance runs on one core.
+// Compiled with EGRESS_IFINDEX, STREAMS, IP_BYTES (20 or 40: the length of the IP header) and STAMP_OFFSET (where the
+// frame says when it was sent: ktime, or zero for "not measured"; 8 bytes, host order). One instance runs on one core.
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/udp.h>
 
-#define HEADER_WORDS 7           // 56 bytes: Ethernet, IPv4, UDP, RTP, and the first two of the payload
-#define UDP_CHECK_OFFSET 40
-#define RTP_SEQUENCE_OFFSET 44
-#define RTP_TIMESTAMP_OFFSET 46
-#define STAMP_OFFSET 56          // ktime when sent, or zero for "not measured"; 8 bytes, host order
+#define UDP_OFFSET (ETH_HLEN + IP_BYTES)
+#define UDP_CHECK_OFFSET (UDP_OFFSET + 6)
+#define RTP_SEQUENCE_OFFSET (UDP_OFFSET + 10)
+#define RTP_TIMESTAMP_OFFSET (UDP_OFFSET + 12)
+#define STAMP_END (STAMP_OFFSET + sizeof(__u64))
+#define HEADER_WORDS ((STAMP_OFFSET + 7) / 8)  // all before the stamp; the last may be over into it
 #define SAMPLES_PER_PACKET 160   // 20 ms at 8 kHz
 
 struct pace {
@@ -29,11 +31,11 @@ struct progress {
 };
 
 struct stream {
-    __u64 header[HEADER_WORDS];  // the frame's first bytes; sequence, timestamp and UDP checksum are filled in
+    __u64 header[HEADER_WORDS];  // the frame's first bytes; sequence, timestamp, stamp and UDP checksum are filled in
     __u32 sum;                   // ones' complement sum, in host order, of all that the UDP checksum covers but those
     __u32 sequence;              // of the next packet; its low 16 bits are sent
 };
-_Static_assert(sizeof(struct stream) == 64, "one cache line");
+_Static_assert(IP_BYTES != 20 || sizeof(struct stream) == 64, "one cache line");
 
 BPF_ARRAY(pace, struct pace, 1);
 BPF_ARRAY(progress, struct progress, 1);
@@ -101,7 +103,7 @@ int generate(struct xdp_md *ctx)
     const struct pace *pace_row = pace.lookup(&zero);
     __u64 now = 0;
 
-    if (!progress_row || !pace_row || data + STAMP_OFFSET + sizeof(now) > data_end)
+    if (!progress_row || !pace_row || data + STAMP_END > data_end)
         return XDP_ABORTED;
     if (!(progress_row->sent & pace_row->stamp_mask))
         now = bpf_ktime_get_ns();  // takes longer than all the rest

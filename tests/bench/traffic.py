@@ -1,12 +1,11 @@
 """Generator, bare redirect and sink: the two ends of a measurement and the limit to compare a relay with.
 
 All three are XDP programs, so that a core makes, passes and counts some ten million packets a second. Packets are RTP
-over IPv4, 160 bytes of payload, of which eight say when the packet was sent.
+over IPv4 or IPv6, as `frames` describes them.
 """
 
 import math
 import os
-import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +18,18 @@ import numpy
 from bcc import BPF
 from pyroute2 import IPRoute
 
+from tests.bench.frames import (
+    FILLER,
+    IP_BYTES,
+    STAMP_OFFSET,
+    UDP_BYTES,
+    StreamSpec,
+    build_frame,
+    frame_bytes,
+    mac_bytes,
+    udp_offset,
+    udp_sum,
+)
 from tests.netns import Host, Phone, Topology
 from tests.waiting import wait_for
 
@@ -26,28 +37,11 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parent.parent
 _KERNEL = _ROOT / "bpf" / "kernel"
 
-_RTP_BYTES = 172
-_UDP_BYTES = 8 + _RTP_BYTES
-FRAME_BYTES = 14 + 20 + _UDP_BYTES
-FILLER = 0xD5  # silence in PCMA
-FIRST_SSRC = 0x52540000
-_PAYLOAD_TYPE = 8
-_HEADER_BYTES = 56
-_STAMP_BYTES = 8
 _STAMP_EVERY_AT_FULL_SPEED = 64  # packets; reading the clock takes as long as half a relay
 
 _BUCKETS = 16384
 _BUCKET_SHIFT = 9
 _XDP_FLAGS_DRV_MODE = 1 << 2
-
-
-class StreamSpec(NamedTuple):
-    """Where a stream's packets come from and go to: dotted IPv4 addresses."""
-
-    src_ip: str
-    src_port: int
-    dst_ip: str
-    dst_port: int
 
 
 class Sent(NamedTuple):
@@ -85,6 +79,7 @@ class Delays(NamedTuple):
 class Generator:
     """Sends RTP out of a phone's interface to its gateway, stream after stream in turn. A context manager.
 
+    All streams are of one family.
     It works in a process of its own on core `cpu`, where all that the kernel does with its packets happens, too.
     The gateway's interface must run an XDP program or have GRO on, as Topology sees to.
     """
@@ -93,7 +88,14 @@ class Generator:
         self._phone = phone
         self._cpu = cpu
         self._process: subprocess.Popen | None = None
-        self._bpf = _compile("generator.c", EGRESS_IFINDEX=phone.ifindex, STREAMS=len(streams))
+        (self._version,) = {spec.version for spec in streams}
+        self._bpf = _compile(
+            "generator.c",
+            EGRESS_IFINDEX=phone.ifindex,
+            STREAMS=len(streams),
+            IP_BYTES=IP_BYTES[self._version],
+            STAMP_OFFSET=udp_offset(self._version) + STAMP_OFFSET,
+        )
         self._program = self._bpf.load_func(b"generate", BPF.XDP)
         for number, spec in enumerate(streams):
             self._write_stream(number, spec)
@@ -120,7 +122,7 @@ class Generator:
         self._set(b"progress", next_stream=next_stream)
         # Frames leave batch by batch: a paced packet would wait for the runs after it, most of which send nothing.
         batch_size = 4 if interval_ns else 64
-        args = [self._program.fd, FRAME_BYTES, FILLER, self._cpu, batch_size, math.ceil(seconds) + 10]
+        args = [self._program.fd, frame_bytes(self._version), FILLER, self._cpu, batch_size, math.ceil(seconds) + 10]
         self._process = self._phone.popen(
             [sys.executable, "-m", "tests.bench.live", *args], pass_fds=[self._program.fd], cwd=_ROOT
         )
@@ -159,40 +161,28 @@ class Generator:
 
     def _write_stream(self, number: int, spec: StreamSpec) -> None:
         frame = build_frame(self._phone, number, spec)
-        covered = frame[26:34] + struct.pack("!HH", socket.IPPROTO_UDP, _UDP_BYTES) + frame[34:]
-        table = self._bpf[b"streams"]
-        header = struct.unpack(f"={_HEADER_BYTES // 8}Q", frame[:_HEADER_BYTES])
-        leaf = table.Leaf(sum=sum(struct.unpack(f"={len(covered) // 2}H", covered)), sequence=0)
-        leaf.header[:] = header
-        table[number] = leaf
-
-
-def build_frame(phone: Phone, number: int, spec: StreamSpec) -> bytes:
-    """The frame of stream `number` with all that varies (sequence, timestamp, time sent, UDP checksum) at zero."""
-    addresses = socket.inet_aton(spec.src_ip) + socket.inet_aton(spec.dst_ip)
-    ethernet = _mac_bytes(phone.gateway.mac) + _mac_bytes(phone.mac) + b"\x08\x00"
-    ip_start = struct.pack("!BBHHHBB", 0x45, 0, 20 + _UDP_BYTES, 0, 0x4000, 64, socket.IPPROTO_UDP)
-    ip_sum = sum(struct.unpack("!9H", ip_start + addresses)) % 65535
-    ip = ip_start + struct.pack("!H", 65535 - ip_sum) + addresses
-    udp = struct.pack("!4H", spec.src_port, spec.dst_port, _UDP_BYTES, 0)
-    rtp = struct.pack("!BBHII", 0x80, _PAYLOAD_TYPE, 0, 0, FIRST_SSRC + number)
-    filler = bytes([FILLER])
-    start = ethernet + ip + udp + rtp + filler * 2
-    return start + bytes(_STAMP_BYTES) + filler * (FRAME_BYTES - _HEADER_BYTES - _STAMP_BYTES)
+        leaf = self._bpf[b"streams"].Leaf(sum=udp_sum(frame, spec.version), sequence=0)
+        words = len(leaf.header)
+        leaf.header[:] = struct.unpack(f"={words}Q", frame[: 8 * words])
+        self._bpf[b"streams"][number] = leaf
 
 
 class Sink:
-    """Counts and drops, on a phone's interface, the packets to UDP ports `first_port` to `last_port`.
+    """Counts and drops, on a phone's interface, the packets of one family to UDP ports `first_port` to `last_port`.
 
     Checksums are verified of each `verify_every`-th packet (a power of two; 0: of none). A context manager.
     """
 
-    def __init__(self, phone: Phone, first_port: int, last_port: int, *, verify_every: int = 64) -> None:
+    def __init__(
+        self, phone: Phone, first_port: int, last_port: int, *, version: int = 4, verify_every: int = 64
+    ) -> None:
         self._bpf = _compile(
             "sink.c",
             FIRST_PORT=first_port,
             LAST_PORT=last_port,
-            UDP_BYTES=_UDP_BYTES,
+            IP_BYTES=IP_BYTES[version],
+            UDP_BYTES=UDP_BYTES,
+            STAMP_OFFSET=STAMP_OFFSET,
             VERIFY_EVERY=verify_every,
             CPUS=os.cpu_count(),
             BUCKETS=_BUCKETS,
@@ -240,7 +230,7 @@ class BareRedirect:
     """Redirects all that the relay gets from `source` to `destination`: the limit. A context manager."""
 
     def __init__(self, topology: Topology, source: Phone, destination: Phone) -> None:
-        macs = struct.unpack("=3I", _mac_bytes(destination.mac) + _mac_bytes(destination.gateway.mac))
+        macs = struct.unpack("=3I", mac_bytes(destination.mac) + mac_bytes(destination.gateway.mac))
         words = {f"MACS_{index}": word for index, word in enumerate(macs)}
         self._bpf = _compile("bare.c", EGRESS_IFINDEX=destination.gateway.ifindex, **words)
         program = self._bpf.load_func(b"forward", BPF.XDP)
@@ -276,7 +266,3 @@ def _compile(name: str, **defines: int | None) -> BPF:
     system = ["-isystem", "/usr/include", "-isystem", f"/usr/include/{multiarch}"]
     os.environ["BCC_KERNEL_SOURCE"] = str(_KERNEL)
     return BPF(src_file=str(_HERE / name).encode(), cflags=[*flags, *system])
-
-
-def _mac_bytes(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
-from scapy.all import IP, UDP, Ether, Raw
+from scapy.all import IP, UDP, Ether, IPv6, Raw
 
 from tests.netns import Host, Phone, Topology
 from tests.plain_xdp import load_plain_xdp
@@ -22,7 +22,7 @@ from tests.waiting import wait_for
 
 _XDP_FLAGS_DRV_MODE = 1 << 2
 TOS = 0xB8
-ETH_P_IP = 0x0800
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 DEADLINE_S = 10.0
 _IP_RECVERR = 11
 _SO_RCVBUFFORCE = 33
@@ -61,7 +61,10 @@ class PhonePort(PhoneSocket):
 
     def __init__(self, host: Host, ip: str, port: int) -> None:
         super().__init__(host, ip, port)
-        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        if self.is_ipv6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
         self.tos: set[int] = set()
 
@@ -75,8 +78,8 @@ class PhonePort(PhoneSocket):
                 data, ancillary, _, source = self._socket.recvmsg(65535, 64)
             except BlockingIOError:
                 return arrived
-            self.tos.update(value[0] for _, kind, value in ancillary if kind == socket.IP_TOS)
-            arrived.append((data, source))
+            self.tos.update(value[0] for _, kind, value in ancillary if kind in (socket.IP_TOS, socket.IPV6_TCLASS))
+            arrived.append((data, source[:2]))
 
     def expect_refusal(self, data: bytes, to: Address) -> None:
         """Send what nobody takes: it is answered with port unreachable, and by nothing else."""
@@ -145,13 +148,14 @@ class Call:
         self.relay = relay
         self.name = name
         self.tags = f"{name} f t"
-        caller_at, callee_at = caller_at or (caller.ip, 4000), callee_at or (callee.ip, 5000)
+        self._caller_at = caller_at = caller_at or (caller.ip, 4000)
+        self._callee_at = callee_at = callee_at or (callee.ip, 5000)
         self.caller = _party(caller, caller_at)
         self.callee = _party(callee, callee_at)
         callee_port = self.update(*(caller_says or caller_at))
         caller_port = self.lookup(*(callee_says or callee_at))
-        self.callee.to = relay_host or callee.gateway.ip, callee_port
-        self.caller.to = relay_host or caller.gateway.ip, caller_port
+        self.callee.to = relay_host or _relay_host(callee, callee_at), callee_port
+        self.caller.to = relay_host or _relay_host(caller, caller_at), caller_port
 
     def __enter__(self) -> "Call":
         return self
@@ -162,11 +166,17 @@ class Call:
 
     def update(self, host: str, port: int) -> int:
         """`U`: where the caller is; the port for the callee."""
-        return self.relay.port(f"U {self.name} {host} {port} f")
+        return self.relay.port(f"U{self._families(host, self._callee_at)} {self.name} {host} {port} f")
 
     def lookup(self, host: str, port: int) -> int:
         """`L`: where the callee is; the port for the caller."""
-        return self.relay.port(f"L {self.name} {host} {port} f t")
+        return self.relay.port(f"L{self._families(host, self._caller_at)} {self.name} {host} {port} f t")
+
+    def _families(self, host: str, peer_at: Address) -> str:
+        """Modifiers: that the host is IPv6, and whom the reply is for where families differ (protocol.md 7.4)."""
+        is_ipv6, is_peer_ipv6 = ":" in host, ":" in peer_at[0]
+        peer = f"[{peer_at[0]}]" if is_peer_ipv6 else peer_at[0]
+        return ("6" if is_ipv6 else "") + (f"r{peer}" if is_ipv6 != is_peer_ipv6 else "")
 
     @property
     def ports(self) -> list[int]:
@@ -218,6 +228,11 @@ class Call:
         return bool(hops) and not hops[-1]
 
 
+def _relay_host(phone: Phone, at: Address) -> str:
+    """The relay's address that a phone sends to from an address of its own."""
+    return phone.gateway.ip6 if ":" in at[0] else phone.gateway.ip
+
+
 def _party(phone: Phone, at: Address) -> Party:
     host, port = at
     return Party(PhonePort(phone, host, port), PhonePort(phone, host, port + 1))
@@ -253,11 +268,11 @@ def is_attached(topology: Topology, name: str) -> bool:
 
 
 class Tap:
-    """Whole IPv4 frames in and out of a phone's interface."""
+    """Whole frames of one kind, IPv4 by default, in and out of a phone's interface."""
 
-    def __init__(self, phone: Phone) -> None:
-        self._socket = phone.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
-        self._socket.bind((phone.ifname, ETH_P_IP))
+    def __init__(self, phone: Phone, kind: int = ETH_P_IP) -> None:
+        self._socket = phone.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
+        self._socket.bind((phone.ifname, kind))
         self._socket.setblocking(False)
 
     def __enter__(self) -> "Tap":
@@ -283,16 +298,22 @@ class Tap:
         return wait_for(find, DEADLINE_S, "a frame")
 
 
-def sent_frame(phone: Phone, source: Address, to: Address, payload: bytes, **ip_fields: int) -> bytes:
-    """A frame as the phone sends it to its gateway."""
-    ip = IP(src=source[0], dst=to[0], **ip_fields)
-    frame = Ether(src=phone.mac, dst=phone.gateway.mac) / ip / UDP(sport=source[1], dport=to[1])
+def sent_frame(
+    phone: Phone, source: Address, to: Address, payload: bytes, *, chksum: int | None = None, **ip_fields: int
+) -> bytes:
+    """A frame as the phone sends it to its gateway; `ip_fields` are IPv4's or IPv6's."""
+    ip = (IPv6 if ":" in to[0] else IP)(src=source[0], dst=to[0], **ip_fields)
+    udp = UDP(sport=source[1], dport=to[1], chksum=chksum)
+    frame = Ether(src=phone.mac, dst=phone.gateway.mac) / ip / udp
     return bytes(frame / Raw(payload) if payload else frame)
 
 
 def relayed_frame(phone: Phone, source: Address, to: Address, payload: bytes, number: int) -> bytes:
     """The frame by which the relay hands a payload to a phone: TTL, TOS and flags are a socket's; IP id `number`."""
-    ip = IP(src=source[0], dst=to[0], tos=TOS, ttl=64, flags="DF", id=number)
+    if ":" in to[0]:
+        ip = IPv6(src=source[0], dst=to[0], tc=TOS, hlim=64, fl=0)
+    else:
+        ip = IP(src=source[0], dst=to[0], tos=TOS, ttl=64, flags="DF", id=number)
     frame = Ether(src=phone.gateway.mac, dst=phone.mac) / ip / UDP(sport=source[1], dport=to[1])
     return bytes(frame / Raw(payload) if payload else frame)
 

@@ -1,0 +1,110 @@
+"""Packets that would go round: between two relays that take each other for phones, and between sessions of one."""
+
+import socket
+import struct
+
+import pytest
+
+from tests.netns_call.call import DEADLINE_S, Call, PhonePort, Tap, rtcp, sent_frame
+from tests.running import RunningRelay, rtp
+from tests.waiting import wait_for
+
+REPEATS, UNNUMBERED = 200, 5000
+"""Packets a second and port that are believed (rtpproxy/session/loops.py)."""
+NOT_RTP = b"\0\1\2\3 neither RTP nor RTCP"
+
+
+class Circle:
+    """Two relays, in two namespaces or sessions of one, each of whose parties is the other's port."""
+
+    def __init__(self, here: RunningRelay, there: RunningRelay, here_host: str, there_host: str) -> None:
+        self.here, self.there = here, there
+        # The ports must be known before either can be told of the other's.
+        ours = [here.port("U here 192.0.2.1 9 f"), here.port("L here 192.0.2.2 9 f t")]
+        theirs = [there.port("U there 192.0.2.3 9 f"), there.port("L there 192.0.2.4 9 f t")]
+        here.port(f"U here {there_host} {theirs[0]} f t")
+        here.port(f"L here {there_host} {theirs[1]} f t")
+        there.port(f"U there {here_host} {ours[0]} f t")
+        there.port(f"L there {here_host} {ours[1]} f t")
+        self.ours, self.theirs = ours, theirs
+
+    def counts(self) -> tuple[int, int]:
+        return tuple(relay.totals()["packets received"] for relay in (self.here, self.there))
+
+    def stands_still(self) -> bool:
+        """Whether nothing goes round any more: two looks with the same counts, some while apart."""
+        before = self.counts()
+        for _ in range(20):
+            self.here.ask("V"), self.there.ask("V")
+        return self.counts() == before
+
+
+@pytest.fixture
+def circle(start, topology, way, tmp_path_factory):
+    here = start(*way.options)
+    there = RunningRelay(tmp_path_factory.mktemp("there"), *way.options, host=topology.caller)
+    there.start()
+    yield Circle(here, there, topology.caller.gateway.ip, topology.caller.ip)
+    there.__exit__()
+
+
+@pytest.mark.parametrize(
+    ("data", "is_rtcp"), [(rtp(1), False), (rtcp(1), True), (NOT_RTP, False)], ids=["rtp", "rtcp", "not rtp"]
+)
+def test_between_two_relays(circle, topology, way, data, is_rtcp):
+    """One packet, as if from the other relay, comes to an end."""
+    source = topology.caller.ip, circle.theirs[0] + is_rtcp
+    with Tap(topology.caller) as tap:
+        tap.send(sent_frame(topology.caller, source, (topology.caller.gateway.ip, circle.ours[1] + is_rtcp), data))
+    most = REPEATS if data == rtp(1) else UNNUMBERED
+    comes_to_an_end(circle, most)
+
+
+def comes_to_an_end(circle, most):
+    """It went round until one of the ports had enough of it; the clock may have begun another second meanwhile."""
+    wait_for(lambda: max(circle.counts()) >= most, DEADLINE_S, "the packet to go round")
+    wait_for(circle.stands_still, DEADLINE_S, "the packet to come to an end")
+    assert max(circle.counts()) <= 4 * most + 10, circle.counts()
+
+
+def test_between_two_sessions_of_one_relay(start, topology, way):
+    relay = start(*way.options)
+    host = topology.caller.gateway.ip
+    circle = Circle(relay, relay, host, host)
+    data = rtp(1)
+    with topology.relay.socket(kind=socket.SOCK_RAW, protocol=socket.IPPROTO_UDP) as sender:
+        sender.bind((host, 0))
+        header = struct.pack("!HHHH", circle.theirs[0], circle.ours[1], 8 + len(data), 0)
+        sender.sendto(header + data, (host, 0))
+    comes_to_an_end(circle, REPEATS)
+
+
+def test_a_chain_of_two_sessions_is_no_circle(start, topology, way):
+    """A B2BUA with both of its legs at one relay."""
+    relay = start(*way.options)
+    host = topology.caller.gateway.ip
+    between = relay.port(f"U one {topology.caller.ip} 4000 f")
+    for_callee = relay.port(f"U two {host} {between} f")
+    entrance = relay.port(f"L two {topology.callee.ip} 5000 f t")
+    for_caller = relay.port(f"L one {host} {entrance} f t")
+    with (
+        PhonePort(topology.caller, topology.caller.ip, 4000) as caller,
+        PhonePort(topology.callee, topology.callee.ip, 5000) as callee,
+    ):
+        for number in range(1, 40):
+            caller.send(rtp(number), (host, for_caller))
+            assert callee.expect() == [(rtp(number), (topology.callee.gateway.ip, for_callee))]
+            callee.send(rtp(number), (topology.callee.gateway.ip, for_callee))
+            assert caller.expect() == [(rtp(number), (host, for_caller))]
+
+
+def test_what_comes_twice_is_relayed_twice(start, topology, way):
+    """As from a relay that sends short packets twice, at the pace of a call."""
+    relay = start(*way.options)
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(way)
+        for number in range(2, 102):
+            for _ in range(2):
+                call.caller.send(rtp(number))
+        assert len(call.callee.rtp.expect(200)) == 200
+        assert call.quote()["ndropped"] == 0
