@@ -15,7 +15,7 @@ from rtpproxy.media.rtp import RtpHeader
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
 from rtpproxy.session.session import Component, Session, Stream
 from rtpproxy.session.stats import SequenceTracker
-from rtpproxy.session.totals import Totals
+from rtpproxy.session.totals import Tiers, Totals
 
 
 class Offload(Protocol):
@@ -31,6 +31,7 @@ class Offload(Protocol):
     def seen_at(self, key: int) -> float: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
+    def tiers(self) -> Tiers: ...
     def row(self, key: int) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64] | None: ...
 
@@ -119,6 +120,12 @@ class Offloading:
             packets_relayed=totals.packets_relayed + forwarded,
             packets_discarded=totals.packets_discarded + dropped,
         )
+
+    def tiers(self, streams: int) -> Tiers:
+        """Who forwards the streams, of which there are so many; those without an opinion are not complete yet."""
+        tiers = self._offload.tiers()
+        rest = streams - sum(tiers.kernel.values()) - sum(tiers.userspace.values())
+        return replace(tiers, userspace={**tiers.userspace, tiers.rest: rest}) if rest else tiers
 
     def _hand_over(self, stream: Stream) -> None:
         """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""

@@ -36,6 +36,11 @@ class Packets:
         self._streams: dict[int, tuple[Session, Stream, Stream]] = {}
         """By key of the local port: the session, the stream, and its peer."""
 
+    @property
+    def streams(self) -> int:
+        """How many there are, of complete sessions and others."""
+        return len(self._streams)
+
     def add(self, session: Session, leg: Leg) -> None:
         """Relay what arrives at a leg's ports from now on."""
         for stream, peer in zip(leg.streams, session.leg(leg.role.peer).streams, strict=True):

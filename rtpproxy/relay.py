@@ -77,7 +77,7 @@ class Relay:
             check_local(address)
         self._build_media(loop, local_addresses)
         kernel = self._kernel = self._build_kernel_tier()
-        offload = kernel.forwarder if kernel else NoOffload()
+        offload = kernel.forwarder if kernel else NoOffload(self._why_no_kernel)
         notifier = Notifier()
         notifier.start(loop)
         self._stack.callback(notifier.close)
@@ -181,6 +181,10 @@ class Relay:
         self._stack.callback(kernel.close)
         return kernel
 
+    @property
+    def _why_no_kernel(self) -> str:
+        return "--offload off" if self._config.offload is OffloadMode.OFF else "BPF is not used"
+
     def _announce(self, kernel: KernelTier | None, loop: AbstractEventLoop) -> None:
         config = self._config
         for address in config.control:
@@ -190,8 +194,7 @@ class Relay:
             where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
             log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
         if kernel is None:
-            reason = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
-            log.info("all interfaces: userspace (%s)", reason)
+            log.info("all interfaces: userspace (%s)", self._why_no_kernel)
             return
         kernel.start(loop)
 

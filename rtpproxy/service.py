@@ -44,7 +44,7 @@ from rtpproxy.session.reaper import Activity
 from rtpproxy.session.session import Component, Issuer, Leg, Notification, Role, Session, Stream
 from rtpproxy.session.stats import SequenceTracker
 from rtpproxy.session.table import SessionTable
-from rtpproxy.session.totals import Totals
+from rtpproxy.session.totals import Tiers, Totals
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +185,10 @@ class Service:
     def totals(self) -> Totals:
         """Totals of the process, those of the kernel included."""
         return self._offloading.with_kernel(self._totals)
+
+    def tiers(self) -> Tiers:
+        """Who forwards the streams that there are, and what became of frames."""
+        return self._offloading.tiers(self._packets.streams)
 
     # Sub-commands
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
 from rtpproxy.session.stats import RtpState, RtpTotals, SequenceTracker
+from rtpproxy.session.totals import Tiers
 from tests.waiting import wait_for
 
 Journal = list[tuple[str, int]]
@@ -162,6 +164,11 @@ class FakeOffload:
 
     def total_dropped(self) -> int:
         return sum(counters.others_dropped for counters in self._counters.values())
+
+    def tiers(self) -> Tiers:
+        wanted = list(self.installed.values())
+        reasons = Counter(str(want) for want in wanted if isinstance(want, NotOffloaded))
+        return Tiers({"XDP": len(wanted) - reasons.total()}, reasons, {"up_no_entry": 5}, "not complete")
 
     def row(self, key: int) -> int:
         return key

@@ -112,8 +112,8 @@ OURS = {
     "control.listening": {"config", "errors"},
     "control.streams": set(),
     "control.datagrams": {"control.cookies", "control.streams"},
-    "offload.off": {"offload.entry", "session.stats"},
-    "offload.forwarder": {"offload.entry", "offload.nexthop", "session.stats"},
+    "offload.off": {"offload.entry", "session.stats", "session.totals"},
+    "offload.forwarder": {"offload.entry", "offload.nexthop", "session.stats", "session.totals"},
     "offload.nexthop": {"addr", "errors", "offload.entry", "offload.attach", "offload.netlink"},
     "offload.addresses": {"errors", "offload.netlink"},
     "offload.attach": {

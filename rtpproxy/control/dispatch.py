@@ -45,6 +45,7 @@ from rtpproxy.control.replies import (
     encode_port_line,
     encode_results,
     encode_stats,
+    encode_tiers,
     encode_totals,
 )
 from rtpproxy.errors import (
@@ -55,7 +56,7 @@ from rtpproxy.errors import (
     StoppingError,
 )
 from rtpproxy.session.session import Issuer
-from rtpproxy.session.totals import Totals
+from rtpproxy.session.totals import Tiers, Totals
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ class Service(Protocol):
 
     def totals(self) -> Totals:
         """Totals of the process."""
+
+    def tiers(self) -> Tiers:
+        """Who forwards the streams of the process."""
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
         """The media of the party that did not issue the command. Raises NoPortsError, SessionNotFoundError."""
@@ -199,7 +203,8 @@ class Dispatcher:
     def _tell_totals(self, command: Info | GetStats) -> bytes:
         totals = self._service.totals()
         if isinstance(command, Info):
-            return encode_totals(totals, command.with_load)
+            reply = encode_totals(totals, command.with_load)
+            return reply + b"\n" + encode_tiers(self._service.tiers()) if command.with_tiers else reply
         return encode_stats(totals, self._counts, command.counters, command.is_verbose)
 
     def _is_supported(self, date: bytes) -> bool:

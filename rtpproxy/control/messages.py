@@ -223,9 +223,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """`I`: totals of the process."""
+    """`I`: totals of the process; of ours, `It`: also who forwards its streams, and why not the kernel."""
 
     with_load: bool
+    with_tiers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

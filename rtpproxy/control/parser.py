@@ -151,9 +151,9 @@ def _read_info(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     _check_shape(tokens, 1, 1)
     _check_alone(subcommands)
     modifiers = tokens[0][1:].lower()
-    if modifiers.strip(b"bl"):
+    if modifiers.strip(b"blt"):
         refuse(ErrorCode.INFO_MODIFIER)
-    return Info(with_load=b"l" in modifiers)
+    return Info(with_load=b"l" in modifiers, with_tiers=b"t" in modifiers)
 
 
 def _read_get_stats(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rtpproxy.control.messages import ErrorCode, refuse
 from rtpproxy.session.local import LocalAddress
-from rtpproxy.session.totals import Totals
+from rtpproxy.session.totals import Tiers, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ DONE = b"0"
 FAILED = b"-1"
 """Result of a sub-command that failed."""
 
+_MOST_REASONS = 20
 _COUNTERS: dict[bytes, tuple[str, bytes]] = {
     b"ttl": ("ttl_s", b"%d"),
     b"npkts_ina": ("npkts_ina", b"%d"),
@@ -168,6 +169,19 @@ def encode_stats(totals: Totals, commands: CommandCounts, names: Sequence[bytes]
 
 def _join(values: Sequence[tuple[bytes, bytes]], is_verbose: bool) -> bytes:
     return b" ".join(b"%s=%s" % pair if is_verbose else pair[1] for pair in values)
+
+
+def encode_tiers(tiers: Tiers) -> bytes:
+    """What `It` adds, of ours: streams by who forwards them, those of userspace by why, and frames by verdict."""
+    lines = [f"streams by {program}: {count}" for program, count in tiers.kernel.items()]
+    lines.append(f"streams by userspace: {sum(tiers.userspace.values())}")
+    reasons = sorted(tiers.userspace.items(), key=lambda pair: (-pair[1], pair[0]))
+    lines += [f"userspace, {reason}: {count}" for reason, count in reasons[:_MOST_REASONS]]
+    others = sum(count for _, count in reasons[_MOST_REASONS:])
+    if others:
+        lines.append(f"userspace, other reasons: {others}")
+    lines += [f"frames {name}: {count}" for name, count in tiers.frames.items()]
+    return "\n".join(lines).encode()
 
 
 def encode_totals(totals: Totals, with_load: bool) -> bytes:

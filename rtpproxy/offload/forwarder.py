@@ -5,6 +5,7 @@ under it. The parts that touch the kernel are handed in.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,9 +13,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, Tier, diff
+from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, ForwardingEntry, NotOffloaded, PortCounters, Tier, diff
 from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from rtpproxy.session.stats import RtpState, SequenceTracker
+from rtpproxy.session.totals import Tiers
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class Rows(Protocol):
     def seen_at(self, key: int) -> float: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
+    def total_parse_errors(self) -> int: ...
+    def verdicts(self) -> dict[str, int]: ...
     def last_seen(self) -> npt.NDArray[np.float64]: ...
     def row(self, key: int) -> int: ...
     def hold(self, key: int) -> None: ...
@@ -51,8 +55,10 @@ class Forwarder:
         self._next_hops = next_hops
         self._wishes: dict[int, _Wish] = {}
         self._keys_by_target: dict[tuple[str, str], set[int]] = {}
-        self._installed: dict[int, tuple[ForwardingEntry, Route]] = {}
-        """What stands in the row of a port."""
+        self._installed: dict[int, tuple[ForwardingEntry, Route, str]] = {}
+        """What stands in the row of a port, and which program forwards by it."""
+        self._reasons: dict[int, str] = {}
+        """Why learned streams are not forwarded."""
         self._seeds: dict[int, SequenceTracker] = {}
         """Trackers that the kernel has to go on from, once it gets an entry for their port."""
         self.counters = rows.counters
@@ -70,19 +76,24 @@ class Forwarder:
         """
         entries = {key: want for key, want in wanted.items() if isinstance(want, ForwardingEntry)}
         have = {key: self._wishes[key].entry for key in wanted if key in self._wishes}
+        for key, want in wanted.items():
+            if isinstance(want, NotOffloaded) and key not in have:
+                self._note_reason(label, key, want)
         if not entries and not have:
             return ()
         change = diff(have, entries)
         for key in change.withdraw:
             self._forget(key, str(wanted[key]))
+            self._keep_reason(key, wanted[key])
         for entry in change.install:
             self._want(_Wish(entry, label))
         return change.withdraw
 
     def withdraw(self, key: int, reason: str) -> None:
-        """Take the entry of a port out, if there is one."""
+        """A port is given up: take its entry out, if there is one."""
         if key in self._wishes:
             self._forget(key, reason)
+        self._reasons.pop(key, None)
 
     def is_wanted(self, key: int) -> bool:
         """Whether a session wants an entry for the port; the kernel has it as far as there is a route."""
@@ -99,6 +110,16 @@ class Forwarder:
             self._rows.seed(key, tracker.state())
         else:
             self._seeds[key] = tracker
+
+    def tiers(self) -> Tiers:
+        """Who forwards the streams, as far as they are learned."""
+        frames = {name: count for name, count in self._rows.verdicts().items() if count}
+        return Tiers(
+            kernel=Counter(program for _, _, program in self._installed.values()),
+            userspace=Counter(self._reasons.values()),
+            frames={**frames, "forwarded_though_not_rtp": self._rows.total_parse_errors()},
+            rest="not complete or not learned yet",
+        )
 
     def reroute(self, most: int) -> bool:
         """Put the entries of up to `most` peers where their routes lead now; True when there are more to look at."""
@@ -136,17 +157,19 @@ class Forwarder:
             self._leave(wish, f"its way in: {no_way_in}")
             return
         installed = self._installed.get(entry.key)
-        if installed == (entry, route):
+        program = _program(route, back)
+        if installed == (entry, route, program):
             return
         tracker = self._seeds.pop(entry.key, None)
         if tracker is not None:
             self._rows.seed(entry.key, tracker.state())
         self._rows.install(entry, route.from_host, route.number, route.ttl)
-        self._installed[entry.key] = entry, route
+        self._installed[entry.key] = entry, route, program
+        self._reasons.pop(entry.key, None)
         if log.isEnabledFor(logging.INFO):
             what = "changed in" if installed else "enters"
             where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
-            log.info("%s: stream %s; %s the kernel, %s", wish.label, where, what, _tier(route, back))
+            log.info("%s: stream %s; %s the kernel, %s", wish.label, where, what, program)
 
     def _leave(self, wish: _Wish, reason: str) -> None:
         key, port = wish.entry.key, wish.entry.port
@@ -156,6 +179,21 @@ class Forwarder:
             log.info("%s: stream at port %d leaves the kernel: %s", wish.label, port, reason)
         else:
             log.info("%s: stream at port %d stays in userspace: %s", wish.label, port, reason)
+        self._reasons[key] = reason
+
+    def _note_reason(self, label: str, key: int, reason: NotOffloaded) -> None:
+        """Of a stream that had no entry."""
+        before = self._reasons.get(key)
+        if self._keep_reason(key, reason) and before != reason:
+            log.info("%s: stream at port %d stays in userspace: %s", label, key & 0xFFFF, reason)
+
+    def _keep_reason(self, key: int, reason: ForwardingEntry | NotOffloaded) -> bool:
+        """Whether there is one to keep: that a stream is not learned yet is nothing to speak of."""
+        if reason in (NOT_LEARNED, PEER_UNKNOWN):
+            self._reasons.pop(key, None)
+            return False
+        self._reasons[key] = str(reason)
+        return True
 
     def _forget(self, key: int, reason: str) -> None:
         wish = self._wishes.pop(key)
@@ -178,10 +216,10 @@ def _targets(entry: ForwardingEntry) -> Collection[tuple[str, str]]:
     return dict.fromkeys((_way_out(entry), _way_back(entry)))
 
 
-def _tier(route: Route, back: Route | NoRoute) -> str:
+def _program(route: Route, back: Route | NoRoute) -> str:
     """Which program forwards a stream, told by where its sender is."""
     if isinstance(back, NoRoute):
-        return "by whichever interface it arrives"
+        return "XDP or TC"
     return "TC" if back.tier is Tier.TC or not route.is_by_xdp else "XDP"
 
 

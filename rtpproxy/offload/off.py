@@ -4,10 +4,15 @@ from collections.abc import Collection, Mapping
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded
 from rtpproxy.session.stats import SequenceTracker
+from rtpproxy.session.totals import Tiers
 
 
 class NoOffload:
     """Same interface as `forwarder.Forwarder`; forwards nothing and has counted nothing."""
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is why."""
+        self._reason = reason
 
     def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]:
         """No port had an entry to lose."""
@@ -36,6 +41,10 @@ class NoOffload:
     def seen_at(self, key: int) -> float:
         """Never."""
         return 0.0
+
+    def tiers(self) -> Tiers:
+        """Userspace relays everything."""
+        return Tiers({}, {}, {}, self._reason)
 
     def total_forwarded(self) -> int:
         """No packet."""

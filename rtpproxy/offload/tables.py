@@ -12,6 +12,7 @@ import mmap
 import socket
 import struct
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +56,11 @@ class _Mapping:
             position = offset + struct.calcsize("=" + kind)
         return struct.Struct(form)
 
-    def column(self, member: str) -> npt.NDArray[np.uint64]:
-        """One 64-bit member of all elements, live."""
-        words = np.frombuffer(self.memory, dtype=np.uint64)
-        first = self.layout.members[member][1] // 8
-        return words[first :: self.layout.size // 8]
+    def column(self, member: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """One number of all elements, live."""
+        kind, offset = self.layout.members[member]
+        words = np.frombuffer(self.memory, dtype=np.dtype(kind))
+        return words[offset // words.itemsize :: self.layout.size // words.itemsize]
 
 
 class _Sequenced:
@@ -158,6 +159,7 @@ class Tables:
         self._is_open_at = self._rows.offset(0, "is_open")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
+        self._parse_errors = self._events.column("parse_errors")
 
     @property
     def max_next_hops(self) -> int:
@@ -166,7 +168,7 @@ class Tables:
 
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
-        del self._last_seen_ns, self._packets
+        del self._last_seen_ns, self._packets, self._parse_errors
         self._words.release()
         for writer in (self._row_writer, self._hop_writer):
             writer.release()
@@ -319,6 +321,10 @@ class Tables:
         """Packets dropped at all ports since the programs were loaded, for whatever reason."""
         return sum(count for name, count in self._count_verdicts().items() if name.startswith("dropped_"))
 
+    def total_parse_errors(self) -> int:
+        """Packets forwarded from all ports of RTP though they are not RTP."""
+        return int(self._parse_errors.sum())
+
     def last_seen(self) -> npt.NDArray[np.float64]:
         """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
         return self._last_seen_ns / _NS
@@ -328,7 +334,7 @@ class Tables:
         return (key >> 16) * self._span + (key & 0xFFFF) - self._first
 
     def verdicts(self) -> dict[str, int]:
-        """Packets by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
+        """Frames by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
         return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
 
     def _count_verdicts(self) -> dict[str, int]:

@@ -1,9 +1,24 @@
 """What happened in the whole process since it started, as `I` and `G` tell it (protocol.md 11.2, 11.3)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rtpproxy.session.session import Session
 from rtpproxy.session.stats import SequenceTracker
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Who forwards the streams that there are now, and what became of frames since the start."""
+
+    kernel: Mapping[str, int]
+    """Streams by the program that forwards them."""
+    userspace: Mapping[str, int]
+    """Streams that it relays, by why the kernel does not."""
+    frames: Mapping[str, int]
+    """Frames that the kernel programs saw, by verdict; empty without them."""
+    rest: str
+    """Why streams that are not counted here are relayed by userspace."""
 
 
 @dataclass(slots=True, eq=False)

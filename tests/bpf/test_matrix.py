@@ -1,5 +1,6 @@
 """Every way through the kernel tier, frame in and whole frame out: families, hooks, tags, RTP and RTCP, all lengths."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from rtpproxy.offload.entry import XdpWay
+from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.bpf.data_plane import DataPlane, Outcome
 from tests.bpf.frames import CALLER, HOP, ethernet, forwarded, ipv6, received, rtp, tagged
 from tests.bpf.prog_run import XDP_DROP, XDP_PASS, XDP_REDIRECT
@@ -289,3 +291,37 @@ def test_what_tc_must_send_is_left_to_it(loaded, plane, families):
             assert behind.run(left_alone) == Outcome(XDP_PASS, left_alone, {})
         stranger = received(to_tc.port, rtp(), sport=9, is_ipv6=families[0])
         assert behind.run(stranger) == passed_up(stranger, "up_other_source")
+
+
+# Packets that go round
+
+
+@families
+def test_repeated_numbers_are_believed_so_often_a_second(plane, families):
+    """Others are not held up by it, and what was dropped is not counted as received."""
+    entry = plane.install_between(*families, hop_with(()))
+    frame = received(entry.port, rtp(7), is_ipv6=families[0])
+    for _ in range(1 + REPEATS_PER_SECOND):
+        assert plane.run(frame) == expected(plane, entry, rtp(7), ())
+    for _ in range(5):
+        outcome = plane.run(frame)
+        assert (outcome.action, outcome.counted) == (XDP_DROP, {"dropped_going_round": 1})
+    assert plane.run(received(entry.port, rtp(8), is_ipv6=families[0])) == expected(plane, entry, rtp(8), ())
+    counters = plane.tables.counters(entry.port)
+    assert (counters.packets, counters.totals.duplicates) == (REPEATS_PER_SECOND + 2, REPEATS_PER_SECOND)
+    since = plane.peek("port_events", entry.port, "window_since")
+    plane.poke("port_events", entry.port, "window_since", (since - 1000) % 2**32)
+    assert plane.run(frame) == expected(plane, entry, rtp(7), ())
+
+
+@pytest.mark.parametrize(("is_rtp", "data"), [(False, rtp(7)), (True, b"\0 not RTP")], ids=["rtcp", "not rtp"])
+def test_what_has_no_number_is_believed_so_often_a_second(plane, is_rtp, data):
+    entry = plane.install(hop_with(()), is_rtp=is_rtp)
+    frame = received(entry.port, data)
+    plane.poke("port_events", entry.port, "suspects", UNNUMBERED_PER_SECOND - 1)
+    plane.poke("port_events", entry.port, "window_since", time.monotonic_ns() >> 20)
+    assert plane.run(frame) == expected(plane, entry, data, ())
+    outcome = plane.run(frame)
+    assert (outcome.action, outcome.counted) == (XDP_DROP, {"dropped_going_round": 1})
+    counters = plane.tables.counters(entry.port)
+    assert (counters.packets, counters.totals.parse_errors) == (1, int(is_rtp))

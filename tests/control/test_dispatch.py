@@ -76,6 +76,20 @@ def test_info_has_five_lines_or_six(dispatcher: Dispatcher) -> None:
     assert dispatcher.execute(b"Il", 0.0).endswith(b"packets transmitted: 0\naverage load: 0.000000\n")
 
 
+def test_info_with_tiers(dispatcher: Dispatcher) -> None:
+    """After the usual lines; so many reasons are told, the most frequent first."""
+    usual = dispatcher.execute(b"I", 0.0)
+    lines = dispatcher.execute(b"It", 0.0).removeprefix(usual).decode().splitlines()
+    assert lines[:4] == [
+        "streams by XDP: 3",
+        "streams by TC: 1",
+        "streams by userspace: 27",
+        "userspace, it is link-local: 2",
+    ]
+    assert lines[4:23] == [f"userspace, reason {number:02}: 1" for number in range(19)]
+    assert lines[23:] == ["userspace, other reasons: 6", "frames up_no_entry: 7"]
+
+
 @pytest.mark.parametrize("date", SUPPORTED_EXTENSIONS)
 def test_notification_is_supported_where_there_are_targets(service: FakeService, date: bytes) -> None:
     probe = b"VF " + date

@@ -61,6 +61,8 @@ def refusal(text: bytes) -> ErrorCode:
         (b"I", Info(with_load=False)),
         (b"Ib", Info(with_load=False)),
         (b"iLB", Info(with_load=True)),
+        (b"It", Info(with_load=False, with_tiers=True)),
+        (b"ITBL", Info(with_load=True, with_tiers=True)),
         (b"G", GetStats((), is_verbose=False)),
         (b"gV a b a", GetStats((b"a", b"b", b"a"), is_verbose=True)),
         (b"G" + 22 * b" a", GetStats(22 * (b"a",), is_verbose=False)),

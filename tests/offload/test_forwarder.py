@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry, NotOffloaded, Tier
+from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, NotOffloaded, Tier
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
 from rtpproxy.session.stats import RtpState
@@ -56,6 +56,12 @@ class FakeRows:
 
     def total_dropped(self):
         return 22
+
+    def total_parse_errors(self):
+        return 33
+
+    def verdicts(self):
+        return {"forwarded": 5, "up_vlan": 0}
 
     def last_seen(self):
         return "last seen"
@@ -366,3 +372,50 @@ def test_counters_are_those_of_the_rows(scene):
     assert (forwarder.forwarded(5), forwarder.seen_at(5)) == (6, 5.5)
     assert (forwarder.total_forwarded(), forwarder.total_dropped()) == (11, 22)
     assert (forwarder.last_seen(), forwarder.row(35000)) == ("last seen", 34999)
+
+
+# Who forwards what
+
+
+@pytest.mark.parametrize(
+    ("route", "back", "program"),
+    [
+        (ROUTE, ROUTE, "XDP"),
+        (ROUTE, replace(ROUTE, tier=Tier.TC), "TC"),
+        (replace(ROUTE, is_by_xdp=False), ROUTE, "TC"),
+        (replace(ROUTE, tier=Tier.USERSPACE), ROUTE, "XDP"),
+        (ROUTE, NoRoute("no route to 10.0.1.2"), "XDP or TC"),
+    ],
+)
+def test_program(scene, log, route, back, program):
+    scene.next_hops.routes = {"10.0.2.2": route, "10.0.1.2": back}
+    scene.apply(ENTRY)
+    assert scene.forwarder.tiers().kernel == {program: 1}
+    assert log()[0].endswith(f"enters the kernel, {program}")
+    scene.forwarder.withdraw(35000, "deleted")
+    assert scene.forwarder.tiers().kernel == {}
+
+
+def test_way_in_where_nothing_is_forwarded(scene):
+    scene.next_hops.routes["10.0.1.2"] = replace(ROUTE, tier=Tier.USERSPACE)
+    scene.apply(ENTRY)
+    reason = "its way in: nothing is forwarded that arrives via 10.0.2.2 dev eth1"
+    assert scene.forwarder.tiers().userspace == {reason: 1}
+
+
+def test_reasons_are_kept_and_told_once(scene, log):
+    for _ in range(2):
+        scene.apply((35000, LINK_LOCAL), (35001, NOT_LEARNED))
+    assert log() == [f"call 1: stream at port 35000 stays in userspace: {LINK_LOCAL}"]
+    tiers = scene.forwarder.tiers()
+    assert (tiers.userspace, tiers.rest) == ({LINK_LOCAL: 1}, "not complete or not learned yet")
+    assert tiers.frames == {"forwarded": 5, "forwarded_though_not_rtp": 33}
+    scene.apply(ENTRY)
+    assert scene.forwarder.tiers().userspace == {}
+    scene.apply((35000, REFLECTED))
+    assert scene.forwarder.tiers().userspace == {REFLECTED: 1}
+    scene.apply((35000, NOT_LEARNED))
+    assert scene.forwarder.tiers().userspace == {}
+    scene.apply((35000, LINK_LOCAL))
+    scene.forwarder.withdraw(35000, "deleted")
+    assert scene.forwarder.tiers().userspace == {}

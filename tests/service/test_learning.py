@@ -4,7 +4,8 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import LatchingMode, ListenAddress
-from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, ForwardingEntry
+from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, REFLECTED, ForwardingEntry
+from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.fakes import TOS
 from tests.running import rtp
 from tests.scenario import (
@@ -302,6 +303,51 @@ def test_call_ids_are_logged_on_one_line(play, caplog):
     with caplog.at_level("INFO"):
         play.ask("U \x1b[31m\x0bred 10.0.1.2 4000 f")
     assert caplog.messages[0].startswith(r"\x1b[31m\x0bred: session created")
+
+
+def test_nothing_is_sent_back_to_its_sender(play):
+    """Parties that signal the very same address and port would hear themselves."""
+    play.call(callee=CALLER)
+    play.packet(CALLER, FACES_CALLER, rtp(1))
+    play.packet(CALLER, FACES_CALLEE, rtp(1))
+    assert play.discarded == 2
+    assert play.offload.installed[FACES_CALLER] == REFLECTED
+    play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER)
+
+
+# Packets that go round
+
+
+def test_repeated_numbers_are_believed_so_often_a_second(play):
+    play.call()
+    play.packet(CALLER, FACES_CALLER, rtp(7), TO_CALLEE)
+    for second in range(2):
+        play.at(second)
+        for _ in range(REPEATS_PER_SECOND):
+            play.packet(CALLER, FACES_CALLER, rtp(7), TO_CALLEE)
+        for _ in range(5):
+            play.packet(CALLER, FACES_CALLER, rtp(7))
+        # Others are not held up by it.
+        play.packet(CALLER, FACES_CALLER, rtp(8 + second), TO_CALLEE)
+        play.packet(CALLEE, FACES_CALLEE, rtp(7 + second), TO_CALLER)
+    assert play.counters("call f t")["ndropped"] == 10
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "data", "out"),
+    [
+        (CALLER_RTCP, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP)),
+        (CALLER, FACES_CALLER, b"\0 not RTP", TO_CALLEE),
+    ],
+    ids=["rtcp", "not rtp"],
+)
+def test_what_has_no_number_is_believed_so_often_a_second(play, source, key, data, out):
+    play.call()
+    for _ in range(UNNUMBERED_PER_SECOND):
+        play.packet(source, key, data, out)
+    play.packet(source, key, data)
+    play.at(1)
+    play.packet(source, key, data, out)
 
 
 def test_packet_is_not_sent_to_a_port_of_its_own_session():

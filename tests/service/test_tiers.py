@@ -1,0 +1,21 @@
+"""What `It` is answered: every stream is counted once."""
+
+from tests.fakes import ForwardingEntry
+from tests.scenario import Scenario, start_talking
+
+
+def tiers(play: Scenario) -> list[str]:
+    return play.ask("It").splitlines()[5:]
+
+
+def test_streams_by_tier(play):
+    assert tiers(play) == ["streams by XDP: 0", "streams by userspace: 0", "frames up_no_entry: 5"]
+    play.call("call")
+    start_talking(play)
+    entries = [want for want in play.offload.installed.values() if isinstance(want, ForwardingEntry)]
+    assert tiers(play)[:2] == [f"streams by XDP: {len(entries)}", f"streams by userspace: {4 - len(entries)}"]
+    play.ask("D call f")
+    assert tiers(play)[:2] == ["streams by XDP: 0", "streams by userspace: 0"]
+    play.ask("U half 10.0.1.2 4000 f")
+    assert tiers(play)[1:3] == ["streams by userspace: 2", "userspace, not complete: 2"]
+    play.ask("D half f")
