@@ -28,8 +28,8 @@ from rtpproxy.session.local import slots_of
 
 log = logging.getLogger(__name__)
 
-REROUTE_DELAY_S = 0.05
-"""Route events come in bursts; routes are asked again this long after the first."""
+REROUTE_PAUSE_S = 0.05
+"""Route events come in bursts: after the first, routes are asked at once, and then not again for this long."""
 REROUTE_BATCH = 32
 """Routes asked before packets and commands get their turn."""
 
@@ -171,6 +171,9 @@ class KernelTier:
         self.forwarder = Forwarder(tables, self._next_hops)
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
+        self._rerouted_at = 0.0
+        self._tables = tables
+        self._has_told_of_headroom = False
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Clear what a killed predecessor left, attach, and follow events. Raises StartError where that is required."""
@@ -207,6 +210,15 @@ class KernelTier:
         if self._next_hops.is_rerouted:
             self._next_hops.recheck_some()
             self._continue_reroute()
+        self._tell_of_headroom()
+
+    def _tell_of_headroom(self) -> None:
+        if not self._has_told_of_headroom and self._tables.count("up_no_headroom"):
+            self._has_told_of_headroom = True
+            log.warning(
+                "a driver leaves no room before its frames for a longer header: userspace relays what arrives there and "
+                "goes from IPv4 to IPv6, or gets a VLAN tag (counted as up_no_headroom)"
+            )
 
     def _check_names(self) -> None:
         for name in self._config.interfaces:
@@ -272,11 +284,13 @@ class KernelTier:
 
     def _reroute_soon(self) -> None:
         if self._rerouting is None and self._loop is not None:
-            self._rerouting = self._loop.call_later(REROUTE_DELAY_S, self._reroute)
+            at = max(self._loop.time(), self._rerouted_at + REROUTE_PAUSE_S)
+            self._rerouting = self._loop.call_at(at, self._reroute)
 
     def _reroute(self) -> None:
         assert self._loop is not None
         self._rerouting = None
+        self._rerouted_at = self._loop.time()
         self._on_routes()
         try:
             self._follow_addresses()

@@ -1,13 +1,18 @@
 """What a relay does where programs load and something after that fails. The rest: tests/netns_call and tests/bpf."""
 
+import asyncio
+import contextlib
 import gc
 import os
+import struct
 
 import pytest
 
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError
-from rtpproxy.kernel import Programs
+from rtpproxy.kernel import KernelTier, Programs
+from rtpproxy.offload.syscall import map_write, possible_cpus
+from tests.running import own_namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -42,3 +47,24 @@ def test_machines_with_another_order_of_stores_are_refused(monkeypatch, machine)
     other = os.uname_result((*os.uname()[:4], machine))
     monkeypatch.setattr(os, "uname", lambda: other)
     refuse(f"only x86-64 is supported, and this machine is {machine}", ONE)
+
+
+def test_lack_of_headroom_is_told_once(caplog):
+    """A driver's, which no test can have; the counter stands for it."""
+    config = Config(listen=(ANY,), port_min=30000, port_max=30098)
+    with (
+        own_namespace(),
+        contextlib.closing(Programs(config)) as programs,
+        contextlib.closing(asyncio.new_event_loop()) as loop,
+    ):
+        tier = KernelTier(config, programs, lambda: None)
+        tier.start(loop)
+        layout = programs._loaded.layouts["verdicts"]
+        counts = bytearray(layout.size * possible_cpus())
+        for count in (0, 1, 1, 2):
+            struct.pack_into("=Q", counts, layout.members["up_no_headroom"][1], count)
+            map_write(programs._loaded.map_fds["verdicts"], bytes(4), bytes(counts))
+            tier.tick()
+            told = [message for message in caplog.messages if "leaves no room before its frames" in message]
+            assert len(told) == min(count, 1)
+        tier.close()

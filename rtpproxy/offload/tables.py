@@ -333,6 +333,10 @@ class Tables:
         """Where the arrays, and `last_seen`, hold this port."""
         return (key >> 16) * self._span + (key & 0xFFFF) - self._first
 
+    def count(self, verdict: str) -> int:
+        """Frames of one verdict that `bpf/types.h` names, over all CPUs."""
+        return self._count_verdicts()[verdict]
+
     def verdicts(self) -> dict[str, int]:
         """Frames by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
         return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
