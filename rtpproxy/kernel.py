@@ -216,8 +216,8 @@ class KernelTier:
         if not self._has_told_of_headroom and self._tables.count("up_no_headroom"):
             self._has_told_of_headroom = True
             log.warning(
-                "a driver leaves no room before its frames for a longer header: userspace relays what arrives there and "
-                "goes from IPv4 to IPv6, or gets a VLAN tag (counted as up_no_headroom)"
+                "a driver leaves no room before its frames for a longer header: userspace relays what arrives there "
+                "and goes from IPv4 to IPv6, or gets a VLAN tag (counted as up_no_headroom)"
             )
 
     def _check_names(self) -> None:
