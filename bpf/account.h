@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * Counting, on pointers to map values. The rules are those of rtpproxy/session/stats.py, which goes on where this
- * stops and the other way round. They only count; every packet is forwarded.
+ * stops and the other way round. They only count, but for packets that go round.
  */
 #pragma once
 #include "parse.h"
@@ -128,7 +128,8 @@ static __always_inline void account_window(struct port_events *ev, __u64 now_ns)
 /*
  * Whether a packet that may come round again and again, between relays that take each other for phones, is one too many
  * at its port this second. A relay sets the TTL afresh, so nothing else ends such a loop. What carries a number shows
- * itself by repeating it; of what has none, only so many are believed. Userspace has the same rule (session/loops.py).
+ * itself by repeating it; of what has none, or starts its numbers anew, only so many are believed. Userspace has the same
+ * rule (session/loops.py).
  */
 static __always_inline bool account_is_going_round(struct port_events *ev, __u64 now_ns, __u32 most)
 {
@@ -226,21 +227,23 @@ static __always_inline enum account_result account_unusual(struct port_counters 
 {
 	__s32 ahead = (__s16)(mark->sequence - (__u16)c->highest);
 
-	if (!c->is_running || c->ssrc != mark->ssrc) {
-		c->ssrc = mark->ssrc;
-		c->arrived_ns = 0;
-		c->is_jitter_new = 1;
-		ev->ssrc_changed_ns = now_ns;
-		account_memory(ev, mark, now_ns);
+	bool is_other = !c->is_running || c->ssrc != mark->ssrc;
+
+	if (is_other || ahead > MAX_JUMP || ahead < -MAX_JUMP || (ahead < 0 && mark->is_marker)) {
+		/* Whatever makes the numbers start anew makes all that came before look new, too. */
+		if (account_is_going_round(ev, now_ns, UNNUMBERED_PER_SECOND))
+			return ACCOUNT_GOING_ROUND;
 		run_start(c, ev, mark->sequence);
-		return ACCOUNT_MEASURE;
-	}
-	if (ahead > MAX_JUMP || ahead < -MAX_JUMP) {
-		run_start(c, ev, mark->sequence);
-		return ACCOUNT_MEASURE;
-	}
-	if (ahead < 0 && mark->is_marker) {
-		run_start(c, ev, mark->sequence);
+		if (is_other) {
+			c->ssrc = mark->ssrc;
+			c->arrived_ns = 0;
+			c->is_jitter_new = 1;
+			ev->ssrc_changed_ns = now_ns;
+			account_memory(ev, mark, now_ns);
+			return ACCOUNT_MEASURE;
+		}
+		if (ahead > MAX_JUMP || ahead < -MAX_JUMP)
+			return ACCOUNT_MEASURE;
 		if (c->arrived_ns) {
 			c->timestamp = mark->timestamp;
 			c->arrived_ns = now_ns;

@@ -24,6 +24,9 @@
 #ifndef MAX_LINKS
 #define MAX_LINKS 4096
 #endif
+#ifndef UNTAGGED_LINKS
+#define UNTAGGED_LINKS 1024
+#endif
 #define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
 /* Addresses that join later; they share the port space of another. */
 #ifndef MORE_ADDRESSES
@@ -57,6 +60,9 @@ BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_A
 
 /* Addresses of this host, followed by the controller; those beyond the last are taken for other machines'. */
 BPF_TABLE("hash", struct local_address, __u8, host_addresses, MAX_HOST_ADDRESSES);
+
+/* Apart from the others, by number, because most frames ask here: a hash costs a twentieth of all that is forwarded. */
+BPF_TABLE("array", __u32, struct link, untagged_links, UNTAGGED_LINKS);
 
 /* Interfaces and VLAN interfaces of this host, followed by the controller; frames of those beyond the last go up. */
 BPF_TABLE("hash", struct link_key, struct link, links, MAX_LINKS);

@@ -28,7 +28,7 @@ struct datagram {
 	struct iphdr *ip;        /* where is_ipv6 is not set */
 	struct ipv6hdr *ipv6;    /* where it is */
 	bool is_ipv6;
-	__be16 tags[4];          /* as in struct link_key */
+	__be16 tags[4] __attribute__((aligned(8))); /* as in struct link_key */
 	__u32 tag_count;         /* in the frame, those with the reserved VLAN id 0 included */
 	__u32 ip_bytes;          /* of the IP packet, with its header */
 	__u32 payload_bytes;     /* of UDP */
@@ -145,17 +145,31 @@ static __always_inline enum parse_result parse_ipv6(void *data_end, struct datag
 	return PARSE_OK;
 }
 
+/*
+ * The same number, of which the verifier knows nothing any more: else it would follow all that comes after the tags once
+ * for each number of them. `noise` is any number that it does not know.
+ */
+static __always_inline __u64 parse_forget(__u64 number, __u64 noise)
+{
+	number ^= noise;
+	asm volatile("" : "+r"(number), "+r"(noise));
+	return number ^ noise;
+}
+
 /* All headers of a frame of `frame_bytes`, the last of which may lie beyond data_end. `most` tags are allowed. */
 static __always_inline enum parse_result parse_datagram(void *data, void *data_end, __u32 frame_bytes, __u32 most,
 							struct datagram *d)
 {
 	__be16 type = 0;
 	enum parse_result parsed = parse_ethernet(data, data_end, most, d, &type);
-	__u32 ip_at = sizeof(*d->eth) + TAG_BYTES * d->tag_count, headers;
-	__u64 is_ipv6 = type == __constant_htons(ETH_P_IPV6);
+	__u64 is_ipv6 = type == __constant_htons(ETH_P_IPV6), ip_at, *tags = (void *)d->tags;
+	__u32 headers;
 
 	if (parsed != PARSE_OK)
 		return parsed;
+	d->tag_count = parse_forget(d->tag_count, frame_bytes) & 3;
+	*tags = parse_forget(*tags, frame_bytes);
+	ip_at = sizeof(*d->eth) + TAG_BYTES * d->tag_count;
 	/* The compiler must ask this once, or the verifier sees packets that are of one family here and of the other there. */
 	asm volatile("" : "+r"(is_ipv6));
 	d->is_ipv6 = is_ipv6;

@@ -113,7 +113,8 @@ _Static_assert(sizeof(struct local_address) == 16, "a hash key has no padding");
 
 /*
  * Frames of this host: those that come by an interface with these VLAN tags, none of which is a reserved 0, and to this
- * MAC. An interface has an element of its own, and one for each VLAN interface of the host that it carries.
+ * MAC. An interface has an element of its own, in `untagged_links` if its number is small, and one in `links` for each
+ * VLAN interface of the host that it carries.
  */
 struct link_key {
 	__u32 ifindex;
@@ -178,7 +179,7 @@ struct verdicts {
 #define OTHERS_PER_SECOND 8
 #endif
 
-/* Of RTP packets that repeat a number, and of packets that have none, so many are forwarded, per port and second. */
+/* Of RTP packets that repeat a number, and of packets without one or that start anew, so many go on a second and port. */
 #ifndef REPEATS_PER_SECOND
 #define REPEATS_PER_SECOND 200
 #endif

@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import os
 import struct
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop, Handle, TimerHandle
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -20,7 +20,7 @@ from rtpproxy.offload.attach import PROGRAM_PREFIX, Interfaces, ProgramSet, Repo
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.links import FrameKey, OurFrames
-from rtpproxy.offload.netlink import Events, Message, Rtnetlink
+from rtpproxy.offload.netlink import Events, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.syscall import attach_sk_lookup, map_delete, map_write, sockmap_set
 from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
@@ -112,14 +112,17 @@ class Programs:
 
     def mark_frames(self, key: FrameKey, mac: str | None) -> None:
         """Let the programs know which MAC frames for this host have, or that there are none. Raises OffloadError."""
-        map_fd, packed = self._loaded.map_fds["links"], struct.pack("=I", key[0]) + tag_bytes(key[1])
+        (index, tags), value = key, (mac_bytes(mac) if mac else bytes(6)) + bytes(2)
+        packed = struct.pack("=I", index)
         try:
-            if mac is None:
-                map_delete(map_fd, packed)
+            if not tags and index < loader.UNTAGGED_LINKS:
+                map_write(self._loaded.map_fds["untagged_links"], packed, value)
+            elif mac is None:
+                map_delete(self._loaded.map_fds["links"], packed + tag_bytes(tags))
             else:
-                map_write(map_fd, packed, mac_bytes(mac) + bytes(2))
+                map_write(self._loaded.map_fds["links"], packed + tag_bytes(tags), value)
         except OSError as error:
-            raise OffloadError(f"interface {key[0]}: the list of interfaces: {error.strerror}") from error
+            raise OffloadError(f"interface {index}: the list of interfaces: {error.strerror}") from error
 
     def mark(self, key: int, is_open: bool) -> None:
         """Open or close a port in the port table."""
@@ -171,6 +174,7 @@ class KernelTier:
         self.forwarder = Forwarder(tables, self._next_hops)
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
+        self._continuing: Handle | None = None
         self._rerouted_at = 0.0
         self._tables = tables
         self._has_told_of_headroom = False
@@ -192,8 +196,9 @@ class KernelTier:
         """Detach from every interface."""
         if self._loop is not None:
             self._loop.remove_reader(self._events.fileno())
-        if self._rerouting is not None:
-            self._rerouting.cancel()
+        for pending in (self._rerouting, self._continuing):
+            if pending is not None:
+                pending.cancel()
         self._interfaces.detach_all()
         self._interfaces.close()
         self._events.close()
@@ -229,10 +234,7 @@ class KernelTier:
         self._addresses.follow({host for host, _ in addresses_of_host(self._netlink)})
 
     def _follow_frames(self) -> None:
-        try:
-            self._frames.follow(self._interfaces.links.frames())
-        except OffloadError as error:
-            log.error("%s; what arrives at others stays in userspace", error)
+        self._frames.follow(self._interfaces.links.frames())
 
     def _attach_wanted(self) -> list[Report]:
         """Attach to what the options name, or to what carries a listen address; nothing is attached twice."""
@@ -261,26 +263,32 @@ class KernelTier:
         messages = self._events.read()
         if messages is None:
             log.warning("netlink events were lost; asking for everything again")
-            self._interfaces.links.reload()
+            try:
+                self._interfaces.reload()
+                self._next_hops.reload()
+            except OffloadError as error:
+                log.error("cannot ask for links and neighbours: %s", error)
             self._follow_frames()
-            self._next_hops.reload()
             self._reroute_soon()
             return
+        changed: dict[int, None] = {}
+        is_routing = False
         for message in messages:
-            self._on_event(message)
-
-    def _on_event(self, message: Message) -> None:
-        event = message["event"]
-        if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
-            self._next_hops.on_neighbour(message)
-            return
-        if event in ("RTM_NEWLINK", "RTM_DELLINK"):
-            index = self._interfaces.on_event(message)
-            if index is None:
-                return
+            event = message["event"]
+            if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
+                self._next_hops.on_neighbour(message)
+            elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
+                index = self._interfaces.on_event(message)
+                if index is not None:
+                    changed[index] = None
+            else:
+                is_routing = True
+        if changed:
             self._follow_frames()
-            self._next_hops.on_link(index)
-        self._reroute_soon()
+            for index in changed:
+                self._next_hops.on_link(index)
+        if changed or is_routing:
+            self._reroute_soon()
 
     def _reroute_soon(self) -> None:
         if self._rerouting is None and self._loop is not None:
@@ -301,6 +309,9 @@ class KernelTier:
         self._continue_reroute()
 
     def _continue_reroute(self) -> None:
+        if self._continuing is not None:
+            self._continuing.cancel()
+            self._continuing = None
         assert self._loop is not None
         if self.forwarder.reroute(REROUTE_BATCH) and self._rerouting is None:
-            self._loop.call_soon(self._continue_reroute)
+            self._continuing = self._loop.call_soon(self._continue_reroute)

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import SHORT_BYTES
-from rtpproxy.media.rtp import parse_rtp
+from rtpproxy.media.rtp import RtpHeader, parse_rtp
 from rtpproxy.offloading import Offloading
 from rtpproxy.session.latch import Verdict
 from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
@@ -78,12 +78,12 @@ class Packets:
         has_learned = verdict is _LEARNED
         if has_learned:
             _guess_rtcp(session, stream)
-        repeats = stream.tracker.duplicates if stream.tracker else 0
+        tracker = stream.tracker
+        before = (tracker.duplicates, tracker.runs) if tracker else (0, 0)
         if is_rtp and self._offloading.count(session, stream, header, now) and header is not None:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
         stream.received_packets += 1
-        is_repeated = stream.tracker is not None and stream.tracker.duplicates > repeats
-        if (header is None or is_repeated) and _is_going_round(stream, is_repeated, now):
+        if _is_going_round(stream, header, before, now):
             self._drop(stream)
         else:
             self._relay(stream, peer, source, data)
@@ -121,8 +121,17 @@ def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
     return to[1] in (stream.local_port, peer.local_port) and to[0] in (stream.local_host, peer.local_host)
 
 
-def _is_going_round(stream: Stream, is_repeated: bool, now: float) -> bool:
-    """Whether a packet that repeats a number, or has none, is one too many."""
+def _is_going_round(stream: Stream, header: RtpHeader | None, before: tuple[int, int], now: float) -> bool:
+    """Whether a packet that repeats a number, has none, or starts the numbers anew is one too many.
+
+    `before` are duplicates and runs without it.
+    """
+    tracker = stream.tracker
+    is_repeated = False
+    if header is not None and tracker is not None:
+        is_repeated = tracker.duplicates > before[0]
+        if not is_repeated and tracker.runs == before[1]:
+            return False
     guard = stream.loop_guard
     if guard is None:
         guard = stream.loop_guard = LoopGuard(now)

@@ -121,7 +121,7 @@ OURS = {
         *("offload.links", "offload.netlink", "offload.syscall"),
     },
     "offload.clsact": {"errors", "offload.netlink"},
-    "offload.links": {"offload.entry", "offload.netlink"},
+    "offload.links": {"errors", "offload.entry", "offload.netlink"},
     "offload.features": set(),
     "offload.netlink": {"errors"},
     "offload.tables": {"addr", "offload.entry", "offload.loader", "offload.syscall", "session.stats"},

@@ -18,7 +18,7 @@ from rtpproxy.offload.addresses import addresses_of_host
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.entry import Tier, XdpWay
 from rtpproxy.offload.features import XdpFeatures
-from rtpproxy.offload.links import MAX_TAGS, Link, Links
+from rtpproxy.offload.links import MAX_TAGS, Link, Links, redirected_mtu
 from rtpproxy.offload.netlink import Message, Rtnetlink
 from rtpproxy.offload.syscall import program_id, program_name
 
@@ -87,9 +87,12 @@ class Interfaces:
                 cleared.append(link.name)
         if cleared:
             self.links.reload()
-        for index in self._clsact.clear_leftovers():
-            link_or_none = self.links.get(index)
-            cleared.append(link_or_none.name if link_or_none else f"interface {index}")
+        try:
+            for index in self._clsact.clear_leftovers():
+                found = self.links.get(index)
+                cleared.append(found.name if found else f"interface {index}")
+        except OffloadError as error:
+            log.warning("cannot look for TC programs that a killed predecessor left: %s", error)
         return list(dict.fromkeys(cleared))
 
     def attach(self, index: int) -> Report:
@@ -128,6 +131,10 @@ class Interfaces:
         """Attach the XDP program; why that cannot be, or nothing."""
         if link.index in self._with_xdp:
             return ""
+        if link.xdp_mode and link.xdp_program_id == program_id(self._programs.xdp[0]):
+            # It went to another namespace and came back.
+            self._with_xdp.add(link.index)
+            return ""
         if link.xdp_mode:
             return _taken_by(program_name(link.xdp_program_id))
         try:
@@ -152,6 +159,11 @@ class Interfaces:
         """How XDP sends by an interface, None when it cannot."""
         carrier, tags = self.links.carrier(link)
         return XdpWay(carrier.index, tags) if len(tags) <= MAX_TAGS and self.can_send(carrier.index) else None
+
+    def mtu(self, link: Link) -> int:
+        """Of what leaves by an interface, bytes of IP packet, whoever sends."""
+        carrier, tags = self.links.carrier(link)
+        return min(link.mtu, redirected_mtu(carrier, tags)) if self.can_send(carrier.index) else link.mtu
 
     def back_up_xdp(self) -> bool:
         """Let TC send what XDP cannot, where XDP runs, too, from now on; False when TC may not be used."""
@@ -225,11 +237,21 @@ class Interfaces:
         """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
         index = self.links.on_event(message)
         if index is not None and self.links.get(index) is None:
-            self._reports.pop(index, None)
-            self._can_send.pop(index, None)
-            self._with_xdp.discard(index)
-            self._clsact.forget(index)
+            self._forget(index)
         return index
+
+    def reload(self) -> None:
+        """Events were lost: ask for all links, and forget those that went. Raises OffloadError."""
+        self.links.reload()
+        for index in {*self._reports, *self._can_send, *self._with_xdp}:
+            if self.links.get(index) is None:
+                self._forget(index)
+
+    def _forget(self, index: int) -> None:
+        self._reports.pop(index, None)
+        self._can_send.pop(index, None)
+        self._with_xdp.discard(index)
+        self._clsact.forget(index)
 
     def _set_program(self, index: int, fd: int, flags: int) -> None:
         message = ifinfmsg()

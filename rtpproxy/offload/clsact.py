@@ -28,6 +28,8 @@ _ALL_PROTOCOLS = 0x0003
 _PRIORITY = 100
 """Lower ones come before ours; ours lets those after it have their say, another instance's among them."""
 _DIRECT_ACTION = 1
+_GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
+"""What the kernel says of filters, qdiscs and interfaces that are not there any more."""
 
 
 class Clsact:
@@ -55,7 +57,7 @@ class Clsact:
         """Take our program off an interface; False when it is not there any more. Raises OffloadError."""
         ours = [found["handle"] for found in self._filters(index, _INGRESS) if self._is_ours(found)]
         for handle in ours:
-            self._netlink.request(_filter(index, handle), RTM_DELTFILTER)
+            self._forgiving(_filter(index, handle), RTM_DELTFILTER)
         self._remove_qdisc(index, is_ours=index in self._added)
         return bool(ours)
 
@@ -64,14 +66,16 @@ class Clsact:
         self._added.discard(index)
 
     def clear_leftovers(self) -> list[int]:
-        """Take off what a predecessor of this instance left; numbers of the interfaces it was on."""
+        """Take off what a predecessor of this instance left; the interfaces that it was on. Raises OffloadError."""
         answers = self._netlink.request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP)
-        indexes = [answer["index"] for answer in answers if attribute(answer, "TCA_KIND") == "clsact"]
+        kinds = {
+            answer["index"]: attribute(answer, "TCA_KIND") for answer in answers if answer["parent"] == TC_H_CLSACT
+        }
         cleared = []
-        for index in indexes:
+        for index, kind in kinds.items():
             if self.detach(index):
-                # Whether the qdisc was the predecessor's, nobody knows; without a filter it does nothing.
-                self._remove_qdisc(index, is_ours=True)
+                # Whether a clsact was the predecessor's, nobody knows; without a filter it does nothing.
+                self._remove_qdisc(index, is_ours=kind == "clsact")
                 cleared.append(index)
         return cleared
 
@@ -89,11 +93,15 @@ class Clsact:
     def _remove_qdisc(self, index: int, *, is_ours: bool) -> None:
         self._added.discard(index)
         if is_ours and not (self._filters(index, _INGRESS) or self._filters(index, _EGRESS)):
-            try:
-                self._netlink.request(_qdisc(index), RTM_DELQDISC)
-            except OffloadError as error:
-                if _number(error) not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-                    raise
+            self._forgiving(_qdisc(index), RTM_DELQDISC)
+
+    def _forgiving(self, message: Message, kind: int) -> None:
+        """Take something off that may have gone by itself."""
+        try:
+            self._netlink.request(message, kind)
+        except OffloadError as error:
+            if _number(error) not in _GONE:
+                raise
 
     def _filters(self, index: int, parent: int) -> list[Message]:
         message = tcmsg()
@@ -101,7 +109,7 @@ class Clsact:
         try:
             answers = self._netlink.request(message, RTM_GETTFILTER, NLM_F_DUMP)
         except OffloadError as error:
-            if _number(error) in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            if _number(error) in _GONE:
                 return []
             raise
         return [answer for answer in answers if answer["handle"]]

@@ -47,6 +47,7 @@ class Tier(Enum):
     USERSPACE = "userspace"
 
 
+TAG_BYTES = 4
 VlanTag = tuple[int, int]
 """Protocol (0x8100 or 0x88a8) and VLAN id."""
 
@@ -99,7 +100,7 @@ NOT_LEARNED = NotOffloaded("its source is not learned yet")
 PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
 OTHER_FAMILY = NotOffloaded("the peer's address is of another family than our port for it")
 LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
-REFLECTED = NotOffloaded("the peer is at the very same address and port, and nothing is sent back to its sender")
+REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
 
 
 def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
@@ -123,7 +124,7 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
         return PEER_UNKNOWN
     if is_ipv6(to.host) != peer.local.is_ipv6:
         return OTHER_FAMILY
-    if source == to:
+    if source == to or (stream.latch.is_asymmetric and source.host == to.host):
         return REFLECTED
     if any(is_link_local(host) for host in (source.host, stream.local_host, to.host)):
         return LINK_LOCAL

@@ -1,13 +1,18 @@
 """The links of this network namespace, kept true by events; which of them carry others, and whose frames are ours."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyroute2.netlink.rtnl import RTM_GETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from rtpproxy.offload.entry import VlanTag
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.entry import TAG_BYTES, VlanTag
 from rtpproxy.offload.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
+
+log = logging.getLogger(__name__)
 
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _ETHERNET = 1
@@ -80,17 +85,19 @@ class Links:
     def frames(self) -> dict[FrameKey, str]:
         """Which frames are for this host: by where they come in and their tags, the MAC they are addressed to."""
         found: dict[FrameKey, str] = {}
+        ports: dict[int, list[int]] = defaultdict(list)
+        for link in self._links.values():
+            ports[link.master].append(link.index)
         for link in self._links.values():
             if not link.is_ethernet:
                 continue
+            # As TC sees them, at the interface itself.
+            found[link.index, ()] = link.mac
             carrier, tags = self.carrier(link)
-            if len(tags) > MAX_TAGS:
+            if not tags or len(tags) > MAX_TAGS:
                 continue
-            found[carrier.index, tags] = link.mac
-            if tags and carrier.kind in _AGGREGATES:
-                for port in self._links.values():
-                    if port.master == carrier.index:
-                        found[port.index, tags] = link.mac
+            for index in (carrier.index, *(ports[carrier.index] if carrier.kind in _AGGREGATES else ())):
+                found[index, tags] = link.mac
         return found
 
     def on_event(self, message: Message) -> int | None:
@@ -115,16 +122,31 @@ class OurFrames:
         """`write(key, mac)` changes the copy; None takes the key out. It raises OffloadError when it cannot."""
         self._write = write
         self._written: dict[FrameKey, str] = {}
+        self._is_warned = False
 
     def follow(self, frames: Mapping[FrameKey, str]) -> None:
-        """These are the frames for this host now. Raises OffloadError for lack of room: those frames go up."""
+        """These are the frames for this host now. Those that cannot be written go up."""
         for key in [key for key in self._written if key not in frames]:
-            self._write(key, None)
             del self._written[key]
+            self._try(key, None)
         for key, mac in frames.items():
-            if self._written.get(key) != mac:
-                self._write(key, mac)
+            if self._written.get(key) != mac and self._try(key, mac):
                 self._written[key] = mac
+
+    def _try(self, key: FrameKey, mac: str | None) -> bool:
+        try:
+            self._write(key, mac)
+        except OffloadError as error:
+            if not self._is_warned:
+                self._is_warned = True
+                log.warning("%s; what arrives at such an interface stays in userspace", error)
+            return False
+        return True
+
+
+def redirected_mtu(carrier: Link, tags: Sequence[VlanTag]) -> int:
+    """Bytes of IP packet that a redirected frame may have: the kernel allows it one tag over the carrier's MTU."""
+    return carrier.mtu - TAG_BYTES * max(0, len(tags) - 1)
 
 
 def read_link(message: Message) -> Link:

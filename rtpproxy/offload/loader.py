@@ -20,7 +20,9 @@ from rtpproxy.errors import OffloadError
 
 LOAD_DEADLINE_S = 30.0
 _TABLES = ("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts")
-_MAPS = (*_TABLES, "local_slots", "host_addresses", "links", "steered_sockets")
+_MAPS = (*_TABLES, "local_slots", "host_addresses", "untagged_links", "links", "steered_sockets")
+UNTAGGED_LINKS = 1024
+"""Interfaces with a smaller number have an element of their own in the map of that name."""
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
 _CAPS_TO_LOAD = (38, 39)
@@ -156,6 +158,7 @@ def _compile_and_load(defines: dict[str, str], directory: str) -> tuple[dict[str
         f"-I{directory}",
         *("-isystem", "/usr/include"),
         *("-isystem", f"/usr/include/{os.uname().machine}-linux-gnu"),
+        f"-DUNTAGGED_LINKS={UNTAGGED_LINKS}",
         *(f"-D{name}={value}" for name, value in defines.items()),
         "-Wno-macro-redefined",
     ]

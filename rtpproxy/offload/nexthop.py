@@ -59,7 +59,7 @@ class NoRoute:
 
     reason: str
     no_way_in: str = field(default="", compare=False)
-    """Why nothing that arrives by the same way is forwarded either; empty when it may be."""
+    """Why nothing that arrives by the same way is forwarded either; empty when it may be. Told by the reason, too."""
 
 
 @dataclass(slots=True)
@@ -134,8 +134,9 @@ class NextHops:
         return self._routes[to_host, from_host][0]
 
     def start_reroute(self) -> None:
-        """Routes may have changed: let `reroute` go over all of them, from the first."""
-        self._unchecked = list(self._routes)
+        """Routes may have changed: let `reroute` go over all of them."""
+        # What was not asked since the last time comes first, or events that go on would starve it.
+        self._unchecked = list(dict.fromkeys([*self._unchecked, *self._routes]))
         self._is_ours.clear()
 
     def reroute(self, most: int) -> list[_Target]:
@@ -324,7 +325,9 @@ class NextHops:
         is_usable = bool(mac and link and link.is_up)
         xdp_way = self._interfaces.xdp_way(link) if link else None
         for mtu, row in self._rows[neighbour].items():
-            hop = NextHop(index, mac, link.mac, min(mtu, link.mtu), xdp_way) if is_usable and link else None
+            hop = None
+            if is_usable and link:
+                hop = NextHop(index, mac, link.mac, min(mtu, self._interfaces.mtu(link)), xdp_way)
             self._write(row.number, hop)
             if is_usable != row.is_usable:
                 row.is_usable = is_usable

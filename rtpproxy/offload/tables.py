@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.addr import packed_words
-from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters, VlanTag
+from rtpproxy.offload.entry import TAG_BYTES, ForwardingEntry, NextHop, PortCounters, VlanTag
 from rtpproxy.offload.loader import Layout, Loaded
 from rtpproxy.offload.syscall import map_read, possible_cpus
 from rtpproxy.session.stats import MAX_JUMP, RtpState, RtpTotals
@@ -32,7 +32,6 @@ _JITTER_UNITS = 256
 _FIRST_NUMBER = 1 << 16
 """What the kernel adds to the sequence number that a run starts with."""
 _WORD = (1 << 32) - 1
-_TAG_BYTES = 4
 _NO_ADDRESS = bytes(16)
 
 
@@ -231,9 +230,7 @@ class Tables:
             return
         xdp_ifindex, tags = (hop.xdp_way.ifindex, hop.xdp_way.tags) if hop.xdp_way else (0, ())
         macs = mac_bytes(hop.to_mac), mac_bytes(hop.from_mac)
-        self._hop_writer.write(
-            number, hop.ifindex, xdp_ifindex, hop.mtu, *macs, tag_bytes(tags), _TAG_BYTES * len(tags)
-        )
+        self._hop_writer.write(number, hop.ifindex, xdp_ifindex, hop.mtu, *macs, tag_bytes(tags), TAG_BYTES * len(tags))
 
     def counters(self, key: int) -> PortCounters:
         """What the kernel counted at this port up to now.
@@ -377,4 +374,4 @@ def mac_bytes(text: str) -> bytes:
 
 def tag_bytes(tags: Sequence[VlanTag]) -> bytes:
     """Up to two VLAN tags as the maps hold them: protocol and VLAN id of each, outer first, network order."""
-    return b"".join(struct.pack("!HH", *tag) for tag in tags).ljust(2 * _TAG_BYTES, b"\0")
+    return b"".join(struct.pack("!HH", *tag) for tag in tags).ljust(2 * TAG_BYTES, b"\0")

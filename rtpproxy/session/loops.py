@@ -1,14 +1,15 @@
 """Packets that go round between relays which take each other for phones. Pure; times in seconds, monotonic.
 
 A relay sets the TTL afresh, so nothing else ends such a loop, which would fill a line within a second. What carries a
-number shows itself by repeating it; of what carries none, only so many are believed. A phone comes nowhere near either.
+number shows itself by repeating it; of what carries none, or starts its numbers anew, only so many are believed. A
+phone comes nowhere near either.
 The kernel has the same rule (`bpf/account.h`).
 """
 
 REPEATS_PER_SECOND = 200
 """RTP packets with a number that came before, of one stream."""
 UNNUMBERED_PER_SECOND = 5000
-"""RTCP packets, and what is not RTP, of one stream."""
+"""RTCP packets, what is not RTP, and RTP packets that follow on none, of one stream."""
 
 
 class LoopGuard:

@@ -131,6 +131,7 @@ class SequenceTracker:
         "longest_gap_s",
         "parse_errors",
         "received",
+        "runs",
     )
 
     def __init__(self) -> None:
@@ -139,6 +140,8 @@ class SequenceTracker:
         self.duplicates = 0
         self.parse_errors = 0
         """Packets that are not RTP."""
+        self.runs = 0
+        """Times that the numbers started anew, as far as userspace saw."""
         self.longest_gap_s = 0.0
         """Longest time between two packets, seconds."""
         self._seen_at = float("inf")
@@ -315,6 +318,7 @@ class SequenceTracker:
 
     def _start_run(self, sequence: int) -> None:
         self._end_run()
+        self.runs += 1
         self._lowest = self._highest = sequence
         self._next = (sequence + 1) & 0xFFFF
         self.received += 1

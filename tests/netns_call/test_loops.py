@@ -60,6 +60,15 @@ def test_between_two_relays(circle, topology, way, data, is_rtcp):
     comes_to_an_end(circle, most)
 
 
+def test_two_packets_that_make_each_other_look_new(circle, topology, way):
+    source = topology.caller.ip, circle.theirs[0]
+    with Tap(topology.caller) as tap:
+        for ssrc in (1, 2):
+            to = topology.caller.gateway.ip, circle.ours[1]
+            tap.send(sent_frame(topology.caller, source, to, rtp(1, ssrc=ssrc)))
+    comes_to_an_end(circle, UNNUMBERED)
+
+
 def comes_to_an_end(circle, most):
     """It went round until one of the ports had enough of it; the clock may have begun another second meanwhile."""
     wait_for(lambda: max(circle.counts()) >= most, DEADLINE_S, "the packet to go round")

@@ -163,6 +163,26 @@ def test_kernels_reason_is_in_the_report(network, topology, interfaces, index):
     assert re.fullmatch("no native XDP: (veth: )?Peer MTU is too large to set XDP", report.reason)
 
 
+def test_interface_that_went_to_another_namespace_and_came_back(network, topology, interfaces, index):
+    """With our program on it, which is no other instance's."""
+    interfaces.attach(index)
+    network.ip(f"link set to-caller netns {topology.callee.ns}")
+    network.follow(lambda: interfaces.links.get(index) is None, "the link to be gone")
+    topology.callee.run(["ip", "link", "set", "to-caller", "netns", topology.relay.ns])
+    network.follow(lambda: interfaces.links.by_name("to-caller") is not None, "the link")
+    back = interfaces.links.by_name("to-caller")
+    assert interfaces.attach(back.index) == Report("to-caller", Tier.XDP)
+    interfaces.detach_all()
+    assert programs(network) == {}
+
+
+def test_links_that_went_while_events_were_lost(network, interfaces, index):
+    interfaces.attach(index)
+    network.ip("link del to-caller")
+    interfaces.reload()
+    assert (interfaces.reports(), interfaces.links.get(index)) == ([], None)
+
+
 def test_driver_without_native_xdp(network, interfaces):
     network.ip("link add br0 type bridge")
     interfaces.links.reload()

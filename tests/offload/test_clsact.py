@@ -76,3 +76,15 @@ def test_tc_leftovers_of_our_name_are_cleared(tc_network, topology, loaded, inde
     assert successor.interfaces.attach(index).tier is Tier.TC
     successor.close()
     assert successor.tc_programs() == ({"to-caller": []} if is_qdisc_left else {})
+
+
+def test_leftovers_on_an_ingress_qdisc(tc_network, topology, loaded, index):
+    """Which is not ours, and stays."""
+    tc_network.tc("qdisc add dev to-caller ingress")
+    tc_network.interfaces.attach(index)
+    assert TC_NAME in tc_network.tc("filter show dev to-caller ingress")
+    successor = RelayNetwork(topology.relay, loaded, OffloadMode.TC)
+    assert successor.interfaces.clear_leftovers() == ["to-caller"]
+    assert successor.tc("filter show dev to-caller ingress") == ""
+    assert "ingress" in successor.tc("qdisc show dev to-caller")
+    successor.close()

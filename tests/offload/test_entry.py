@@ -179,6 +179,16 @@ def test_nothing_is_sent_back_to_its_sender():
     assert (wanted[35000], wanted[36000]) == (REFLECTED, REFLECTED)
 
 
+def test_asymmetric_party_at_the_peers_host_may_be_the_peer():
+    """It may send from any port, also from the one that it would be sent to."""
+    session = learned_session()
+    session.callee.rtp.latch.remote = Endpoint(CALLER.host, 9000)
+    session.caller.rtp.latch.is_asymmetric = True
+    wanted = plan(session)
+    assert wanted[35000] == REFLECTED
+    assert isinstance(wanted[36000], ForwardingEntry)
+
+
 A, B, C = entry(1), entry(2), entry(3)
 
 

@@ -6,7 +6,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.links import Links, OurFrames
+from rtpproxy.offload.links import Links, OurFrames, redirected_mtu
 
 UP = 0x41
 Q, AD = 0x8100, 0x88A8
@@ -75,13 +75,19 @@ def test_carriers_and_tags(name, carrier, tags):
 
 
 def test_frames_of_this_host():
-    """More tags than a program reads are left out, and so is what has no Ethernet header."""
+    """As XDP sees them, with their tags at what carries a VLAN, up to two; and as TC does, at each interface itself."""
     assert Links(FakeNetlink(*ALL)).frames() == {
-        (2, ()): mac(2),
+        **{(index, ()): mac(index) for index in (2, 3, 4, 5, 6)},
         (2, ((Q, 5),)): mac(3),
         (2, ((AD, 7),)): mac(4),
         (2, ((AD, 7), (Q, 6))): mac(5),
     }
+
+
+@pytest.mark.parametrize(("tags", "expected"), [((), 1500), (((Q, 5),), 1500), (((AD, 7), (Q, 6)), 1496)])
+def test_mtu_of_redirected_frames(tags, expected):
+    links = Links(FakeNetlink(ETH0))
+    assert redirected_mtu(links.get(2), tags) == expected
 
 
 def test_frames_of_a_bond_come_by_its_ports():
@@ -90,7 +96,7 @@ def test_frames_of_a_bond_come_by_its_ports():
     ports = [message(index, f"eth{index}", ("IFLA_MASTER", 10)) for index in (11, 12)]
     links = Links(FakeNetlink(bond, *ports, vlan(13, "bond0.5", 10, Q, 5)))
     tagged = {(index, ((Q, 5),)): mac(13) for index in (10, 11, 12)}
-    assert links.frames() == {(10, ()): mac(10), (11, ()): mac(11), (12, ()): mac(12), **tagged}
+    assert links.frames() == {**{(index, ()): mac(index) for index in (10, 11, 12, 13)}, **tagged}
 
 
 def test_ports_of_a_bridge_carry_no_vlan_of_it():
@@ -155,10 +161,14 @@ def test_copy_follows():
         assert copy.frames == frames
 
 
-def test_room_that_is_made_is_used():
+def test_no_room(caplog):
+    """It is said once; the others are written, and when room is made, what had none."""
     copy = FakeCopy(room=1)
     ours = OurFrames(copy.write)
-    with pytest.raises(OffloadError):
+    for _ in range(2):
         ours.follow({(2, ()): "a", (3, ()): "b"})
+        assert copy.frames == {(2, ()): "a"}
+    (message,) = caplog.messages
+    assert message.endswith("no room; what arrives at such an interface stays in userspace")
     ours.follow({(3, ()): "b"})
     assert copy.frames == {(3, ()): "b"}

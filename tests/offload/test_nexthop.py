@@ -489,6 +489,19 @@ def test_reroute_in_parts(network):
     assert found == [[(peers[0], "")], [(peers[2], ""), (peers[3], "")], [(peers[4], "")]]
 
 
+def test_events_that_go_on_do_not_starve_the_last_routes(network):
+    peers = [f"198.51.100.{number}" for number in range(6)]
+    network.ip("route add 198.51.100.0/24 via 10.0.2.50")
+    for peer in peers:
+        network.next_hops.acquire(peer, "")
+    network.ip("route replace 198.51.100.0/24 via 10.0.1.50")
+    found = []
+    for _ in range(3):
+        network.next_hops.start_reroute()
+        found += network.next_hops.reroute(2)
+    assert found == [(peer, "") for peer in peers]
+
+
 def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
     """A row that one peer's entries still name is given to no other neighbour before they are placed anew."""
     gateways = {f"10.0.2.{number}": f"02:00:00:00:00:{number}" for number in (50, 51, 60, 61)}

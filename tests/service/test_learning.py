@@ -321,16 +321,27 @@ def test_nothing_is_sent_back_to_its_sender(play):
 def test_repeated_numbers_are_believed_so_often_a_second(play):
     play.call()
     play.packet(CALLER, FACES_CALLER, rtp(7), TO_CALLEE)
-    for second in range(2):
+    for second in range(1, 3):
         play.at(second)
         for _ in range(REPEATS_PER_SECOND):
             play.packet(CALLER, FACES_CALLER, rtp(7), TO_CALLEE)
         for _ in range(5):
             play.packet(CALLER, FACES_CALLER, rtp(7))
         # Others are not held up by it.
-        play.packet(CALLER, FACES_CALLER, rtp(8 + second), TO_CALLEE)
-        play.packet(CALLEE, FACES_CALLEE, rtp(7 + second), TO_CALLER)
+        play.packet(CALLER, FACES_CALLER, rtp(7 + second), TO_CALLEE)
+        play.packet(CALLEE, FACES_CALLEE, rtp(6 + second), TO_CALLER)
     assert play.counters("call f t")["ndropped"] == 10
+
+
+@pytest.mark.parametrize("ssrcs", [(1, 2), (1, 1)], ids=["two SSRCs", "far apart"])
+def test_numbers_that_start_anew_are_believed_so_often_a_second(play, ssrcs):
+    """Two packets that go round make each other look new."""
+    play.call()
+    packets = [rtp(7 + 1000 * number, ssrc=ssrc) for number, ssrc in enumerate(ssrcs)]
+    for number in range(UNNUMBERED_PER_SECOND):
+        play.packet(CALLER, FACES_CALLER, packets[number % 2], TO_CALLEE)
+    for number in range(10):
+        play.packet(CALLER, FACES_CALLER, packets[number % 2])
 
 
 @pytest.mark.parametrize(
