@@ -62,7 +62,8 @@ struct frame {
 	bool is_ours; /* it is this hook's to forward, and to count */
 	struct datagram datagram;
 	struct port_row *row;
-	__u32 index; /* of the row */
+	struct port_hosts6 *hosts6; /* of the row; NULL until it is known to need them */
+	__u32 index;                /* of the row */
 	struct entry entry;
 	struct way_out out;
 	struct port_counters *counters;
@@ -192,6 +193,12 @@ static __always_inline __u32 find_row(struct frame *f)
 		return VERDICT(up_not_ours);
 	/* With thousands of calls, row and counters are both out of the nearer caches; loaded here, they come at once. */
 	(void)READ_ONCE(f->counters->packets);
+	f->hosts6 = NULL;
+	if (d->is_ipv6) {
+		f->hosts6 = port_hosts6.lookup(&f->index);
+		if (f->hosts6)
+			(void)READ_ONCE(f->hosts6->remote_host[0]);
+	}
 	return f->row->is_open ? FORWARD : VERDICT(up_not_ours);
 }
 
@@ -199,11 +206,10 @@ static __always_inline __u32 find_row(struct frame *f)
 static __always_inline __u32 read_entry(struct frame *f)
 {
 	__u32 index = f->index;
-	struct port_hosts6 *hosts6 = NULL;
 
-	if (READ_ONCE(f->row->is_ipv6) || READ_ONCE(f->row->is_to_ipv6))
-		hosts6 = port_hosts6.lookup(&index);
-	switch (verdict_read_entry(f->row, hosts6, &f->entry)) {
+	if (!f->hosts6 && (READ_ONCE(f->row->is_ipv6) || READ_ONCE(f->row->is_to_ipv6)))
+		f->hosts6 = port_hosts6.lookup(&index);
+	switch (verdict_read_entry(f->row, f->hosts6, &f->entry)) {
 	case ENTRY_NONE:
 		return VERDICT(up_no_entry);
 	case ENTRY_CHANGING:

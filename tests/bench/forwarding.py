@@ -56,7 +56,7 @@ def _compare_in_kernel(calls: int, rounds: int, seconds: float) -> None:
             nat = _ratio(fast, name, _NAT) if name == _COMPARED_WITH_NAT else "-"
             _show(name, calls, [one[name] for one in fast], paced[name], _ratio(fast, name, _BARE), nat)
         for name, subject in subjects.items():
-            _check_tier(name, subject, sum(one[name].arrived for one in [*fast, paced]))
+            _check_tier(name, subject, calls)
 
 
 def _run_in_turn(subjects: dict[str, Subject], seconds: float, interval_ns: int) -> Round:
@@ -67,14 +67,16 @@ def _ratio(rounds: list[Round], name: str, to: str) -> str:
     return f"{statistics.median(one[name].rate / one[to].rate for one in rounds):.2f}"
 
 
-def _check_tier(name: str, subject: Subject, arrived: int) -> None:
-    """Say so if not all was forwarded by the kernel, as the relay's last report tells."""
+def _check_tier(name: str, subject: Subject, calls: int) -> None:
+    """Say so if the kernel did not forward all but each stream's first packet, as the relay's last report tells."""
     if subject.relay is None:
         return
     subject.relay.stop()
-    missing = arrived - subject.relay.forwarded()
-    if missing > 0:
-        click.echo(f"{name}: {missing:,} of {arrived:,} packets went through userspace")
+    sent = subject.generator.total - calls
+    missing = sent - subject.relay.forwarded()
+    if missing:
+        verdicts = subject.relay.log.rpartition("frames by verdict: ")[2].splitlines()[0]
+        click.echo(f"{name}: of {sent:,} packets the kernel did not forward {missing:,} ({verdicts})")
 
 
 def _measure_userspace(calls: int) -> None:

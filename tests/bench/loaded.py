@@ -41,7 +41,8 @@ def _run_under_commands(subject: Subject, interval_ns: int, is_loaded: bool) -> 
     set_ups = 0.0
     generator.start(_SECONDS, interval_ns)
     if is_loaded:
-        assert relay is not None and relay.host is not None
+        assert relay is not None
+        assert relay.host is not None
         client = udp_socket(("127.0.0.1", _CONTROL_PORT), relay.host.socket)
         end = time.monotonic() + _SECONDS
         with on_client_cpu():

@@ -48,7 +48,7 @@ IPV4 = Families(4, 4)
 def bare(calls: int) -> Iterator[Subject]:
     """The limit: every frame redirected with fixed MACs."""
     with ExitStack() as stack:
-        topology = stack.enter_context(Topology())
+        topology = _enter_topology(stack)
         stack.enter_context(BareRedirect(topology, topology.caller, topology.callee))
         yield _between(stack, topology, IPV4, [FIRST_CALLEE_PORT + 2 * number for number in range(calls)])
 
@@ -57,7 +57,7 @@ def bare(calls: int) -> Iterator[Subject]:
 def kernel_nat(calls: int) -> Iterator[Subject]:
     """The kernel's own way: forwarding, connection tracking, and nftables that change both addresses and the port."""
     with ExitStack() as stack:
-        topology = stack.enter_context(Topology())
+        topology = _enter_topology(stack)
         topology.relay.call(_prepare_forwarding)
         _make_room_for_connections(2 * calls)
         ports = [RELAY_PORTS[0] + 2 * number for number in range(calls)]
@@ -73,7 +73,7 @@ def relayed(calls: int, *options: str, families: Families = IPV4) -> Iterator[Su
     low, high = map(str, RELAY_PORTS)
     everywhere = ("-l", "*", "-6", "six@::") if 6 in families else ()
     with ExitStack() as stack:
-        topology = stack.enter_context(Topology(ipv6=6 in families))
+        topology = _enter_topology(stack, ipv6=6 in families)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         always = ("-d", "ERR", "-m", low, "-M", high, "-T", str(_IDLE_TIMEOUT_S), *everywhere)
         relay = stack.enter_context(RunningRelay(directory, *always, *options, host=topology.relay))
@@ -99,7 +99,7 @@ def other_program(calls: int, command: str) -> Iterator[Subject]:
     """Another RTPproxy, with all calls set up; what it loses in learning is its own affair."""
     low, high = RELAY_PORTS
     with ExitStack() as stack:
-        topology = stack.enter_context(Topology())
+        topology = _enter_topology(stack)
         options = f"-l {topology.caller.gateway.ip} -m {low} -M {high}"
         _, path = stack.enter_context(started(command, options, topology.relay.popen))
 
@@ -112,6 +112,29 @@ def other_program(calls: int, command: str) -> Iterator[Subject]:
         subject = _between(stack, topology, IPV4, ports)
         _learn(subject, calls, may_lose=True)
         yield subject
+
+
+def _enter_topology(stack: ExitStack, *, ipv6: bool = False) -> Topology:
+    topology = stack.enter_context(Topology(ipv6=ipv6))
+    for host in (topology.caller, topology.relay, topology.callee):
+        host.call(_silence)
+    return topology
+
+
+def _silence() -> None:
+    """In a host's namespace: a neighbour once found is not asked for again, nor is a router.
+
+    One frame sent from the other core in the middle of a run would have the interface that it reaches served there to
+    the end of the run, and the generator, no longer held up by that work, would lose most of what it sends.
+    """
+    settings = {
+        "ipv?/neigh/*/base_reachable_time_ms": _IDLE_TIMEOUT_S * 1000,
+        "ipv?/neigh/*/delay_first_probe_time": _IDLE_TIMEOUT_S,
+        "ipv6/conf/*/accept_ra": 0,
+    }
+    for pattern, value in settings.items():
+        for path in Path("/proc/sys/net").glob(pattern):
+            path.write_text(str(value))
 
 
 def _between(stack: ExitStack, topology: Topology, families: Families, ports: list[int]) -> Subject:

@@ -12,9 +12,8 @@ _QUIET_S = 0.1
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one relay: packets that arrived, those a second, share lost, delays of stamped ones in microseconds."""
+    """One run of one relay: packets a second that arrived, share lost, delays in microseconds."""
 
-    arrived: int
     rate: float
     loss: float
     p50_us: float = 0.0
@@ -34,7 +33,7 @@ def measure(sent: Sent, sink: Sink) -> Measured:
     assert counts.bad_ip_checksum + counts.bad_udp_checksum + counts.wrong_length == 0, counts
     delays = sink.delays()
     share = arrived / sent.packets
-    return Measured(arrived, sent.rate * share, 1 - share, delays.p50_us, delays.p99_us)
+    return Measured(sent.rate * share, 1 - share, delays.p50_us, delays.p99_us)
 
 
 def settle(count: Callable[[], int], wanted: int) -> int:

@@ -88,6 +88,8 @@ class Generator:
         self._phone = phone
         self._cpu = cpu
         self._process: subprocess.Popen | None = None
+        self.total = 0
+        """Packets sent in all runs that are over."""
         (self._version,) = {spec.version for spec in streams}
         self._bpf = _compile(
             "generator.c",
@@ -137,6 +139,7 @@ class Generator:
         )
         self.stop()
         progress = self._bpf[b"progress"][0]
+        self.total += progress.sent
         return Sent(progress.sent, (progress.last_ns - progress.first_ns) / 1e9)
 
     def stop(self) -> None:
