@@ -9,7 +9,7 @@ PEER ?=
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 RUN_PACKAGES := python3-bpfcc linux-libc-dev python3-venv
-TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool procps groff-base kamailio sip-tester
+TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool nftables procps groff-base kamailio sip-tester
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint demo bench man install-man clean

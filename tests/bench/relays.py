@@ -87,11 +87,17 @@ def relayed(calls: int, *options: str, families: Families = IPV4) -> Iterator[Su
 @contextmanager
 def in_kernel(calls: int, tier: str, families: Families) -> Iterator[Subject]:
     """The daemon, once it has given every caller's stream to the kernel: by `xdp` or `tc`."""
-    with relayed(calls, "-d", "INFO", "--offload", tier, families=families) as subject:
-        relay = subject.relay
-        assert relay is not None
-        wait_for(lambda: relay.log.count("enters the kernel") >= calls, 10.0, "the kernel to have all streams")
+    with relayed(calls, "--offload", tier, families=families) as subject:
+        name = f"streams by {tier.upper()}"
+        wait_for(lambda: told(subject)[name] == calls, 10.0, "the kernel to have all streams")
         yield subject
+
+
+def told(subject: Subject) -> dict[str, int]:
+    """What our daemon tells of its tiers."""
+    assert subject.relay is not None
+    pairs = (line.rpartition(": ") for line in subject.relay.ask("It").splitlines())
+    return {name: int(count) for name, _, count in pairs}
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def test_bridging(start, topology, way, name, advertised):
 def test_labels_choose_addresses_of_both_families(start, topology, way):
     """Each has ports of its own: the same number serves four calls."""
     relay = start(
-        *(*way.options, "-m", "20000", "-M", "20000", "-F"),
+        *(*way.options, "-m", "20000", "-M", "20001", "-F"),
         *("-l", "a@10.0.1.1", "-l", "b@10.0.2.1=192.0.2.99", "-6", "c@fd00:0:1::1", "-6", "d@fd00:0:2::1"),
     )
     shown = {"a": "10.0.1.1", "b": "192.0.2.99", "c": "fd00:0:1::1 6", "d": "fd00:0:2::1 6"}

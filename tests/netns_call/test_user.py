@@ -10,14 +10,14 @@ import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind
 from rtpproxy.kernel import instance_name
-from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, WAYS, Call, Tap, is_attached, paused, verdicts
+from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, TC, WAYS, Call, Tap, is_attached, paused, verdicts
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
 NOBODY = pwd.getpwnam("nobody")
 AS_NOBODY = ("-u", "nobody")
 MEDIA = ("-m", "35000", "-M", "35999")
-KEPT = {KERNEL.name: 0x8000003000, "steered": 0x8000003000, BOUND.name: 0}
+KEPT = {KERNEL.name: 0x8000003000, TC.name: 0x8000003000, "steered": 0x8000003000, BOUND.name: 0}
 """CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF, or none."""
 
 
