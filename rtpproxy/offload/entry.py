@@ -98,7 +98,7 @@ class NotOffloaded(str):
 
 NOT_LEARNED = NotOffloaded("its source is not learned yet")
 PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
-OTHER_FAMILY = NotOffloaded("the peer's address is of another family than our port for it")
+OTHER_FAMILY = NotOffloaded("a party's address is of another family than our port for it")
 LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
 
@@ -122,11 +122,11 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
         return NOT_LEARNED
     if to is None or not to.port or not peer.local_port:
         return PEER_UNKNOWN
-    if is_ipv6(to.host) != peer.local.is_ipv6:
+    if is_ipv6(to.host) != peer.local.is_ipv6 or is_ipv6(source.host) != is_ipv6(stream.local_host):
         return OTHER_FAMILY
     if source == to or (stream.latch.is_asymmetric and source.host == to.host):
         return REFLECTED
-    if any(is_link_local(host) for host in (source.host, stream.local_host, to.host)):
+    if any(is_link_local(host) for host in (source.host, stream.local_host, to.host, peer.local_host)):
         return LINK_LOCAL
     return ForwardingEntry(
         port=stream.local_port,

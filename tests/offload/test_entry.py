@@ -161,6 +161,13 @@ def test_signalled_address_of_another_family_is_not_sent_to(role):
     assert isinstance(wanted[35001], ForwardingEntry)
 
 
+def test_asymmetric_party_of_another_family_than_our_port_is_not_locked():
+    session = learned_session()
+    session.caller.rtp.latch.remote = Endpoint("2001:db8::1", 5004)
+    session.caller.rtp.latch.is_asymmetric = True
+    assert plan(session)[35000] == plan(session)[36000] == OTHER_FAMILY
+
+
 @pytest.mark.parametrize(
     ("host", "local_host"),
     [("fe80::2%3", "fe80::1%3"), ("fe80::2", "2001:db8::1"), ("2001:db8::2", "fe80::1%3"), ("febf::1", "2001:db8::1")],
