@@ -101,6 +101,12 @@ class PhonePort(PhoneSocket):
         self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 0)
 
 
+def ip(host: Host, *commands: str) -> None:
+    """Run iproute2 commands on a host."""
+    for command in commands:
+        host.run(["ip", *command.split()])
+
+
 def allow_refusals(host: Host) -> None:
     """Let the host answer every packet to a closed port; the kernel holds most of such answers back."""
     host.run(["sysctl", "-qw", "net.ipv4.icmp_ratelimit=0"])

@@ -5,24 +5,11 @@ import re
 
 import pytest
 
-from tests.netns_call.call import DEADLINE_S, Tap, kernel_only, paused, verdicts
-from tests.netns_call.traffic import Traffic, both_ways
+from tests.netns_call.call import DEADLINE_S, Tap, ip, kernel_only, verdicts
+from tests.netns_call.traffic import Traffic, both_ways, in_the_kernel_again
 from tests.path_mtu import require_mtu
 from tests.running import rtp
 from tests.waiting import wait_for
-
-
-def in_the_kernel_again(call, way, traffic):
-    """Traffic flows both ways; where it is the kernel's, without the relay's process."""
-    traffic.resumed()
-    if way.is_kernel:
-        call.wait_offloaded(*call.rtp_ports)
-        with paused(call.relay):
-            traffic.resumed()
-
-
-def ip(host, command):
-    host.run(["ip", *command.split()])
 
 
 def test_nothing_is_lost_while_the_kernel_takes_over(call, way):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 
-from tests.netns_call.call import DEADLINE_S, Address, Call, PhonePort, number_of, numbered
+from tests.netns_call.call import DEADLINE_S, Address, Call, PhonePort, Way, number_of, numbered, paused
 from tests.waiting import wait_for
 
 INTERVAL_S = 1 / 2000
@@ -119,6 +119,15 @@ class Traffic:
         for receiver in readable:
             numbers = self._by_receiver[receiver].arrived[receiver]
             numbers.extend(number_of(data) for data, _ in receiver.take())
+
+
+def in_the_kernel_again(call: Call, way: Way, traffic: Traffic) -> None:
+    """Wait until traffic flows both ways; where it is the kernel's, without the relay's process."""
+    traffic.resumed()
+    if way.is_kernel:
+        call.wait_offloaded(*call.rtp_ports)
+        with paused(call.relay):
+            traffic.resumed()
 
 
 def _arrived_since(stream: Stream, mark: int) -> int:

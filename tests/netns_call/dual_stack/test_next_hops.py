@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.netns import Topology
 from tests.netns_call.call import (
     DEADLINE_S,
     KERNEL,
@@ -14,34 +13,19 @@ from tests.netns_call.call import (
     Call,
     PhonePort,
     Tap,
+    ip,
     kernel_only,
     paused,
     rtcp,
     sent_frame,
 )
-from tests.netns_call.traffic import Stream, Traffic, both_ways
+from tests.netns_call.dual_stack.families import EVERYWHERE
+from tests.netns_call.traffic import Stream, Traffic, both_ways, in_the_kernel_again
 from tests.running import rtp
 from tests.waiting import wait_for
 
-EVERYWHERE = ("-l", "*", "-6", "six@::")
 FAR, FAR6 = "198.51.100.9", "2001:db8:99::9"
 """Where a phone is that is on no link of the relay's."""
-
-
-@pytest.fixture
-def topology():
-    with Topology(ipv6=True) as topology:
-        yield topology
-
-
-@pytest.fixture
-def relay(start, way):
-    return start(*way.options, *EVERYWHERE)
-
-
-def ip(host, *commands):
-    for command in commands:
-        host.run(["ip", *command.split()])
 
 
 def goes_well(call, way):
@@ -264,15 +248,6 @@ def test_nothing_is_sent_back_to_its_sender(relay, topology, way):
 
 
 # Changes under a call
-
-
-def in_the_kernel_again(call, way, traffic):
-    """Traffic flows both ways; where it is the kernel's, without the relay's process."""
-    traffic.resumed()
-    if way.is_kernel:
-        call.wait_offloaded(*call.rtp_ports)
-        with paused(call.relay):
-            traffic.resumed()
 
 
 @pytest.mark.parametrize("is_ipv6", [False, True], ids=["ipv4", "ipv6"])

@@ -6,7 +6,6 @@ import socket
 import pytest
 from scapy.all import ICMP, IP, Ether, ICMPv6EchoRequest, IPv6, Raw
 
-from tests.netns import Topology
 from tests.netns_call.call import (
     DEADLINE_S,
     ETH_P_IP,
@@ -20,40 +19,11 @@ from tests.netns_call.call import (
     sent_frame,
     verdicts,
 )
+from tests.netns_call.dual_stack.families import EVERYWHERE, addresses, pairs
 from tests.running import rtp
 from tests.waiting import wait_for
 
-EVERYWHERE = ("-l", "*", "-6", "six@::")
-PAIRS = {"4-4": (False, False), "6-6": (True, True), "4-6": (False, True), "6-4": (True, False)}
 MTU = 1500
-
-pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-
-
-@pytest.fixture
-def topology():
-    with Topology(ipv6=True) as topology:
-        yield topology
-
-
-@pytest.fixture
-def relay(start, way):
-    return start(*way.options, *EVERYWHERE)
-
-
-@pytest.fixture
-def call(relay, topology, pair):
-    with Call(relay, topology.caller, topology.callee, **addresses(topology, pair)) as call:
-        yield call
-
-
-def addresses(topology, pair):
-    """Where the phones are, for families."""
-    caller, callee = topology.caller, topology.callee
-    return {
-        "caller_at": (caller.ip6 if pair[0] else caller.ip, 4000),
-        "callee_at": (callee.ip6 if pair[1] else callee.ip, 5000),
-    }
 
 
 @pairs

@@ -3,24 +3,8 @@
 import re
 import socket
 
-import pytest
-
-from tests.netns import Topology
 from tests.running import rtp
 from tests.waiting import wait_for
-
-EVERYWHERE = ("-l", "*", "-6", "six@::")
-
-
-@pytest.fixture
-def topology():
-    with Topology(ipv6=True) as topology:
-        yield topology
-
-
-@pytest.fixture
-def relay(start, way):
-    return start(*way.options, *EVERYWHERE)
 
 
 class Party:

@@ -3,34 +3,20 @@
 import pytest
 from scapy.all import UDP, Ether
 
-from tests.netns import Topology
-from tests.netns_call.call import ETH_P_IP, ETH_P_IPV6, TC, Call, Tap, kernel_only, sent_frame, verdicts
-from tests.netns_call.test_families import PAIRS, addresses, pairs
+from tests.netns_call.call import ETH_P_IP, ETH_P_IPV6, TC, Tap, kernel_only, sent_frame, verdicts
+from tests.netns_call.dual_stack.families import PAIRS, pairs
 from tests.running import rtp
 
-EVERYWHERE = ("-l", "*", "-6", "six@::")
 _UDP_SEGMENT, _SOL_UDP = 103, 17
 
 
 @pytest.fixture
-def topology():
-    with Topology(ipv6=True) as topology:
-        for phone in (topology.caller, topology.callee):
-            phone.run(["ethtool", "-K", phone.ifname, "tx", "on"])
-            shown = phone.run(["ethtool", "-k", phone.ifname]).stdout
-            assert "tx-checksumming: on" in shown
-        yield topology
-
-
-@pytest.fixture
-def relay(start, way):
-    return start(*way.options, *EVERYWHERE)
-
-
-@pytest.fixture
-def call(relay, topology, pair):
-    with Call(relay, topology.caller, topology.callee, **addresses(topology, pair)) as call:
-        yield call
+def topology(topology):
+    """The phones leave checksums to their interfaces."""
+    for phone in (topology.caller, topology.callee):
+        phone.run(["ethtool", "-K", phone.ifname, "tx", "on"])
+        assert "tx-checksumming: on" in phone.run(["ethtool", "-k", phone.ifname]).stdout
+    return topology
 
 
 def assert_right(frame):
