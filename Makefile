@@ -18,7 +18,7 @@ help:
 	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
 	@echo "make test            set up and run all tests"
 	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
-	@echo "make bench [PEER=...]  measure, beside a bare redirect; call set-ups beside another program"
+	@echo "make bench [PEER=...]  measure, beside a bare redirect and kernel NAT, or another program"
 	@echo "make lint            ruff and mypy"
 	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make install-man     the same, for man(1) to find"

@@ -304,7 +304,7 @@ static __always_inline __u32 judge(struct frame *f, enum hook hook)
 	if (hook == HOOK_XDP && !f->out.xdp_ifindex)
 		return VERDICT(up_to_tc);
 	if (hook == HOOK_TC_BEHIND_XDP && f->out.xdp_ifindex)
-		return VERDICT(up_no_entry);
+		return VERDICT(up_no_entry); /* XDP's, which counted it; not counted here, because it is not ours */
 	f->is_ours = true;
 	verdict = check_link(f);
 	if (verdict == FORWARD)
@@ -399,7 +399,6 @@ static __always_inline __u32 rewrite_xdp(struct xdp_md *ctx, struct frame *f)
 	eth = (void *)(long)ctx->data;
 	f->data_end = (void *)(long)ctx->data_end;
 	ip = (void *)(eth + 1) + (out->tag_bytes & TAG_BYTES_MASK);
-	udp = ip + ip_out;
 	tag = (void *)eth + 12;
 	/* The frame was long enough before; the verifier does not know. */
 	if ((void *)(eth + 1) + 2 * TAG_BYTES > f->data_end)
@@ -575,7 +574,10 @@ int ON_STEER(struct bpf_sk_lookup *ctx)
 
 	if (ctx->protocol != IPPROTO_UDP || offset >= PORT_SPAN)
 		return SK_PASS;
-	slot = is_ipv6 ? slot_of_ipv6(ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]) : slot_of_ipv4(ctx->local_ip4);
+	if (is_ipv6)
+		slot = slot_of_ipv6(ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]);
+	else
+		slot = slot_of_ipv4(ctx->local_ip4);
 	if (slot >= LOCAL_SLOTS)
 		return SK_PASS;
 	index = slot * PORT_SPAN + offset;

@@ -150,7 +150,7 @@ _Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");
 struct verdicts {
 	__u64 dropped_other_source; /* not the locked source, and enough of those went up this second */
 	__u64 up_not_ip;            /* ARP, MPLS, ... */
-	__u64 up_vlan;              /* tags of no VLAN interface of this host, or more than two */
+	__u64 up_vlan;              /* tags of no VLAN interface of this host, or more than two; or an unknown interface */
 	__u64 up_not_udp;
 	__u64 up_not_ours;          /* UDP to an address or a port that no stream owns */
 	__u64 up_fragment;

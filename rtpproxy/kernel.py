@@ -152,13 +152,13 @@ def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
 
 
 def _local_address(host: str) -> bytes:
-    """A key of `local_slots`."""
+    """A key of `local_slots` and `host_addresses`."""
     address = ipaddress.ip_address(host)
     return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 
 
 class KernelTier:
-    """The XDP program on the host's interfaces, with next hops that follow the network."""
+    """The programs on the host's interfaces, with next hops that follow the network."""
 
     def __init__(self, config: Config, programs: Programs, on_routes: Callable[[], None]) -> None:
         """`on_routes` is called when routes or addresses changed. Nothing is attached before `start`."""

@@ -113,12 +113,12 @@ class Interfaces:
             return Report(link.name, Tier.USERSPACE, "not named by --interface")
         if not link.is_ethernet:
             return Report(link.name, Tier.USERSPACE, "not an Ethernet interface")
-        carrier, tags = self.links.carrier(link)
+        lower, tags = self.links.lower(link)
         reason = "--offload tc"
         if self._mode is not OffloadMode.TC:
-            reason = self._attach_xdp(carrier) if len(tags) <= MAX_TAGS else f"over {MAX_TAGS} VLAN tags"
+            reason = self._attach_xdp(lower) if len(tags) <= MAX_TAGS else f"over {MAX_TAGS} VLAN tags"
             if not reason:
-                return Report(link.name, Tier.XDP, f"by {carrier.name}, which carries it" if tags else "")
+                return Report(link.name, Tier.XDP, f"by {lower.name}, which carries it" if tags else "")
             if self._mode is OffloadMode.XDP:
                 return Report(link.name, Tier.USERSPACE, reason)
         try:
@@ -150,20 +150,15 @@ class Interfaces:
         """What became of every interface that was tried."""
         return list(self._reports.values())
 
-    def tier(self, index: int) -> Tier:
-        """Who forwards what arrives at an interface, as far as it was tried."""
-        report = self._reports.get(index)
-        return report.tier if report else Tier.USERSPACE
-
     def xdp_way(self, link: Link) -> XdpWay | None:
         """How XDP sends by an interface, None when it cannot."""
-        carrier, tags = self.links.carrier(link)
-        return XdpWay(carrier.index, tags) if len(tags) <= MAX_TAGS and self.can_send(carrier.index) else None
+        lower, tags = self.links.lower(link)
+        return XdpWay(lower.index, tags) if len(tags) <= MAX_TAGS and self.can_send(lower.index) else None
 
     def mtu(self, link: Link) -> int:
         """Of what leaves by an interface, bytes of IP packet, whoever sends."""
-        carrier, tags = self.links.carrier(link)
-        return min(link.mtu, redirected_mtu(carrier, tags)) if self.can_send(carrier.index) else link.mtu
+        lower, tags = self.links.lower(link)
+        return min(link.mtu, redirected_mtu(lower, tags)) if self.can_send(lower.index) else link.mtu
 
     def back_up_xdp(self) -> bool:
         """Let TC send what XDP cannot, where XDP runs, too, from now on; False when TC may not be used."""

@@ -83,8 +83,9 @@ class Forwarder:
             return ()
         change = diff(have, entries)
         for key in change.withdraw:
-            self._forget(key, str(wanted[key]))
-            self._keep_reason(key, wanted[key])
+            reason = str(wanted[key])
+            self._forget(key, reason)
+            self._keep_reason(key, reason)
         for entry in change.install:
             self._want(_Wish(entry, label))
         return change.withdraw
@@ -187,12 +188,12 @@ class Forwarder:
         if self._keep_reason(key, reason) and before != reason:
             log.info("%s: stream at port %d stays in userspace: %s", label, key & 0xFFFF, reason)
 
-    def _keep_reason(self, key: int, reason: ForwardingEntry | NotOffloaded) -> bool:
+    def _keep_reason(self, key: int, reason: str) -> bool:
         """Whether there is one to keep: that a stream is not learned yet is nothing to speak of."""
         if reason in (NOT_LEARNED, PEER_UNKNOWN):
             self._reasons.pop(key, None)
             return False
-        self._reasons[key] = str(reason)
+        self._reasons[key] = reason
         return True
 
     def _forget(self, key: int, reason: str) -> None:

@@ -74,7 +74,7 @@ class Links:
         """The link with that name, if there is one."""
         return next((link for link in self._links.values() if link.name == name), None)
 
-    def carrier(self, link: Link) -> tuple[Link, tuple[VlanTag, ...]]:
+    def lower(self, link: Link) -> tuple[Link, tuple[VlanTag, ...]]:
         """What a VLAN interface's frames come and leave by, and the tags in them, outer first; else the link itself."""
         tags: tuple[VlanTag, ...] = ()
         while link.vlan is not None and link.parent in self._links:
@@ -93,10 +93,10 @@ class Links:
                 continue
             # As TC sees them, at the interface itself.
             found[link.index, ()] = link.mac
-            carrier, tags = self.carrier(link)
+            lower, tags = self.lower(link)
             if not tags or len(tags) > MAX_TAGS:
                 continue
-            for index in (carrier.index, *(ports[carrier.index] if carrier.kind in _AGGREGATES else ())):
+            for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
                 found[index, tags] = link.mac
         return found
 
@@ -144,9 +144,9 @@ class OurFrames:
         return True
 
 
-def redirected_mtu(carrier: Link, tags: Sequence[VlanTag]) -> int:
-    """Bytes of IP packet that a redirected frame may have: the kernel allows it one tag over the carrier's MTU."""
-    return carrier.mtu - TAG_BYTES * max(0, len(tags) - 1)
+def redirected_mtu(lower: Link, tags: Sequence[VlanTag]) -> int:
+    """Bytes of IP packet that a redirected frame may have: the kernel allows it one tag over the interface's MTU."""
+    return lower.mtu - TAG_BYTES * max(0, len(tags) - 1)
 
 
 def read_link(message: Message) -> Link:

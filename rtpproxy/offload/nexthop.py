@@ -17,7 +17,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.attach import Interfaces
+from rtpproxy.offload.attach import Interfaces, Report
 from rtpproxy.offload.entry import NextHop, Tier
 from rtpproxy.offload.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
 
@@ -93,6 +93,7 @@ class NextHops:
         self._netlink = netlink
         self._interfaces = interfaces
         self._write = write
+        self._default_ttl = _number(_DEFAULT_TTL, _USUAL_TTL)
         self._free = list(range(capacity - 1, -1, -1))
         self._retired: list[int] = []
         """Rows that entries may still name, until the caller has placed them anew."""
@@ -212,10 +213,10 @@ class NextHops:
             if self._leads_over(neighbour[0], index):
                 self._update(neighbour)
 
-    def _leads_over(self, index: int, carrier: int) -> bool:
+    def _leads_over(self, index: int, lower: int) -> bool:
         """Whether frames for one interface go by another, or it is the same."""
         link = self._interfaces.links.get(index)
-        return index == carrier or (link is not None and self._interfaces.links.carrier(link)[0].index == carrier)
+        return index == lower or (link is not None and self._interfaces.links.lower(link)[0].index == lower)
 
     def _resolve(self, target: _Target) -> tuple[Route | NoRoute, _Hop | None]:
         to_host, from_host = target
@@ -254,13 +255,15 @@ class NextHops:
         index, source = attribute(answer, "RTA_OIF"), from_host or attribute(answer, "RTA_PREFSRC")
         link = self._interfaces.links.get(index) if index else None
         if answer["type"] == _LOCAL:
-            return NoRoute(f"{to_host} is an address of this host", self._no_way_in(index or 0)), None
+            return NoRoute(
+                f"{to_host} is an address of this host", _no_way_in(self._interfaces.attach(index or 0))
+            ), None
         if answer["type"] != _UNICAST or link is None or not source:
             return NoRoute(f"{to_host} is not reached by an ordinary route"), None
         if attribute(answer, "RTA_ENCAP"):
             return NoRoute(f"the route to {to_host} wraps the packet"), None
         report = self._interfaces.attach(index)
-        no_way_in = self._no_way_in(index)
+        no_way_in = _no_way_in(report)
         if not link.is_ethernet:
             return NoRoute(f"{link.name} is not an Ethernet interface", no_way_in), None
         xdp_way = self._interfaces.xdp_way(link)
@@ -270,18 +273,13 @@ class NextHops:
         neighbour_host = attribute(answer, "RTA_GATEWAY") or (via["addr"] if via else to_host)
         metrics = attribute(answer, "RTA_METRICS")
         ttl, mtu = (metrics.get_attr(name) if metrics else None for name in ("RTAX_HOPLIMIT", "RTAX_MTU"))
-        default_ttl, default_mtu = _settings(link.name, is_ipv6(to_host))
+        default_ttl, default_mtu = _ipv6_settings(link.name) if is_ipv6(to_host) else (self._default_ttl, _ANY_MTU)
         hop = (index, neighbour_host), min(mtu or _ANY_MTU, default_mtu)
         number = self._take(hop)
         if number is None:
             return NoRoute("the table of next hops is full"), None
         description = f"via {neighbour_host} dev {link.name}"
         return Route(number, source, description, ttl or default_ttl, report.tier, xdp_way is not None), hop
-
-    def _no_way_in(self, index: int) -> str:
-        """The interface, and why nothing that arrives there is forwarded, where that is so."""
-        report = self._interfaces.attach(index)
-        return str(report) if report.tier is Tier.USERSPACE else ""
 
     def _take(self, hop: _Hop) -> int | None:
         """The row for a hop, one user more; None when the table is full."""
@@ -358,10 +356,13 @@ class NextHops:
                 self._macs[answer["ifindex"], attribute(answer, "NDA_DST")] = mac, state
 
 
-def _settings(name: str, is_ipv6: bool) -> tuple[int, int]:
-    """TTL or hop limit of what leaves by an interface, and the MTU of the family there, in bytes."""
-    if not is_ipv6:
-        return _number(_DEFAULT_TTL, _USUAL_TTL), _ANY_MTU
+def _no_way_in(report: Report) -> str:
+    """The interface, and why nothing that arrives there is forwarded, where that is so."""
+    return str(report) if report.tier is Tier.USERSPACE else ""
+
+
+def _ipv6_settings(name: str) -> tuple[int, int]:
+    """Hop limit of what leaves by an interface, and its MTU for IPv6, in bytes: a router on the link may set both."""
     settings = _IPV6_SETTINGS / name
     return _number(settings / "hop_limit", _USUAL_TTL), _number(settings / "mtu", _ANY_MTU)
 

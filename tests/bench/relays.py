@@ -89,7 +89,7 @@ def in_kernel(calls: int, tier: str, families: Families) -> Iterator[Subject]:
     """The daemon, once it has given every caller's stream to the kernel: by `xdp` or `tc`."""
     with relayed(calls, "--offload", tier, families=families) as subject:
         name = f"streams by {tier.upper()}"
-        wait_for(lambda: told(subject)[name] == calls, 10.0, "the kernel to have all streams")
+        wait_for(lambda: told(subject).get(name) == calls, 10.0, "the kernel to have all streams")
         yield subject
 
 

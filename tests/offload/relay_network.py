@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from rtpproxy.config import OffloadMode
 from rtpproxy.offload.attach import Interfaces, ProgramSet
-from rtpproxy.offload.entry import NextHop
+from rtpproxy.offload.entry import NextHop, Tier
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.netlink import Events, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
@@ -89,6 +89,10 @@ class RelayNetwork:
     def _filters(self, name: str) -> list[str]:
         shown = json.loads(self.host.run(["tc", "-j", "filter", "show", "dev", name, "ingress"]).stdout)
         return [one["options"]["bpf_name"] for one in shown if "options" in one]
+
+    def tier(self, name: str) -> Tier | None:
+        """What an interface got; None when it was not tried, or all was detached."""
+        return {report.name: report.tier for report in self.interfaces.reports()}.get(name)
 
     def close(self) -> None:
         """Detach, and close all sockets."""

@@ -63,11 +63,11 @@ def test_links(interfaces, topology, index):
 def test_attach_and_detach(network, interfaces, index):
     assert interfaces.attach(index) == Report("to-caller", Tier.XDP)
     assert str(interfaces.attach(index)) == "to-caller: kernel, native XDP"
-    assert interfaces.tier(index) is Tier.XDP
+    assert network.tier("to-caller") is Tier.XDP
     assert programs(network) == {"to-caller": XDP_NAME}
     assert list(network.xdp_programs()) == ["to-caller"]
     interfaces.detach_all()
-    assert interfaces.tier(index) is not Tier.XDP
+    assert network.tier("to-caller") is None
     assert (programs(network), network.xdp_programs(), interfaces.reports()) == ({}, {}, [])
 
 
@@ -94,7 +94,7 @@ def test_foreign_program_is_left_alone_and_reported(network, interfaces, index, 
     expected = f"somebody else's XDP program {FOREIGN} is attached; it was left alone"
     assert report == Report("to-caller", Tier.TC, expected)
     assert str(report) == f"to-caller: kernel, TC ({expected})"
-    assert interfaces.tier(index) is Tier.TC
+    assert network.tier("to-caller") is Tier.TC
     interfaces.detach_all()
     assert programs(network) == {"to-caller": FOREIGN}
 
@@ -315,7 +315,7 @@ def test_tc_behind_xdp(network, interfaces, topology, index):
     assert network.tc_programs() == behind
     assert interfaces.back_up_xdp()
     assert network.tc_programs() == behind
-    assert interfaces.tier(index) is Tier.XDP
+    assert network.tier("to-caller") is Tier.XDP
     interfaces.detach_all()
     assert (programs(network), network.tc_programs()) == ({}, {})
 

@@ -70,7 +70,7 @@ ALL = (LOOPBACK, ETH0, ETH0_5, S_VLAN, C_VLAN, THIRD)
 )
 def test_carriers_and_tags(name, carrier, tags):
     links = Links(FakeNetlink(*ALL))
-    found, found_tags = links.carrier(links.by_name(name))
+    found, found_tags = links.lower(links.by_name(name))
     assert (found.name, found_tags) == (carrier, tags)
 
 
@@ -116,14 +116,14 @@ def test_ports_of_a_bridge_carry_no_vlan_of_it():
 )
 def test_links_that_are_their_own_carriers(link):
     links = Links(FakeNetlink(ETH0, link))
-    assert links.carrier(links.get(3)) == (links.get(3), ())
+    assert links.lower(links.get(3)) == (links.get(3), ())
     assert links.frames()[3, ()] == mac(3)
 
 
 def test_events():
     links = Links(FakeNetlink(ETH0))
     assert links.on_event(ETH0_5) == 3
-    assert links.carrier(links.get(3))[1] == ((Q, 5),)
+    assert links.lower(links.get(3))[1] == ((Q, 5),)
     assert links.on_event(message(2, "renamed")) == 2
     assert [links.by_name("eth0"), links.get(2).name] == [None, "renamed"]
     assert links.on_event(message(3, "eth0.5", event=RTM_DELLINK)) == 3

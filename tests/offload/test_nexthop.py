@@ -219,7 +219,7 @@ def test_link_gets_a_larger_mtu(network, topology):
 def test_way_out_is_attached_on_demand(network, callee_link):
     assert network.xdp_programs() == {}
     network.next_hops.acquire(known_neighbour(network), "")
-    assert network.interfaces.tier(callee_link.ifindex) is Tier.XDP
+    assert network.tier("to-callee") is Tier.XDP
     assert list(network.xdp_programs()) == ["to-callee"]
 
 
