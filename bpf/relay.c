@@ -387,7 +387,7 @@ static __always_inline __u32 rewrite_xdp(struct xdp_md *ctx, struct frame *f)
 	__u32 ip_out = f->entry.is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 ip_in = d->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	int shorter = TAG_BYTES * d->tag_count + ip_in - out->tag_bytes - ip_out;
-	__be16 id = d->is_ipv6 || f->entry.is_to_ipv6 ? 0 : d->ip->id;
+	__be16 id = d->is_ipv6 ? 0 : d->ip->id;
 	__be16 check = f->is_summed ? f->check : d->udp->check ? rewrite_update(d->udp, &f->entry) : 0;
 	struct ethhdr *eth;
 	struct udphdr *udp;
@@ -491,7 +491,7 @@ static __always_inline __u32 rewrite_tc(struct __sk_buff *skb, struct frame *f)
 	const struct udphdr *old = f->datagram.udp;
 	__u32 ip_out = e->is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 udp_at = sizeof(struct ethhdr) + ip_out, check_at = udp_at + __builtin_offsetof(struct udphdr, check);
-	__be16 id = f->datagram.is_ipv6 || e->is_to_ipv6 ? 0 : f->datagram.ip->id;
+	__be16 id = f->datagram.is_ipv6 ? 0 : f->datagram.ip->id;
 	__be16 ports[2] = {e->from_port, e->to_port};
 	/* The pseudo-header's part of udp_delta, and the ports'. */
 	__u32 hosts = (__u32)e->udp_delta + (__u16)~e->from_port + (__u16)~e->to_port + old->dest;
