@@ -27,9 +27,10 @@ struct datagram {
 	struct udphdr *udp;
 	struct iphdr *ip;        /* where is_ipv6 is not set */
 	struct ipv6hdr *ipv6;    /* where it is */
-	bool is_ipv6;
+	/* Those that offsets depend on are long: verifiers before Linux 5.16 remember no shorter numbers on the stack. */
+	__u64 is_ipv6;           /* 0 or 1 */
 	__be16 tags[4] __attribute__((aligned(8))); /* as in struct link_key */
-	__u32 tag_count;         /* in the frame, those with the reserved VLAN id 0 included */
+	__u64 tag_count;         /* in the frame, those with the reserved VLAN id 0 included */
 	__u32 ip_bytes;          /* of the IP packet, with its header */
 	__u32 payload_bytes;     /* of UDP */
 };
