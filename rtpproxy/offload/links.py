@@ -83,8 +83,12 @@ class Links:
         return link, tags
 
     def frames(self) -> dict[FrameKey, str]:
-        """Which frames are for this host: by where they come in and their tags, the MAC they are addressed to."""
+        """Which frames are for this host: by where they come in and their tags, the MAC they are addressed to.
+
+        Those that lost their outer tag to the driver are among them.
+        """
         found: dict[FrameKey, str] = {}
+        without_outer: dict[FrameKey, str] = {}
         ports: dict[int, list[int]] = defaultdict(list)
         for link in self._links.values():
             ports[link.master].append(link.index)
@@ -98,7 +102,9 @@ class Links:
                 continue
             for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
                 found[index, tags] = link.mac
-        return found
+                # What a driver took off, XDP does not see. An interface that has just the other tag comes first.
+                without_outer.setdefault((index, tags[1:]), link.mac)
+        return without_outer | found
 
     def on_event(self, message: Message) -> int | None:
         """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""

@@ -81,7 +81,13 @@ def test_frames_of_this_host():
         (2, ((Q, 5),)): mac(3),
         (2, ((AD, 7),)): mac(4),
         (2, ((AD, 7), (Q, 6))): mac(5),
+        (2, ((Q, 6),)): mac(5),  # the driver took the outer one off
     }
+
+
+def test_an_interface_with_one_tag_comes_before_one_whose_outer_tag_was_taken_off():
+    links = Links(FakeNetlink(*ALL, vlan(9, "eth0.6", 2, Q, 6)))
+    assert links.frames()[2, ((Q, 6),)] == mac(9)
 
 
 @pytest.mark.parametrize(("tags", "expected"), [((), 1500), (((Q, 5),), 1500), (((AD, 7), (Q, 6)), 1496)])

@@ -158,26 +158,50 @@ def test_tunnel_stays_in_userspace(relay, topology, way):
         wait_for(lambda: reason in relay.log, DEADLINE_S, "the reason")
 
 
-# VLANs, where the kernel has such devices
+# Bonds and VLANs, where the kernel has such devices
 
 
-@pytest.fixture
-def trunk(topology):
-    """The callee is in a VLAN of the link, tagged at both ends."""
-    probe = topology.relay.run(
-        ["ip", "link", "add", "link", "to-callee", "name", "v5", "type", "vlan", "id", "5"], check=False
+def add_or_skip(host, arguments, what):
+    """Add an interface of a kind that not every kernel has."""
+    if host.run(["ip", "link", "add", *arguments.split()], check=False).returncode:
+        pytest.skip(f"this kernel has no {what}")
+
+
+def test_bond(start, topology, way):
+    """The address is on the bond. XDP runs on its ports, and the bond chooses the one to send by."""
+    add_or_skip(topology.relay, "bond0 type bond mode active-backup miimon 100", "bonds (bonding)")
+    ip(
+        topology.relay,
+        "addr flush dev to-callee",
+        "link set to-callee down",
+        "link set to-callee master bond0",
+        "addr add 10.0.2.1/24 dev bond0",
+        "link set bond0 up",
     )
-    if probe.returncode:
-        pytest.skip("this kernel has no VLAN devices (8021q)")
-    ip(topology.callee, "link add link callee name v5 type vlan id 5", "addr add 10.5.0.2/24 dev v5", "link set v5 up")
-    ip(topology.relay, "addr add 10.5.0.1/24 dev v5", "link set v5 up")
+    relay = start(*way.options, *EVERYWHERE)
+    with Call(relay, topology.caller, topology.callee) as call:
+        goes_well(call, way)
+    if way.is_kernel:
+        assert "bond0: kernel, " in relay.log
+
+
+@pytest.fixture(params=[["id 5"], ["proto 802.1ad id 7", "id 5"]], ids=["vlan", "qinq"])
+def trunk(request, topology):
+    """The callee is in a VLAN of the link, tagged at both ends, once or twice."""
+    for host, below, number in ((topology.callee, "callee", 2), (topology.relay, "to-callee", 1)):
+        for depth, tag in enumerate(request.param):
+            name = f"v{depth}"
+            add_or_skip(host, f"link {below} name {name} type vlan {tag}", "VLAN devices (8021q)")
+            ip(host, f"link set {name} up")
+            below = name
+        ip(host, f"addr add 10.5.0.{number}/24 dev {below}")
 
 
 @pytest.mark.parametrize("is_stripped", [False, True], ids=["in the frame", "taken off"])
 def test_vlan(trunk, start, topology, way, is_stripped):
     if not is_stripped:
-        topology.callee.run(["ethtool", "-K", "callee", "txvlan", "off"])
-        topology.relay.run(["ethtool", "-K", "to-callee", "txvlan", "off"])
+        for host, name in ((topology.callee, "callee"), (topology.relay, "to-callee")):
+            host.run(["ethtool", "-K", name, "txvlan", "off", "tx-vlan-stag-hw-insert", "off"])
     relay = start(*way.options, *EVERYWHERE)
     with Call(relay, topology.caller, topology.callee, callee_at=("10.5.0.2", 5000)) as call:
         call.callee.to = "10.5.0.1", call.callee.to[1]
