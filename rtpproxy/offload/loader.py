@@ -7,6 +7,7 @@ together with the layout of every struct, and exits. Maps and programs live on i
 
 import array
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 
 from rtpproxy.errors import OffloadError
 
+log = logging.getLogger(__name__)
+
 LOAD_DEADLINE_S = 30.0
 _TABLES = ("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts")
 _MAPS = (*_TABLES, "local_slots", "host_addresses", "untagged_links", "links", "steered_sockets")
@@ -28,6 +31,8 @@ _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
 _CAPS_TO_LOAD = (38, 39)
 """CAP_PERFMON and CAP_BPF; CAP_SYS_ADMIN stands for both."""
 _MAX_MESSAGE_BYTES = 1 << 16
+_LOGGED_LINES = 40
+"""Of what compiler and verifier say of a program that is refused; the reason is at the end."""
 PROGRAM_MACROS = ("ON_XDP", "ON_TC", "ON_TC_BEHIND_XDP", "ON_STEER")
 """Name each program, in the order of their descriptors in `Loaded`."""
 _DESCRIPTORS = len(PROGRAM_MACROS) + len(_MAPS)
@@ -106,9 +111,12 @@ def _receive(ours: socket.socket, messages: str) -> Loaded:
     for fd in fds:
         os.set_inheritable(fd, False)
     if not data:
-        raise OffloadError(f"the BPF loader died: {_last_line(messages)}")
+        *_, last = ["no message", *_lines(messages)]
+        raise OffloadError(f"the BPF loader died: {last}")
     answer = json.loads(data)
     if "error" in answer:
+        for line in _lines(messages)[-_LOGGED_LINES:]:
+            log.debug("BPF loader: %s", line)
         raise OffloadError(answer["error"])
     if len(fds) < _DESCRIPTORS:
         for fd in fds:
@@ -122,9 +130,8 @@ def _receive(ours: socket.socket, messages: str) -> Loaded:
     return Loaded(xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, dict(zip(_MAPS, map_fds, strict=True)), layouts)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 # What follows runs in the child only.
@@ -191,7 +198,7 @@ def _hint(reason: str) -> str:
     if not _is_privileged():
         return "no privilege; run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW"
     if "Invalid argument" in reason or "Failed to load" in reason:
-        return f"{reason} (kernel {os.uname().release}; 5.11 or later is needed)"
+        return f"{reason} (kernel {os.uname().release}; 5.11 or later is needed; -d DBUG shows its reasons)"
     return reason
 
 

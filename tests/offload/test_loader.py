@@ -1,5 +1,6 @@
 """Loading in the child: what comes back, and one line that says why not."""
 
+import logging
 import mmap
 import os
 import shutil
@@ -175,7 +176,8 @@ class TestLoaded:
         with pytest.raises(OffloadError, match=r"^cannot compile: "):
             load(NAMES)
 
-    def test_program_that_the_kernel_refuses(self, tmp_path, monkeypatch):
+    def test_program_that_the_kernel_refuses(self, tmp_path, monkeypatch, caplog):
+        caplog.set_level(logging.DEBUG)
         directory = copy_of_programs(tmp_path, monkeypatch)
         endless = "struct xdp_md *ctx)\n{\n\twhile (bpf_get_prandom_u32() != 1)\n\t\t;\n"
         program = (directory / "relay.c").read_text()
@@ -183,8 +185,11 @@ class TestLoaded:
         with pytest.raises(OffloadError) as caught:
             load(NAMES)
         assert str(caught.value).startswith("cannot load the XDP program: Failed to load BPF program")
-        assert str(caught.value).endswith(f"(kernel {os.uname().release}; 5.11 or later is needed)")
+        hint = f"(kernel {os.uname().release}; 5.11 or later is needed; -d DBUG shows its reasons)"
+        assert str(caught.value).endswith(hint)
         assert "\n" not in str(caught.value)
+        assert caplog.messages[-1].startswith("BPF loader: ")
+        assert any("infinite loop" in message for message in caplog.messages), caplog.messages
 
     def test_what_lies_in_the_working_directory_is_not_run(self, tmp_path):
         """The relay may be started by root in a directory that anybody can write to."""
