@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import sys
 import pytest
 
 from rtpproxy.offload import loader
+from rtpproxy.offload.features import XdpFeatures
 from rtpproxy.offload.syscall import map_write
 from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
 from tests.plain_xdp import load_plain_xdp
@@ -78,6 +80,14 @@ def load_programs(**defines: str) -> loader.Loaded:
     for tags in (VLAN, QINQ):
         map_write(loaded.map_fds["links"], struct.pack("=I", 1) + tag_bytes(tags), mac_bytes(RELAY_MAC) + bytes(2))
     return loaded
+
+
+@pytest.fixture
+def told_senders():
+    """For tests that need a kernel that tells which veths can send redirected frames."""
+    with contextlib.closing(XdpFeatures()) as features:
+        if features.can_transmit(socket.if_nametoindex("lo")) is None:
+            pytest.skip("this kernel does not tell whether a veth can send redirected frames (Linux 6.3)")
 
 
 @pytest.fixture(scope="session")

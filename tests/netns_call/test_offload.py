@@ -1,12 +1,9 @@
 """That the kernel forwards, where it does and where it cannot, and what the relay says of it."""
 
-import contextlib
 import re
-import socket
 
 import pytest
 
-from rtpproxy.offload.features import XdpFeatures
 from tests.bpf.maps import ProgramMaps, attached_program
 from tests.netns import Topology
 from tests.netns_call.call import (
@@ -225,10 +222,7 @@ def test_only_a_named_interface_is_used(start, topology):
     assert relay.forwarded() == 8
 
 
-def test_named_interfaces_forward(start, topology):
-    with contextlib.closing(XdpFeatures()) as features:
-        if features.can_transmit(socket.if_nametoindex("lo")) is None:
-            pytest.skip("this kernel does not tell whether a veth can send redirected frames (Linux 6.3)")
+def test_named_interfaces_forward(told_senders, start, topology):
     relay = start("--interface", "to-caller", "--interface", "to-callee", "--offload", "xdp")
     with Call(relay, topology.caller, topology.callee) as call:
         call.establish(KERNEL)

@@ -327,7 +327,7 @@ def set_gro(phone, value):
     phone.run(["ethtool", "-K", phone.ifname, "gro", value])
 
 
-def test_sender(network, topology, interfaces, index):
+def test_sender(told_senders, network, topology, interfaces, index):
     assert not interfaces.can_send(index)
     interfaces.check_senders()
     interfaces.attach(index)
@@ -342,7 +342,7 @@ def test_sender(network, topology, interfaces, index):
     assert interfaces.can_send(index)
 
 
-def test_sender_that_vanished(network, interfaces, index):
+def test_sender_that_vanished(told_senders, network, interfaces, index):
     interfaces.attach(index)
     assert interfaces.can_send(index)
     network.ip("link del to-caller")

@@ -26,7 +26,7 @@ UNRESOLVED = "10.0.2.99"
 
 
 @pytest.fixture
-def callee_link(topology):
+def callee_link(topology, told_senders):
     """The relay's interface to the callee."""
     return topology.callee.gateway
 
@@ -87,7 +87,7 @@ def test_neighbour_changes_and_goes(network, callee_link, caplog):
     assert caplog.messages == [usable, gone, usable]
 
 
-def test_neighbour_that_does_not_answer(network, topology):
+def test_neighbour_that_does_not_answer(told_senders, network, topology):
     route = network.next_hops.acquire(UNRESOLVED, "")
     assert route == Route(0, "10.0.2.1", f"via {UNRESOLVED} dev to-callee", 64, Tier.XDP, True)
     assert network.rows == {0: None}
@@ -291,7 +291,7 @@ def test_route_by_a_gateway(network, callee_link):
     assert network.rows == {0: to_callee(callee_link, MAC)}
 
 
-def test_route_moves_to_another_gateway(network, topology):
+def test_route_moves_to_another_gateway(told_senders, network, topology):
     network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
     known_neighbour(network, "10.0.1.50", OTHER_MAC, "to-caller")
     old = network.next_hops.acquire(BEHIND, "")
