@@ -295,7 +295,11 @@ def test_route_to_another_interface(relay, topology, way, is_ipv6):
                 ip(topology.relay, f"{family}route replace {far} via {gateways[1]}")
                 wait_for(lambda: stream.arrived[elsewhere], DEADLINE_S, "media to go the new way")
                 if way.is_kernel:
+                    # What arrived may have been relayed by userspace, before the row was changed.
+                    follows = f"via {gateways[1]} dev"
+                    wait_for(lambda: follows in relay.log, DEADLINE_S, "the kernel tier to follow")
                     call.wait_offloaded(call.caller.to[1])
+                traffic.resumed(50)
                 before = len(stream.arrived[call.callee.rtp])
                 traffic.resumed(400)
                 assert len(stream.arrived[call.callee.rtp]) == before
