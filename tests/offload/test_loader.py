@@ -144,7 +144,7 @@ class TestLoaded:
         assert entries == [16, 300, 300, 300]
 
     def test_verifier_is_far_from_its_limit(self):
-        """Of a million steps; older kernels take more of them. What one took is told since Linux 5.16."""
+        """Of a million steps; another kernel takes twice or half as many. What one took is told since Linux 5.16."""
         loaded = load(NAMES)
         for fd in (loaded.xdp_fd, loaded.tc_fd, loaded.tc_behind_xdp_fd, loaded.steer_fd):
             told = dict(line.split(":") for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
