@@ -114,7 +114,7 @@ _Static_assert(sizeof(struct local_address) == 16, "a hash key has no padding");
 /*
  * Frames of this host: those that come by an interface with these VLAN tags, none of which is a reserved 0, and to this
  * MAC. An interface has an element of its own, in `untagged_links` if its number is small, and one in `links` for each
- * VLAN interface of the host that it carries.
+ * VLAN interface of the host that it carries; behind two tags also one without the outer tag, which a driver may take off.
  */
 struct link_key {
 	__u32 ifindex;

@@ -85,7 +85,7 @@ class Links:
     def frames(self) -> dict[FrameKey, str]:
         """Which frames are for this host: by where they come in and their tags, the MAC they are addressed to.
 
-        Those that lost their outer tag to the driver are among them.
+        A frame whose outer tag the driver took off, before XDP saw it, counts as one of the interface behind both.
         """
         found: dict[FrameKey, str] = {}
         without_outer: dict[FrameKey, str] = {}
@@ -102,9 +102,11 @@ class Links:
                 continue
             for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
                 found[index, tags] = link.mac
-                # What a driver took off, XDP does not see. An interface that has just the other tag comes first.
-                without_outer.setdefault((index, tags[1:]), link.mac)
-        return without_outer | found
+                without_outer[index, tags[1:]] = link.mac
+        # Last, because those that have such tags for their own come first, also where there is no room for all.
+        for key, mac in without_outer.items():
+            found.setdefault(key, mac)
+        return found
 
     def on_event(self, message: Message) -> int | None:
         """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
