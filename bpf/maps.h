@@ -33,7 +33,10 @@
 #define MORE_ADDRESSES 64
 #endif
 
-/* BPF_F_MMAPABLE: the controller maps these arrays, so a row or a counter costs it a memory access. */
+/*
+ * BPF_F_MMAPABLE: elements are aligned to cache lines, and the controller maps these arrays, so that a row or a counter
+ * costs it a memory access. Only `port_hosts6` it does not map: that would count as memory of every relay.
+ */
 #define MAPPED 1024
 
 /*

@@ -42,6 +42,7 @@ SOCKETS = 8
 BATCH = 64
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_DATAGRAM_BYTES = 65535
+_PORTS = 65536
 _RECEIVE_BUFFER_BYTES = 8 << 20
 _SEND_BUFFER_BYTES = 4 << 20
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_FILTER = 33, 32, 26
@@ -91,8 +92,8 @@ class SteeredMedia:
         self._numbers: dict[str, int] = {}
         self._listened: dict[int, list[LocalAddress]] = defaultdict(list)
         """By slot; what comes under a wildcard later is left out."""
-        self._open_ports: dict[int, set[int]] = defaultdict(set)
-        """By slot: the RTP ports of the pairs that are open."""
+        self._open_ports: dict[int, bytearray] = defaultdict(lambda: bytearray(_PORTS))
+        """By slot: 1 for each RTP port whose pair is open, else 0."""
         self._slots: dict[str, int] = {}
         """Of each address that is listened on by itself."""
         self._wildcard_slots: dict[socket.AddressFamily, int] = {}
@@ -142,8 +143,9 @@ class SteeredMedia:
             raise OSError(errno.EAFNOSUPPORT, "this host had no IPv6 when the relay started")
         if family_of(address) not in self._wildcard_slots:
             try:
-                for rtp_port in self._open_ports[address.slot]:
-                    _probe_pair(address, rtp_port)
+                for rtp_port, is_open in enumerate(self._open_ports[address.slot]):
+                    if is_open:
+                        _probe_pair(address, rtp_port)
             except PortBusyError as error:
                 reason = f"calls have ports that another program has on {address.host}: {error}"
                 raise OSError(errno.EADDRINUSE, reason) from error
@@ -157,13 +159,13 @@ class SteeredMedia:
         """
         for one in self._listened[address.slot]:
             _probe_pair(one, rtp_port)
-        self._open_ports[address.slot].add(rtp_port)
+        self._open_ports[address.slot][rtp_port] = 1
         self._mark(address.key(rtp_port), True)
         self._mark(address.key(rtp_port + 1), True)
 
     def close(self, address: LocalAddress, rtp_port: int) -> None:
         """Give a port pair back."""
-        self._open_ports[address.slot].discard(rtp_port)
+        self._open_ports[address.slot][rtp_port] = 0
         self._mark(address.key(rtp_port), False)
         self._mark(address.key(rtp_port + 1), False)
 

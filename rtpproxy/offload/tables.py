@@ -1,4 +1,4 @@
-"""The mapped arrays that the kernel programs read and count in; the only writer of rows.
+"""The arrays that the kernel programs read and count in, mapped but for one; the only writer of rows.
 
 The layouts come from the compiled C header by way of `loader`; nothing here repeats them. Ports and addresses are
 host order in Python and become network order here. Nanoseconds become seconds here. Ports come as keys, which tell the
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from rtpproxy.addr import packed_words
 from rtpproxy.offload.entry import TAG_BYTES, ForwardingEntry, NextHop, PortCounters, VlanTag
 from rtpproxy.offload.loader import Layout, Loaded
-from rtpproxy.offload.syscall import map_read, possible_cpus
+from rtpproxy.offload.syscall import map_read, map_write, possible_cpus
 from rtpproxy.session.stats import MAX_JUMP, RtpState, RtpTotals
 
 _NS = 1_000_000_000
@@ -46,20 +46,21 @@ class _Mapping:
         """Byte position of an element, or of one member of it."""
         return index * self.layout.size + (self.layout.members[member][1] if member else 0)
 
-    def packer(self, *members: str) -> struct.Struct:
-        """A struct of neighbouring members, given in order; gaps between them are kept."""
-        form, position = "=", self.layout.members[members[0]][1]
-        for name in members:
-            kind, offset = self.layout.members[name]
-            form += f"{offset - position}x{kind}"
-            position = offset + struct.calcsize("=" + kind)
-        return struct.Struct(form)
-
     def column(self, member: str) -> npt.NDArray[np.unsignedinteger[Any]]:
         """One number of all elements, live."""
         kind, offset = self.layout.members[member]
         words = np.frombuffer(self.memory, dtype=np.dtype(kind))
         return words[offset // words.itemsize :: self.layout.size // words.itemsize]
+
+
+def _packer(layout: Layout, *members: str) -> struct.Struct:
+    """A struct of neighbouring members, given in order; gaps between them are kept."""
+    form, position = "=", layout.members[members[0]][1]
+    for name in members:
+        kind, offset = layout.members[name]
+        form += f"{offset - position}x{kind}"
+        position = offset + struct.calcsize("=" + kind)
+    return struct.Struct(form)
 
 
 class _Sequenced:
@@ -68,7 +69,7 @@ class _Sequenced:
     def __init__(self, mapping: _Mapping, *members: str) -> None:
         self._mapping = mapping
         self._memory = mapping.memory
-        self._struct = mapping.packer(*members)
+        self._struct = _packer(mapping.layout, *members)
         self._body = mapping.layout.members[members[0]][1]
         self._sequence = mapping.layout.members["sequence"][1]
         self._words = memoryview(mapping.memory).cast("I")
@@ -121,11 +122,12 @@ class Tables:
         """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`."""
         fds, layouts = loaded.map_fds, loaded.layouts
         self._first, self._span = first_port, last_port + 1 - first_port
-        names = ("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops")
-        self._rows, self._hosts6, self._counters, self._events, self._hops = (
-            _Mapping(fds[name], layouts[name]) for name in names
+        self._rows, self._counters, self._events, self._hops = (
+            _Mapping(fds[name], layouts[name]) for name in ("port_rows", "port_counters", "port_events", "next_hops")
         )
-        self._hosts6_struct = self._hosts6.packer("remote_host", "local_host", "from_host", "to_host")
+        # Not mapped: a mapping counts as memory of the process, all of it, and many relays never see an IPv6 packet.
+        self._hosts6_fd = fds["port_hosts6"]
+        self._hosts6_struct = _packer(layouts["port_hosts6"], "remote_host", "local_host", "from_host", "to_host")
         self._row_writer = _Sequenced(
             self._rows,
             *("is_forwarding", "is_any_source_port", "is_rtp", "tos", "remote_host", "local_host", "remote_port"),
@@ -139,15 +141,17 @@ class Tables:
             *("ssrc", "last_seen_ns", "arrived_ns", "highest", "timestamp", "jitter", "jitter_max", "longest_gap"),
             *("is_running", "is_jitter_new"),
         )
-        self._counter_struct = self._counters.packer("packets", "jitter_sum", "jitter_count", *state)
-        self._state_struct, self._state_at = self._counters.packer(*state), self._counters.layout.members["ssrc"][1]
+        self._counter_struct = _packer(self._counters.layout, "packets", "jitter_sum", "jitter_count", *state)
+        self._state_struct = _packer(self._counters.layout, *state)
+        self._state_at = self._counters.layout.members["ssrc"][1]
         run = "lowest", "settled", "missing"
-        self._event_struct = self._events.packer(
+        self._event_struct = _packer(
+            self._events.layout,
             *("others_dropped", "ssrc_changed_ns", "sequence_set_ns", "sequence", "lost", "duplicates", "parse_errors"),
             *run,
         )
         self._event_at = self._events.layout.members["others_dropped"][1]
-        self._run_struct, self._run_at = self._events.packer(*run), self._events.layout.members["lowest"][1]
+        self._run_struct, self._run_at = _packer(self._events.layout, *run), self._events.layout.members["lowest"][1]
         self._ring = _Ring(struct.calcsize("=" + self._events.layout.members["missing"][0]))
         self._verdicts_fd, self._verdicts = fds["verdicts"], layouts["verdicts"]
         self._cpus = possible_cpus()
@@ -171,7 +175,7 @@ class Tables:
         self._words.release()
         for writer in (self._row_writer, self._hop_writer):
             writer.release()
-        for mapping in (self._rows, self._hosts6, self._counters, self._events, self._hops):
+        for mapping in (self._rows, self._counters, self._events, self._hops):
             mapping.memory.close()
 
     def open_port(self, key: int) -> None:
@@ -195,8 +199,8 @@ class Tables:
         row = self.row(entry.key)
         if is_ipv6 or is_to_ipv6:
             self._row_writer.begin(row)
-            hosts6 = map(_address6, (remote, local, start, to))
-            self._hosts6_struct.pack_into(self._hosts6.memory, self._hosts6.offset(row), *hosts6)
+            hosts6 = self._hosts6_struct.pack(*map(_address6, (remote, local, start, to)))
+            map_write(self._hosts6_fd, struct.pack("=I", row), hosts6)
         self._row_writer.write(
             row,
             1,

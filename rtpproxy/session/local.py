@@ -35,7 +35,8 @@ class LocalAddress:
 
 def port_key(slot: int, port: int) -> int:
     """One number for a port of a port space; for slot 0 it is the port."""
-    return slot << 16 | port
+    # Not only equal: every stream holds both, and one object takes less memory than two.
+    return slot << 16 | port if slot else port
 
 
 def slots_of(listen: Sequence[ListenAddress]) -> list[int]:
