@@ -46,6 +46,8 @@ class Relay:
         self._stack = ExitStack()
         self._stopped = asyncio.Event()
         self._programs: Programs | None = None
+        self._why_no_bpf = ""
+        """Why BPF cannot be used though it may; empty where it is used, or need not be."""
         self._kernel: KernelTier | None = None
         self._verdicts: dict[str, int] = {}
         self._service: Service | None = None
@@ -137,7 +139,7 @@ class Relay:
             except OffloadError as error:
                 if config.ports is PortsMode.STEERED or config.offload.is_required:
                     raise StartError(f"BPF cannot be used: {error}") from error
-                log.warning("ports are bound, and userspace relays everything: BPF cannot be used: %s", error)
+                self._why_no_bpf = str(error)
         media = BoundMedia(config.tos, self._on_datagram, self._clock)
         media.start(loop)
         self._stack.callback(media.close_all)
@@ -193,6 +195,10 @@ class Relay:
         for listen in config.listen:
             where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
             log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
+        if self._why_no_bpf:
+            # Who wanted the kernel to forward shall read of it at the default level.
+            level = logging.WARNING if config.offload is OffloadMode.OFF else logging.ERROR
+            log.log(level, "ports are bound, and userspace relays everything: BPF cannot be used: %s", self._why_no_bpf)
         if kernel is None:
             log.info("all interfaces: userspace (%s)", self._why_no_kernel)
             return

@@ -299,7 +299,7 @@ def test_default_socket_without_privilege(refused):
 @pytest.mark.root
 def test_without_privilege_ports_are_bound_and_the_log_says_why(start, open_directory):
     running = start(prefix=AS_NOBODY, directory=open_directory)
-    assert "WARN:GLOBAL:_build_media" in running.log
+    assert "ERR:GLOBAL:_announce" in running.log
     assert "ports are bound, and userspace relays everything: BPF cannot be used: " in running.log
     assert "no privilege; run as root, or with CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_RAW" in running.log
     assert "on all local addresses, bound" in running.log
@@ -330,11 +330,13 @@ def test_lack_of_one_capability_is_no_reason_not_to_run(start, open_directory, l
 # Software
 
 
-def test_without_bcc_ports_are_bound_and_the_log_says_why(start, no_bcc):
-    running = start(environment=no_bcc)
-    (warning,) = [line for line in running.log.splitlines() if line.startswith("WARN:")]
-    assert "ports are bound, and userspace relays everything: BPF cannot be used: bcc is not installed for " in warning
-    assert "install Debian's python3-bpfcc" in warning
+@pytest.mark.parametrize(("offload", "level"), [("auto", "ERR"), ("off", "WARN")])
+def test_without_bcc_ports_are_bound_and_the_log_says_why(start, no_bcc, offload, level):
+    running = start("-d", level, "--offload", offload, environment=no_bcc)
+    (line,) = running.log.splitlines()
+    assert line.startswith(f"{level}:GLOBAL:_announce")
+    assert "ports are bound, and userspace relays everything: BPF cannot be used: bcc is not installed for " in line
+    assert "install Debian's python3-bpfcc" in line
     assert running.port("U call 127.0.0.1 4000 f") >= 35000
 
 
