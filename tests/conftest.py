@@ -76,7 +76,7 @@ def load_programs(**defines: str) -> loader.Loaded:
     ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1"}
     slots = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "0"}
     loaded = loader.load({**PROGRAM_NAMES, **ports, **slots, **defines})
-    map_write(loaded.map_fds["untagged_links"], struct.pack("=I", 1), mac_bytes(RELAY_MAC) + bytes(2))
+    map_write(loaded.map_fds["untagged_links"], 1, mac_bytes(RELAY_MAC) + bytes(2))
     for tags in (VLAN, QINQ):
         map_write(loaded.map_fds["links"], struct.pack("=I", 1) + tag_bytes(tags), mac_bytes(RELAY_MAC) + bytes(2))
     return loaded

@@ -32,9 +32,7 @@ def bpf(command: int, attributes: bytes) -> int:
 
 def map_read(map_fd: int, key: int | bytes, value_bytes: int) -> bytes:
     """The value under a key, a number for 32 bits. For a per-CPU map `value_bytes` covers all possible CPUs."""
-    value = ctypes.create_string_buffer(value_bytes)
-    packed = key if isinstance(key, bytes) else struct.pack("=I", key)
-    key_buffer = ctypes.create_string_buffer(packed, len(packed))
+    value, key_buffer = ctypes.create_string_buffer(value_bytes), _key_buffer(key)
     bpf(
         _MAP_LOOKUP_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0),
@@ -42,9 +40,9 @@ def map_read(map_fd: int, key: int | bytes, value_bytes: int) -> bytes:
     return value.raw
 
 
-def map_write(map_fd: int, key: bytes, value: bytes) -> None:
-    """Put a value under a key; both as the map lays them out."""
-    key_buffer, value_buffer = (ctypes.create_string_buffer(part, len(part)) for part in (key, value))
+def map_write(map_fd: int, key: int | bytes, value: bytes) -> None:
+    """Put a value, as the map lays it out, under a key, a number for 32 bits."""
+    key_buffer, value_buffer = _key_buffer(key), ctypes.create_string_buffer(value, len(value))
     bpf(
         _MAP_UPDATE_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
@@ -53,13 +51,18 @@ def map_write(map_fd: int, key: bytes, value: bytes) -> None:
 
 def map_delete(map_fd: int, key: bytes) -> None:
     """Take a key out of a map. Raises FileNotFoundError when it is not there."""
-    key_buffer = ctypes.create_string_buffer(key, len(key))
+    key_buffer = _key_buffer(key)
     bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQ16x", map_fd, ctypes.addressof(key_buffer)))
+
+
+def _key_buffer(key: int | bytes) -> ctypes.Array[ctypes.c_char]:
+    packed = key if isinstance(key, bytes) else struct.pack("=I", key)
+    return ctypes.create_string_buffer(packed, len(packed))
 
 
 def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:
     """Put a socket into a sockmap; the map keeps it until it is closed."""
-    map_write(map_fd, struct.pack("=I", key), struct.pack("=Q", socket_fd))
+    map_write(map_fd, key, struct.pack("=Q", socket_fd))
 
 
 def attach_sk_lookup(program_fd: int) -> int:

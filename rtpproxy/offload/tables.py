@@ -200,7 +200,7 @@ class Tables:
         if is_ipv6 or is_to_ipv6:
             self._row_writer.begin(row)
             hosts6 = self._hosts6_struct.pack(*map(_address6, (remote, local, start, to)))
-            map_write(self._hosts6_fd, struct.pack("=I", row), hosts6)
+            map_write(self._hosts6_fd, row, hosts6)
         self._row_writer.write(
             row,
             1,
