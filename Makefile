@@ -37,7 +37,7 @@ bench: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(PEER),--peer '$(PEER)') $(ARGS)
 
 man: $(VENV)/run.ok
-	$(BIN)/python -m rtpproxy.manual > rtpproxy.8
+	$(BIN)/python -m rtpproxy.cli.manual > rtpproxy.8
 
 install-man: man
 	$(SUDO) install -D -m 644 rtpproxy.8 /usr/local/share/man/man8/rtpproxy.8

@@ -1,6 +1,6 @@
 """`python -m rtpproxy` is the program itself."""
 
-from rtpproxy.cli import main
+from rtpproxy.cli.command import main
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,8 @@ import sys
 
 import pytest
 
+from rtpproxy.network.features import XdpFeatures
 from rtpproxy.offload import loader
-from rtpproxy.offload.features import XdpFeatures
 from rtpproxy.offload.syscall import map_write
 from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
 from tests.plain_xdp import load_plain_xdp

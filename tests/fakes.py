@@ -17,11 +17,11 @@ from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
+from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
-from rtpproxy.session.stats import RtpState, RtpTotals, SequenceTracker
 from rtpproxy.session.totals import Tiers
 from tests.waiting import wait_for
 

@@ -15,7 +15,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
-from rtpproxy.service import Service
+from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, Journal, JournalledPorts, Sent
 from tests.running import rtp

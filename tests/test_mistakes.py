@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind
-from rtpproxy.kernel import instance_name
+from rtpproxy.offload.tier import instance_name
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import wait_for
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rtpproxy.control.cookies import ReplyCache
-from rtpproxy.control.streams import MAX_COMMAND_BYTES, Execute
+from rtpproxy.control.lines import MAX_COMMAND_BYTES, Execute
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Protocol
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.datagrams import DatagramListener
-from rtpproxy.control.listening import SocketFile, bind_internet, bind_unix, take_passed
-from rtpproxy.control.streams import StdioListener, StreamListener, serve_lines, serve_one_shot
+from rtpproxy.control.lines import StdioListener, StreamListener, serve_lines, serve_one_shot
+from rtpproxy.control.sockets import SocketFile, bind_internet, bind_unix, take_passed
 from rtpproxy.errors import StartError
 
 OnCommand = Callable[[bytes, float, str], bytes]

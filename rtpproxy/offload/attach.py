@@ -14,12 +14,12 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from rtpproxy.addr import is_link_local
 from rtpproxy.config import OffloadMode
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.addresses import addresses_of_host
+from rtpproxy.network.addresses import addresses_of_host
+from rtpproxy.network.features import XdpFeatures
+from rtpproxy.network.links import MAX_TAGS, Link, Links, redirected_mtu
+from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.entry import Tier, XdpWay
-from rtpproxy.offload.features import XdpFeatures
-from rtpproxy.offload.links import MAX_TAGS, Link, Links, redirected_mtu
-from rtpproxy.offload.netlink import Message, Rtnetlink
 from rtpproxy.offload.syscall import program_id, program_name
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from pyroute2.netlink.rtnl import (
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute
+from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute
 
 _QDISC_HANDLE = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rtpproxy.addr import Endpoint, is_ipv6, is_link_local
+from rtpproxy.network.vlan import VlanTag
+from rtpproxy.rtp.statistics import RtpState, RtpTotals
 from rtpproxy.session.local import port_key
 from rtpproxy.session.session import Component, Session, Stream
-from rtpproxy.session.stats import RtpState, RtpTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,6 @@ class Tier(Enum):
     XDP = "kernel, native XDP"
     TC = "kernel, TC"
     USERSPACE = "userspace"
-
-
-TAG_BYTES = 4
-VlanTag = tuple[int, int]
-"""Protocol (0x8100 or 0x88a8) and VLAN id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, ForwardingEntry, NotOffloaded, PortCounters, Tier, diff
 from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
-from rtpproxy.session.stats import RtpState, SequenceTracker
+from rtpproxy.rtp.statistics import RtpState, SequenceTracker
 from rtpproxy.session.totals import Tiers
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
 from rtpproxy.offload.attach import Interfaces, Report
 from rtpproxy.offload.entry import NextHop, Tier
-from rtpproxy.offload.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded
-from rtpproxy.session.stats import SequenceTracker
+from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.totals import Tiers
 
 

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.addr import packed_words
-from rtpproxy.offload.entry import TAG_BYTES, ForwardingEntry, NextHop, PortCounters, VlanTag
+from rtpproxy.network.vlan import TAG_BYTES, VlanTag
+from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters
 from rtpproxy.offload.loader import Layout, Loaded
 from rtpproxy.offload.syscall import map_read, map_write, possible_cpus
-from rtpproxy.session.stats import MAX_JUMP, RtpState, RtpTotals
+from rtpproxy.rtp.statistics import MAX_JUMP, RtpState, RtpTotals
 
 _NS = 1_000_000_000
 _IPV4_VERSION_IHL = 0x45

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rtpproxy.addr import Endpoint, is_public
-from rtpproxy.media.rtp import RtpHeader
+from rtpproxy.rtp.header import RtpHeader
 
 UPDATE_WINDOW_S = 10.0
 """Seconds after a command on a known endpoint during which any RTP source may take the stream over."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from rtpproxy.config import NotifyTarget
+from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.loops import LoopGuard
-from rtpproxy.session.stats import SequenceTracker
 
 
 class Role(IntEnum):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.session import Session
-from rtpproxy.session.stats import SequenceTracker
 
 
 @dataclass(frozen=True, slots=True)

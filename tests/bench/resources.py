@@ -12,9 +12,9 @@ import click
 
 from rtpproxy.config import Config
 from rtpproxy.control.messages import Lookup, MediaDescription, Update
-from rtpproxy.kernel import Programs
 from rtpproxy.offload.forwarder import Forwarder
-from rtpproxy.service import Service
+from rtpproxy.offload.tier import Programs
+from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from tests.fakes import FakeNotifier

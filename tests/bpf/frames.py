@@ -9,7 +9,8 @@ from scapy.layers.rtp import RTP
 from scapy.packet import Packet, Raw
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import ForwardingEntry, NextHop, VlanTag, XdpWay
+from rtpproxy.network.vlan import VlanTag
+from rtpproxy.offload.entry import ForwardingEntry, NextHop, XdpWay
 from tests.conftest import RELAY_MAC, TOS, TTL
 
 CALLER, CALLEE = Endpoint("10.0.1.2", 5004), Endpoint("10.0.2.2", 6006)

@@ -10,7 +10,7 @@ from scapy.packet import Raw
 
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError
-from rtpproxy.kernel import Programs
+from rtpproxy.offload.tier import Programs
 from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import DataPlane, Outcome
 from tests.bpf.frames import CALLER, RELAY_IN, ethernet, forwarded, ipv4

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rtpproxy.media.rtp import parse_rtp
-from rtpproxy.session.stats import MAX_JUMP, RtpState, SequenceTracker
+from rtpproxy.rtp.header import parse_rtp
+from rtpproxy.rtp.statistics import MAX_JUMP, RtpState, SequenceTracker
 from tests.bpf.data_plane import DataPlane
 from tests.bpf.frames import received
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT, run

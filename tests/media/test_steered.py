@@ -20,10 +20,10 @@ from scapy.layers.inet6 import IPv6
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError, PortBusyError
-from rtpproxy.kernel import Programs
 from rtpproxy.media import steered as steered_module
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import BATCH, SOCKETS, SteeredMedia
+from rtpproxy.offload.tier import Programs
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
@@ -58,7 +58,7 @@ def set_up_namespace():
 
 
 class Steered:
-    """Programs, media and a loop, as `relay` puts them together."""
+    """Programs, media and a loop, as `instance` puts them together."""
 
     def __init__(self, *listen):
         self.loop = uvloop.new_event_loop()

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 
 from rtpproxy.config import OffloadMode
+from rtpproxy.network.netlink import Events, Rtnetlink
 from rtpproxy.offload.attach import Interfaces, ProgramSet
 from rtpproxy.offload.entry import NextHop, Tier
 from rtpproxy.offload.loader import Loaded
-from rtpproxy.offload.netlink import Events, Rtnetlink
 from rtpproxy.offload.nexthop import NextHops
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.netns import Host
@@ -53,7 +53,7 @@ class RelayNetwork:
         return shown
 
     def take_events(self) -> list[str]:
-        """Hand waiting events to the parts that want them, as `kernel.KernelTier` does; their names."""
+        """Hand waiting events to the parts that want them, as `offload.tier.KernelTier` does; their names."""
         messages = self.events.read()
         assert messages is not None
         for message in messages:

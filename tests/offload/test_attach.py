@@ -255,7 +255,7 @@ AS_OPERATOR = """
 import sys
 from rtpproxy.offload import loader
 from rtpproxy.offload.attach import Interfaces, ProgramSet
-from rtpproxy.offload.netlink import Rtnetlink
+from rtpproxy.network.netlink import Rtnetlink
 
 names = dict(zip(loader.PROGRAM_MACROS, ("rtpp_x_op", "rtpp_t_op", "rtpp_b_op", "rtpp_s_op")))
 loaded = loader.load(names)

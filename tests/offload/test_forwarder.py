@@ -9,7 +9,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, NotOffloaded, Tier
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
-from rtpproxy.session.stats import RtpState
+from rtpproxy.rtp.statistics import RtpState
 
 TO = Endpoint("10.0.2.2", 6006)
 ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1", 64, Tier.XDP, True)

@@ -15,8 +15,8 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.offload import loader
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, PortCounters, XdpWay
 from rtpproxy.offload.tables import Tables
+from rtpproxy.rtp.statistics import RtpState, RtpTotals
 from rtpproxy.session.local import port_key
-from rtpproxy.session.stats import RtpState, RtpTotals
 from tests.bpf.data_plane import DataPlane
 from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
 from tests.conftest import PROGRAM_NAMES, QINQ, TOS, TTL

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.media.rtp import RtpHeader
+from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.session.latch import Latch, Verdict
 
 A = Endpoint("192.0.2.1", 5000)

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from rtpproxy.media.rtp import RtpHeader
+from rtpproxy.rtp.header import RtpHeader
+from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.session import Component
-from rtpproxy.session.stats import SequenceTracker
 from rtpproxy.session.totals import Totals
 from tests.fakes import make_session
 

@@ -1,0 +1,181 @@
+"""The links of this network namespace, kept true by events; which of them carry others, and whose frames are ours."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyroute2.netlink.rtnl import RTM_GETLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from rtpproxy.errors import OffloadError
+from rtpproxy.network.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
+from rtpproxy.network.vlan import TAG_BYTES, VlanTag
+
+log = logging.getLogger(__name__)
+
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_ETHERNET = 1
+_8021Q = 0x8100
+MAX_TAGS = 2
+"""More in one frame are left to the kernel's stack."""
+_AGGREGATES = ("bond", "team")
+"""Kinds whose XDP programs run on their ports."""
+
+FrameKey = tuple[int, tuple[VlanTag, ...]]
+"""The interface that a frame comes by, and the VLAN tags in it, outer first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel describes it. `mtu` in bytes of IP packet."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    is_up: bool
+    is_ethernet: bool
+    kind: str
+    """`veth`, `vlan`, ...; empty for a plain device."""
+    xdp_mode: str
+    """pyroute2's word for how an XDP program is attached, empty for none."""
+    xdp_program_id: int
+    parent: int = 0
+    """The interface that it is on top of, 0 for none, or one of another namespace."""
+    master: int = 0
+    """The bond, bridge, ... that it is a port of; 0 for none."""
+    vlan: VlanTag | None = None
+    """Of a VLAN interface."""
+
+
+class Links:
+    """All links by their numbers."""
+
+    def __init__(self, netlink: Rtnetlink) -> None:
+        self._netlink = netlink
+        self._links: dict[int, Link] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Ask the kernel for all links."""
+        answers = self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
+        self._links = {message["index"]: read_link(message) for message in answers}
+
+    def all(self) -> list[Link]:
+        """Every link."""
+        return list(self._links.values())
+
+    def get(self, index: int) -> Link | None:
+        """The link with that number, if there is one."""
+        return self._links.get(index)
+
+    def by_name(self, name: str) -> Link | None:
+        """The link with that name, if there is one."""
+        return next((link for link in self._links.values() if link.name == name), None)
+
+    def lower(self, link: Link) -> tuple[Link, tuple[VlanTag, ...]]:
+        """What a VLAN interface's frames come and leave by, and the tags in them, outer first; else the link itself."""
+        tags: tuple[VlanTag, ...] = ()
+        while link.vlan is not None and link.parent in self._links:
+            tags = (link.vlan, *tags)
+            link = self._links[link.parent]
+        return link, tags
+
+    def frames(self) -> dict[FrameKey, str]:
+        """Which frames are for this host: by where they come in and their tags, the MAC they are addressed to.
+
+        A frame whose outer tag the driver took off, before XDP saw it, counts as one of the interface behind both.
+        """
+        found: dict[FrameKey, str] = {}
+        without_outer: dict[FrameKey, str] = {}
+        ports: dict[int, list[int]] = defaultdict(list)
+        for link in self._links.values():
+            ports[link.master].append(link.index)
+        for link in self._links.values():
+            if not link.is_ethernet:
+                continue
+            # As TC sees them, at the interface itself.
+            found[link.index, ()] = link.mac
+            lower, tags = self.lower(link)
+            if not tags or len(tags) > MAX_TAGS:
+                continue
+            for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
+                found[index, tags] = link.mac
+                without_outer[index, tags[1:]] = link.mac
+        # Last, because those that have such tags for their own come first, also where there is no room for all.
+        for key, mac in without_outer.items():
+            found.setdefault(key, mac)
+        return found
+
+    def on_event(self, message: Message) -> int | None:
+        """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
+        # Bridges report their ports under another family; that is no change of the link.
+        if message["family"] not in (0, None):
+            return None
+        if message["event"] == "RTM_NEWLINK":
+            link = read_link(message)
+            self._links[link.index] = link
+            return link.index
+        if message["event"] == "RTM_DELLINK":
+            self._links.pop(message["index"], None)
+            return int(message["index"])
+        return None
+
+
+class OurFrames:
+    """Keeps the kernel's copy of `Links.frames` true."""
+
+    def __init__(self, write: Callable[[FrameKey, str | None], None]) -> None:
+        """`write(key, mac)` changes the copy; None takes the key out. It raises OffloadError when it cannot."""
+        self._write = write
+        self._written: dict[FrameKey, str] = {}
+        self._is_warned = False
+
+    def follow(self, frames: Mapping[FrameKey, str]) -> None:
+        """These are the frames for this host now. Those that cannot be written go up."""
+        for key in [key for key in self._written if key not in frames]:
+            del self._written[key]
+            self._try(key, None)
+        for key, mac in frames.items():
+            if self._written.get(key) != mac and self._try(key, mac):
+                self._written[key] = mac
+
+    def _try(self, key: FrameKey, mac: str | None) -> bool:
+        try:
+            self._write(key, mac)
+        except OffloadError as error:
+            if not self._is_warned:
+                self._is_warned = True
+                log.warning("%s; what arrives at such an interface stays in userspace", error)
+            return False
+        return True
+
+
+def redirected_mtu(lower: Link, tags: Sequence[VlanTag]) -> int:
+    """Bytes of IP packet that a redirected frame may have: the kernel allows it one tag over the interface's MTU."""
+    return lower.mtu - TAG_BYTES * max(0, len(tags) - 1)
+
+
+def read_link(message: Message) -> Link:
+    """A link from the kernel's message."""
+    xdp = attribute(message, "IFLA_XDP")
+    mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
+    linkinfo = attribute(message, "IFLA_LINKINFO")
+    kind = (linkinfo.get_attr("IFLA_INFO_KIND") or "") if linkinfo else ""
+    is_elsewhere = attribute(message, "IFLA_LINK_NETNSID") is not None
+    data = linkinfo.get_attr("IFLA_INFO_DATA") if kind == "vlan" else None
+    return Link(
+        index=message["index"],
+        name=attribute(message, "IFLA_IFNAME") or "?",
+        mac=attribute(message, "IFLA_ADDRESS") or "",
+        mtu=attribute(message, "IFLA_MTU") or 0,
+        is_up=message["flags"] & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING,
+        is_ethernet=message["ifi_type"] == _ETHERNET,
+        kind=kind,
+        xdp_mode=mode or "",
+        xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+        parent=0 if is_elsewhere else attribute(message, "IFLA_LINK") or 0,
+        master=attribute(message, "IFLA_MASTER") or 0,
+        vlan=(data.get_attr("IFLA_VLAN_PROTOCOL") or _8021Q, data.get_attr("IFLA_VLAN_ID")) if data else None,
+    )

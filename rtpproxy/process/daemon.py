@@ -1,0 +1,271 @@
+"""The process: who may start it, foreground or daemon, pid file, log, clock."""
+
+import errno
+import gc
+import logging
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import BinaryIO
+
+import uvloop
+
+from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
+from rtpproxy.errors import ConfigError, RtpproxyError, StartError
+from rtpproxy.instance import Relay
+from rtpproxy.process import limits, privileges
+from rtpproxy.process.syslog import DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
+
+log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 4096
+_FAILED, _USAGE = 1, 2
+"""Exit statuses."""
+_LAST_STANDARD = 2
+"""Descriptor of standard error."""
+
+
+def run(config: Config) -> int:
+    """Run the relay, or start it as a daemon, and return the exit status.
+
+    Raises StartError or ConfigError when it cannot start.
+    """
+    _fill_standard_descriptors()
+    check_root(config)
+    privileges.check(config)
+    config = with_absolute_paths(config)
+    if config.is_foreground:
+        start_log(config)
+        _serve(config, lambda: None)
+        return 0
+    return _daemonize(config)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open those of 0 to 2 that are closed, so that nothing else gets these numbers and is taken for them."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(null, True)
+    os.close(null)
+
+
+def check_root(config: Config) -> None:
+    """Refuse to be root with a control socket that others can reach, and warn of TCP (protocol.md 1.8)."""
+    if os.geteuid() != 0 or config.user or config.is_root_allowed:
+        return
+    if any(address.kind.is_datagram for address in config.control):
+        raise StartError(
+            "running as root with a UDP control socket is refused: name a user with -u, "
+            "or say -F if only you can reach it"
+        )
+    if any(address.kind in (ControlKind.TCP, ControlKind.TCP6) for address in config.control):
+        print("rtpproxy: warning: running as root with a TCP control socket; name a user with -u", file=sys.stderr)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Paths mean the directory that the relay was started in, wherever a daemon goes afterwards.
+
+    Raises ConfigError when that makes a target of notifications too long for a socket.
+    """
+    control = tuple(
+        replace(address, path=os.path.abspath(address.path)) if address.path else address for address in config.control
+    )
+    notify = tuple(
+        replace(target, path=os.path.abspath(target.path)) if target.path else target for target in config.notify
+    )
+    for target in notify:
+        if len(os.fsencode(target.path)) > MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(f"option -n {target.path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    return replace(config, control=control, notify=notify, pid_file=os.path.abspath(config.pid_file))
+
+
+def start_log(config: Config) -> None:
+    """Log to standard error in the foreground, else to syslog, as `LEVEL:ID:function:line: text`.
+
+    A daemon that keeps its descriptors logs to standard error, too, if there is no syslog.
+    """
+    for name, number in LEVELS.items():
+        logging.addLevelName(number, name)
+    level, _, facility = config.log_level.partition(":")
+    handler: logging.Handler = logging.StreamHandler()
+    text = "%(levelname)s:GLOBAL:%(funcName)s:%(lineno)d: %(message)s"
+    if not config.is_foreground and (_has_syslog() or not config.keeps_descriptors):
+        handler = SyslogHandler(DEFAULT_PATH, FACILITIES[facility or "DAEMON"])
+        text = f"rtpproxy[{os.getpid()}]: {text}"
+    handler.setFormatter(logging.Formatter(text))
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+
+
+def _has_syslog() -> bool:
+    return os.path.exists(DEFAULT_PATH)
+
+
+def _serve(config: Config, on_ready: Callable[[], None]) -> None:
+    async def main() -> None:
+        pid_file = PidFile(config.pid_file)
+        relay = Relay(config, time.monotonic)
+
+        def ready() -> None:
+            rest_collector()
+            pid_file.write()
+            privileges.drop(config)
+            on_ready()
+
+        try:
+            await relay.serve(ready, abort)
+        finally:
+            pid_file.remove()
+
+    limits.apply(config)
+    try:
+        uvloop.run(main())
+    except OSError as error:
+        raise StartError(f"cannot start: {error.strerror or error}{_advice(error)}") from error
+    except StartError as error:
+        raise StartError(f"{error}{_advice(error.__cause__)}") from error
+
+
+def _advice(cause: BaseException | None) -> str:
+    return "; allow more with -L" if isinstance(cause, OSError) and cause.errno == errno.EMFILE else ""
+
+
+def rest_collector() -> None:
+    """Keep the cycle collector from stopping packets: sessions hold no cycles, and thousands take long to search."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+def abort(number: int) -> None:
+    """Leave at once: the second signal while stopping."""
+    os._exit(128 + number)
+
+
+class PidFile:
+    """Where operators' scripts find the process number. Only ever a regular file, and removed only if we wrote it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._is_ours = False
+
+    def write(self) -> None:
+        """Write the number; what prevents it is logged, and the relay goes on (protocol.md 1.7)."""
+        try:
+            with self._open(os.O_WRONLY | os.O_CREAT) as file:
+                file.truncate()
+                file.write(f"{os.getpid()}\n".encode())
+            self._is_ours = True
+        except OSError as error:
+            log.error("pid file %s: %s", self._path, error.strerror)
+
+    def remove(self) -> None:
+        """Remove the file if it is still ours. The user of `-u` may not write to root's directories."""
+        if not self._is_ours:
+            return
+        try:
+            with self._open(os.O_RDONLY) as file:
+                is_ours = file.read(_MESSAGE_BYTES).strip() == str(os.getpid()).encode()
+            if is_ours:
+                os.unlink(self._path)
+        except PermissionError:
+            log.info("pid file %s stays: the directory is another user's", self._path)
+        except OSError as error:
+            log.error("pid file %s: %s", self._path, error.strerror)
+
+    def _open(self, flags: int) -> BinaryIO:
+        """Whoever may write to the directory can put something else there at any moment: what was opened is looked at.
+
+        Raises OSError where that is no regular file.
+        """
+        # Without waiting, as for the other end of a pipe.
+        number = os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise OSError(errno.EINVAL, "not a regular file; left alone")
+        return os.fdopen(number, "wb" if flags & os.O_WRONLY else "rb")
+
+
+def _daemonize(config: Config) -> int:
+    """Go to the background. The parent waits until the daemon serves, and says why if it does not."""
+    try:
+        reader, writer = os.pipe()
+        is_parent = os.fork() != 0
+    except OSError as error:
+        raise StartError(f"cannot start a daemon: {error.strerror}") from error
+    if is_parent:
+        os.close(writer)
+        _take_outcome(_read_all(reader))
+        if not _has_syslog() and not config.keeps_descriptors:
+            print(f"rtpproxy: warning: no {DEFAULT_PATH}: log lines are lost until there is one", file=sys.stderr)
+        return 0
+    status = _FAILED
+    try:
+        os.close(reader)
+        status = _be_daemon(config, writer)
+    finally:
+        # Whatever happened: nothing of the parent's is run twice.
+        os._exit(status)
+
+
+def _be_daemon(config: Config, writer: int) -> int:
+    is_told = False
+
+    def tell(status: int, message: str = "") -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            os.write(writer, bytes([status]) + message.encode(errors="backslashreplace")[:_MESSAGE_BYTES])
+            os.close(writer)
+
+    try:
+        _leave_parent(config)
+        start_log(config)
+        _serve(config, lambda: tell(0))
+    except RtpproxyError as error:
+        status = _USAGE if isinstance(error, ConfigError) else _FAILED
+        log.error("%s", error)
+        tell(status, str(error))
+        return status
+    except BaseException as error:
+        log.critical("unexpected", exc_info=error)
+        tell(_FAILED, f"the daemon failed at start: {error!r}")
+        raise
+    return 0
+
+
+def _leave_parent(config: Config) -> None:
+    """Have neither its terminal, nor its directory, nor its standard descriptors. The process number changes."""
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    if not config.keeps_directory:
+        os.chdir("/")
+    if not config.keeps_descriptors:
+        _redirect()
+
+
+def _redirect() -> None:
+    """Standard input, output and error lead nowhere from now on."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(_LAST_STANDARD + 1):
+        os.dup2(null, standard)
+    os.close(null)
+
+
+def _take_outcome(outcome: bytes) -> None:
+    """Raise the error that the daemon tells of, if it did not start; it tells nothing when it died."""
+    if not outcome:
+        raise StartError("the daemon died at start")
+    status, message = outcome[0], outcome[1:].decode(errors="replace")
+    if status:
+        raise ConfigError(message) if status == _USAGE else StartError(message)
+
+
+def _read_all(reader: int) -> bytes:
+    message = b""
+    while part := os.read(reader, _MESSAGE_BYTES):
+        message += part
+    os.close(reader)
+    return message

@@ -1,0 +1,148 @@
+"""The userspace path of packets: judged by the latching rules, counted, and sent on (protocol.md 5, 6)."""
+
+from typing import Protocol
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.config import SHORT_BYTES
+from rtpproxy.rtp.header import RtpHeader, parse_rtp
+from rtpproxy.service.offloading import Offloading
+from rtpproxy.session.latch import Verdict
+from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
+from rtpproxy.session.reaper import Activity
+from rtpproxy.session.session import Component, Leg, Session, Stream
+from rtpproxy.session.totals import Totals
+
+_IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
+
+
+class Media(Protocol):
+    """Who sends: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
+
+    def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool: ...
+
+
+class Packets:
+    """Relays what arrives at the ports of all sessions."""
+
+    def __init__(
+        self, media: Media, offloading: Offloading, activity: Activity, totals: Totals, *, is_doubling: bool
+    ) -> None:
+        """`is_doubling` sends payloads below SHORT_BYTES twice."""
+        self._media = media
+        self._offloading = offloading
+        self._activity = activity
+        self._totals = totals
+        self._double_below = SHORT_BYTES if is_doubling else 0
+        self._streams: dict[int, tuple[Session, Stream, Stream]] = {}
+        """By key of the local port: the session, the stream, and its peer."""
+
+    @property
+    def streams(self) -> int:
+        """How many there are, of complete sessions and others."""
+        return len(self._streams)
+
+    def add(self, session: Session, leg: Leg) -> None:
+        """Relay what arrives at a leg's ports from now on."""
+        for stream, peer in zip(leg.streams, session.leg(leg.role.peer).streams, strict=True):
+            self._streams[stream.key] = session, stream, peer
+
+    def remove(self, leg: Leg) -> None:
+        """Throw away what arrives at a leg's ports from now on."""
+        for stream in leg.streams:
+            del self._streams[stream.key]
+
+    def datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        """Relay what arrived at a port, and learn from it. `local_host` is our address it came to, if known."""
+        found = self._streams.get(key)
+        totals = self._totals
+        if found is None or not found[0].is_complete:
+            totals.packets_discarded += 1
+            return
+        session, stream, peer = found
+        if local_host != stream.local_host and not stream.local.covers(local_host):
+            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
+            totals.packets_discarded += 1
+            return
+        totals.packets_received += 1
+        latch = stream.latch
+        if source != latch.remote:
+            # The memory must include what the kernel saw before it can tell whether this is the same phone.
+            self._offloading.absorb(session, stream, now)
+        is_rtp = stream.component is Component.RTP
+        header = parse_rtp(data) if is_rtp else None
+        verdict = latch.observe(source, header, is_rtp, now)
+        if verdict is _IGNORED:
+            totals.packets_discarded += 1
+            return
+        self._activity.touch(stream.activity, now)
+        has_learned = verdict is _LEARNED
+        if has_learned:
+            _guess_rtcp(session, stream)
+        tracker = stream.tracker
+        before = (tracker.duplicates, tracker.runs) if tracker else (0, 0)
+        if is_rtp and self._offloading.count(session, stream, header, now) and header is not None:
+            has_learned |= latch.change_ssrc(header, now) is _LEARNED
+        stream.received_packets += 1
+        if _is_going_round(stream, header, before, now):
+            self._drop(stream)
+        else:
+            self._relay(stream, peer, source, data)
+        if has_learned or local_host != stream.local_host:
+            stream.local_host = local_host
+            self._offloading.replan(session, now)
+
+    def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:
+        to = peer.latch.remote
+        if (
+            to is None
+            or not (to[1] and peer.local_port)
+            or to == source
+            or _is_circle(stream, peer, to)
+            or not self._send(peer, to, data)
+        ):
+            self._drop(stream)
+            return
+        stream.relayed_packets += 1
+        self._totals.packets_relayed += 1
+
+    def _drop(self, stream: Stream) -> None:
+        stream.dropped_packets += 1
+        self._totals.packets_discarded += 1
+
+    def _send(self, peer: Stream, to: Endpoint, data: bytes) -> bool:
+        is_sent = self._media.send(peer, peer.local_host, to, data)
+        if is_sent and len(data) < self._double_below:
+            self._media.send(peer, peer.local_host, to, data)
+        return is_sent
+
+
+def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
+    """Whether a packet would come back to where it was sent from: it would go round for ever."""
+    return to[1] in (stream.local_port, peer.local_port) and to[0] in (stream.local_host, peer.local_host)
+
+
+def _is_going_round(stream: Stream, header: RtpHeader | None, before: tuple[int, int], now: float) -> bool:
+    """Whether a packet that repeats a number, has none, or starts the numbers anew is one too many.
+
+    `before` are duplicates and runs without it.
+    """
+    tracker = stream.tracker
+    is_repeated = False
+    if header is not None and tracker is not None:
+        is_repeated = tracker.duplicates > before[0]
+        if not is_repeated and tracker.runs == before[1]:
+            return False
+    guard = stream.loop_guard
+    if guard is None:
+        guard = stream.loop_guard = LoopGuard(now)
+    return guard.is_going_round(now, REPEATS_PER_SECOND if is_repeated else UNNUMBERED_PER_SECOND)
+
+
+def _guess_rtcp(session: Session, stream: Stream) -> None:
+    """RTP that moved, in strict mode also RTP that latched, tells where its RTCP may be (protocol.md 5.6)."""
+    latch = stream.latch
+    if stream.component is not Component.RTP or latch.remote is None:
+        return
+    if latch.has_moved or latch.is_strict:
+        leg = session.caller if session.caller.rtp is stream else session.callee
+        leg.rtcp.latch.guess(latch.remote, is_untrusted=latch.is_untrusted)

@@ -1,0 +1,789 @@
+"""The installed program as a process: start and end, foreground and daemon, signals, pid file, log (protocol.md 12).
+
+As root everything runs in a network namespace of the test. Each test ends every process whose command line names its
+directory.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rtpproxy.config import Config, ControlAddress, ControlKind, NotifyTarget
+from rtpproxy.errors import ConfigError
+from rtpproxy.process import daemon
+from tests.running import PROGRAM, RunningRelay, own_namespace
+from tests.waiting import wait_for
+
+DEADLINE_S = 30.0
+BOUND = ("--ports", "bound", "--offload", "off")
+"""Starts sooner, and needs no privilege."""
+UNLOGGED = "rtpproxy: warning: no /dev/log: log lines are lost until there is one\n"
+REMARK = "" if os.path.exists("/dev/log") else UNLOGGED
+"""What the command that starts a daemon says on this host."""
+LOG_LINE = re.compile(r"(DBUG|INFO|WARN|ERR|CRIT):GLOBAL:\w+:\d+: .+")
+
+
+@pytest.fixture(autouse=True)
+def namespace():
+    """As root, a network namespace of the test."""
+    with own_namespace() if os.geteuid() == 0 else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path):
+    """Ends what a test left running."""
+    yield
+    for pid in processes_of(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for core in tmp_path.glob("core*"):
+        core.unlink()
+
+
+@pytest.fixture
+def relay(tmp_path):
+    """A relay in the foreground."""
+    with RunningRelay(tmp_path, *BOUND) as relay:
+        yield relay
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the program until it returns, by default as a daemon with its control socket and pid file in place."""
+
+    def run(*options, prefix=(), environment=None):
+        return subprocess.run(
+            [*prefix, PROGRAM, "-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid", *BOUND, *options],
+            cwd=tmp_path,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def slow_bcc(tmp_path):
+    """An environment in which loading takes until `slow_bcc.release` is called, and then fails."""
+    return SlowBcc(tmp_path / "shadow")
+
+
+class SlowBcc:
+    """A package in place of bcc that waits at its import."""
+
+    def __init__(self, directory):
+        self._parent = directory / "parent"
+        self._gate = directory / "gate"
+        (directory / "bcc").mkdir(parents=True)
+        os.mkfifo(self._gate)
+        (directory / "bcc" / "__init__.py").write_text(
+            "import os, pathlib\n"
+            f"pathlib.Path({str(self._parent) + '.new'!r}).write_text(str(os.getppid()))\n"
+            f"os.rename({str(self._parent) + '.new'!r}, {str(self._parent)!r})\n"
+            f"open({str(self._gate)!r}).read()\n"
+            "raise ImportError('too slow')\n"
+        )
+        self.environment = {"PYTHONPATH": str(directory)}
+
+    def wait(self):
+        """Wait until loading began; the number of the relay's process."""
+        return int(wait_for(lambda: self._parent.exists() and self._parent.read_text(), DEADLINE_S, "the loader"))
+
+    def release(self):
+        """Let it go on."""
+        with self._gate.open("w"):
+            pass
+
+
+def processes_of(directory):
+    """The living processes whose command line names the directory, but for this one."""
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(directory) in command_line(pid)]
+
+
+def command_line(pid):
+    """Empty for this process, and for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text() if pid != os.getpid() else ""
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def daemon_of(directory):
+    """The process number in the pid file, which must be that of a process started here."""
+    text = (directory / "pid").read_text()
+    assert re.fullmatch(r"[1-9]\d*\n", text)
+    assert int(text) in processes_of(directory)
+    return int(text)
+
+
+def ask(path, command="V"):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE_S)
+        client.connect(str(path))
+        client.sendall(command.encode())
+        return client.recv(4096).decode()
+
+
+def end(pid, directory, number=signal.SIGTERM):
+    """Send a signal to a daemon and wait until it is gone."""
+    os.kill(pid, number)
+    wait_for(lambda: pid not in processes_of(directory), DEADLINE_S, "the daemon to end")
+
+
+# Daemon
+
+
+def test_parent_returns_when_the_daemon_serves(run, tmp_path):
+    done = run()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", REMARK)
+    assert ask(tmp_path / "sock") == "20040107\n"
+    pid = daemon_of(tmp_path)
+    end(pid, tmp_path)
+    assert not (tmp_path / "sock").exists()
+    assert not (tmp_path / "pid").exists()
+
+
+def test_daemon_is_cut_off_from_where_it_was_started(run, tmp_path):
+    assert run().returncode == 0
+    pid = daemon_of(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert os.getsid(pid) not in (os.getsid(0), pid), "it could get a controlling terminal"
+    end(pid, tmp_path)
+
+
+def test_daemon_stays_where_it_was_started_if_told(run, tmp_path):
+    with (tmp_path / "output").open("w") as output:
+        options = ("-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid", *BOUND, "-D", "--no_redirect")
+        subprocess.run([PROGRAM, *options], cwd=tmp_path, stdout=output, stderr=output, timeout=DEADLINE_S, check=True)
+    pid = daemon_of(tmp_path)
+    assert os.readlink(f"/proc/{pid}/cwd") == str(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2)] == [str(tmp_path / "output")] * 2
+    end(pid, tmp_path)
+
+
+CLOSED = [numbers for count in (1, 2, 3) for numbers in itertools.combinations((0, 1, 2), count)]
+
+
+@pytest.mark.parametrize("numbers", CLOSED)
+def test_daemon_that_is_started_with_closed_descriptors(run, tmp_path, numbers):
+    closing = " ".join(f"{number}>&-" for number in numbers)
+    assert run(prefix=("sh", "-c", f'exec "$0" "$@" {closing}')).returncode == 0
+    assert ask(tmp_path / "sock") == "20040107\n"
+    pid = daemon_of(tmp_path)
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_daemon_of_another_user(run, tmp_path):
+    """The command returns once the daemon is that user; scheduling and limits are what they were asked to be."""
+    done = run("-u", "nobody", "-L", "5000", "--nice", "3")
+    assert (done.returncode, done.stderr) == (0, REMARK)
+    pid = daemon_of(tmp_path)
+    assert "Uid:\t65534\t65534\t65534\t65534\n" in Path(f"/proc/{pid}/status").read_text()
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert re.search(r"Max open files +5000 +5000 ", limits)
+    assert re.search(r"Max core file size +unlimited +unlimited ", limits)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 3
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_parent_says_why_the_daemon_cannot_become_a_user(run, tmp_path):
+    done = run("-u", "nobody", prefix=("setpriv", "--bounding-set=-setuid"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rtpproxy: -u nobody: cannot become that user: Operation not permitted\n"
+    assert not (tmp_path / "sock").exists()
+    assert not (tmp_path / "pid").exists()
+    wait_for(lambda: processes_of(tmp_path) == [], DEADLINE_S, "the daemon to end")
+
+
+def test_usage_is_refused_before_there_is_a_daemon(run, tmp_path):
+    done = run("-T", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rtpproxy: -T 0: argument is out of range: 1 to 2147483648 is allowed\n"
+
+
+def test_warnings_are_said_by_the_command_that_starts_the_daemon(run, tmp_path):
+    done = run("--overload_prot")
+    assert (done.returncode, done.stderr) == (0, f"rtpproxy: warning: --overload_prot has no effect\n{REMARK}")
+    end(daemon_of(tmp_path), tmp_path)
+
+
+def test_paths_mean_the_directory_that_it_is_started_from(run, tmp_path):
+    try:
+        done = run("-s", f"unix:{tmp_path.name}.sock", "-p", f"{tmp_path.name}.pid")
+        assert (done.returncode, done.stderr) == (0, REMARK)
+        assert (tmp_path / f"{tmp_path.name}.sock").exists()
+        assert (tmp_path / f"{tmp_path.name}.pid").exists()
+    finally:
+        for pid in processes_of(tmp_path):
+            end(pid, tmp_path)
+
+
+def test_parent_says_why_the_daemon_cannot_start(run, tmp_path):
+    done = run("-s", f"unix:{tmp_path}/missing/sock")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"rtpproxy: control socket unix:{tmp_path}/missing/sock: the directory does not exist\n"
+    assert not (tmp_path / "sock").exists()
+    assert not (tmp_path / "pid").exists()
+    wait_for(lambda: processes_of(tmp_path) == [], DEADLINE_S, "the daemon to end")
+
+
+def test_second_daemon_does_not_disturb_the_first(run, tmp_path):
+    assert run().returncode == 0
+    pid = daemon_of(tmp_path)
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr == f"rtpproxy: control socket unix:{tmp_path}/sock: in use by another process\n"
+    assert daemon_of(tmp_path) == pid
+    assert ask(tmp_path / "sock") == "20040107\n"
+    end(pid, tmp_path)
+
+
+def test_parent_says_that_the_daemon_died(tmp_path, slow_bcc):
+    started = subprocess.Popen(
+        [PROGRAM, "-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid"],
+        env={**os.environ, **slow_bcc.environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pid = slow_bcc.wait()
+    assert pid in processes_of(tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    assert started.communicate(timeout=DEADLINE_S) == (None, "rtpproxy: the daemon died at start\n")
+    assert started.returncode == 1
+    slow_bcc.release()
+
+
+DEVICES = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9"
+WITHOUT_SYSLOG = ("unshare", "--mount", "sh", "-c", f'{DEVICES} && exec "$0" "$@"')
+"""A /dev with nothing but what is needed."""
+
+
+@pytest.fixture
+def syslog(tmp_path):
+    """A log socket of the test; `prefix` puts it into a /dev of its own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+        opened.bind(str(tmp_path / "log"))
+        opened.settimeout(DEADLINE_S)
+        yield opened
+
+
+def with_syslog(directory):
+    mount = f'{DEVICES} && touch /dev/log && mount --bind "$0" /dev/log && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mount, str(directory / "log"))
+
+
+@pytest.mark.root
+def test_daemon_logs_to_syslog(run, syslog, tmp_path):
+    done = run("-d", "INFO:LOCAL0", prefix=with_syslog(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = daemon_of(tmp_path)
+    lines = []
+    while not lines or "rtpproxy started" not in lines[-1]:
+        lines.append(syslog.recv(4096).decode().rstrip("\0"))
+    assert all(re.fullmatch(rf"<134>rtpproxy\[{pid}\]: {LOG_LINE.pattern}", line) for line in lines)
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_syslog_that_stands_still_stops_nothing(run, syslog, tmp_path):
+    assert run("-d", "DBUG", prefix=with_syslog(tmp_path)).returncode == 0
+    pid = daemon_of(tmp_path)
+    for _ in range(1000):
+        assert ask(tmp_path / "sock") == "20040107\n"
+    syslog.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            syslog.recv(4096)
+    ask(tmp_path / "sock")
+    assert re.search(rb"WARN:GLOBAL:emit:0: lines that syslog did not take: [1-9]", syslog.recv(4096))
+    end(pid, tmp_path)
+
+
+@pytest.mark.root
+def test_daemon_without_syslog_says_so(run, tmp_path):
+    done = run(prefix=WITHOUT_SYSLOG)
+    assert (done.returncode, done.stderr) == (0, UNLOGGED)
+    end(daemon_of(tmp_path), tmp_path)
+    done = run("-d", "INFO", "--no_redirect", "-s", "unix:/nonexistent/sock", prefix=WITHOUT_SYSLOG)
+    assert done.returncode == 1
+    assert UNLOGGED not in done.stderr
+    assert "ERR:GLOBAL:" in done.stderr
+
+
+FAILING = """
+import logging
+
+class Failing(logging.Handler):
+    def emit(self, record):
+        if "media ports" in record.getMessage():
+            raise RuntimeError("a mistake")
+
+logging.getLogger("rtpproxy.instance").addHandler(Failing())
+"""
+"""A sitecustomize.py: something fails at start that nobody expects."""
+
+
+@pytest.mark.root
+def test_unexpected_failure_is_told_and_logged(run, syslog, tmp_path):
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "sitecustomize.py").write_text(FAILING)
+    environment = {"PYTHONPATH": str(tmp_path / "shadow")}
+    done = run("-d", "INFO", prefix=with_syslog(tmp_path), environment=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "rtpproxy: the daemon failed at start: RuntimeError('a mistake')\n"
+    line = ""
+    while "CRIT:GLOBAL:_be_daemon" not in line:
+        line = syslog.recv(1 << 16).decode()
+    assert "Traceback" in line
+    assert "RuntimeError: a mistake" in line
+    assert not (tmp_path / "sock").exists()
+    wait_for(lambda: processes_of(tmp_path) == [], DEADLINE_S, "the daemon to end")
+
+
+# The end
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "USR1", "USR2", "XCPU", "XFSZ", "VTALRM", "PROF"])
+def test_signal_ends_it_in_order(relay, name):
+    relay.port("U call 127.0.0.1 4000 f")
+    number = signal.Signals[f"SIG{name}"]
+    relay.process.send_signal(number)
+    assert relay.process.wait(DEADLINE_S) == 0
+    assert not relay.socket_path.exists()
+    assert not relay.pid_path.exists()
+    assert relay.log.splitlines()[-2:] == [
+        line for line in relay.log.splitlines() if f"stopping on signal {number}" in line or "rtpproxy stopped" in line
+    ]
+
+
+def test_second_signal_ends_it_at_once(relay):
+    # Stopped, it finds both when it goes on. Which one comes first is the kernel's choice.
+    for name in ("STOP", "TERM", "INT", "CONT"):
+        relay.process.send_signal(signal.Signals[f"SIG{name}"])
+    assert relay.process.wait(DEADLINE_S) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["QUIT", "ALRM", "KILL"])
+def test_deadly_signals_leave_the_files_and_a_successor_replaces_them(relay, name):
+    relay.process.send_signal(signal.Signals[f"SIG{name}"])
+    assert relay.process.wait(DEADLINE_S) == -signal.Signals[f"SIG{name}"]
+    assert relay.socket_path.exists()
+    assert relay.pid_path.exists()
+    relay.start()
+    assert relay.ask("V") == "20040107"
+    assert relay.pid_path.read_text() == f"{relay.process.pid}\n"
+    assert relay.stop() == 0
+    assert not relay.socket_path.exists()
+    assert not relay.pid_path.exists()
+
+
+def test_broken_pipe_is_ignored(relay):
+    relay.process.send_signal(signal.SIGPIPE)
+    assert relay.ask("V") == "20040107"
+    assert relay.stop() == 0
+
+
+def test_slow_stop_waits_for_the_last_session(relay):
+    port = relay.port("U call 127.0.0.1 4000 f")
+    relay.port("U other 127.0.0.1 4000 f")
+    relay.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "stopping slowly" in relay.log, DEADLINE_S, "the signal to arrive")
+    assert relay.ask("U next 127.0.0.1 4000 f") == "E99"
+    assert relay.port("U call 127.0.0.1 4000 f t") == port
+    relay.port("L call 127.0.0.1 5000 f t")
+    assert relay.ask("D other f") == "0"
+    assert relay.ask("I").splitlines()[1] == "active sessions: 1"
+    assert relay.process.poll() is None
+    assert relay.ask("D call f t") == "0"
+    assert relay.process.wait(DEADLINE_S) == 0
+    assert not relay.socket_path.exists()
+    assert not relay.pid_path.exists()
+    assert "the last session of a slow stop has ended" in relay.log
+
+
+def test_slow_stop_without_sessions_ends_soon(relay):
+    relay.process.send_signal(signal.SIGHUP)
+    assert relay.process.wait(DEADLINE_S) == 0
+
+
+def test_slow_stop_can_be_cut_short(relay):
+    relay.port("U call 127.0.0.1 4000 f")
+    relay.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "stopping slowly" in relay.log, DEADLINE_S, "the signal to arrive")
+    assert relay.stop() == 0
+
+
+def test_sessions_end_by_the_clock(tmp_path):
+    with RunningRelay(tmp_path, *BOUND, "-T", "1") as relay:
+        relay.port("U call 127.0.0.1 4000 f")
+        wait_for(lambda: relay.ask("Q call f") == "E50", DEADLINE_S, "the session to be idle")
+        assert "call: session ended: idle for 1 s" in relay.log
+
+
+def test_media_never_get_the_control_port(tmp_path):
+    """Though it would be free on the address of the media."""
+    options = (*BOUND, "-F", "-s", "udp:127.0.0.1:20000", "-l", "127.0.0.2", "-b", "-m", "20000", "-M", "20003")
+    with RunningRelay(tmp_path, *options) as relay:
+        assert relay.port("U call 192.0.2.1 5000 f") == 20002
+        assert relay.ask("L call 192.0.2.2 5000 f t") == "E71"
+
+
+# Control
+
+
+CONTROL = ("127.0.0.1", 20001)
+SENDERS, CALLS = 4, 840
+SO_RCVBUFFORCE = 33
+
+
+@pytest.fixture
+def controllers(tmp_path):
+    """Several UDP clients of a relay that stands still: what they send is in flight. `relay.process` must go on."""
+    with RunningRelay(tmp_path, *BOUND, "-F", "-s", "udp:127.0.0.1:20001") as relay, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(SENDERS)]
+        for client in clients:
+            client.connect(CONTROL)
+        relay.process.send_signal(signal.SIGSTOP)
+        yield relay, clients
+        assert relay.stop() == 0
+
+
+def calls_of(sender):
+    """Datagrams by cookie, in order, and what must answer each: no command makes sense before the one before it."""
+    wanted = {}
+    for number in range(CALLS):
+        call = f"s{sender}c{number}"
+        wanted[f"{number}u"] = f"U {call} 192.0.2.1 4000 f", r"\d+"
+        wanted[f"{number}l"] = f"L {call} 192.0.2.2 5000 f t", r"\d+"
+        wanted[f"{number}d"] = f"D {call} f t", "0"
+    return wanted
+
+
+def is_answered(datagram, cookie, answer):
+    return re.fullmatch(rf"{cookie} {answer}( 127\.0\.0\.1)?\n", datagram.decode())
+
+
+@pytest.mark.root
+def test_ten_thousand_commands_in_flight(controllers):
+    """All fit the buffers: each command is answered once, in order."""
+    relay, clients = controllers
+    for sender, client in enumerate(clients):
+        client.settimeout(DEADLINE_S)
+        client.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+        for cookie, (command, _) in calls_of(sender).items():
+            client.send(f"{cookie} {command}".encode())
+    relay.process.send_signal(signal.SIGCONT)
+    for sender, client in enumerate(clients):
+        for cookie, (_, answer) in calls_of(sender).items():
+            assert is_answered(client.recv(100), cookie, answer)
+    for client in clients:
+        client.send(b"last V")
+        assert client.recv(100) == b"last 20040107\n", "answered twice"
+    totals = relay.totals()
+    assert (totals["sessions created"], totals["active sessions"]) == (SENDERS * CALLS, 0)
+
+
+@pytest.mark.root
+def test_ten_thousand_commands_whose_replies_are_lost(controllers):
+    """They are repeated until they are answered, and executed once: the reply is that of the first time."""
+    relay, clients = controllers
+    for sender, client in enumerate(clients):
+        client.settimeout(0.05)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        for cookie, (command, _) in calls_of(sender).items():
+            client.send(f"{cookie} {command}".encode())
+    relay.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: relay.totals()["sessions created"] == SENDERS * CALLS, DEADLINE_S, "all of them to be executed")
+    for sender, client in enumerate(clients):
+        assert repeat_until_answered(client, calls_of(sender)) > 0
+    totals = relay.totals()
+    assert (totals["sessions created"], totals["active sessions"]) == (SENDERS * CALLS, 0)
+
+
+def repeat_until_answered(client, wanted):
+    """How often commands had to be sent again, all that were missing."""
+    repeated = 0
+    while wanted:
+        try:
+            reply = client.recv(100)
+        except TimeoutError:
+            repeated += 1
+            assert repeated < 1000
+            for cookie, (command, _) in wanted.items():
+                client.send(f"{cookie} {command}".encode())
+            continue
+        cookie = reply.decode().split()[0]
+        if cookie in wanted:
+            assert is_answered(reply, cookie, wanted.pop(cookie)[1])
+    return repeated
+
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Starts a program as a service manager does, with a socket as descriptor 3."""
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def passed(request, tmp_path):
+    """A socket that a service manager would pass, and where it is."""
+    family = socket.AF_UNIX if request.param == "unix" else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind(str(tmp_path / "passed") if request.param == "unix" else ("127.0.0.1", 0))
+        listening.listen()
+        yield listening
+
+
+def start_activated(passed, directory, *options):
+    command = [sys.executable, "-c", ACTIVATE, str(passed.fileno()), PROGRAM, "-s", "systemd:"]
+    return subprocess.Popen(
+        [*command, "-p", f"{directory}/pid", *BOUND, *options], stderr=subprocess.PIPE, pass_fds=(passed.fileno(),)
+    )
+
+
+def ask_passed(passed, command):
+    with socket.socket(passed.family) as client:
+        client.settimeout(DEADLINE_S)
+        client.connect(passed.getsockname())
+        client.sendall(command.encode())
+        return client.recv(4096).decode()
+
+
+def test_socket_of_a_service_manager(passed, tmp_path):
+    """A command a connection; the socket outlives the relay."""
+    with start_activated(passed, tmp_path, "-f") as started:
+        try:
+            assert ask_passed(passed, "V") == "20040107\n"
+            assert re.fullmatch(r"\d+( 127\.0\.0\.1)?\n", ask_passed(passed, "U call 127.0.0.1 4000 f"))
+            assert ask_passed(passed, "D call f") == "0\n"
+            wait_for(lambda: (tmp_path / "pid").exists(), DEADLINE_S, "the pid file")
+            assert (tmp_path / "pid").read_text() == f"{started.pid}\n"
+            started.terminate()
+            assert (started.wait(DEADLINE_S), started.stderr.read()) == (0, b"")
+        finally:
+            started.kill()
+    with start_activated(passed, tmp_path, "-f") as started:
+        assert ask_passed(passed, "V") == "20040107\n"
+        started.kill()
+
+
+def test_socket_of_a_service_manager_is_not_for_a_daemon(passed, tmp_path):
+    with start_activated(passed, tmp_path) as started:
+        assert started.wait(DEADLINE_S) == 1
+        assert started.stderr.read() == (
+            b"rtpproxy: control socket systemd:: the socket was passed to another process (LISTEN_PID); "
+            b"a daemon needs -f here\n"
+        )
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_signal_while_starting(tmp_path, slow_bcc, name):
+    """It ends quietly and leaves nothing, though not all is built yet."""
+    number = signal.Signals[f"SIG{name}"]
+    with (tmp_path / "log").open("wb") as log:
+        started = subprocess.Popen(
+            [PROGRAM, "-f", "-d", "INFO", "-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid"],
+            env={**os.environ, **slow_bcc.environment},
+            stdout=log,
+            stderr=log,
+        )
+    slow_bcc.wait()
+    started.send_signal(number)
+    slow_bcc.release()
+    assert started.wait(DEADLINE_S) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert not (tmp_path / "sock").exists()
+    assert not (tmp_path / "pid").exists()
+
+
+KILLED_AT = """
+import logging, os, signal
+
+class SignalAt(logging.Handler):
+    def emit(self, record):
+        if "media ports" in record.getMessage():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+logging.getLogger("rtpproxy.instance").addHandler(SignalAt())
+"""
+"""A sitecustomize.py: SIGTERM arrives once control sockets are open, while the rest is still to come."""
+
+
+def test_signal_between_opening_and_serving(tmp_path):
+    """From the first thing on that outlives the process, a signal must end it in order."""
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "sitecustomize.py").write_text(KILLED_AT)
+    with (tmp_path / "log").open("wb") as log:
+        options = ("-f", "-d", "INFO", "-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid", *BOUND)
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "shadow")}
+        subprocess.run([PROGRAM, *options], env=environment, stderr=log, timeout=DEADLINE_S, check=False)
+    assert "control socket" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "sock").exists()
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_ports_are_reserved_while_it_runs_even_when_a_predecessor_was_killed(tmp_path):
+    reserved = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+    with RunningRelay(tmp_path, "--offload", "off", "-m", "35000", "-M", "35999") as relay:
+        assert reserved.read_text() == "35000-35999\n"
+        relay.kill()
+        assert reserved.read_text() == "35000-35999\n"
+        relay.start()
+        assert reserved.read_text() == "35000-35999\n"
+        assert relay.stop() == 0
+    assert reserved.read_text() == "\n"
+
+
+# Pid file
+
+
+def test_pid_file_of_a_successor_is_left_alone(relay):
+    assert relay.pid_path.read_text() == f"{relay.process.pid}\n"
+    relay.pid_path.write_text("1\n")
+    assert relay.stop() == 0
+    assert relay.pid_path.read_text() == "1\n"
+
+
+def test_pid_file_that_is_gone_is_a_line_in_the_log(relay):
+    relay.pid_path.unlink()
+    assert relay.stop() == 0
+    assert f"pid file {relay.pid_path}: No such file or directory" in relay.log
+
+
+def make_pipe(path, target):
+    os.mkfifo(path)
+
+
+def make_link(path, target):
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_link])
+def test_what_took_the_place_of_the_pid_file_is_left_alone(relay, tmp_path, make):
+    target = tmp_path / "target"
+    target.write_text(f"{relay.process.pid}\n")
+    relay.pid_path.unlink()
+    make(relay.pid_path, target)
+    assert relay.stop() == 0
+    assert f"pid file {relay.pid_path}: " in relay.log
+    assert os.path.lexists(relay.pid_path)
+    relay.pid_path.unlink()
+
+
+def test_pid_file_that_is_there_is_written_over(run, tmp_path):
+    (tmp_path / "pid").write_text("1234567890123\n")
+    assert run().returncode == 0
+    end(daemon_of(tmp_path), tmp_path)
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = daemon.with_absolute_paths(
+        Config(
+            control=(ControlAddress(ControlKind.UNIX, "a"), ControlAddress(ControlKind.UDP, port=9)),
+            notify=(NotifyTarget("b"), NotifyTarget(port=9)),
+            pid_file="c",
+        )
+    )
+    assert [address.path for address in made.control] == [f"{tmp_path}/a", ""]
+    assert made.notify == (NotifyTarget(f"{tmp_path}/b"), NotifyTarget(port=9))
+    assert made.pid_file == f"{tmp_path}/c"
+
+
+@pytest.mark.parametrize(("before", "more"), [("", 0), ("y/../" * 30, 0), ("", 1)])
+def test_paths_are_measured_once_they_are_absolute(tmp_path, monkeypatch, before, more):
+    monkeypatch.chdir(tmp_path)
+    name = "x" * (107 - len(f"{tmp_path}/") + more)
+    config = Config(notify=(NotifyTarget(before + name),))
+    if more:
+        with pytest.raises(ConfigError, match=f"option -n {tmp_path}/{name}: the path is longer than 107 bytes"):
+            daemon.with_absolute_paths(config)
+    else:
+        assert daemon.with_absolute_paths(config).notify == (NotifyTarget(f"{tmp_path}/{name}"),)
+
+
+# Log
+
+
+def test_every_line_of_the_log_has_its_form(relay):
+    relay.port("U call 127.0.0.1 4000 f")
+    relay.ask("D call f")
+    assert relay.stop() == 0
+    lines = relay.log.splitlines()
+    assert all(LOG_LINE.fullmatch(line) for line in lines)
+    for text in (
+        f"control socket unix:{relay.socket_path}",
+        "media ports 35000-64999 on all local addresses, bound",
+        "all interfaces: userspace (--offload off)",
+        "rtpproxy started",
+        "call: session created, port ",
+        "call: session ended: deleted",
+        "rtpproxy stopped",
+    ):
+        assert sum(text in line for line in lines) == 1, text
+
+
+def test_level_of_the_log(tmp_path):
+    with RunningRelay(tmp_path, *BOUND, "-d", "DBUG") as relay:
+        relay.ask("V")
+        assert 'received command "V"' in relay.log
+        assert 'sending reply "20040107"' in relay.log
+
+
+def test_log_says_nothing_by_default(run, tmp_path):
+    with (tmp_path / "log").open("wb") as log:
+        options = ("-f", "-s", f"unix:{tmp_path}/sock", "-p", f"{tmp_path}/pid", *BOUND)
+        started = subprocess.Popen([sys.executable, "-m", "rtpproxy", *options], stderr=log, cwd="/")
+    wait_for(lambda: (tmp_path / "pid").exists(), DEADLINE_S, "the pid file")
+    assert ask(tmp_path / "sock") == "20040107\n"
+    started.terminate()
+    assert started.wait(DEADLINE_S) == 0
+    assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.fixture
+def kept_log():
+    """The log of this process as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    names = {number: logging.getLevelName(number) for number in (10, 20, 30, 40, 50)}
+    root.handlers.clear()
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for number, name in names.items():
+        logging.addLevelName(number, name)
+
+
+@pytest.mark.parametrize(
+    ("level", "number"), [("DBUG", 10), ("INFO", 20), ("WARN:DAEMON", 30), ("ERR", 40), ("CRIT", 50)]
+)
+def test_levels_have_the_protocols_names(kept_log, capsys, level, number):
+    daemon.start_log(Config(is_foreground=True, log_level=level))
+    for at in (number - 1, number):
+        logging.getLogger("test").log(at, "text")
+    name = level.split(":")[0]
+    assert re.fullmatch(rf"{name}:GLOBAL:\w+:\d+: text\n", capsys.readouterr().err)

@@ -1,0 +1,304 @@
+"""protocol.md 11.1."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtpproxy.rtp.header import RtpHeader
+from rtpproxy.rtp.statistics import RtpTotals, SequenceTracker
+
+
+def rtp(sequence, ssrc=1, timestamp=0, payload_type=0, marker=False):
+    return RtpHeader(ssrc, sequence % 65536, timestamp % 2**32, payload_type, marker)
+
+
+def track(*packets):
+    tracker = SequenceTracker()
+    for packet in packets:
+        tracker.observe(packet if packet is None or isinstance(packet, tuple) else rtp(packet), 0.0)
+    return tracker
+
+
+def counts(tracker):
+    return tracker.sent, tracker.received, tracker.duplicates, tracker.lost
+
+
+M = True
+SEQUENCES = {
+    "nothing": ([], (0, 0, 0, 0)),
+    "one": ([7], (1, 1, 0, 0)),
+    "in order": ([7, 8, 9], (3, 3, 0, 0)),
+    "lost": ([7, 10], (4, 2, 0, 2)),
+    "late": ([7, 10, 8], (4, 3, 0, 1)),
+    "late twice": ([7, 10, 8, 8], (4, 3, 1, 1)),
+    "duplicate": ([7, 7, 8, 8, 7], (2, 2, 3, 0)),
+    "before the first": ([10, 8], (3, 2, 0, 1)),
+    "between the first and the one before": ([10, 8, 9, 9], (3, 3, 1, 0)),
+    "wrap": ([65534, 65535, 0, 1], (4, 4, 0, 0)),
+    "wrap with loss": ([65534, 1], (4, 2, 0, 2)),
+    "late across the wrap": ([65534, 1, 65535], (4, 3, 0, 1)),
+    "before the first across the wrap": ([1, 65535], (3, 2, 0, 1)),
+    "furthest jump ahead": ([100, 636], (537, 2, 0, 535)),
+    "jump ahead": ([100, 637], (2, 2, 0, 0)),
+    "furthest jump back": ([1000, 464], (537, 2, 0, 535)),
+    "jump back": ([1000, 463], (2, 2, 0, 0)),
+    "run after a jump": ([100, 101, 5000, 5002, 5002], (5, 4, 1, 1)),
+    "marker ahead": ([7, rtp(9, marker=M)], (3, 2, 0, 1)),
+    "marker going back": ([7, 8, 9, rtp(7, marker=M), 8], (5, 5, 0, 0)),
+    "marker across the wrap": ([65535, rtp(0, marker=M)], (2, 2, 0, 0)),
+    "marker repeated": ([7, rtp(7, marker=M)], (1, 1, 1, 0)),
+    "another ssrc": ([7, 9, rtp(500, ssrc=2), rtp(502, ssrc=2)], (6, 4, 0, 2)),
+    "ssrc zero": ([rtp(1, ssrc=0), rtp(2, ssrc=0)], (2, 2, 0, 0)),
+    "not rtp between": ([7, None, 8], (2, 2, 0, 0)),
+}
+
+
+@pytest.mark.parametrize(("packets", "expected"), SEQUENCES.values(), ids=SEQUENCES)
+def test_sequences(packets, expected):
+    assert counts(track(*packets)) == expected
+
+
+def test_ssrc_change_is_told_once():
+    tracker = SequenceTracker()
+    packets = [rtp(1, ssrc=0), rtp(2, ssrc=0), None, rtp(3, ssrc=5), rtp(4, ssrc=5), rtp(5, ssrc=0)]
+    assert [tracker.observe(packet, 0.0) for packet in packets] == [False, False, False, True, False, True]
+    assert tracker.parse_errors == 1
+
+
+def test_longest_gap_counts_every_packet():
+    tracker = SequenceTracker()
+    assert tracker.longest_gap_s == 0.0
+    for at, packet in [(5.0, rtp(1)), (5.02, rtp(2)), (7.0, None), (8.0, rtp(3))]:
+        tracker.observe(packet, at)
+    assert tracker.longest_gap_s == pytest.approx(1.98)
+
+
+def jitter(*arrivals, payload_type=0, ssrc=1):
+    """Track packets given as (arrival in ms, timestamp)."""
+    tracker = SequenceTracker()
+    for sequence, (arrival_ms, timestamp) in enumerate(arrivals):
+        tracker.observe(rtp(sequence, ssrc, timestamp, payload_type), 1000 + arrival_ms / 1000)
+    return tracker.jitter_last, tracker.jitter_max, tracker.jitter_average
+
+
+def test_no_jitter_on_time():
+    assert jitter((0, 0), (20, 160), (40, 320)) == pytest.approx((0, 0, 0), abs=1e-6)
+    assert jitter((0, 0)) == (0, 0, 0)
+
+
+def test_jitter_is_filtered_by_sixteen():
+    first = 80 / 16
+    second = first + (80 - first) / 16
+    third = second + (0 - second) / 16
+    expected = (third, second, (first + second + third) / 3)
+    assert jitter((0, 0), (30, 160), (40, 320), (60, 480)) == pytest.approx(expected)
+
+
+def test_jitter_uses_the_clock_of_the_payload_type():
+    assert jitter((0, 0), (30, 320), payload_type=6)[0] == pytest.approx(160 / 16)
+    assert jitter((0, 0), (30, 160), payload_type=18)[0] == pytest.approx(80 / 16)
+
+
+@pytest.mark.parametrize("payload_type", [1, 2, 19, 31, 96, 101, 127])
+def test_no_jitter_without_a_known_clock(payload_type):
+    assert jitter((0, 0), (30, 160), (31, 320), payload_type=payload_type) == (0, 0, 0)
+
+
+def test_repeated_timestamps_are_ignored():
+    assert jitter((0, 0), (15, 0), (30, 160)) == pytest.approx((5, 5, 5))
+
+
+def test_timestamps_wrap():
+    assert jitter((0, 2**32 - 80), (30, 80)) == pytest.approx((5, 5, 5))
+    assert jitter((0, 80), (1, -80)) == pytest.approx((168 / 16,) * 3)
+
+
+@pytest.mark.parametrize("timestamp", [2_000_000, 2**31 + 5_000])
+def test_timestamps_set_anew_are_no_jitter(timestamp):
+    arrivals = (0, 5000), (20, timestamp), (50, timestamp + 160)
+    assert jitter(*arrivals) == pytest.approx((5, 5, 5))
+
+
+def test_duplicates_and_backward_markers_are_no_jitter():
+    tracker = SequenceTracker()
+    for packet, at in [
+        (rtp(10, timestamp=0), 0.0),
+        (rtp(10, timestamp=999), 0.001),
+        (rtp(5, timestamp=4000, marker=M), 0.02),
+        (rtp(6, timestamp=4160), 0.05),
+    ]:
+        tracker.observe(packet, at)
+    assert tracker.jitter_last == pytest.approx(5)
+
+
+def test_jitter_is_kept_by_ssrc():
+    tracker = SequenceTracker()
+    for sequence in range(20):
+        for ssrc in (1, 2):
+            tracker.observe(rtp(sequence, ssrc, 160 * sequence + 10**6 * ssrc), sequence * 0.02)
+    assert (tracker.jitter_last, tracker.jitter_max) == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_sums_of_the_oldest_ssrc_survive():
+    tracker = SequenceTracker()
+    for ssrc in range(25):
+        late_s = 0.03 if ssrc == 0 else 0.02
+        tracker.observe(rtp(1, ssrc, 0), float(ssrc))
+        tracker.observe(rtp(2, ssrc, 160), ssrc + late_s)
+    assert tracker.jitter_max == pytest.approx(5)
+    assert tracker.jitter_average == pytest.approx(5 / 25)
+    assert tracker.jitter_last == pytest.approx(0, abs=1e-6)
+
+
+# What the kernel forwarded
+
+
+def forward(tracker, *packets, totals=None):
+    """Let the kernel, played by another tracker, count packets given as (number, seconds) and bring them in."""
+    kernel = SequenceTracker()
+    kernel.absorb_forwarded(0, tracker.state(), RtpTotals())
+    before = kernel.sent - kernel.received
+    for packet, at in packets:
+        kernel.observe(packet if packet is None or isinstance(packet, tuple) else rtp(packet), at)
+    start = totals or RtpTotals()
+    totals = RtpTotals(
+        (start.lost + kernel.lost - before) % 2**32,
+        (start.duplicates + kernel.duplicates) % 2**32,
+        start.parse_errors + kernel.parse_errors,
+        start.jitter_total + sum(jitter.total for jitter in kernel._jitters),
+        (start.jitter_count + sum(jitter.count for jitter in kernel._jitters)) % 2**32,
+    )
+    tracker.absorb_forwarded(len(packets), kernel.state(), totals)
+    return totals
+
+
+def test_forwarded_packets_count_as_their_own():
+    tracker = track(100, 103)
+    forward(tracker, (104, 1.0), (102, 1.02), (102, 1.04), (106, 1.06), (None, 1.08))
+    assert counts(tracker) == (7, 5, 1, 2)
+    assert tracker.parse_errors == 1
+    for packet in (105, 101, 101, 107):
+        tracker.observe(rtp(packet), 1.1)
+    assert counts(tracker) == (8, 8, 2, 0)
+
+
+def test_kernel_goes_on_from_where_it_is_told():
+    tracker = track(65533, 65535)
+    state = tracker.state()
+    assert (state.ssrc, state.highest, state.lowest, state.missing) == (1, 65535, 65533, {65534})
+    forward(tracker, (0, 0.0), (65534, 0.0))
+    assert tracker.state().missing == frozenset()
+    assert counts(tracker) == (4, 4, 0, 0)
+
+
+def test_only_the_difference_of_the_totals_counts():
+    """They are the port's, were counted on before this session, and wrap."""
+    tracker = track(100)
+    start = RtpTotals(2**32 - 1, 2**32 - 1, 5, 1000.0, 2**32 - 1)
+    tracker.skip_forwarded(start)
+    totals = forward(tracker, (103, 0.0), (103, 0.0), totals=start)
+    assert (totals.lost, totals.duplicates) == (1, 0)
+    assert counts(tracker) == (4, 2, 1, 2)
+    tracker.absorb_forwarded(1, tracker.state()._replace(missing=frozenset({102})), totals._replace(lost=0))
+    assert counts(tracker) == (4, 3, 1, 1)
+
+
+def test_forwarded_change_of_ssrc_is_not_told_again():
+    tracker = track(100)
+    forward(tracker, (rtp(7, ssrc=2), 0.0))
+    assert not tracker.observe(rtp(8, ssrc=2), 0.0)
+    assert counts(tracker) == (3, 3, 0, 0)
+    assert tracker.observe(rtp(101), 0.0)
+
+
+def test_forwarded_packets_that_are_not_rtp():
+    tracker = SequenceTracker()
+    forward(tracker, (None, 5.0))
+    assert (tracker.parse_errors, tracker.ssrc, counts(tracker)) == (1, None, (0, 0, 0, 0))
+    tracker.observe(None, 6.5)
+    assert tracker.longest_gap_s == pytest.approx(1.5)
+
+
+def test_gap_across_the_seams():
+    tracker = SequenceTracker()
+    tracker.observe(rtp(1), 10.0)
+    forward(tracker, (2, 10.3), (3, 10.5))
+    assert tracker.longest_gap_s == pytest.approx(0.3)
+    tracker.observe(rtp(4), 11.0)
+    assert tracker.longest_gap_s == pytest.approx(0.5)
+
+
+def test_jitter_across_the_seams():
+    arrivals = [0.02 * number + 0.007 * (number % 3) for number in range(60)]
+    alone, tracker, totals = SequenceTracker(), SequenceTracker(), RtpTotals()
+    for number, at in enumerate(arrivals):
+        packet = rtp(number, timestamp=160 * number)
+        alone.observe(packet, at)
+        if number // 10 % 2:
+            totals = forward(tracker, (packet, at), totals=totals)
+        else:
+            tracker.observe(packet, at)
+    assert alone.jitter_last > 1
+    measured = [(one.jitter_last, one.jitter_max, one.jitter_average) for one in (alone, tracker)]
+    assert measured[1] == pytest.approx(measured[0])
+
+
+def test_jitter_of_an_ssrc_that_only_the_kernel_saw():
+    tracker = track(1)
+    jittery = [(rtp(number, 2, 160 * number), 0.05 * number) for number in range(9)]
+    forward(tracker, *jittery, (rtp(5, ssrc=3), 1.0))
+    last = tracker.jitter_last
+    assert last > 10
+    assert tracker.jitter_max == pytest.approx(last)
+    tracker.observe(rtp(6, 3, 160), 1.02)
+    assert tracker.jitter_last == pytest.approx(0, abs=1e-6)
+    assert tracker.jitter_max == pytest.approx(last)
+
+
+def test_memory_of_ssrcs_that_only_the_kernel_saw_is_bounded():
+    tracker, totals = track(1), RtpTotals()
+    for ssrc in range(2, 40):
+        packets = [(rtp(number, ssrc, 160 * number), 0.02 * number) for number in range(3)]
+        totals = forward(tracker, *packets, (rtp(9, ssrc + 1000), 1.0), totals=totals)
+    assert len(tracker._jitters) <= 10
+
+
+def model(packets):
+    """The same numbers from the whole list of packets: runs as lists of extended numbers."""
+    runs, last_ssrc = [], None
+    for sequence, ssrc, marker in packets:
+        number = None
+        if runs and ssrc == last_ssrc:
+            highest = max(runs[-1])
+            near = [highest + step for step in range(-536, 537) if (highest + step) % 65536 == sequence]
+            number = near[0] if near and not (marker and near[0] < highest) else None
+        if number is None:
+            runs.append([sequence])
+        else:
+            runs[-1].append(number)
+        last_ssrc = ssrc
+    sent = sum(max(run) - min(run) + 1 for run in runs)
+    received = sum(len(set(run)) for run in runs)
+    return sent, received, len(packets) - received, sent - received
+
+
+STEPS = st.one_of(st.just(1), st.integers(-5, 5), st.integers(-600, 600), st.integers(0, 65535))
+
+
+@given(
+    st.integers(0, 65535),
+    st.lists(st.tuples(STEPS, st.sampled_from([1, 1, 1, 1, 1, 1, 2]), st.sampled_from([False] * 9 + [True]))),
+)
+def test_against_a_model(sequence, steps):
+    packets = []
+    for step, ssrc, marker in steps:
+        sequence = (sequence + step) % 65536
+        packets.append((sequence, ssrc, marker))
+    tracker = track(*(rtp(sequence, ssrc, marker=marker) for sequence, ssrc, marker in packets))
+    assert counts(tracker) == model(packets)
+
+
+def test_memory_of_losses_is_bounded():
+    tracker = track(*range(0, 65536, 500))
+    assert len(tracker._missing) <= 2 * 536
+    assert counts(tracker) == (65501, 132, 0, 65369)
