@@ -8,6 +8,7 @@ The kernel counts by the same rules what it forwards (`bpf/account.h`). Where on
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import NamedTuple
 
 from rtpproxy.rtp.header import RtpHeader
@@ -113,6 +114,29 @@ class RtpTotals(NamedTuple):
 _NOTHING_FORWARDED = RtpTotals()
 
 
+class Arrival(Enum):
+    """What a packet is among those of its stream."""
+
+    NEXT = "next"
+    """Follows the highest number of the run, as most do."""
+    OUT_OF_ORDER = "out of order"
+    """New, but ahead of the next number, or late."""
+    DUPLICATE = "duplicate"
+    """Its number came before."""
+    RUN_STARTED = "run started"
+    """The first of the stream, or too far from the highest number to belong to its run."""
+    TALK_STARTED = "talk started"
+    """Has a marker and a lower number than the highest: the sender began anew."""
+    SSRC_CHANGED = "SSRC changed"
+    """Of another SSRC than the packet before it; starts a run."""
+    NOT_RTP = "not RTP"
+
+
+# Looked up for every packet: a global is found faster than a member of an enum.
+_NEXT = Arrival.NEXT
+_DUPLICATE = Arrival.DUPLICATE
+
+
 class SequenceTracker:
     """What the packets accepted from one party tell about what it sent."""
 
@@ -131,7 +155,6 @@ class SequenceTracker:
         "longest_gap_s",
         "parse_errors",
         "received",
-        "runs",
     )
 
     def __init__(self) -> None:
@@ -140,8 +163,6 @@ class SequenceTracker:
         self.duplicates = 0
         self.parse_errors = 0
         """Packets that are not RTP."""
-        self.runs = 0
-        """Times that the numbers started anew, as far as userspace saw."""
         self.longest_gap_s = 0.0
         """Longest time between two packets, seconds."""
         self._seen_at = float("inf")
@@ -192,30 +213,32 @@ class SequenceTracker:
         count = sum(jitter.count for jitter in self._jitters)
         return sum(jitter.total for jitter in self._jitters) / count if count else 0.0
 
-    def observe(self, header: RtpHeader | None, now: float) -> bool:
-        """Count an accepted packet, None for one that is not RTP; True when it changed the SSRC."""
+    def observe(self, header: RtpHeader | None, now: float) -> Arrival:
+        """Count an accepted packet, None for one that is not RTP, and tell what it is; `now` in seconds, monotonic."""
         gap_s = now - self._seen_at
         if gap_s > self.longest_gap_s:
             self.longest_gap_s = gap_s
         self._seen_at = now
         if header is None:
             self.parse_errors += 1
-            return False
+            return Arrival.NOT_RTP
         ssrc, sequence, timestamp, payload_type, _ = header
-        is_changed = ssrc != self._ssrc and self._switch(ssrc)
-        if sequence == self._next:
+        if sequence == self._next and ssrc == self._ssrc:
             self._next = (sequence + 1) & 0xFFFF
             self._highest += 1
             self.received += 1
-        elif not self._place(header, now):
-            return is_changed
+            arrival = _NEXT
+        else:
+            arrival = self._place(header, now)
+            if arrival is _DUPLICATE or arrival is Arrival.TALK_STARTED:
+                return arrival
         clock_hz = _CLOCK_HZ[payload_type]
         if clock_hz:
             if self._jitter is None:
                 self._follow_jitter(_Jitter(ssrc, timestamp, now))
             else:
                 self._jitter.observe(timestamp, clock_hz, now)
-        return is_changed
+        return arrival
 
     def state(self) -> RtpState:
         """Where the kernel has to go on from."""
@@ -287,38 +310,40 @@ class SequenceTracker:
         measured.total += total
         measured.count += count % _TOTALS
 
-    def _switch(self, ssrc: int) -> bool:
-        """Go to another SSRC; True unless it is the first."""
-        is_changed = self._ssrc is not None
+    def _switch(self, ssrc: int) -> None:
+        """Go to another SSRC, or to the first."""
         self._end_run()
         self._ssrc = ssrc
         self._jitter = next((jitter for jitter in self._jitters if jitter.ssrc == ssrc), None)
-        return is_changed
 
     def _end_run(self) -> None:
         self._sent_before = self.sent
         self._next = _NO_RUN
         self._missing = None
 
-    def _place(self, header: RtpHeader, now: float) -> bool:
-        """Count a packet that does not follow the highest one; False for one that leaves jitter alone."""
-        ahead = (header.sequence - self._highest + MAX_JUMP) % _SEQUENCES - MAX_JUMP
-        if self._next == _NO_RUN or ahead > MAX_JUMP:
+    def _place(self, header: RtpHeader, now: float) -> Arrival:
+        """Count a packet that does not follow the highest one of its SSRC."""
+        if header.ssrc != self._ssrc:
+            is_first = self._ssrc is None
+            self._switch(header.ssrc)
             self._start_run(header.sequence)
-            return True
+            return Arrival.RUN_STARTED if is_first else Arrival.SSRC_CHANGED
+        ahead = (header.sequence - self._highest + MAX_JUMP) % _SEQUENCES - MAX_JUMP
+        if ahead > MAX_JUMP:
+            self._start_run(header.sequence)
+            return Arrival.RUN_STARTED
         if ahead > 0:
             self._skip(ahead)
-            return True
+            return Arrival.OUT_OF_ORDER
         if ahead < 0 and header.marker:
             self._start_run(header.sequence)
             if self._jitter is not None:
                 self._jitter.restart(header.timestamp, now)
-            return False
+            return Arrival.TALK_STARTED
         return self._fill(self._highest + ahead)
 
     def _start_run(self, sequence: int) -> None:
         self._end_run()
-        self.runs += 1
         self._lowest = self._highest = sequence
         self._next = (sequence + 1) & 0xFFFF
         self.received += 1
@@ -331,8 +356,8 @@ class SequenceTracker:
         self._next = (highest + 1) & 0xFFFF
         self.received += 1
 
-    def _fill(self, number: int) -> bool:
-        """Count a late packet or a duplicate; False for a duplicate."""
+    def _fill(self, number: int) -> Arrival:
+        """Count a late packet or a duplicate."""
         if number < self._lowest:
             self._note_missing(number + 1, self._lowest)
             self._lowest = number
@@ -340,9 +365,9 @@ class SequenceTracker:
             self._missing.remove(number)
         else:
             self.duplicates += 1
-            return False
+            return _DUPLICATE
         self.received += 1
-        return True
+        return Arrival.OUT_OF_ORDER
 
     def _note_missing(self, start: int, end: int) -> None:
         if self._missing is None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
 from rtpproxy.rtp.header import RtpHeader
-from rtpproxy.rtp.statistics import SequenceTracker
+from rtpproxy.rtp.statistics import Arrival, SequenceTracker
 from rtpproxy.session.session import Component, Session, Stream
 from rtpproxy.session.totals import Tiers, Totals
 
@@ -75,8 +75,8 @@ class Offloading:
             stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
         tracker.absorb_forwarded(packets, counters.state, counters.totals)
 
-    def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> bool:
-        """Keep the sequence statistics of a packet that userspace accepted; True when it changed the SSRC.
+    def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> Arrival:
+        """Keep the sequence statistics of a packet that userspace accepted, and tell what it is among those before.
 
         `header` is None for a packet that is not RTP.
         """

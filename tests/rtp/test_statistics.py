@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtpproxy.rtp.header import RtpHeader
-from rtpproxy.rtp.statistics import RtpTotals, SequenceTracker
+from rtpproxy.rtp.statistics import Arrival, RtpTotals, SequenceTracker
 
 
 def rtp(sequence, ssrc=1, timestamp=0, payload_type=0, marker=False):
@@ -58,11 +58,36 @@ def test_sequences(packets, expected):
     assert counts(track(*packets)) == expected
 
 
-def test_ssrc_change_is_told_once():
+A = Arrival
+ARRIVALS = {
+    "in order": ([7, 8, 9], [A.RUN_STARTED, A.NEXT, A.NEXT]),
+    "wrap": ([65535, 0], [A.RUN_STARTED, A.NEXT]),
+    "late": ([7, 10, 8, 8], [A.RUN_STARTED, A.OUT_OF_ORDER, A.OUT_OF_ORDER, A.DUPLICATE]),
+    "before the first": ([10, 8], [A.RUN_STARTED, A.OUT_OF_ORDER]),
+    "duplicate": ([7, 7, 8, 7], [A.RUN_STARTED, A.DUPLICATE, A.NEXT, A.DUPLICATE]),
+    "furthest jumps": ([1000, 1536, 1000], [A.RUN_STARTED, A.OUT_OF_ORDER, A.DUPLICATE]),
+    "jump ahead": ([1000, 1537, 1538], [A.RUN_STARTED, A.RUN_STARTED, A.NEXT]),
+    "jump back": ([1000, 463], [A.RUN_STARTED, A.RUN_STARTED]),
+    "marker ahead": ([7, rtp(9, marker=M)], [A.RUN_STARTED, A.OUT_OF_ORDER]),
+    "marker going back": ([7, 8, rtp(7, marker=M), 8], [A.RUN_STARTED, A.NEXT, A.TALK_STARTED, A.NEXT]),
+    "marker repeated": ([7, rtp(7, marker=M)], [A.RUN_STARTED, A.DUPLICATE]),
+    "not RTP": ([None, 7, None, 8], [A.NOT_RTP, A.RUN_STARTED, A.NOT_RTP, A.NEXT]),
+    "another SSRC": (
+        [rtp(1, ssrc=0), rtp(2, ssrc=0), None, rtp(3, ssrc=5), rtp(4, ssrc=5), rtp(5, ssrc=0)],
+        [A.RUN_STARTED, A.NEXT, A.NOT_RTP, A.SSRC_CHANGED, A.NEXT, A.SSRC_CHANGED],
+    ),
+}
+
+
+@pytest.mark.parametrize(("packets", "expected"), ARRIVALS.values(), ids=ARRIVALS)
+def test_what_a_packet_is_among_those_before(packets, expected):
     tracker = SequenceTracker()
-    packets = [rtp(1, ssrc=0), rtp(2, ssrc=0), None, rtp(3, ssrc=5), rtp(4, ssrc=5), rtp(5, ssrc=0)]
-    assert [tracker.observe(packet, 0.0) for packet in packets] == [False, False, False, True, False, True]
-    assert tracker.parse_errors == 1
+    arrivals = [
+        tracker.observe(packet if packet is None or isinstance(packet, tuple) else rtp(packet), 0.0)
+        for packet in packets
+    ]
+    assert arrivals == expected
+    assert tracker.parse_errors == packets.count(None)
 
 
 def test_longest_gap_counts_every_packet():
@@ -206,9 +231,9 @@ def test_only_the_difference_of_the_totals_counts():
 def test_forwarded_change_of_ssrc_is_not_told_again():
     tracker = track(100)
     forward(tracker, (rtp(7, ssrc=2), 0.0))
-    assert not tracker.observe(rtp(8, ssrc=2), 0.0)
+    assert tracker.observe(rtp(8, ssrc=2), 0.0) is Arrival.NEXT
     assert counts(tracker) == (3, 3, 0, 0)
-    assert tracker.observe(rtp(101), 0.0)
+    assert tracker.observe(rtp(101), 0.0) is Arrival.SSRC_CHANGED
 
 
 def test_forwarded_packets_that_are_not_rtp():
