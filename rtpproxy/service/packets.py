@@ -79,8 +79,9 @@ class Packets:
             return
         self._activity.touch(stream.activity, now)
         has_learned = verdict is _LEARNED
-        if has_learned:
-            _guess_rtcp(session, stream)
+        if has_learned and is_rtp:
+            leg = session.caller if session.caller.rtp is stream else session.callee
+            leg.rtcp.latch.guess(latch)
         arrival = self._offloading.count(session, stream, header, now) if is_rtp else _NOT_RTP
         if arrival is Arrival.SSRC_CHANGED and header is not None:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
@@ -131,13 +132,3 @@ def _is_going_round(stream: Stream, arrival: Arrival, now: float) -> bool:
     if guard is None:
         guard = stream.loop_guard = LoopGuard(now)
     return guard.is_going_round(now, REPEATS_PER_SECOND if arrival is Arrival.DUPLICATE else UNNUMBERED_PER_SECOND)
-
-
-def _guess_rtcp(session: Session, stream: Stream) -> None:
-    """RTP that moved, in strict mode also RTP that latched, tells where its RTCP may be (protocol.md 5.6)."""
-    latch = stream.latch
-    if stream.component is not Component.RTP or latch.remote is None:
-        return
-    if latch.has_moved or latch.is_strict:
-        leg = session.caller if session.caller.rtp is stream else session.callee
-        leg.rtcp.latch.guess(latch.remote, is_untrusted=latch.is_untrusted)

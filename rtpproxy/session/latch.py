@@ -76,7 +76,7 @@ class Latch:
     is_untrusted: bool = False
     """The remote was learned from a packet, so what commands say is ignored from now on."""
     has_moved: bool = False
-    """Whether the latest LEARNED changed `remote`: then the RTCP sibling of an RTP stream must `guess`."""
+    """The latest LEARNED changed `remote`; the RTCP sibling of an RTP stream asks this when it must `guess`."""
     updated_at: float | None = None
     """Time of the last command that found a remote set, seconds, monotonic."""
     ssrc: int | None = None
@@ -147,21 +147,25 @@ class Latch:
         """Take over the new SSRC of the accepted source of an RTP stream, noticed by its sequence tracker (5.3)."""
         return self._relatch(header.ssrc, header.sequence, now)
 
-    def guess(self, endpoint: Endpoint, *, is_untrusted: bool = True) -> bool:
-        """Apply to an RTCP stream that its RTP sibling learned `endpoint` (5.6); True when the remote changed.
+    def guess(self, rtp: "Latch") -> bool:
+        """Apply to an RTCP stream that the last packet of its RTP sibling was LEARNED (5.6); True when it moves.
 
-        In strict mode also what it latched to without moving; then `is_untrusted` is that of the sibling.
+        Its port is guessed to be the next one on the host that RTP has moved to; in strict mode also on the one that
+        RTP has latched to without moving.
         """
-        is_same_host = self.remote is not None and self.remote.host == endpoint.host
+        if rtp.remote is None or not (rtp.has_moved or self.is_strict):
+            return False
+        host, port = rtp.remote
+        is_same_host = self.remote is not None and self.remote.host == host
         if not is_same_host:
-            if endpoint.port == LAST_PORT:
+            if port == LAST_PORT:
                 return False
-            self.remote = Endpoint(endpoint.host, endpoint.port + 1)
+            self.remote = Endpoint(host, port + 1)
             self.is_latched = self.is_asymmetric
             self.left = None
         if self.is_strict and not self.is_latched:
-            self.awaited_host = endpoint.host
-            self.is_untrusted = is_untrusted
+            self.awaited_host = host
+            self.is_untrusted = rtp.is_untrusted
         return not is_same_host
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:

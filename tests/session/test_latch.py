@@ -39,6 +39,13 @@ def latched(ssrc=1, sequence=100, now=1.0):
     return latch
 
 
+def moved_to(endpoint):
+    """An RTP stream whose last packet came from there, where it had not been before."""
+    latch = Latch()
+    assert latch.observe(endpoint, rtp(), True, 1.0) is LEARNED
+    return latch
+
+
 def memory(latch):
     return latch.ssrc, latch.sequence
 
@@ -272,7 +279,7 @@ def test_asymmetric_stays_locked_on_ssrc_zero():
 
 def test_guess_fills_an_empty_remote_and_leaves_it_open():
     latch = Latch()
-    assert latch.guess(A)
+    assert latch.guess(moved_to(A))
     assert (latch.remote, latch.is_latched, latch.is_untrusted) == (Endpoint(A.host, 5001), False, False)
     assert latch.observe(Endpoint(A.host, 5003), None, False, 1.0) is LEARNED
 
@@ -280,25 +287,25 @@ def test_guess_fills_an_empty_remote_and_leaves_it_open():
 def test_guess_does_not_move_on_the_same_host():
     latch = prefilled(A_OTHER_PORT)
     latch.is_latched = True
-    assert not latch.guess(A)
+    assert not latch.guess(moved_to(A))
     assert (latch.remote, latch.is_latched) == (A_OTHER_PORT, True)
 
 
 def test_guess_moves_to_another_host():
     latch = latched()
-    assert latch.guess(B)
+    assert latch.guess(moved_to(B))
     assert (latch.remote, latch.is_latched) == (Endpoint(B.host, 7001), False)
 
 
 def test_guess_stays_latched_when_asymmetric():
     latch = asymmetric(None)
-    latch.guess(B)
+    latch.guess(moved_to(B))
     assert (latch.is_latched, latch.is_locked) == (True, True)
 
 
 def test_no_guess_beyond_the_last_port():
     latch = Latch()
-    assert not latch.guess(Endpoint(A.host, 65535))
+    assert not latch.guess(moved_to(Endpoint(A.host, 65535)))
     assert latch.remote is None
 
 
@@ -760,7 +767,7 @@ def test_rtcp_of_a_changed_address(is_strict):
 @pytest.mark.parametrize("before", [None, A, B], ids=["unknown", "elsewhere", "same host"])
 def test_rtcp_follows_rtp_to_its_host_only_in_strict_mode(is_strict, before):
     latch = made(is_strict, before)
-    latch.guess(B)
+    latch.guess(moved_to(B))
     assert latch.remote.host == B.host
     assert latch.observe(C, None, False, 1.0) is (IGNORED if is_strict else LEARNED)
     if is_strict:
@@ -768,16 +775,23 @@ def test_rtcp_follows_rtp_to_its_host_only_in_strict_mode(is_strict, before):
         assert latch.observe(Endpoint(B.host, 4321), None, False, 1.2) is IGNORED
 
 
+@BOTH_MODES
+def test_rtcp_follows_rtp_that_latched_where_it_was_signalled_only_in_strict_mode(is_strict):
+    latch = made(is_strict, B)
+    assert latch.guess(heard(is_strict, A)) == is_strict
+    assert latch.remote == (Endpoint(A.host, A.port + 1) if is_strict else B)
+
+
 def test_rtcp_that_followed_is_not_led_away_by_a_private_address():
     latch = made(True, PRIVATE)
-    latch.guess(A)
+    latch.guess(moved_to(A))
     assert not latch.signal(PRIVATE_2, 20.0)
     assert latch.remote == Endpoint(A.host, A.port + 1)
 
 
 def test_rtcp_of_a_host_where_commands_were_true_follows_them():
     latch = made(True, PRIVATE)
-    latch.guess(PRIVATE, is_untrusted=False)
+    latch.guess(heard(True, PRIVATE))
     assert latch.observe(C, None, False, 1.0) is IGNORED
     assert latch.signal(PRIVATE_2, 20.0)
     assert latch.remote == PRIVATE_2
@@ -787,7 +801,7 @@ def test_rtcp_port_that_was_left_may_be_come_back_to_after_a_guess():
     latch = made(True)
     latch.observe(A, None, False, 1.0)
     latch.signal(C, 20.0)
-    assert latch.guess(A_OTHER_PORT)
+    assert latch.guess(moved_to(A_OTHER_PORT))
     assert latch.observe(A, None, False, 20.1) is LEARNED
 
 
@@ -795,7 +809,7 @@ def test_old_rtcp_port_of_the_same_host_stays_out_after_a_guess():
     latch = made(True, Endpoint(A.host, 5001))
     latch.observe(Endpoint(A.host, 5001), None, False, 1.0)
     latch.signal(Endpoint(A.host, 6001), 20.0)
-    latch.guess(Endpoint(A.host, 6010))
+    latch.guess(moved_to(Endpoint(A.host, 6010)))
     assert latch.observe(Endpoint(A.host, 5001), None, False, 20.1) is IGNORED
     assert latch.observe(Endpoint(A.host, 6011), None, False, 20.2) is LEARNED
 
