@@ -1,27 +1,32 @@
-"""One running relay: every part built, wired to the event loop, and taken down again in reverse order."""
+"""One relay: its parts are built from a configuration, started, and taken down again in reverse order.
+
+`build` makes all parts and wires them to each other. `serve` starts them in the order that outsiders can rely on, lets
+them run until the relay is told to stop, and takes them down.
+"""
 
 import asyncio
 import errno
 import logging
 import random
 import resource
-import signal
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from rtpproxy.config import Config, ControlKind, OffloadMode, PortsMode
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
-from rtpproxy.media.bound import BoundMedia
+from rtpproxy.media.bound import BoundMedia, OnDatagram
 from rtpproxy.media.portrange import Claims, Reservation, check_local
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.off import NoOffload
 from rtpproxy.offload.tier import KernelTier, Programs, instance_name
 from rtpproxy.outbound.notify import Notifier
+from rtpproxy.process import signals
 from rtpproxy.process.privileges import identity
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddress, LocalAddresses
@@ -31,244 +36,358 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 REPORT_INTERVAL_S = 60.0
-_STOP_SIGNALS = ("TERM", "INT", "USR1", "USR2", "XCPU", "XFSZ", "VTALRM", "PROF")
+FILES_PER_SESSION = 5
+"""Descriptors that a session needs where ports are bound: four sockets, and some room."""
 
 Clock = Callable[[], float]
+"""Monotonic time in seconds."""
 
 
-class Relay:
-    """The relay that a configuration describes."""
+async def serve(config: Config, clock: Clock, on_ready: Callable[[], None], abort: Callable[[int], None]) -> None:
+    """Run the relay until it is told to stop. Raises StartError when it cannot start.
 
-    def __init__(self, config: Config, clock: Clock) -> None:
-        """Nothing is opened before `serve`."""
-        self._config = config
-        self._clock = clock
-        self._stack = ExitStack()
-        self._stopped = asyncio.Event()
-        self._programs: Programs | None = None
-        self._why_no_bpf = ""
-        """Why BPF cannot be used though it may; empty where it is used, or need not be."""
-        self._kernel: KernelTier | None = None
-        self._verdicts: dict[str, int] = {}
-        self._service: Service | None = None
-        self._claims: Claims
-        self._media: SteeredMedia | BoundMedia
+    `on_ready` is called once everything serves; `abort` with the number of a signal that came while stopping.
+    """
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_exception)
+    stop = Stop(abort)
+    signals.catch(loop, stop.on_signal, stop.slowly)
+    with ExitStack() as stack:
+        parts = build(config, clock, stop, stack)
+        await _start(parts, loop, stack)
+        Ticks(parts, loop, clock, stop).start()
+        if not stop.is_asked:
+            on_ready()
+            log.info("rtpproxy started")
+        await stop.wait()
+    log.info("rtpproxy stopped")
 
-    async def serve(self, on_ready: Callable[[], None], abort: Callable[[int], None]) -> None:
-        """Run until a signal, or the end of a slow stop. Raises StartError when it cannot start.
 
-        `on_ready` is called once everything serves; `abort` with the number of a signal that came while stopping.
-        """
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_log_exception)
-        self._catch_signals(loop, abort)
-        with self._stack:
-            await self._start(loop)
-            if not self._stopped.is_set():
-                on_ready()
-                log.info("rtpproxy started")
-            await self._stopped.wait()
-        log.info("rtpproxy stopped")
+class Stop:
+    """The request to stop, whoever makes it: a signal, the end of standard input, the end of the last session."""
 
-    # Start
-
-    async def _start(self, loop: AbstractEventLoop) -> None:
-        config = self._config
-        local_addresses = LocalAddresses(config.listen, config.is_bridging, route_source)
-        for address in local_addresses.known:
-            check_local(address)
-        self._build_media(loop, local_addresses)
-        kernel = self._kernel = self._build_kernel_tier()
-        offload = kernel.forwarder if kernel else NoOffload(self._why_no_kernel)
-        notifier = Notifier()
-        notifier.start(loop)
-        self._stack.callback(notifier.close)
-        service = self._service = Service(
-            config, local_addresses, self._media, offload, self._new_ports, notifier, self._capacity()
-        )
-        dispatcher = Dispatcher(service, Parser(local_addresses))
-        server = ControlServer(
-            *(config.control, dispatcher.execute, self._clock),
-            owner=identity(config),
-            mode=config.socket_mode,
-            on_duplicate=dispatcher.count_repeated,
-            on_end=self._on_input_end,
-        )
-        await server.open()
-        self._stack.callback(server.close)
-        # From here on it is certain that no other relay with these control sockets runs.
-        self._claim_ports(local_addresses)
-        self._announce(kernel, loop)
-        server.serve()
-        loop.call_later(TICK_S, self._tick, loop, service, self._clock() + TICK_S)
-
-    def _new_ports(self) -> PortAllocator:
-        """The ports of one local address; none is a control socket's."""
-        config = self._config
-        excluded = {address.port for address in config.control if address.kind.is_datagram}
-        return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
-
-    def _capacity(self) -> int:
-        """How many sessions there is room for: each needs two port pairs and, where ports are bound, five files."""
-        sessions = (self._config.port_max - self._config.port_min + 2) // 4
-        if self._programs is None:
-            sessions = min(sessions, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
-        return sessions
-
-    def _claim_ports(self, local_addresses: LocalAddresses) -> None:
-        config = self._config
-        is_steered = self._programs is not None
-        self._claims = Claims(config.port_min, config.port_max + 1, is_steered=is_steered)
-        self._stack.callback(self._claims.close)
-        for address in local_addresses.known:
-            self._claims.add(address)
-        if is_steered:
-            reservation = Reservation(instance_name(config))
-            reservation.make(config.port_min, config.port_max + 1)
-            self._stack.callback(reservation.undo)
-            owner = identity(config)
-            if owner is not None:
-                reservation.hand_over(*owner)
-
-    def _build_media(self, loop: AbstractEventLoop, local_addresses: LocalAddresses) -> None:
-        config = self._config
-        if config.ports is not PortsMode.BOUND:
-            try:
-                self._media = self._build_steered(loop, local_addresses)
-                return
-            except OffloadError as error:
-                if config.ports is PortsMode.STEERED or config.offload.is_required:
-                    raise StartError(f"BPF cannot be used: {error}") from error
-                self._why_no_bpf = str(error)
-        media = BoundMedia(config.tos, self._on_datagram, self._clock)
-        media.start(loop)
-        self._stack.callback(media.close_all)
-        self._media = media
-
-    def _build_steered(self, loop: AbstractEventLoop, local_addresses: LocalAddresses) -> SteeredMedia:
-        config = self._config
-        with ExitStack() as stack:
-            programs = Programs(config)
-            stack.callback(programs.close)
-            media = SteeredMedia(self._on_datagram, self._clock, programs.mark, self._add_local)
-            media_ports = range(config.port_min, config.port_max + 2)
-            stack.callback(media.close_all)
-            try:
-                receivers = media.start(loop, local_addresses.known, media_ports)
-            except PermissionError as error:
-                raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
-            programs.steer(receivers)
-            self._stack.push(stack.pop_all())
-        self._programs = programs
-        return media
-
-    def _add_local(self, address: LocalAddress) -> None:
-        """A command brought another address of ours into use. Raises OSError when its ports cannot be steered."""
-        assert self._programs is not None
-        try:
-            self._claims.add(address)
-        except StartError as error:
-            raise OSError(errno.EADDRINUSE, str(error)) from error
-        try:
-            self._programs.add_local(address.host, address.slot)
-        except OffloadError as error:
-            self._claims.remove(address)
-            raise OSError(errno.ENOSPC, str(error)) from error
-
-    def _build_kernel_tier(self) -> KernelTier | None:
-        if self._programs is None or self._config.offload is OffloadMode.OFF:
-            return None
-        kernel = KernelTier(self._config, self._programs, self._media.routes_changed)
-        self._stack.callback(self._report_verdicts)
-        self._stack.callback(kernel.close)
-        return kernel
+    def __init__(self, abort: Callable[[int], None]) -> None:
+        """`abort` is called with the number of a signal that comes while the relay is stopping."""
+        self._abort = abort
+        self._event = asyncio.Event()
+        self._is_slow = False
+        self._followers: list[Callable[[], None]] = []
 
     @property
-    def _why_no_kernel(self) -> str:
-        return "--offload off" if self._config.offload is OffloadMode.OFF else "BPF is not used"
+    def is_asked(self) -> bool:
+        """Whether the relay is to stop now."""
+        return self._event.is_set()
 
-    def _announce(self, kernel: KernelTier | None, loop: AbstractEventLoop) -> None:
-        config = self._config
-        for address in config.control:
-            log.info("control socket %s", address)
-        way = "bound" if self._programs is None else "steered"
-        for listen in config.listen:
-            where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
-            log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
-        if self._why_no_bpf:
-            # Who wanted the kernel to forward shall read of it at the default level.
-            level = logging.WARNING if config.offload is OffloadMode.OFF else logging.ERROR
-            log.log(level, "ports are bound, and userspace relays everything: BPF cannot be used: %s", self._why_no_bpf)
-        if kernel is None:
-            log.info("all interfaces: userspace (%s)", self._why_no_kernel)
+    async def wait(self) -> None:
+        """Wait until the relay is to stop now."""
+        await self._event.wait()
+
+    def on_signal(self, number: int) -> None:
+        """Stop in order; at the second signal, abort."""
+        if self.is_asked:
+            self._abort(number)
+        log.info("stopping on signal %d", number)
+        self._event.set()
+
+    def now(self, why: str) -> None:
+        """Stop in order; `why` is logged."""
+        log.info("%s", why)
+        self._event.set()
+
+    def slowly(self) -> None:
+        """Ask for a slow stop: no new sessions, and the end when the last one has ended."""
+        log.info("stopping slowly: no new sessions; exit when the last one ends")
+        self._is_slow = True
+        for follower in self._followers:
+            follower()
+
+    def follow(self, follower: Callable[[], None]) -> None:
+        """Call `follower` when a slow stop is asked for; at once, if it has been asked for already."""
+        self._followers.append(follower)
+        if self._is_slow:
+            follower()
+
+
+# Parts
+
+
+class VerdictReport:
+    """Logs the kernel's frame counters by verdict."""
+
+    def __init__(self, read: Callable[[], dict[str, int]]) -> None:
+        self._read = read
+        self._logged: dict[str, int] = {}
+
+    def log_changes(self) -> None:
+        """Log the counters if they changed since they were logged last."""
+        if not log.isEnabledFor(logging.INFO):
             return
-        kernel.start(loop)
-
-    def _on_datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
-        assert self._service is not None
-        self._service.datagram(key, data, source, local_host, now)
-
-    # Running
-
-    def _tick(self, loop: AbstractEventLoop, service: Service, due: float) -> None:
-        if self._stopped.is_set():
-            # What ticks look at may be closed already.
-            return
-        now = self._clock()
-        # Ticks keep their rhythm; those that were missed are not made up for. The next one does not depend on this one.
-        following = max(due + TICK_S, now)
-        loop.call_later(following - now, self._tick, loop, service, following)
-        service.tick(now)
-        if self._kernel is not None:
-            self._kernel.tick()
-        else:
-            # Nobody follows the routes; what was remembered of them is asked again.
-            self._media.routes_changed()
-        if service.is_finished:
-            log.info("the last session of a slow stop has ended")
-            self._stopped.set()
-        if int(due / REPORT_INTERVAL_S) != int((due - TICK_S) / REPORT_INTERVAL_S):
-            self._report_verdicts()
-
-    def _report_verdicts(self) -> None:
-        """Log the kernel's counters by reason, if they changed."""
-        if self._programs is None or not log.isEnabledFor(logging.INFO):
-            return
-        verdicts = self._programs.tables.verdicts()
-        if verdicts != self._verdicts:
-            self._verdicts = verdicts
+        verdicts = self._read()
+        if verdicts != self._logged:
+            self._logged = verdicts
             counts = ", ".join(f"{name} {count}" for name, count in verdicts.items() if count)
             log.info("frames by verdict: %s", counts or "none")
 
-    def _catch_signals(self, loop: AbstractEventLoop, abort: Callable[[int], None]) -> None:
-        def stop(number: int) -> None:
-            if self._stopped.is_set():
-                abort(number)
-            log.info("stopping on signal %d", number)
-            self._stopped.set()
 
-        for name in _STOP_SIGNALS:
-            number = signal.Signals[f"SIG{name}"]
-            loop.add_signal_handler(number, stop, int(number))
-        loop.add_signal_handler(signal.SIGHUP, self._stop_slowly)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        # Ignored in what a shell script started in the background (protocol.md 12.3).
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+class NoKernelTier:
+    """Stands in for KernelTier where userspace relays everything."""
 
-    def _on_input_end(self, kind: ControlKind) -> None:
-        """Standard input ended, and with it the control socket that it was (protocol.md 1.1, 12.3)."""
-        if kind is ControlKind.STDIOC:
-            log.info("stopping: standard input ended")
-            self._stopped.set()
-        elif len(self._config.control) == 1:
-            self._stop_slowly()
+    def __init__(self, why: str, on_routes: Callable[[], None]) -> None:
+        """`on_routes` makes the media path ask for routes again: here nobody follows their changes."""
+        self._why = why
+        self._on_routes = on_routes
+        self.forwarder = NoOffload(why)
 
-    def _stop_slowly(self) -> None:
-        log.info("stopping slowly: no new sessions; exit when the last one ends")
-        if self._service is None:
-            self._stopped.set()
-        else:
-            self._service.stop_slowly()
+    def start(self, _: AbstractEventLoop) -> None:
+        """Log that the kernel forwards nothing."""
+        log.info("all interfaces: userspace (%s)", self._why)
+
+    def tick(self) -> None:
+        """Forget what is known of routes. To be called every second."""
+        self._on_routes()
+
+    def close(self) -> None:
+        """Nothing to take down."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPorts:
+    """The media ports of a relay, steered or bound, and how other relays learn of them."""
+
+    media: SteeredMedia | BoundMedia
+    claims: Claims
+    programs: Programs | None = None
+    """The loaded BPF programs; None where ports are bound."""
+    why_no_bpf: str = ""
+    """Why BPF cannot be used although it was wanted; empty where it is used, or was not wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that one relay consists of."""
+
+    config: Config
+    local_addresses: LocalAddresses
+    ports: MediaPorts
+    kernel: KernelTier | NoKernelTier
+    verdicts: VerdictReport
+    service: Service
+    server: ControlServer
+
+
+def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
+    """Make all parts of a relay and wire them. How to take each one down is put on `stack`. Raises StartError.
+
+    Nothing is attached to an interface yet, no control socket is open, and nothing that other relays see has changed.
+    """
+    local_addresses = LocalAddresses(config.listen, config.is_bridging, route_source)
+    for address in local_addresses.known:
+        check_local(address)
+
+    def on_datagram(key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        # Media and service know each other; no datagram comes before the event loop runs again.
+        service.datagram(key, data, source, local_host, now)
+
+    ports = _build_ports(config, local_addresses, on_datagram, clock, stack)
+    verdicts = VerdictReport(ports.programs.tables.verdicts if ports.programs else dict)
+    kernel = _build_kernel(config, ports, verdicts, stack)
+    notifier = Notifier()
+    notifier.start(asyncio.get_running_loop())
+    stack.callback(notifier.close)
+    service = Service(
+        config,
+        local_addresses,
+        ports.media,
+        kernel.forwarder,
+        lambda: _new_ports(config),
+        notifier,
+        _capacity(config, is_steered=ports.programs is not None),
+    )
+    stop.follow(service.stop_slowly)
+    dispatcher = Dispatcher(service, Parser(local_addresses))
+    server = ControlServer(
+        *(config.control, dispatcher.execute, clock),
+        owner=identity(config),
+        mode=config.socket_mode,
+        on_duplicate=dispatcher.count_repeated,
+        on_end=lambda kind: on_input_end(kind, config, stop),
+    )
+    return Parts(config, local_addresses, ports, kernel, verdicts, service, server)
+
+
+def _build_ports(
+    config: Config,
+    local_addresses: LocalAddresses,
+    on_datagram: OnDatagram,
+    clock: Clock,
+    stack: ExitStack,
+) -> MediaPorts:
+    """Steered ports where they are wanted and can be had, else bound ones."""
+    why_no_bpf = ""
+    if config.ports is not PortsMode.BOUND:
+        try:
+            return _build_steered(config, local_addresses, on_datagram, clock, stack)
+        except OffloadError as error:
+            if config.ports is PortsMode.STEERED or config.offload.is_required:
+                raise StartError(f"BPF cannot be used: {error}") from error
+            why_no_bpf = str(error)
+    media = BoundMedia(config.tos, on_datagram, clock)
+    media.start(asyncio.get_running_loop())
+    stack.callback(media.close_all)
+    return MediaPorts(media, _claims(config, is_steered=False), why_no_bpf=why_no_bpf)
+
+
+def _build_steered(
+    config: Config,
+    local_addresses: LocalAddresses,
+    on_datagram: OnDatagram,
+    clock: Clock,
+    stack: ExitStack,
+) -> MediaPorts:
+    """Load the programs and steer media ports. Raises OffloadError, and leaves nothing behind then."""
+    with ExitStack() as on_failure:
+        programs = Programs(config)
+        on_failure.callback(programs.close)
+        claims = _claims(config, is_steered=True)
+        media = SteeredMedia(on_datagram, clock, programs.mark, lambda address: _listen_on(address, claims, programs))
+        media_ports = range(config.port_min, config.port_max + 2)
+        on_failure.callback(media.close_all)
+        try:
+            receivers = media.start(asyncio.get_running_loop(), local_addresses.known, media_ports)
+        except PermissionError as error:
+            raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
+        programs.steer(receivers)
+        stack.push(on_failure.pop_all())
+    return MediaPorts(media, claims, programs)
+
+
+def _claims(config: Config, *, is_steered: bool) -> Claims:
+    return Claims(config.port_min, config.port_max + 1, is_steered=is_steered)
+
+
+def _listen_on(address: LocalAddress, claims: Claims, programs: Programs) -> None:
+    """Steer the ports of another local address, which a command brought. Raises OSError when that is impossible."""
+    try:
+        claims.add(address)
+    except StartError as error:
+        raise OSError(errno.EADDRINUSE, str(error)) from error
+    try:
+        programs.add_local(address.host, address.slot)
+    except OffloadError as error:
+        claims.remove(address)
+        raise OSError(errno.ENOSPC, str(error)) from error
+
+
+def _build_kernel(
+    config: Config, ports: MediaPorts, verdicts: VerdictReport, stack: ExitStack
+) -> KernelTier | NoKernelTier:
+    if ports.programs is None or config.offload is OffloadMode.OFF:
+        why = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
+        return NoKernelTier(why, ports.media.routes_changed)
+    kernel = KernelTier(config, ports.programs, ports.media.routes_changed)
+    # The last report counts what was forwarded until the programs were detached.
+    stack.callback(verdicts.log_changes)
+    stack.callback(kernel.close)
+    return kernel
+
+
+def _new_ports(config: Config) -> PortAllocator:
+    """Make the allocator of one local address. It leaves out the ports of control sockets."""
+    excluded = {address.port for address in config.control if address.kind.is_datagram}
+    return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
+
+
+def _capacity(config: Config, *, is_steered: bool) -> int:
+    """Count the sessions that there is room for: each has two port pairs and, where ports are bound, their files."""
+    sessions = (config.port_max - config.port_min + 2) // 4
+    if not is_steered:
+        sessions = min(sessions, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // FILES_PER_SESSION)
+    return sessions
+
+
+def on_input_end(kind: ControlKind, config: Config, stop: Stop) -> None:
+    """Standard input ended, and with it the control socket that it was (protocol.md 1.1, 12.3)."""
+    if kind is ControlKind.STDIOC:
+        stop.now("stopping: standard input ended")
+    elif len(config.control) == 1:
+        stop.slowly()
+
+
+# Start
+
+
+async def _start(parts: Parts, loop: AbstractEventLoop, stack: ExitStack) -> None:
+    """Open control sockets, claim media ports, attach programs, answer commands: in this order. Raises StartError."""
+    await parts.server.open()
+    stack.callback(parts.server.close)
+    # From here on it is certain that no other relay with these control sockets runs.
+    _claim_ports(parts, stack)
+    _announce(parts)
+    parts.kernel.start(loop)
+    parts.server.serve()
+
+
+def _claim_ports(parts: Parts, stack: ExitStack) -> None:
+    """Tell other relays on this host about our media ports and, where they have no sockets, the kernel, too."""
+    config = parts.config
+    stack.callback(parts.ports.claims.close)
+    for address in parts.local_addresses.known:
+        parts.ports.claims.add(address)
+    if parts.ports.programs is not None:
+        reservation = Reservation(instance_name(config))
+        reservation.make(config.port_min, config.port_max + 1)
+        stack.callback(reservation.undo)
+        owner = identity(config)
+        if owner is not None:
+            reservation.hand_over(*owner)
+
+
+def _announce(parts: Parts) -> None:
+    config = parts.config
+    for address in config.control:
+        log.info("control socket %s", address)
+    way = "bound" if parts.ports.programs is None else "steered"
+    for listen in config.listen:
+        where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
+        log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
+    why = parts.ports.why_no_bpf
+    if why:
+        # Operators who asked for kernel forwarding must see this at the default log level.
+        level = logging.WARNING if config.offload is OffloadMode.OFF else logging.ERROR
+        log.log(level, "ports are bound, and userspace relays everything: BPF cannot be used: %s", why)
+
+
+# Running
+
+
+class Ticks:
+    """Does what is due every second: timers of sessions, checks of the kernel tier, reports."""
+
+    def __init__(self, parts: Parts, loop: AbstractEventLoop, clock: Clock, stop: Stop) -> None:
+        self._parts = parts
+        self._loop = loop
+        self._clock = clock
+        self._stop = stop
+
+    def start(self) -> None:
+        """Tick for the first time in a second."""
+        self._loop.call_later(TICK_S, self._tick, self._clock() + TICK_S)
+
+    def _tick(self, due: float) -> None:
+        if self._stop.is_asked:
+            # What ticks look at may be closed already.
+            return
+        now = self._clock()
+        # Ticks keep their rhythm; missed ones are not made up for. The next tick is scheduled first, so that it comes
+        # even if this one fails.
+        following = max(due + TICK_S, now)
+        self._loop.call_later(following - now, self._tick, following)
+        self._parts.service.tick(now)
+        self._parts.kernel.tick()
+        if self._parts.service.is_finished:
+            self._stop.now("the last session of a slow stop has ended")
+        if int(due / REPORT_INTERVAL_S) != int((due - TICK_S) / REPORT_INTERVAL_S):
+            self._parts.verdicts.log_changes()
 
 
 def _log_exception(_: AbstractEventLoop, context: dict[str, object]) -> None:

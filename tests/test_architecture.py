@@ -99,7 +99,6 @@ UNTESTED = {
     "network.features": _REAL_KERNEL,
     "network.vlan": "words only",
     "offload.syscall": _REAL_KERNEL,
-    "instance": "puts the parts together: process/test_daemon and test_mistakes run it",
     "session.session": "values without rules: tests/service",
     "offload.off": "says nothing to everything: test_mistakes and process/test_daemon run with it",
 }

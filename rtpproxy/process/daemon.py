@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 import uvloop
 
+from rtpproxy import instance
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
-from rtpproxy.instance import Relay
 from rtpproxy.process import limits, privileges
 from rtpproxy.process.syslog import DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
 
@@ -105,7 +105,6 @@ def _has_syslog() -> bool:
 def _serve(config: Config, on_ready: Callable[[], None]) -> None:
     async def main() -> None:
         pid_file = PidFile(config.pid_file)
-        relay = Relay(config, time.monotonic)
 
         def ready() -> None:
             rest_collector()
@@ -114,7 +113,7 @@ def _serve(config: Config, on_ready: Callable[[], None]) -> None:
             on_ready()
 
         try:
-            await relay.serve(ready, abort)
+            await instance.serve(config, time.monotonic, ready, abort)
         finally:
             pid_file.remove()
 

@@ -1,0 +1,115 @@
+"""Building one relay and stopping it. That it runs as a whole: process/test_daemon, test_mistakes."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+
+import pytest
+
+from rtpproxy import instance
+from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress, OffloadMode, PortsMode
+from rtpproxy.errors import StartError
+
+BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offload=OffloadMode.OFF)
+
+
+class Aborted(Exception):
+    """In place of the end of the process."""
+
+
+def abort(number):
+    raise Aborted(number)
+
+
+def in_a_loop(action):
+    """Run a function where an event loop runs."""
+
+    async def run():
+        return action()
+
+    return asyncio.run(run())
+
+
+def test_all_parts_are_there_once_they_are_built():
+    def build():
+        with contextlib.ExitStack() as stack:
+            parts = instance.build(BOUND, lambda: 1.0, instance.Stop(abort), stack)
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                parts.service = None
+            return parts
+
+    parts = in_a_loop(build)
+    assert None not in [getattr(parts, field.name) for field in dataclasses.fields(parts)]
+    assert isinstance(parts.kernel, instance.NoKernelTier)
+
+
+def test_what_was_built_is_taken_down_when_a_later_part_fails():
+    config = dataclasses.replace(BOUND, user="nosuchuser")
+
+    def build():
+        with contextlib.ExitStack() as stack, pytest.raises(StartError, match="no user 'nosuchuser'"):
+            instance.build(config, lambda: 1.0, instance.Stop(abort), stack)
+
+    in_a_loop(build)
+
+
+def test_signals_stop_and_the_second_one_aborts():
+    stop = instance.Stop(abort)
+    assert not stop.is_asked
+    stop.on_signal(15)
+    assert stop.is_asked
+    with pytest.raises(Aborted, match="2"):
+        stop.on_signal(2)
+    asyncio.run(stop.wait())
+
+
+def test_slow_stop_reaches_followers_of_before_and_after():
+    stop, told = instance.Stop(abort), []
+    stop.follow(lambda: told.append("before"))
+    assert told == []
+    stop.slowly()
+    stop.follow(lambda: told.append("after"))
+    assert told == ["before", "after"]
+    assert not stop.is_asked
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ended", "expected"),
+    [
+        ((ControlKind.STDIOC, ControlKind.TCP), ControlKind.STDIOC, "now"),
+        ((ControlKind.STDIO,), ControlKind.STDIO, "slowly"),
+        ((ControlKind.STDIO, ControlKind.TCP), ControlKind.STDIO, "goes on"),
+    ],
+)
+def test_end_of_standard_input(kinds, ended, expected):
+    stop, told = instance.Stop(abort), []
+    stop.follow(lambda: told.append("slowly"))
+    config = dataclasses.replace(BOUND, control=tuple(ControlAddress(kind) for kind in kinds))
+    instance.on_input_end(ended, config, stop)
+    assert (["now"] * stop.is_asked + told or ["goes on"]) == [expected]
+
+
+def test_verdicts_are_logged_when_they_changed(caplog):
+    counters = {"forwarded": 0, "up_no_row": 0}
+    report = instance.VerdictReport(lambda: dict(counters))
+    with caplog.at_level(logging.WARNING):
+        report.log_changes()
+    assert caplog.messages == []
+    with caplog.at_level(logging.INFO):
+        report.log_changes()
+        report.log_changes()
+        counters["forwarded"] = 7
+        report.log_changes()
+    assert caplog.messages == ["frames by verdict: none", "frames by verdict: forwarded 7"]
+
+
+def test_without_a_kernel_tier_routes_are_asked_again_every_second(caplog):
+    asked = []
+    tier = instance.NoKernelTier("--offload off", lambda: asked.append(1))
+    with caplog.at_level(logging.INFO):
+        in_a_loop(lambda: tier.start(asyncio.get_running_loop()))
+    tier.tick()
+    tier.tick()
+    tier.close()
+    assert (caplog.messages, asked) == (["all interfaces: userspace (--offload off)"], [1, 1])
