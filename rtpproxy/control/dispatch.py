@@ -1,4 +1,4 @@
-"""One command text in, one reply text out: parse, ask the service, encode, and name errors by their wire number."""
+"""Answers one command text: parses it, asks the service, encodes the answer, translates errors into wire codes."""
 
 import logging
 from collections.abc import Sequence
@@ -12,24 +12,19 @@ from rtpproxy.control.messages import (
     Command,
     CommandError,
     Copy,
-    Delete,
     DeleteAll,
-    DropReference,
     ErrorCode,
     FeatureProbe,
     Fork,
     GetStats,
     Info,
-    Lookup,
-    MediaDescription,
+    LookupCommand,
     Play,
-    Query,
+    QueryCommand,
     Record,
-    SetTimeout,
-    SetTos,
     StopPlay,
     Subcommand,
-    Update,
+    UpdateCommand,
     Version,
     refuse,
 )
@@ -38,8 +33,6 @@ from rtpproxy.control.replies import (
     DONE,
     FAILED,
     CommandCounts,
-    PortLine,
-    SessionCounters,
     encode_counters,
     encode_error,
     encode_port_line,
@@ -55,69 +48,80 @@ from rtpproxy.errors import (
     SessionNotFoundError,
     StoppingError,
 )
+from rtpproxy.service.answers import PortLine, SessionCounters
+from rtpproxy.service.requests import (
+    Delete,
+    DropReference,
+    Lookup,
+    MediaDescription,
+    Query,
+    SetTimeout,
+    SetTos,
+    Update,
+)
 from rtpproxy.session.session import Issuer
 from rtpproxy.session.totals import Tiers, Totals
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _NO_SESSION = b"0"
-"""What `L` answers for a session that does not exist: not an error code, but counted as an error."""
+"""Reply to an `L` for a session that does not exist: not an error code, but counted as an error."""
 
 
 class Service(Protocol):
-    """What the dispatcher needs of the relay. `now` is monotonic, in seconds."""
+    """The part of `service.sessions.Service` that commands use. `now` is monotonic, in seconds."""
 
     @property
     def has_notification(self) -> bool:
-        """Whether controllers can be told of idle sessions."""
+        """Tell whether a notification socket was configured."""
 
-    def update(self, command: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
+    def update(self, request: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
         """Create or update a session. Raises NoPortsError, NotificationOffError, StoppingError."""
 
-    def lookup(self, command: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
-        """The other side of a session; None if there is no such session. Raises NoPortsError."""
+    def lookup(self, request: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
+        """Describe the answering leg; None if there is no such session. Raises NoPortsError."""
 
-    def delete(self, command: Delete, now: float) -> None:
+    def delete(self, request: Delete, now: float) -> None:
         """Drop a reference. Raises SessionNotFoundError."""
 
     def delete_all(self, now: float) -> None:
         """Drop every session."""
 
-    def find(self, command: Query | Play | StopPlay | Copy) -> Issuer:
-        """The session that tags match exactly. Raises SessionNotFoundError."""
+    def find(self, request: Query) -> Issuer:
+        """Find the session whose tags match exactly. Raises SessionNotFoundError."""
 
     def query(self, issuer: Issuer, now: float) -> SessionCounters:
-        """Counters of a session."""
+        """Return the counters of a session."""
 
     def totals(self) -> Totals:
-        """Totals of the process."""
+        """Return the totals of the process."""
 
     def tiers(self) -> Tiers:
-        """Who forwards the streams of the process."""
+        """Count the streams by who forwards them."""
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
-        """The media of the party that did not issue the command. Raises NoPortsError, SessionNotFoundError."""
+        """Describe the peer of the issuer's leg. Raises NoPortsError, SessionNotFoundError."""
 
-    def set_timeout(self, issuer: Issuer, command: SetTimeout, now: float) -> None:
+    def set_timeout(self, issuer: Issuer, request: SetTimeout, now: float) -> None:
         """Change the idle timeout. Raises SessionNotFoundError."""
 
-    def set_tos(self, issuer: Issuer, command: SetTos, now: float) -> None:
-        """Change the TOS byte of packets to a party. Raises SessionNotFoundError."""
+    def set_tos(self, issuer: Issuer, request: SetTos, now: float) -> None:
+        """Change the TOS byte of packets to one leg's party. Raises SessionNotFoundError."""
 
-    def drop(self, issuer: Issuer, command: DropReference, now: float) -> None:
+    def drop(self, issuer: Issuer, request: DropReference, now: float) -> None:
         """Drop a reference of the session. Raises SessionNotFoundError."""
 
 
 class _UnknownLookupError(RtpproxyError):
-    """An `L` for a session that does not exist."""
+    """Refuses an `L` for a session that does not exist."""
 
 
 class _SubcommandError(RtpproxyError):
-    """A sub-command that cannot be carried out."""
+    """Refuses a sub-command that cannot be carried out."""
 
 
 class Dispatcher:
-    """Executes command texts on a service, whatever transport they came by."""
+    """Executes command texts on a service, for all transports."""
 
     def __init__(self, service: Service, parser: Parser) -> None:
         self._service = service
@@ -125,7 +129,7 @@ class Dispatcher:
         self._counts = CommandCounts()
 
     def execute(self, text: bytes, now: float, controller_host: str = "") -> bytes:
-        """The reply to one command, with exactly one LF at its end.
+        """Execute one command; the reply, with exactly one LF at its end.
 
         `now` is monotonic, in seconds; `controller_host` is the address that the command came from, empty for this
         host.
@@ -133,9 +137,9 @@ class Dispatcher:
         counts = self._counts
         counts.received += 1
         is_refused = True
-        is_logged = _LOG.isEnabledFor(logging.DEBUG)
+        is_logged = log.isEnabledFor(logging.DEBUG)
         if is_logged:
-            _LOG.debug('received command "%s"', _printable(text))
+            log.debug('received command "%s"', _printable(text))
         try:
             reply = self._answer(self._parse(text), controller_host, now)
             is_refused = False
@@ -156,24 +160,24 @@ class Dispatcher:
         counts.failed += is_refused
         counts.answered += 1
         if is_logged:
-            _LOG.debug('sending reply "%s"', _printable(reply))
+            log.debug('sending reply "%s"', _printable(reply))
         return reply + b"\n"
 
     def count_repeated(self) -> None:
-        """A command was repeated, and answered without being executed again."""
+        """Count a command that was repeated, and answered without being executed again."""
         self._counts.repeated += 1
 
     def _answer(self, command: Command, controller_host: str, now: float) -> bytes:
         match command:  # the frequent ones first
-            case Update():
-                line, issuer = self._service.update(command, controller_host, now)
+            case UpdateCommand():
+                line, issuer = self._service.update(command.request, controller_host, now)
                 return self._follow(encode_port_line(line), command.subcommands, issuer, now)
-            case Lookup():
+            case LookupCommand():
                 return self._lookup(command, now)
             case Delete():
                 self._service.delete(command, now)
                 return DONE
-            case Query():
+            case QueryCommand():
                 return self._query(command, now)
             case DeleteAll():
                 self._service.delete_all(now)
@@ -187,15 +191,15 @@ class Dispatcher:
             case Play() | StopPlay() | Copy() | Record():
                 return self._refuse_media_command(command)
 
-    def _lookup(self, command: Lookup, now: float) -> bytes:
-        found = self._service.lookup(command, now)
+    def _lookup(self, command: LookupCommand, now: float) -> bytes:
+        found = self._service.lookup(command.request, now)
         if found is None:
             raise _UnknownLookupError("no such session")
         line, issuer = found
         return self._follow(encode_port_line(line), command.subcommands, issuer, now)
 
-    def _query(self, command: Query, now: float) -> bytes:
-        issuer = self._service.find(command)
+    def _query(self, command: QueryCommand, now: float) -> bytes:
+        issuer = self._service.find(command.request)
         is_verbose = is_verbose_query(command)
         reply = encode_counters(self._service.query(issuer, now), command.counters, is_verbose)
         return self._follow(reply, command.subcommands, issuer, now)
@@ -211,10 +215,10 @@ class Dispatcher:
         return date in SUPPORTED_EXTENSIONS and (date != NOTIFICATION or self._service.has_notification)
 
     def _refuse_media_command(self, command: Play | StopPlay | Copy | Record) -> bytes:
-        """There is no player and no recorder: what would start one fails, and there is nothing to stop."""
+        """Refuse what would start a player or a recorder, which there are not; there is never one to stop."""
         if isinstance(command, Record):
             refuse(ErrorCode.SESSION_NOT_FOUND)
-        self._service.find(command)
+        self._service.find(command.session)
         if isinstance(command, Copy):
             refuse(ErrorCode.NOT_COPIED)
         if isinstance(command, StopPlay) or command.is_stop:
@@ -232,7 +236,7 @@ class Dispatcher:
             try:
                 results.append(self._run(subcommand, issuer, now))
             except (NoPortsError, SessionNotFoundError, _SubcommandError) as error:
-                _LOG.warning("sub-command failed: %s", error)
+                log.warning("sub-command failed: %s", error)
                 results.append(FAILED)
                 break
             if isinstance(subcommand, Answer):
@@ -240,7 +244,7 @@ class Dispatcher:
         return encode_results(reply, results)
 
     def _run(self, subcommand: Subcommand, issuer: Issuer, now: float) -> bytes:
-        """Run one; its text, empty when it has none."""
+        """Run one sub-command; its result, empty when it has none."""
         match subcommand:
             case Answer():
                 return encode_port_line(self._service.answer(issuer, subcommand.media, now))
@@ -256,5 +260,5 @@ class Dispatcher:
 
 
 def _printable(text: bytes) -> str:
-    """The text on one line: control characters and bytes that are not ASCII in escaped form."""
+    """Put a text on one line: control characters and bytes that are not ASCII are escaped."""
     return repr(text.rstrip(b" \t\r\n"))[2:-1]

@@ -1,23 +1,32 @@
 """Commands of the control protocol as values, and the numbers of its errors.
 
-Source: protocol.md sections 2, 3 and 11. Identifiers are opaque bytes, as received.
+A command is a request to the service with what only the wire knows: sub-commands, names of counters, modifiers.
+Source: protocol.md sections 2, 3 and 11.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn
 
-from rtpproxy.addr import Endpoint
-from rtpproxy.session.local import LocalAddress
+from rtpproxy.service.requests import (
+    Delete,
+    DropReference,
+    Lookup,
+    MediaDescription,
+    Query,
+    SetTimeout,
+    SetTos,
+    Update,
+)
 
 BASE_VERSION = b"20040107"
 NOTIFICATION = b"20081224"
-"""The extension that is there only when a notification socket was configured."""
+"""The extension that is supported only when a notification socket was configured."""
 
 SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     BASE_VERSION: "base protocol",
-    # Kamailio and OpenSIPS use no relay that lacks this one. Several streams work; music on hold (P and S) does not
-    # yet, but a controller learns of that only when it asks for music, so the answer is yes.
+    # Kamailio and OpenSIPS use no relay that lacks this one, so the answer is yes: several streams work. Music on hold
+    # (P and S) does not yet, and fails when a controller asks for it.
     b"20050322": "several RTP streams per call and music on hold",
     b"20060704": "argument to V",
     b"20080403": "statistics query",
@@ -36,7 +45,7 @@ SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     b"20260306": "address labels",
     b"20260308": "both legs in one command",
 }
-"""What `VF` answers 1 for and `rtpproxy -v` lists (there without the first): date and feature (protocol.md 2.2)."""
+"""Dates for which `VF` answers 1, with the feature (protocol.md 2.2). `rtpproxy -v` lists all but the first."""
 
 
 class ErrorCode(IntEnum):
@@ -79,7 +88,7 @@ class ErrorCode(IntEnum):
 
 
 class CommandError(Exception):
-    """A command that is refused, with the code of its reply."""
+    """Refuses a command, with the code of its reply."""
 
     def __init__(self, code: ErrorCode) -> None:
         super().__init__(f"E{code.value}")
@@ -93,137 +102,67 @@ def refuse(code: ErrorCode) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """`V`: the base protocol version."""
+    """`V`: asks for the base protocol version."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureProbe:
-    """`VF date`: is the extension of that date supported?"""
+    """`VF date`: asks for support of the extension of that date."""
 
     date: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class MediaDescription:
-    """What a `U` or `L` says of the party that it describes."""
-
-    remote: Endpoint | None = None
-    """Signalled RTP endpoint; None when the address was ignored, or null as on hold (protocol.md 2.3)."""
-    is_weak: bool = False
-    is_asymmetric: bool | None = None
-    """The last of the modifiers `a` and `s` was `a`; None when there was neither."""
-    is_new_port: bool = False
-    """Give the party that the reply is for a new port pair."""
-    local: LocalAddress | None = None
-    """Address of ours to use for sockets that are created; None for the usual one."""
-    directions: tuple[LocalAddress, ...] = ()
-    """In bridge mode, our addresses towards the caller and, if there is a second, towards the callee."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetTimeout:
-    """`&& S ttl=`: the idle timeout of the session, seconds."""
-
-    seconds: int
-    is_reverse: bool
-    """Meant is the direction of the party that did not issue the command."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetTos:
-    """`&& S tos=`: the TOS byte of packets to one party."""
-
-    tos: int
-    is_reverse: bool
-    """Packets to the party that did not issue the command."""
-
-
-@dataclass(frozen=True, slots=True)
-class DropReference:
-    """`&& D`: delete the session, as by `D` with its own from-tag."""
-
-    is_weak: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """`&& L`: the other party's media, as by `L` with the tags of the command."""
+    """`&& L`: describes the media of the other leg, as `L` with the tags of the command would."""
 
     media: MediaDescription
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """`&& C`: copy the streams of another session into this one; not supported, so it always fails."""
+    """`&& C`: copies the streams of another session into this one. Not supported, so it always fails."""
 
 
 Subcommand = SetTimeout | SetTos | DropReference | Answer | Fork
 
 
 @dataclass(frozen=True, slots=True)
-class NotifyArguments:
-    """Where a `U` asks timeouts to be told (protocol.md 2.4)."""
+class UpdateCommand:
+    """`U`."""
 
-    target: bytes
-    """As written; it must denote one of the configured targets."""
-    tag: bytes
-    """Decoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """`U`: create or update a session."""
-
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
-    media: MediaDescription
-    notify: NotifyArguments | None = None
+    request: Update
     subcommands: tuple[Subcommand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """`L`: the answering party's side of a session."""
+class LookupCommand:
+    """`L`."""
 
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
-    media: MediaDescription
+    request: Lookup
     subcommands: tuple[Subcommand, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """`D`: drop the strong, or with `w` the weak reference."""
-
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
-    is_weak: bool
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteAll:
-    """`X`: drop all sessions."""
+    """`X`: drops all sessions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """`Q`: counters of one session."""
+class QueryCommand:
+    """`Q`: asks for counters of one session."""
 
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
+    request: Query
     modifiers: bytes = b""
-    """As received; they are judged only after the session was found (protocol.md 3.4)."""
+    """As received; they are checked only after the session was found (protocol.md 3.4)."""
     counters: tuple[bytes, ...] = ()
+    """Wire names; none for the default ones."""
     subcommands: tuple[Subcommand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """`I`: totals of the process; of ours, `It`: also who forwards its streams, and why not the kernel."""
+    """`I`: asks for totals of the process; `It`, an extension of ours, also for its streams by tier and reason."""
 
     with_load: bool
     with_tiers: bool = False
@@ -231,19 +170,18 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class GetStats:
-    """`G`: named totals of the process."""
+    """`G`: asks for named totals of the process."""
 
     counters: tuple[bytes, ...]
+    """Wire names."""
     is_verbose: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """`P`: play a prompt to a party. Not supported: only stopping, which needs no player, succeeds."""
+    """`P`: plays a prompt to a party. Not supported: only stopping succeeds, which needs no player."""
 
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
+    session: Query
     is_stop: bool
     """The count was 0."""
     wants_session_codecs: bool
@@ -252,27 +190,25 @@ class Play:
 
 @dataclass(frozen=True, slots=True)
 class StopPlay:
-    """`S`: stop playing to a party, which succeeds when nothing plays."""
+    """`S`: stops playing to a party, which succeeds when nothing plays."""
 
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
+    session: Query
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """`C`: record to a named file, or copy to another host. Not supported."""
+    """`C`: records to a named file, or copies to another host. Not supported."""
 
-    call_id: bytes
-    from_tag: bytes
-    to_tag: bytes | None
+    session: Query
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`R` and `N`: start recording, stop it. Not supported: there is nothing to start or to stop."""
+    """`R` and `N`: start and stop recording. Not supported: there is nothing to start or to stop."""
 
 
-_Supported = Version | FeatureProbe | Update | Lookup | Delete | DeleteAll | Query | Info | GetStats
+_Supported = (
+    Version | FeatureProbe | UpdateCommand | LookupCommand | Delete | DeleteAll | QueryCommand | Info | GetStats
+)
 _Unsupported = Play | StopPlay | Copy | Record
 Command = _Supported | _Unsupported

@@ -1,11 +1,12 @@
-"""The modifiers and address of a `U` or `L`: what it says of the party it describes (protocol.md 2.3, 7.3, 7.4)."""
+"""Reads modifiers, address and port of a `U` or `L` into a MediaDescription (protocol.md 2.3, 7.3, 7.4)."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint, parse_ipv4, parse_ipv6
-from rtpproxy.control.messages import ErrorCode, MediaDescription, refuse
+from rtpproxy.control.messages import ErrorCode, refuse
+from rtpproxy.service.requests import MediaDescription
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 
 _OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -25,7 +26,7 @@ _NULL_HOSTS = ("0.0.0.0", "::")
 
 @dataclass(slots=True)
 class _Modifiers:
-    """What was said so far; the later one wins."""
+    """Collects what the modifiers read so far say; of two that contradict, the later one wins."""
 
     locals: LocalAddresses
     is_asymmetric: bool | None = None
@@ -38,7 +39,7 @@ class _Modifiers:
 
 
 def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: LocalAddresses) -> MediaDescription:
-    """What the modifiers, address and port of a `U` or `L` say. Raises CommandError."""
+    """Read modifiers, address and port of a `U` or `L`. Raises CommandError."""
     found = _Modifiers(local_addresses)
     position, end = 0, len(modifiers)
     while position < end:
@@ -64,10 +65,10 @@ def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: L
 
 
 def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
-    """The signalled endpoint, or None for an address of a length that is not looked at."""
+    """Read the signalled endpoint; None for an address whose length alone makes it one to ignore (protocol.md 2.3)."""
     if not (2 <= len(address) <= 45 if is_ipv6 else 7 <= len(address) <= 15):
         return None
-    # latin-1 takes any byte; what is not an address is refused all the same.
+    # latin-1 decodes any byte; what is not an address is refused below.
     text = address.decode("latin-1")
     is_usual = not is_ipv6 and _DOTTED.fullmatch(address)
     host = text if is_usual else parse_ipv6(text) if is_ipv6 else parse_ipv4(text)
@@ -76,7 +77,7 @@ def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
     return Endpoint(host, int(port) & 0xFFFF)
 
 
-# Each reads one modifier whose letter ends just before `start`, and returns where the next one begins.
+# Each function reads one modifier, whose letter ends just before `start`, and returns where the next one begins.
 
 
 def _read_asymmetric(found: _Modifiers, text: bytes, start: int) -> int:
@@ -119,7 +120,7 @@ def _read_internal(found: _Modifiers, text: bytes, start: int) -> int:
 
 
 def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
-    """Checked and forgotten: only `P … session` would use the list."""
+    """Check the list and forget it: only `P … session` would use it."""
     codecs = _CODECS.match(text, start)
     if codecs is None or found.has_codecs:
         refuse(ErrorCode.CODEC_LIST)
@@ -128,7 +129,7 @@ def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
 
 
 def _read_packet_length(found: _Modifiers, text: bytes, start: int) -> int:
-    """Refused however well-formed: packets are not repacketized yet."""
+    """Refuse even what is well-formed: packets are not repacketized yet."""
     length = _MILLISECONDS.match(text, start)
     if length is None or not 0 < int(length[0][:9]) <= MAX_PACKET_MS:
         refuse(ErrorCode.PACKET_LENGTH)
@@ -159,7 +160,7 @@ def _read_routed(found: _Modifiers, text: bytes, start: int) -> int:
 
 
 def _read_host(text: bytes, start: int, malformed: ErrorCode, unknown: ErrorCode) -> tuple[str, int]:
-    """A plain IPv4 or bracketed IPv6 address in canonical form, and where it ends."""
+    """Read a plain IPv4 or bracketed IPv6 address: its canonical form, and where it ends in the text."""
     found = _PLAIN_ADDRESS.match(text, start) or _BRACKETED.match(text, start)
     if found is None:
         refuse(malformed)

@@ -1,8 +1,8 @@
-"""Text to commands: with `modifiers`, the only files that know command letters and modifiers.
+"""Reads texts into commands; with `modifiers`, the only file that knows command letters and modifiers.
 
-The checks are made in the order of protocol.md 3.4, so that a text with several faults is refused for the same one
-as everywhere: tokens, letter, number of arguments, modifiers allowed at all, sub-commands allowed, then what is
-peculiar to the command, then the sub-commands. Limits: protocol.md 1.5; commands: 2.1 to 2.6.
+The checks follow the order of protocol.md 3.4, so that a text with several faults gets the same error code as from the
+C RTPproxy: tokens, letter, number of arguments, are modifiers allowed, are sub-commands allowed, then the command's own
+arguments, then the sub-commands. Limits: protocol.md 1.5; commands: 2.1 to 2.6.
 """
 
 import re
@@ -14,36 +14,41 @@ from rtpproxy.control.messages import (
     Command,
     CommandError,
     Copy,
-    Delete,
     DeleteAll,
-    DropReference,
     ErrorCode,
     FeatureProbe,
     Fork,
     GetStats,
     Info,
-    Lookup,
-    NotifyArguments,
+    LookupCommand,
     Play,
-    Query,
+    QueryCommand,
     Record,
-    SetTimeout,
-    SetTos,
     StopPlay,
     Subcommand,
-    Update,
+    UpdateCommand,
     Version,
     refuse,
 )
 from rtpproxy.control.modifiers import read_media
+from rtpproxy.service.requests import (
+    Delete,
+    DropReference,
+    Lookup,
+    NotifyArguments,
+    Query,
+    SetTimeout,
+    SetTos,
+    Update,
+)
 from rtpproxy.session.local import LocalAddresses
 
 MAX_TOKENS = 23
-"""In the main command, its letter included, and likewise in each sub-command."""
+"""In the main command, its letter included, and as many in each sub-command."""
 MAX_SUBCOMMANDS = 15
 SUBCOMMAND_MARK = b"&&"
 MAX_COUNTERS = 11
-"""Names that one `Q` may ask for."""
+"""Most names in one `Q`."""
 
 _TOKEN = re.compile(rb"[^ \t\r\n]+")
 _ESCAPED = re.compile(rb"(?:[^%]|%[0-9a-fA-F]{2})*", re.DOTALL)
@@ -54,15 +59,15 @@ Tokens = list[bytes]
 
 
 class Parser:
-    """Reads commands for a relay with certain local addresses, which some modifiers name."""
+    """Reads commands; some modifiers name one of the relay's local addresses."""
 
     def __init__(self, local_addresses: LocalAddresses) -> None:
         self._locals = local_addresses
 
     def parse(self, text: bytes) -> Command:
-        """The command in one datagram, line or connection, cookie removed.
+        """Read the command of one datagram, line or connection, cookie removed.
 
-        Raises CommandError, and nothing else, for a text that is not an acceptable command.
+        Raises CommandError, and nothing else, for any text that is not an acceptable command.
         """
         tokens, subcommands = _split(text)
         read = _COMMANDS.get(tokens[0][0])
@@ -71,10 +76,10 @@ class Parser:
         return read(tokens, subcommands, self._locals)
 
 
-def is_verbose_query(query: Query) -> bool:
-    """Whether a `Q` asks for names beside the values.
+def is_verbose_query(query: QueryCommand) -> bool:
+    """Tell whether a `Q` asks for names beside the values.
 
-    Raises CommandError for any modifier but `v`. Apart from `parse`, because the session is looked up first.
+    Raises CommandError for any modifier but `v`. Not part of `parse`, because the session is looked up first.
     """
     if query.modifiers.lower().strip(b"v"):
         refuse(ErrorCode.QUERY_MODIFIER)
@@ -82,10 +87,10 @@ def is_verbose_query(query: Query) -> bool:
 
 
 def _split(text: bytes) -> tuple[Tokens, list[Tokens]]:
-    """The tokens of the main command, at least one, and those of its sub-commands."""
+    """Split a text into the tokens of the main command, at least one, and those of its sub-commands."""
     if b"\0" in text:
         refuse(ErrorCode.MALFORMED)
-    # bytes.split is the fast way, but it also takes vertical tab and form feed for blanks.
+    # bytes.split is faster, but also splits at vertical tab and form feed.
     tokens = _TOKEN.findall(text) if b"\v" in text or b"\f" in text else text.split()
     subcommands: list[Tokens] = []
     if SUBCOMMAND_MARK in tokens:
@@ -96,7 +101,7 @@ def _split(text: bytes) -> tuple[Tokens, list[Tokens]]:
 
 
 def _cut(tokens: Tokens) -> list[Tokens]:
-    """Main command and sub-commands, once their number and size are within limits."""
+    """Cut tokens into main command and sub-commands, within the limits of their number and size."""
     commands: list[Tokens] = [[]]
     for token in tokens:
         if token == SUBCOMMAND_MARK:
@@ -126,7 +131,7 @@ def _check_plain(modifiers: bytes, subcommands: list[Tokens]) -> None:
 
 
 def _at(tokens: Tokens, index: int) -> bytes | None:
-    """An argument that may be absent."""
+    """Return an argument that may be absent."""
     return tokens[index] if len(tokens) > index else None
 
 
@@ -179,7 +184,7 @@ def _read_weak(modifiers: bytes) -> bool:
 def _read_query(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 3, 4 + MAX_COUNTERS)
     read = tuple(_read_setting_or_drop(one) for one in subcommands)
-    return Query(tokens[1], tokens[2], _at(tokens, 3), tokens[0][1:], tuple(tokens[4:]), read)
+    return QueryCommand(Query(tokens[1], tokens[2], _at(tokens, 3)), tokens[0][1:], tuple(tokens[4:]), read)
 
 
 def _read_update(tokens: Tokens, subcommands: list[Tokens], local_addresses: LocalAddresses) -> Command:
@@ -193,7 +198,7 @@ def _read_update(tokens: Tokens, subcommands: list[Tokens], local_addresses: Loc
     read: tuple[Subcommand, ...] = ()
     if subcommands:
         read = tuple(_read_under_update(one, to_tag is not None, local_addresses) for one in subcommands)
-    return Update(tokens[1], tokens[4], to_tag, media, notify, read)
+    return UpdateCommand(Update(tokens[1], tokens[4], to_tag, media, notify), read)
 
 
 def _decode_tag(text: bytes) -> bytes:
@@ -206,7 +211,7 @@ def _read_lookup(tokens: Tokens, subcommands: list[Tokens], local_addresses: Loc
     _check_shape(tokens, 5, 6)
     media = read_media(tokens[0][1:], tokens[2], tokens[3], local_addresses)
     read = tuple(_read_setting_or_drop(one) for one in subcommands)
-    return Lookup(tokens[1], tokens[4], _at(tokens, 5), media, read)
+    return LookupCommand(Lookup(tokens[1], tokens[4], _at(tokens, 5), media), read)
 
 
 def _read_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
@@ -216,13 +221,13 @@ def _read_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     if count and not _PLAY_COUNT.fullmatch(count):
         refuse(ErrorCode.PLAY_COUNT)
     is_stop = bool(count) and not count.strip(b"+-0")
-    return Play(tokens[1], tokens[4], _at(tokens, 5), is_stop, tokens[3] == b"session")
+    return Play(Query(tokens[1], tokens[4], _at(tokens, 5)), is_stop, tokens[3] == b"session")
 
 
 def _read_stop_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 3, 4)
     _check_plain(tokens[0][1:], subcommands)
-    return StopPlay(tokens[1], tokens[2], _at(tokens, 3))
+    return StopPlay(Query(tokens[1], tokens[2], _at(tokens, 3)))
 
 
 def _read_copy(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
@@ -230,7 +235,7 @@ def _read_copy(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     _check_alone(subcommands)
     if tokens[0][1:].lower().strip(b"sp"):
         refuse(ErrorCode.RECORD_MODIFIER)
-    return Copy(tokens[1], tokens[3], _at(tokens, 4))
+    return Copy(Query(tokens[1], tokens[3], _at(tokens, 4)))
 
 
 def _read_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
@@ -272,7 +277,7 @@ _COMMANDS: dict[int, Callable[[Tokens, list[Tokens], LocalAddresses], Command]] 
 }
 
 
-# Sub-commands. Whatever is wrong with one, the code is SUBCOMMAND.
+# Sub-commands. Any fault in one gets the code SUBCOMMAND.
 
 
 def _read_under_update(tokens: Tokens, has_to_tag: bool, local_addresses: LocalAddresses) -> Subcommand:

@@ -1,4 +1,4 @@
-"""Replies of the control protocol as values, and in their wire form; the only home of the counters' wire names.
+"""Puts answers of the service into the wire form of replies; the only place that knows the counters' wire names.
 
 Source: protocol.md sections 2.6, 3 and 11.
 """
@@ -7,45 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rtpproxy.control.messages import ErrorCode, refuse
-from rtpproxy.session.local import LocalAddress
+from rtpproxy.service.answers import PortLine, SessionCounters
 from rtpproxy.session.totals import Tiers, Totals
-
-
-@dataclass(frozen=True, slots=True)
-class PortLine:
-    """Answer to `U` and `L`: the port for the other party, and our address that it belongs to."""
-
-    port: int
-    local: LocalAddress
-
-
-@dataclass(frozen=True, slots=True)
-class SessionCounters:
-    """What `Q` tells of a session (protocol.md 11.1); `a` is the party in the from position, `o` the other."""
-
-    ttl_s: int
-    npkts_ina: int
-    npkts_ino: int
-    nrelayed: int
-    ndropped: int
-    longest_ipi_s: float
-    jitter_last: float
-    """Interarrival jitter (RFC 3550 6.4.1) in timestamp units."""
-    jitter_max: float
-    jitter_average: float
-    sent: int
-    received: int
-    duplicates: int
-    lost: int
-    parse_errors: int
 
 
 @dataclass(slots=True)
 class CommandCounts:
-    """What `G` tells of commands (protocol.md 11.4)."""
+    """Counts of commands, as `G` reports them (protocol.md 11.4)."""
 
     received: int = 0
-    """Repeated ones left out."""
+    """Without repeated ones."""
     repeated: int = 0
     """UDP commands that were answered from the cache."""
     succeeded: int = 0
@@ -54,7 +25,7 @@ class CommandCounts:
 
 
 DEFAULT_COUNTERS = (b"ttl", b"npkts_ina", b"npkts_ino", b"nrelayed", b"ndropped")
-"""What `Q` without names tells, in this order."""
+"""Counters in the reply to `Q` without names, in this order."""
 
 DONE = b"0"
 FAILED = b"-1"
@@ -62,12 +33,12 @@ FAILED = b"-1"
 
 _MOST_REASONS = 20
 _COUNTERS: dict[bytes, tuple[str, bytes]] = {
-    b"ttl": ("ttl_s", b"%d"),
-    b"npkts_ina": ("npkts_ina", b"%d"),
-    b"npkts_ino": ("npkts_ino", b"%d"),
-    b"nrelayed": ("nrelayed", b"%d"),
-    b"ndropped": ("ndropped", b"%d"),
-    b"longest_ipi": ("longest_ipi_s", b"%f"),
+    b"ttl": ("seconds_left", b"%d"),
+    b"npkts_ina": ("received_from_issuer", b"%d"),
+    b"npkts_ino": ("received_from_peer", b"%d"),
+    b"nrelayed": ("relayed", b"%d"),
+    b"ndropped": ("dropped", b"%d"),
+    b"longest_ipi": ("longest_gap_s", b"%f"),
     b"rtpa_jlast": ("jitter_last", b"%f"),
     b"rtpa_jmax": ("jitter_max", b"%f"),
     b"rtpa_javg": ("jitter_average", b"%f"),
@@ -116,12 +87,12 @@ _TOTALS: dict[bytes, tuple[str, bytes]] = {
 
 
 def encode_error(code: ErrorCode) -> bytes:
-    """The reply `E<code>`. Like all encoders here: without the final LF (protocol.md 3.3)."""
+    """Encode `E<code>` (protocol.md 3.3). Like all encoders here, without the final LF."""
     return b"E%d" % code
 
 
 def encode_port_line(line: PortLine) -> bytes:
-    """The reply to `U` and `L` (protocol.md 3.2): no address where the port is on all addresses of a family."""
+    """Encode the reply to `U` and `L` (protocol.md 3.2): no address if the port is on all addresses of a family."""
     shown = line.local.advertised or line.local.host
     if not shown:
         return b"%d" % line.port
@@ -130,16 +101,16 @@ def encode_port_line(line: PortLine) -> bytes:
 
 
 def encode_results(main: bytes, results: Sequence[bytes]) -> bytes:
-    """A reply with the results of its sub-commands (protocol.md 2.6), less those at the end that say nothing."""
+    """Append the results of sub-commands to a reply (protocol.md 2.6), without empty ones at the end."""
     while results and not results[-1]:
         results = results[:-1]
     return b" && ".join([main, *(result or DONE for result in results)])
 
 
 def encode_counters(counters: SessionCounters, names: Sequence[bytes], is_verbose: bool) -> bytes:
-    """The reply to `Q`: the counters named, or the default ones if none is (protocol.md 11.1).
+    """Encode the reply to `Q`: the named counters, or the default ones if none is named (protocol.md 11.1).
 
-    Raises CommandError for a name that is not a counter's; case matters.
+    Raises CommandError for an unknown name; case matters.
     """
     values = []
     for name in names or DEFAULT_COUNTERS:
@@ -151,9 +122,9 @@ def encode_counters(counters: SessionCounters, names: Sequence[bytes], is_verbos
 
 
 def encode_stats(totals: Totals, commands: CommandCounts, names: Sequence[bytes], is_verbose: bool) -> bytes:
-    """The reply to `G`: the totals named, an empty line when none is (protocol.md 11.3).
+    """Encode the reply to `G`: the named totals, an empty line if none is named (protocol.md 11.3).
 
-    Raises CommandError for a name that is not a total's; case matters.
+    Raises CommandError for an unknown name; case matters.
     """
     values = []
     for name in names:
@@ -172,7 +143,7 @@ def _join(values: Sequence[tuple[bytes, bytes]], is_verbose: bool) -> bytes:
 
 
 def encode_tiers(tiers: Tiers) -> bytes:
-    """What `It` adds, of ours: streams by who forwards them, those of userspace by why, and frames by verdict."""
+    """Encode what `It` adds: streams by tier, those of userspace by reason, frames by verdict (extension of ours)."""
     lines = [f"streams by {program}: {count}" for program, count in tiers.kernel.items()]
     lines.append(f"streams by userspace: {sum(tiers.userspace.values())}")
     reasons = sorted(tiers.userspace.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -185,15 +156,15 @@ def encode_tiers(tiers: Tiers) -> bytes:
 
 
 def encode_totals(totals: Totals, with_load: bool) -> bytes:
-    """The reply to `I`: five lines, or six with the load (protocol.md 11.2)."""
+    """Encode the reply to `I`: five lines, or six with the load (protocol.md 11.2)."""
     lines = [
         b"sessions created: %d" % totals.sessions_created,
         b"active sessions: %d" % totals.active_sessions,
-        # RTP streams: a session counts for two even before it has its second leg.
+        # RTP streams: a session counts as two even before it has its second leg.
         b"active streams: %d" % (2 * totals.active_sessions),
         b"packets received: %d" % totals.packets_received,
         b"packets transmitted: %d" % (totals.packets_relayed + totals.packets_played),
     ]
     if with_load:
-        lines.append(b"average load: 0.000000")  # never measured, as in the reference
+        lines.append(b"average load: 0.000000")  # never measured, as in the C RTPproxy
     return b"\n".join(lines)

@@ -10,21 +10,6 @@ from typing import Protocol
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import DSCP_MASK, Config, LatchingMode, NotifyTarget, find_target
-from rtpproxy.control.messages import (
-    Copy,
-    Delete,
-    DropReference,
-    Lookup,
-    MediaDescription,
-    NotifyArguments,
-    Play,
-    Query,
-    SetTimeout,
-    SetTos,
-    StopPlay,
-    Update,
-)
-from rtpproxy.control.replies import PortLine, SessionCounters
 from rtpproxy.errors import (
     NoPortsError,
     NotificationOffError,
@@ -33,11 +18,23 @@ from rtpproxy.errors import (
     StoppingError,
 )
 from rtpproxy.rtp.statistics import SequenceTracker
+from rtpproxy.service.answers import PortLine, SessionCounters
 from rtpproxy.service.offloading import Offload, Offloading
 from rtpproxy.service.packets import Media as PacketMedia
 from rtpproxy.service.packets import Packets
 from rtpproxy.service.port_pairs import Media as PairMedia
 from rtpproxy.service.port_pairs import PortPairs
+from rtpproxy.service.requests import (
+    Delete,
+    DropReference,
+    Lookup,
+    MediaDescription,
+    NotifyArguments,
+    Query,
+    SetTimeout,
+    SetTos,
+    Update,
+)
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
@@ -150,7 +147,7 @@ class Service:
         for session in self._table:
             self._end(session, "all sessions deleted", now)
 
-    def find(self, command: Query | Play | StopPlay | Copy) -> Issuer:
+    def find(self, command: Query) -> Issuer:
         """The session whose tags match exactly, and the party in the from position. Raises SessionNotFoundError."""
         found = self._table.find(command.call_id, command.from_tag, command.to_tag)
         if found is None:
@@ -166,12 +163,12 @@ class Service:
         ours, other = session.leg(issuer.role).rtp, session.leg(issuer.role.peer).rtp
         tracker = ours.tracker or _NOTHING_TRACKED
         return SessionCounters(
-            ttl_s=min(self._seconds_left(leg, now) for leg in session.legs),
-            npkts_ina=ours.received_packets,
-            npkts_ino=other.received_packets,
-            nrelayed=ours.relayed_packets + other.relayed_packets,
-            ndropped=ours.dropped_packets + other.dropped_packets,
-            longest_ipi_s=tracker.longest_gap_s,
+            seconds_left=min(self._seconds_left(leg, now) for leg in session.legs),
+            received_from_issuer=ours.received_packets,
+            received_from_peer=other.received_packets,
+            relayed=ours.relayed_packets + other.relayed_packets,
+            dropped=ours.dropped_packets + other.dropped_packets,
+            longest_gap_s=tracker.longest_gap_s,
             jitter_last=tracker.jitter_last,
             jitter_max=tracker.jitter_max,
             jitter_average=tracker.jitter_average,

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 
 from rtpproxy.config import Config
-from rtpproxy.control.messages import Lookup, MediaDescription, Update
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.tier import Programs
+from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rtpproxy.control.replies import PortLine, SessionCounters
+from rtpproxy.service.answers import PortLine, SessionCounters
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Issuer, Role
 from rtpproxy.session.totals import Tiers, Totals

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
-from rtpproxy.control.messages import (
-    SUPPORTED_EXTENSIONS,
+from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
+from rtpproxy.control.parser import Parser
+from rtpproxy.errors import NoPortsError, NotificationOffError, SessionNotFoundError, StoppingError
+from rtpproxy.service.requests import (
     Delete,
     DropReference,
     MediaDescription,
@@ -18,8 +20,6 @@ from rtpproxy.control.messages import (
     SetTos,
     Update,
 )
-from rtpproxy.control.parser import Parser
-from rtpproxy.errors import NoPortsError, NotificationOffError, SessionNotFoundError, StoppingError
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.session import Role
 from tests.control.fake_service import FakeService

@@ -4,8 +4,9 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import ListenAddress
-from rtpproxy.control.messages import CommandError, ErrorCode, MediaDescription
+from rtpproxy.control.messages import CommandError, ErrorCode
 from rtpproxy.control.modifiers import read_media
+from rtpproxy.service.requests import MediaDescription
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 
 REMOTE = Endpoint("192.0.2.1", 5000)

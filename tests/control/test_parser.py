@@ -11,28 +11,33 @@ from rtpproxy.control.messages import (
     Command,
     CommandError,
     Copy,
-    Delete,
     DeleteAll,
-    DropReference,
     ErrorCode,
     FeatureProbe,
     Fork,
     GetStats,
     Info,
-    Lookup,
-    MediaDescription,
-    NotifyArguments,
+    LookupCommand,
     Play,
-    Query,
+    QueryCommand,
     Record,
-    SetTimeout,
-    SetTos,
     StopPlay,
     Subcommand,
-    Update,
+    UpdateCommand,
     Version,
 )
 from rtpproxy.control.parser import Parser, is_verbose_query
+from rtpproxy.service.requests import (
+    Delete,
+    DropReference,
+    Lookup,
+    MediaDescription,
+    NotifyArguments,
+    Query,
+    SetTimeout,
+    SetTos,
+    Update,
+)
 from rtpproxy.session.local import LocalAddresses
 
 REMOTE = Endpoint("192.0.2.1", 5000)
@@ -68,16 +73,16 @@ def refusal(text: bytes) -> ErrorCode:
         (b"G" + 22 * b" a", GetStats(22 * (b"a",), is_verbose=False)),
         (b"D c f", Delete(b"c", b"f", None, is_weak=False)),
         (b"dW c f t", Delete(b"c", b"f", b"t", is_weak=True)),
-        (b"Q c f", Query(b"c", b"f", None)),
-        (b"Qv c f t ttl TTL", Query(b"c", b"f", b"t", b"v", (b"ttl", b"TTL"))),
-        (b"Qx c f t", Query(b"c", b"f", b"t", b"x")),
-        (U, Update(b"c", b"f", None, PLAIN)),
-        (U + b" t", Update(b"c", b"f", b"t", PLAIN)),
-        (U + b" ns tag", Update(b"c", b"f", None, PLAIN, NotifyArguments(b"ns", b"tag"))),
-        (U + b" t ns a%20b+c%0a", Update(b"c", b"f", b"t", PLAIN, NotifyArguments(b"ns", b"a b c\n"))),
-        (U + b" ns %41%fF", Update(b"c", b"f", None, PLAIN, NotifyArguments(b"ns", b"A\xff"))),
-        (b"l\tc  192.0.2.1 5000 f\r\n", Lookup(b"c", b"f", None, PLAIN)),
-        (b"L c 192.0.2.1 5000 f;1 t;1", Lookup(b"c", b"f;1", b"t;1", PLAIN)),
+        (b"Q c f", QueryCommand(Query(b"c", b"f", None))),
+        (b"Qv c f t ttl TTL", QueryCommand(Query(b"c", b"f", b"t"), b"v", (b"ttl", b"TTL"))),
+        (b"Qx c f t", QueryCommand(Query(b"c", b"f", b"t"), b"x")),
+        (U, UpdateCommand(Update(b"c", b"f", None, PLAIN))),
+        (U + b" t", UpdateCommand(Update(b"c", b"f", b"t", PLAIN))),
+        (U + b" ns tag", UpdateCommand(Update(b"c", b"f", None, PLAIN, NotifyArguments(b"ns", b"tag")))),
+        (U + b" t ns a%20b+c%0a", UpdateCommand(Update(b"c", b"f", b"t", PLAIN, NotifyArguments(b"ns", b"a b c\n")))),
+        (U + b" ns %41%fF", UpdateCommand(Update(b"c", b"f", None, PLAIN, NotifyArguments(b"ns", b"A\xff")))),
+        (b"l\tc  192.0.2.1 5000 f\r\n", LookupCommand(Lookup(b"c", b"f", None, PLAIN))),
+        (b"L c 192.0.2.1 5000 f;1 t;1", LookupCommand(Lookup(b"c", b"f;1", b"t;1", PLAIN))),
         (b"D \xff\xfe \x01", Delete(b"\xff\xfe", b"\x01", None, is_weak=False)),
         (b"D c\v f\f", Delete(b"c\v", b"f\f", None, is_weak=False)),
     ],
@@ -89,19 +94,19 @@ def test_reads_command(text: bytes, command: Command) -> None:
 @pytest.mark.parametrize(
     ("text", "command"),
     [
-        (b"P c p 0,8 f", Play(b"c", b"f", None, is_stop=False, wants_session_codecs=False)),
-        (b"p-1 c p session f t", Play(b"c", b"f", b"t", is_stop=False, wants_session_codecs=True)),
-        (b"P+3 c p session,0 f", Play(b"c", b"f", None, is_stop=False, wants_session_codecs=False)),
-        (b"P0 c p 0 f", Play(b"c", b"f", None, is_stop=True, wants_session_codecs=False)),
-        (b"P-00 c p session f", Play(b"c", b"f", None, is_stop=True, wants_session_codecs=True)),
-        (b"P" + 8000 * b"9" + b" c p 0 f", Play(b"c", b"f", None, is_stop=False, wants_session_codecs=False)),
-        (b"s c f t", StopPlay(b"c", b"f", b"t")),
+        (b"P c p 0,8 f", Play(Query(b"c", b"f", None), is_stop=False, wants_session_codecs=False)),
+        (b"p-1 c p session f t", Play(Query(b"c", b"f", b"t"), is_stop=False, wants_session_codecs=True)),
+        (b"P+3 c p session,0 f", Play(Query(b"c", b"f", None), is_stop=False, wants_session_codecs=False)),
+        (b"P0 c p 0 f", Play(Query(b"c", b"f", None), is_stop=True, wants_session_codecs=False)),
+        (b"P-00 c p session f", Play(Query(b"c", b"f", None), is_stop=True, wants_session_codecs=True)),
+        (b"P" + 8000 * b"9" + b" c p 0 f", Play(Query(b"c", b"f", None), is_stop=False, wants_session_codecs=False)),
+        (b"s c f t", StopPlay(Query(b"c", b"f", b"t"))),
         (b"R c f", Record()),
         (b"rS c f t", Record()),
         (b"N c f", Record()),
         (b"nA c f t", Record()),
-        (b"C c name f", Copy(b"c", b"f", None)),
-        (b"cSp c udp:192.0.2.1:5000 f t", Copy(b"c", b"f", b"t")),
+        (b"C c name f", Copy(Query(b"c", b"f", None))),
+        (b"cSp c udp:192.0.2.1:5000 f t", Copy(Query(b"c", b"f", b"t"))),
     ],
 )
 def test_reads_what_is_refused_later(text: bytes, command: Command) -> None:
@@ -178,16 +183,17 @@ def test_refuses(text: bytes, code: int) -> None:
 
 def test_query_asks_for_at_most_eleven_counters() -> None:
     command = parse(b"Q c f t" + b" ttl" * 11)
-    assert isinstance(command, Query)
+    assert isinstance(command, QueryCommand)
     assert len(command.counters) == 11
     assert refusal(b"Q c f t" + b" ttl" * 12) == ErrorCode.ARGUMENT_COUNT
 
 
 def test_query_modifiers_are_judged_apart() -> None:
-    assert not is_verbose_query(Query(b"c", b"f", None))
-    assert is_verbose_query(Query(b"c", b"f", None, b"V"))
+    query = Query(b"c", b"f", None)
+    assert not is_verbose_query(QueryCommand(query))
+    assert is_verbose_query(QueryCommand(query, b"V"))
     with pytest.raises(CommandError, match="E19"):
-        is_verbose_query(Query(b"c", b"f", None, b"vx"))
+        is_verbose_query(QueryCommand(query, b"vx"))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +294,7 @@ SETTINGS_AND_DROPS: list[tuple[bytes, Subcommand]] = [
 @pytest.mark.parametrize(("text", "expected"), SETTINGS_AND_DROPS)
 def test_settings_and_drops_follow_three_commands(command: bytes, text: bytes, expected: Subcommand) -> None:
     read = parse(command + b" && " + text)
-    assert isinstance(read, Update | Lookup | Query)
+    assert isinstance(read, UpdateCommand | LookupCommand | QueryCommand)
     assert read.subcommands == (expected,)
 
 
@@ -304,7 +310,7 @@ def test_settings_and_drops_follow_three_commands(command: bytes, text: bytes, e
 def test_answer_and_fork_need_a_to_tag(text: bytes, expected: Subcommand) -> None:
     for with_to_tag in (U + b" t", U + b" t ns tag"):
         read = parse(with_to_tag + b" && " + text)
-        assert isinstance(read, Update)
+        assert isinstance(read, UpdateCommand)
         assert read.subcommands == (expected,)
     for without in (U, U + b" ns tag", L + b" t", b"Q c f t"):
         assert refusal(without + b" && " + text) == ErrorCode.SUBCOMMAND
@@ -312,7 +318,7 @@ def test_answer_and_fork_need_a_to_tag(text: bytes, expected: Subcommand) -> Non
 
 def test_subcommands_keep_their_order() -> None:
     read = parse(U + b" t && S ttl=50 && L 192.0.2.1 5000 && D")
-    assert isinstance(read, Update)
+    assert isinstance(read, UpdateCommand)
     assert read.subcommands == (SetTimeout(50, is_reverse=False), Answer(PLAIN), DropReference(is_weak=False))
 
 

@@ -7,8 +7,6 @@ import pytest
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS, CommandError, ErrorCode
 from rtpproxy.control.replies import (
     CommandCounts,
-    PortLine,
-    SessionCounters,
     encode_counters,
     encode_error,
     encode_port_line,
@@ -16,6 +14,7 @@ from rtpproxy.control.replies import (
     encode_stats,
     encode_totals,
 )
+from rtpproxy.service.answers import PortLine, SessionCounters
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.totals import Totals
 
@@ -72,7 +71,7 @@ def test_counters_by_name() -> None:
     assert encode_counters(COUNTERS, [b"ndropped", b"ttl", b"ttl"], is_verbose=False) == b"4 59 59"
 
 
-@pytest.mark.parametrize("name", [b"bogus", b"TTL", b"ttl_s", b"nsess_created"])
+@pytest.mark.parametrize("name", [b"bogus", b"TTL", b"seconds_left", b"nsess_created"])
 def test_counter_unknown(name: bytes) -> None:
     with pytest.raises(CommandError, match="E62"):
         encode_counters(COUNTERS, [b"ttl", name], is_verbose=False)

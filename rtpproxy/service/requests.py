@@ -1,0 +1,106 @@
+"""Requests that the service executes, as values.
+
+They hold no wire form: a front translates its own protocol into them, `control` that of RTPproxy. Call-ids and tags are
+opaque bytes, as the SIP proxy gave them. Source of the meanings: protocol.md sections 2.3 to 2.6 and 4.
+"""
+
+from dataclasses import dataclass
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.session.local import LocalAddress
+
+
+@dataclass(frozen=True, slots=True)
+class MediaDescription:
+    """Describes one leg's media, and which of our addresses to use for it."""
+
+    remote: Endpoint | None = None
+    """Signalled RTP endpoint; None when none was given, or a null one as on hold (protocol.md 2.3)."""
+    is_weak: bool = False
+    """Hold a weak reference to the session instead of the strong one (protocol.md 4.5)."""
+    is_asymmetric: bool | None = None
+    """Accept packets from any port of the remote host; None for the configured default."""
+    is_new_port: bool = False
+    """Open a new port pair, which the answer names, even if the leg has one."""
+    local: LocalAddress | None = None
+    """Our address for ports that are opened; None for the usual one."""
+    directions: tuple[LocalAddress, ...] = ()
+    """In bridge mode, our addresses towards the caller and, if there is a second, towards the callee."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyArguments:
+    """Asks to be told when the session times out (protocol.md 2.4)."""
+
+    target: bytes
+    """As written in the request; must denote one of the configured targets."""
+    tag: bytes
+    """Sent with the notification."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Creates a session, or changes one."""
+
+    call_id: bytes
+    from_tag: bytes
+    to_tag: bytes | None
+    media: MediaDescription
+    notify: NotifyArguments | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Describes the answering leg of an existing session."""
+
+    call_id: bytes
+    from_tag: bytes
+    to_tag: bytes | None
+    media: MediaDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Drops the strong or a weak reference to every session that the tags match (protocol.md 4.5)."""
+
+    call_id: bytes
+    from_tag: bytes
+    to_tag: bytes | None
+    is_weak: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Names one session, whose tags match exactly, and with the from-tag the leg that the request speaks for."""
+
+    call_id: bytes
+    from_tag: bytes
+    to_tag: bytes | None
+
+
+# What may follow on the session of a request. The *issuer* is the leg that the request spoke for.
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimeout:
+    """Sets the idle timeout of the issuer's direction, seconds."""
+
+    seconds: int
+    is_reverse: bool
+    """Of the peer's direction instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetTos:
+    """Sets the TOS byte (traffic class) of the RTP packets to the issuer."""
+
+    tos: int
+    is_reverse: bool
+    """Of those to the peer instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropReference:
+    """Drops a reference to the session, as `Delete` with the session's own from-tag does."""
+
+    is_weak: bool
