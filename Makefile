@@ -1,37 +1,55 @@
-# What a newcomer types. Everything that is missing is installed first: Debian packages (as root or by sudo), and PyPI
-# packages into .venv, which is made from the distribution's own python3, because that one has bcc.
+# What a newcomer types. Each target first installs what it needs and finds missing: Debian packages (as root or by
+# sudo), and PyPI packages into .venv, which is made from the distribution's own python3, because that one has bcc.
 
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PEER ?=
+FUZZ_SECONDS ?= 3600
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
-RUN_PACKAGES := python3-bpfcc linux-libc-dev python3-venv
-TEST_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool nftables procps groff-base kamailio sip-tester
+VENV_PACKAGES := python3-venv
+RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
+DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
+TEST_PACKAGES := $(DEMO_PACKAGES) nftables procps groff-base kamailio sip-tester
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint demo bench man install-man clean
+.PHONY: help run demo check lint test fuzz bench man install-man clean
 
 help:
-	@echo "make run [ARGS=...]  set up what is missing and run the relay in the foreground"
-	@echo "make test            set up and run all tests"
+	@echo "make run [ARGS=...]  run the relay in the foreground"
 	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
+	@echo "make check           ruff, mypy and every test that needs no privilege: 90 seconds, no root"
+	@echo "make lint            ruff and mypy only"
+	@echo "make test [ARGS=...] every test, as root: on all cores at once, then those that must run alone"
+	@echo "make fuzz            tests with random input, an hour of new input (FUZZ_SECONDS=3600)"
 	@echo "make bench [PEER=...]  measure, beside a bare redirect and kernel NAT, or another program"
-	@echo "make lint            ruff and mypy"
 	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make install-man     the same, for man(1) to find"
-	@echo "make clean           remove what was installed here"
+	@echo "make clean           remove what was made here"
+	@echo
+	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio and SIPp."
 
 run: $(VENV)/run.ok
 	exec $(SUDO) $(BIN)/rtpproxy -f -d INFO $(ARGS)
 
-test: $(VENV)/test.ok
-	$(SUDO) $(BIN)/python -m pytest $(ARGS)
-
-demo: $(VENV)/test.ok
+demo: $(VENV)/demo.ok
 	$(SUDO) $(BIN)/python -m tests.demo $(ARGS)
+
+check: $(VENV)/check.ok lint
+	$(BIN)/python -m pytest -n auto -m "not root and not kernel and not alone" $(ARGS)
+
+lint: $(VENV)/lint.ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(VENV)/test.ok
+	$(SUDO) $(BIN)/python -m tests.run $(ARGS)
+
+fuzz: $(VENV)/test.ok
+	$(SUDO) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 bench: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(PEER),--peer '$(PEER)') $(ARGS)
@@ -42,16 +60,12 @@ man: $(VENV)/run.ok
 install-man: man
 	$(SUDO) install -D -m 644 rtpproxy.8 /usr/local/share/man/man8/rtpproxy.8
 
-lint: $(VENV)/test.ok
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
 clean:
 	rm -rf $(VENV) rtpproxy.8 .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs those of the Debian packages $(1) that are missing, and says what to do where that is not permitted.
-# Debian starts a Kamailio that it installs, at once and at every boot; one that comes with the tests shall do neither.
+# Debian starts a Kamailio that it installs, at once and at every boot; one that comes with the tests shall do neither,
+# also where no service manager runs now, as in a container or a chroot.
 define install_packages
 	@missing=$$(for name in $(1); do \
 	    dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || printf '%s ' $$name; \
@@ -61,24 +75,44 @@ define install_packages
 	        echo "missing Debian packages: $$missing- install them as root, or run make as root" >&2; exit 1; \
 	    fi; \
 	    echo "installing $$missing"; \
-	    held=; \
-	    case " $$missing" in *" kamailio "*) [ ! -d /run/systemd/system ] || held=kamailio.service ;; esac; \
-	    { [ -z "$$held" ] || $(SUDO) systemctl --quiet --runtime mask $$held; } && \
+	    held=; masked=; \
+	    case " $$missing" in *" kamailio "*) held=kamailio ;; esac; \
+	    [ ! -d /run/systemd/system ] || masked=$$held; \
+	    { [ -z "$$masked" ] || $(SUDO) systemctl --quiet --runtime mask $$masked.service; } && \
 	    $(SUDO) apt-get update -qq && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing && \
-	    { [ -z "$$held" ] || $(SUDO) systemctl --quiet --runtime unmask $$held; } && \
-	    { [ -z "$$held" ] || $(SUDO) systemctl --quiet disable $$held; }; \
+	    { [ -z "$$masked" ] || $(SUDO) systemctl --quiet --runtime unmask $$masked.service; } && \
+	    { [ -z "$$held" ] || $(SUDO) update-rc.d $$held disable; }; \
 	fi
+endef
+
+# $(1) are extras of pyproject.toml, in brackets.
+define install_python
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(1)'
 endef
 
 $(VENV)/run.ok: pyproject.toml
 	$(call install_packages,$(RUN_PACKAGES))
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(call install_python)
 	@touch $@
+
+$(VENV)/demo.ok: pyproject.toml
+	$(call install_packages,$(DEMO_PACKAGES))
+	$(call install_python)
+	@touch $(VENV)/run.ok $@
+
+$(VENV)/lint.ok: pyproject.toml
+	$(call install_packages,$(VENV_PACKAGES))
+	$(call install_python,[lint])
+	@touch $@
+
+$(VENV)/check.ok: pyproject.toml
+	$(call install_packages,$(VENV_PACKAGES))
+	$(call install_python,[dev])
+	@touch $(VENV)/lint.ok $@
 
 $(VENV)/test.ok: pyproject.toml
 	$(call install_packages,$(TEST_PACKAGES))
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $(VENV)/run.ok $@
+	$(call install_python,[dev])
+	@touch $(addprefix $(VENV)/,run.ok demo.ok lint.ok check.ok) $@

@@ -1,25 +1,33 @@
-"""What tests need of the machine, and the loaded programs that they share.
+"""What tests need of the machine, how they are divided among processes, and the loaded programs that they share.
 
 A test marked `root` or `kernel` is skipped where a probe shows that it cannot run. The reason names what is missing
 and starts with `needs privilege:` or `needs software:`; a run that must be complete looks for these words.
+
+Each process that runs tests has namespaces of its own (`tests/workers.py`). A test marked `alone` measures the
+machine or changes it; it is left out of a parallel run, and is run with `--alone`, one process, when that is over.
+`python -m tests.run` (`make test`) does both.
 """
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import socket
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.offload import loader
 from rtpproxy.offload.syscall import map_write
 from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
 from tests.plain_xdp import load_plain_xdp
+from tests.workers import enter_own_namespaces
 
 TOS, TTL = 0xB8, 64
 """Of packets that leave."""
@@ -56,9 +64,53 @@ def _missing_bpf() -> str:
     return ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: those that need nothing, then those that need root, then those with kernel programs."""
+settings.register_profile("fixed", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile("fixed")  # `--hypothesis-profile=fuzz` in its place: `make fuzz`
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--alone", action="store_true", help="run only tests that cannot run beside others")
+    parser.addoption("--counts", metavar="PATH", help="write the numbers of tests by outcome to this file, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_controller = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+    if os.geteuid() == 0 and not is_controller and not config.option.collectonly:
+        enter_own_namespaces()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first: those that need nothing, then those that need root, then those with kernel programs.
+
+    Parallel runs leave out the tests that must run alone; `--alone` leaves out all others.
+    """
     items.sort(key=lambda item: (bool(item.get_closest_marker("kernel")), bool(item.get_closest_marker("root"))))
+    is_alone = config.getoption("--alone")
+    if is_alone or hasattr(config, "workerinput"):
+        kept = [item for item in items if bool(item.get_closest_marker("alone")) is is_alone]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """With `--alone`: the reasons, test by test or, where they are the same, module by module."""
+    if not config.getoption("--alone"):
+        return []
+    reasons: dict[str, None] = {}
+    for item in items:
+        mark = item.get_closest_marker("alone")
+        assert mark is not None
+        reasons.setdefault(f"alone: {item.location[0]}: {mark.args[0]}")
+    return list(reasons)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Write the counts that were asked for."""
+    if config.getoption("--counts"):
+        numbers = {name: len(terminalreporter.getreports(name)) for name in ("passed", "failed", "error", "skipped")}
+        Path(config.getoption("--counts")).write_text(json.dumps(numbers))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,7 +23,7 @@ from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
 from rtpproxy.session.totals import Tiers
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 Journal = list[tuple[str, int]]
 """What was asked for and at which port, in order."""
@@ -266,7 +266,7 @@ class Inbox:
             self.turn()
             return len(self.arrived) >= count
 
-        wait_for(is_complete, 5.0, f"{count} datagrams")
+        wait_for(is_complete, DEADLINE_S, f"{count} datagrams")
         taken, self.arrived = self.arrived, []
         return taken
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 _RUN_NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -187,7 +187,7 @@ class Topology:
         _ip(*routes, ns=phone.ns)
         for host in (phone, self.relay):
             ifname = host.interfaces[name].ifname
-            host.call(wait_for, lambda ifname=ifname: _is_running(ifname), 3.0, f"carrier on {ifname}")
+            host.call(wait_for, lambda ifname=ifname: _is_running(ifname), DEADLINE_S, f"carrier on {ifname}")
 
     def close(self) -> None:
         """End the processes and remove the namespaces; veth pairs go with them."""

@@ -12,10 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.netns import Host
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
-START_DEADLINE_S = 20.0
-STOP_DEADLINE_S = 10.0
 PROGRAM = str(Path(sys.executable).parent / "rtpproxy")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -76,7 +74,7 @@ class RunningRelay:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_DEADLINE_S)
+                self._process.wait(DEADLINE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -97,7 +95,7 @@ class RunningRelay:
             is_written = self.pid_path.is_file() and self.pid_path.read_text() == f"{process.pid}\n"
             return has_said or is_written or process.poll() is not None
 
-        wait_for(is_over, START_DEADLINE_S, "the relay to start")
+        wait_for(is_over, DEADLINE_S, "the relay to start")
         assert process.poll() is None, self.log
 
     @property
@@ -113,17 +111,17 @@ class RunningRelay:
     def stop(self) -> int:
         """End it by SIGTERM; its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_DEADLINE_S)
+        return self.process.wait(DEADLINE_S)
 
     def kill(self) -> None:
         """End it so that it cannot clean up."""
         self.process.kill()
-        self.process.wait(STOP_DEADLINE_S)
+        self.process.wait(DEADLINE_S)
 
     def ask(self, command: str) -> str:
         """One command over the control socket; the reply without its line feed."""
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(STOP_DEADLINE_S)
+            client.settimeout(DEADLINE_S)
             client.connect(str(self.socket_path))
             client.sendall(command.encode())
             reply = b""
@@ -189,7 +187,7 @@ class PhoneSocket:
             except BlockingIOError:
                 return arrived
 
-    def expect(self, count: int = 1, deadline_s: float = 5.0) -> list[tuple[bytes, tuple[str, int]]]:
+    def expect(self, count: int = 1, deadline_s: float = DEADLINE_S) -> list[tuple[bytes, tuple[str, int]]]:
         """Wait for so many datagrams; all that arrived by then."""
         arrived: list[tuple[bytes, tuple[str, int]]] = []
 

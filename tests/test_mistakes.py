@@ -17,9 +17,8 @@ import pytest
 from rtpproxy.config import Config, ControlAddress, ControlKind
 from rtpproxy.offload.tier import instance_name
 from tests.running import PROGRAM, RunningRelay, own_namespace
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
-DEADLINE_S = 30.0
 NOBODY = 65534
 
 

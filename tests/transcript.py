@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.waiting import DEADLINE_S
+
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "transcripts.jsonl"
-REPLY_DEADLINE_S = 10.0
 
 Ask = Callable[[bytes, int], bytes]
 """Sends a request and returns the reply, which should have so many lines."""
@@ -110,7 +111,7 @@ def client(transport: str, path: str, port: int) -> Iterator[Ask]:
         return
     kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
     with socket.socket(socket.AF_UNIX if transport == "cunix" else socket.AF_INET, kind) as opened:
-        opened.settimeout(REPLY_DEADLINE_S)
+        opened.settimeout(DEADLINE_S)
         opened.connect(path if transport == "cunix" else ("127.0.0.1", port))
         if transport == "udp":
             yield lambda request, lines: _ask_datagram(opened, request)
@@ -120,7 +121,7 @@ def client(transport: str, path: str, port: int) -> Iterator[Ask]:
 
 def _ask_once(path: str, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
-        opened.settimeout(REPLY_DEADLINE_S)
+        opened.settimeout(DEADLINE_S)
         opened.connect(path)
         opened.sendall(request)
         reply = b""

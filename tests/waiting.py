@@ -1,9 +1,15 @@
 """Waiting for something outside the process: the only place in the tests that may sleep."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+DEADLINE_S = 60.0 * float(os.environ.get("SLOWNESS", "1"))
+"""For all that must happen: so long that a busy machine keeps it. A test that passes does not wait for it.
+
+`SLOWNESS=3` is for a machine that needs three times as long.
+"""
 _POLL_S = 0.002
 _T = TypeVar("_T")
 

@@ -9,10 +9,9 @@ from tests.clients.sipp import MEDIA_PORT, Caller, Media, UserAgent
 from tests.netns import Host, Phone
 from tests.netns_call.call import Arrival, Call, Party, PhonePort
 from tests.running import PhoneSocket, RunningRelay
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 CALLER_PORT = 4000
-DEADLINE_S = 10.0
 
 
 class SignalledCall(Call):

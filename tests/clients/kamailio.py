@@ -16,10 +16,9 @@ from pathlib import Path
 
 from tests.clients.sipp import SIP_PORT, is_bound
 from tests.netns import Host
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 _CONFIGURATION = Path(__file__).with_name("kamailio.cfg")
-_START_DEADLINE_S = 20.0
 _EVIDENCE_BYTES = 6000
 _ETH_P_IP = 0x0800
 _SO_RCVBUFFORCE = 33
@@ -62,7 +61,7 @@ class Kamailio:
         ]
         with self._path.open("wb") as log:
             self.process: subprocess.Popen = host.popen(arguments, stdout=log, stderr=log)
-        wait_for(lambda: self._has_ended or is_bound(self.process, SIP_PORT), _START_DEADLINE_S, "Kamailio to listen")
+        wait_for(lambda: self._has_ended or is_bound(self.process, SIP_PORT), DEADLINE_S, "Kamailio to listen")
         assert not self._has_ended, self.log
 
     def __enter__(self) -> "Kamailio":
@@ -71,7 +70,7 @@ class Kamailio:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(_START_DEADLINE_S)
+            self.process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)  # its children too
             self.process.wait()

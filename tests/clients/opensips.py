@@ -12,10 +12,11 @@ import select
 import socket
 import time
 
+from tests.waiting import DEADLINE_S
+
 TRIES = 5
 TRY_S = 1.0
 MAX_REPLY_BYTES = 255
-STREAM_DEADLINE_S = 5.0
 BASE_VERSION = b"20040107"
 REQUIRED = "20050322"
 CAPABILITIES = {
@@ -149,7 +150,7 @@ class Stream:
     def _connect(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.socket(self._family, socket.SOCK_STREAM)
-            self._socket.settimeout(STREAM_DEADLINE_S)
+            self._socket.settimeout(DEADLINE_S)
             self._socket.connect(self._address)
         elif select.select([self._socket], [], [], 0)[0]:
             raise BadReplyError(b"after the line feed: " + self._socket.recv(MAX_REPLY_BYTES))

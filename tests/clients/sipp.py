@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.netns import Phone
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 _SCENARIOS = Path(__file__).with_name("scenarios")
 SIP_PORT = 5060
 MEDIA_PORT = 5000
 """That the SDPs of scenarios name; the caller's offers name what the test says."""
-DEADLINE_S = 20.0
 _TWIN_PORT = 6060
 _TWIN_END = b"\x1b"
 _EVIDENCE_BYTES = 6000

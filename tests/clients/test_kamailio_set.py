@@ -8,12 +8,11 @@ from tests.clients.kamailio import USUAL_FLAGS, Kamailio
 from tests.clients.sipp import Media, UserAgent
 from tests.netns_call.call import paused
 from tests.running import RunningRelay, rtp
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 CALLS = 8
 """Kamailio chooses by the sum of the call-id's characters; those that SIPp counts up alternate."""
 RANGES = (("-m", "20000", "-M", "29999"), ("-m", "30000", "-M", "39999"))
-RETURN_DEADLINE_S = 20.0
 
 
 @pytest.fixture(params=["udp", "unix"])
@@ -71,7 +70,7 @@ def wait_until_shared(calls, relay: RunningRelay) -> None:
         calls()
         return created(relay) < before + CALLS
 
-    wait_for(is_shared, RETURN_DEADLINE_S, "the other relay to be used again")
+    wait_for(is_shared, DEADLINE_S, "the other relay to be used again")
 
 
 def test_calls_move_away_from_a_relay_that_is_killed_and_back_when_it_returns(setting, calls, start, tmp_path):

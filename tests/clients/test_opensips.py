@@ -12,12 +12,11 @@ import pytest
 from tests.clients import opensips
 from tests.clients.opensips import CallFailedError, Media, Node, Stream, Udp
 from tests.running import RunningRelay, own_namespace, rtp
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 HOST = "127.0.0.1"
 BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "20000", "-M", "21000")
 """Starts sooner, and needs no privilege."""
-DEADLINE_S = 10.0
 TRANSPORTS = {
     "unix": "unix:{directory}/control",
     "cunix": "cunix:{directory}/control",

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.running import RunningRelay, own_namespace, rtp
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
-DEADLINE_S = 10.0
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "20000", "-M", "21000")

@@ -12,8 +12,8 @@ import uvloop
 
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
+from tests.waiting import DEADLINE_S
 
-DEADLINE_S = 10.0
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 LOOP_FACTORIES = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 

@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.transcript import Outcome, client, fill, load, replay
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
-DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[2]
 GROUPS = load()
 

@@ -11,8 +11,8 @@ from random import Random
 
 from tests.hostile.commands import Address, Command, Generator, World
 from tests.hostile.model import Model
+from tests.waiting import DEADLINE_S
 
-DEADLINE_S = 20.0
 IN_FLIGHT = 8
 CALLS = 12
 _INFO_LINES = {"Ib": 5, "Il": 6}

@@ -16,6 +16,7 @@ from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
+from tests.waiting import DEADLINE_S
 
 IPV4 = LocalAddress(0, "127.0.0.1")
 IPV6 = LocalAddress(1, "::1", is_ipv6=True)
@@ -58,7 +59,7 @@ def phone(local):
 
 def udp_socket(local, port=0):
     opened = socket.socket(socket.AF_INET6 if local.is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-    opened.settimeout(5.0)
+    opened.settimeout(DEADLINE_S)
     if local.is_ipv6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:

@@ -29,7 +29,7 @@ from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
 from tests.running import own_namespace
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -160,7 +160,7 @@ def phone_of(phone, phone6):
 def udp_socket(host="", port=0):
     is_ipv6 = ":" in host
     opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-    opened.settimeout(5.0)
+    opened.settimeout(DEADLINE_S)
     if is_ipv6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     opened.bind((host, port))
@@ -189,7 +189,7 @@ def wire(namespace):
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as wire:
         wire.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)  # each passes once on its way out and once in
         wire.bind(("lo", ETH_P_ALL))
-        wire.settimeout(5.0)
+        wire.settimeout(DEADLINE_S)
         yield wire
 
 
@@ -369,7 +369,7 @@ def test_wrong_checksums_would_be_noticed(pair, phone):
     to_port = phone.getsockname()[1]
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
         raw.sendto(struct.pack("!HHHH", pair, to_port, 10, 0x1234) + b"xx", (LOOPBACK, 0))
-    wait_for(lambda: snmp("InCsumErrors") == before + 1, 5.0, "the wrong checksum to be counted")
+    wait_for(lambda: snmp("InCsumErrors") == before + 1, DEADLINE_S, "the wrong checksum to be counted")
 
 
 @pytest.mark.parametrize("local", [IPV4, IPV6], ids=["IPv4", "IPv6"])

@@ -18,12 +18,11 @@ from scapy.all import IP, UDP, Ether, IPv6, Raw
 from tests.netns import Host, Phone, Topology
 from tests.plain_xdp import load_plain_xdp
 from tests.running import PhoneSocket, RunningRelay, rtp
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 _XDP_FLAGS_DRV_MODE = 1 << 2
 TOS = 0xB8
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
-DEADLINE_S = 10.0
 _IP_RECVERR = 11
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_BYTES = 8 << 20

@@ -12,7 +12,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Events, Rtnetlink, attribute
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -102,7 +102,7 @@ def test_requests_go_on_after_an_error(netlink, topology):
 def test_events(events, netlink, topology):
     assert events.read() == []
     netlink.request(neighbour(topology), RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
-    (event,) = wait_for(events.read, 2.0, "the event")
+    (event,) = wait_for(events.read, DEADLINE_S, "the event")
     assert (event["event"], attribute(event, "NDA_DST")) == ("RTM_NEWNEIGH", "10.0.1.77")
     assert events.read() == []
 
@@ -122,7 +122,7 @@ def test_events(events, netlink, topology):
 def test_kinds_of_events(events, topology, command, event):
     topology.relay.run(["ip", *command.split()])
     seen = set()
-    wait_for(lambda: seen.update(each["event"] for each in events.read()) or event in seen, 2.0, event)
+    wait_for(lambda: seen.update(each["event"] for each in events.read()) or event in seen, DEADLINE_S, event)
 
 
 def test_lost_events_are_told_once(events, topology):
@@ -135,4 +135,4 @@ def test_lost_events_are_told_once(events, topology):
     assert events.read() is None
     assert events.read() == []
     topology.relay.run(["ip", "neigh", "del", "10.0.1.3", "dev", "to-caller"])
-    assert [event["event"] for event in wait_for(events.read, 2.0, "an event")][-1] == "RTM_DELNEIGH"
+    assert [event["event"] for event in wait_for(events.read, DEADLINE_S, "an event")][-1] == "RTM_DELNEIGH"

@@ -11,10 +11,9 @@ from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.nexthop import NextHops
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.netns import Host
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 CAPACITY = 8
-_DEADLINE_S = 5.0
 
 
 class RelayNetwork:
@@ -67,7 +66,7 @@ class RelayNetwork:
 
     def follow(self, condition: Callable[[], bool], what: str) -> None:
         """Take events until `condition` holds."""
-        wait_for(lambda: self.take_events() is not None and condition(), _DEADLINE_S, what)
+        wait_for(lambda: self.take_events() is not None and condition(), DEADLINE_S, what)
 
     def reroute(self) -> list[tuple[str, str]]:
         """Ask for all routes again; the peers whose route is another."""

@@ -14,7 +14,7 @@ from tests.conftest import TC_BEHIND_NAME, TC_NAME
 from tests.offload.relay_network import CAPACITY, RelayNetwork
 from tests.offload.test_forwarder import FakeRows
 from tests.path_mtu import require_mtu
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -340,7 +340,7 @@ def test_mtu_of_the_path(network, topology, callee_link):
     with topology.relay.socket() as sender:
         sender.bind(("10.0.2.1", 9))
         require_mtu(topology.callee, 1280, sender.getsockname(), (host, 9))
-        wait_for(lambda: recheck(network) == [(host, "")], 5.0, "the path's MTU")
+        wait_for(lambda: recheck(network) == [(host, "")], DEADLINE_S, "the path's MTU")
     assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC, mtu=1280)
     assert recheck(network) == []
 

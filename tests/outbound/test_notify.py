@@ -17,9 +17,8 @@ import uvloop
 from rtpproxy.config import NotifyTarget, parse_notify_target
 from rtpproxy.outbound import notify as notify_module
 from rtpproxy.outbound.notify import MAX_CHANNELS, MAX_QUEUED, MAX_QUEUED_BYTES, Notifier
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
-DEADLINE_S = 20.0
 TICK_S = 0.005
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

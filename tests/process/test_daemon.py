@@ -21,9 +21,8 @@ from rtpproxy.config import Config, ControlAddress, ControlKind, NotifyTarget
 from rtpproxy.errors import ConfigError
 from rtpproxy.process import daemon
 from tests.running import PROGRAM, RunningRelay, own_namespace
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
-DEADLINE_S = 30.0
 BOUND = ("--ports", "bound", "--offload", "off")
 """Starts sooner, and needs no privilege."""
 UNLOGGED = "rtpproxy: warning: no /dev/log: log lines are lost until there is one\n"

@@ -4,7 +4,7 @@ import re
 import socket
 
 from tests.running import rtp
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 
 class Party:
@@ -37,7 +37,7 @@ class Party:
             except BlockingIOError:
                 return None
 
-        arrived, source = wait_for(receive, 5.0, "a packet")
+        arrived, source = wait_for(receive, DEADLINE_S, "a packet")
         assert (arrived, source[:2]) == (data, self._to)
         assert receive() is None
 

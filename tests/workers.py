@@ -1,0 +1,44 @@
+"""A network and mount namespace for each process that runs tests, so that several can run side by side.
+
+Workers share nothing that the relay or the tests give a fixed name: ports, abstract sockets, interfaces, the sysctls
+of a network namespace, named namespaces in /run/netns, and the notes of port ranges in /run/rtpproxy.
+"""
+
+import ctypes
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWNET = 0x40000000
+_MS_NOSUID, _MS_NODEV = 1 << 1, 1 << 2
+_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter_own_namespaces() -> bool:
+    """Move the calling thread, and what it starts, to namespaces with loopback and an empty /run; root only.
+
+    Returns False, and changes nothing, where that is not permitted: tests that need it are skipped there.
+    """
+    if _libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS) < 0:  # os.unshare comes with Python 3.12
+        if ctypes.get_errno() == errno.EPERM:
+            return False
+        _raise("unshare")
+    _mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+    _mount(b"tmpfs", b"/run", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755")
+    for name in ("netns", "lock"):
+        Path("/run", name).mkdir()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    return True
+
+
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None) -> None:
+    if _libc.mount(source, target, kind, ctypes.c_ulong(flags), data) < 0:
+        _raise(f"mount {target.decode()}")
+
+
+def _raise(what: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, f"{what}: {os.strerror(number)}")
