@@ -226,10 +226,10 @@ def test_warnings_are_said_by_the_command_that_starts_the_daemon(run, tmp_path):
 
 def test_paths_mean_the_directory_that_it_is_started_from(run, tmp_path):
     try:
-        done = run("-s", f"unix:{tmp_path.name}.sock", "-p", f"{tmp_path.name}.pid")
+        done = run("-s", "unix:relative.sock", "-p", "relative.pid")
         assert (done.returncode, done.stderr) == (0, REMARK)
-        assert (tmp_path / f"{tmp_path.name}.sock").exists()
-        assert (tmp_path / f"{tmp_path.name}.pid").exists()
+        assert (tmp_path / "relative.sock").exists()
+        assert (tmp_path / "relative.pid").exists()
     finally:
         for pid in processes_of(tmp_path):
             end(pid, tmp_path)
