@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rtpproxy.control.cookies import ReplyCache
-from rtpproxy.control.lines import MAX_COMMAND_BYTES, Execute
+from rtpproxy.control.execute import MAX_COMMAND_BYTES, Execute
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_COOKIE_BYTES = 999
 TURNS = 8
@@ -56,7 +56,7 @@ class DatagramListener:
             except BlockingIOError:
                 return
             except OSError as error:
-                _LOG.warning("cannot read a control datagram: %s", error.strerror)
+                log.warning("cannot read a control datagram: %s", error.strerror)
                 return
             reply = self._reply(datagram, sender)
             try:
@@ -84,7 +84,7 @@ class DatagramListener:
         """The reply is lost, and kept: the controller asks again. Log the 1st, 2nd, 4th, 8th and so on."""
         self._unsent_replies += 1
         if self._unsent_replies & (self._unsent_replies - 1) == 0:
-            _LOG.warning(
+            log.warning(
                 "replies that could not be sent: %d; the last one, to %s port %d: %s",
                 self._unsent_replies,
                 sender[0],

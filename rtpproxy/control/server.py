@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.control.connections import ConnectionListener, serve_lines, serve_one_shot
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.datagrams import DatagramListener
-from rtpproxy.control.lines import StdioListener, StreamListener, serve_lines, serve_one_shot
 from rtpproxy.control.sockets import SocketFile, bind_internet, bind_unix, take_passed
+from rtpproxy.control.stdio import StdioListener
 from rtpproxy.errors import StartError
 
 OnCommand = Callable[[bytes, float, str], bytes]
@@ -119,7 +120,7 @@ class ControlServer:
         if kind.is_datagram:
             return DatagramListener(loop, opened, self._execute, self._cache, self._clock, self._on_duplicate)
         serve = serve_one_shot if kind in (ControlKind.UNIX, ControlKind.SYSTEMD) else serve_lines
-        return StreamListener(loop, opened, serve, self._execute)
+        return ConnectionListener(loop, opened, serve, self._execute)
 
     def _execute(self, command: bytes, host: str) -> bytes:
         return self._on_command(command, self._clock(), host)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, ControlAddress, ControlKind
 from rtpproxy.errors import StartError
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that wait to be accepted. The reference has 32, which a burst of calls overflows."""
@@ -120,9 +120,9 @@ class SocketFile:
             if _identity(os.lstat(self._path)) == self._identity:
                 os.unlink(self._path)
         except PermissionError:
-            _LOG.info("control socket %s stays: the directory is another user's", self._path)
+            log.info("control socket %s stays: the directory is another user's", self._path)
         except OSError as error:
-            _LOG.warning("cannot remove the control socket %s: %s", self._path, error.strerror)
+            log.warning("cannot remove the control socket %s: %s", self._path, error.strerror)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
+from hypothesis import strategies as st
 
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
@@ -133,6 +134,13 @@ def type_of(kind: ControlKind) -> socket.SocketKind:
     return socket.SOCK_DGRAM if kind.is_datagram else socket.SOCK_STREAM
 
 
+LINE_KINDS = [ControlKind.CUNIX, ControlKind.TCP, ControlKind.TCP6]
+
+
+def address_of(kind: ControlKind, tmp_path: Path) -> ControlAddress:
+    return unix(tmp_path / "s", kind) if kind.is_unix else free(kind)
+
+
 # Clients
 
 
@@ -182,3 +190,43 @@ def datagram_client(address: ControlAddress) -> Iterator[Callable[[bytes], bytes
             return client.recv(65536)
 
         yield ask
+
+
+# Whatever arrives, and in whatever pieces
+
+
+CHUNKS = st.lists(
+    st.one_of(
+        st.binary(max_size=200),
+        st.lists(st.sampled_from([b"V", b"\n", b"\r\n", b"\0", b" ", b"&&"]), max_size=30).map(b"".join),
+        st.integers(8100, 8300).map(lambda size: b"x" * size),
+    ),
+    max_size=6,
+)
+
+
+def answers(data: bytes) -> bytes:
+    """What one command a line is answered; beyond a line that is too long, nothing."""
+    replies = b""
+    for line in data.split(b"\n")[:-1]:
+        if len(line) >= 8192:
+            break
+        replies += b"[%s]\n" % line
+    return replies
+
+
+def send_pieces(client: socket.socket, chunks: list[bytes]) -> None:
+    """The server may have hung up already."""
+    with contextlib.suppress(OSError):
+        for chunk in chunks:
+            client.sendall(chunk)
+        client.shutdown(socket.SHUT_WR)
+
+
+def read_what_comes(client: socket.socket) -> bytes:
+    """A server that hung up on unread data resets the connection."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := client.recv(65536):
+            data += chunk
+    return data

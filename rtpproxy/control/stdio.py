@@ -1,0 +1,51 @@
+"""Standard input and output as a control socket (protocol.md 1.1, 1.3)."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from rtpproxy.control.execute import Execute
+from rtpproxy.control.lines import LineClient, Rota
+
+
+class _Stdio:
+    """Standard input and output as one duplex. Both are non-blocking while it is open, whoever shares them."""
+
+    INPUT, OUTPUT = 0, 1
+
+    def __init__(self) -> None:
+        self._was_blocking = [(number, os.get_blocking(number)) for number in (self.INPUT, self.OUTPUT)]
+        for number, _ in self._was_blocking:
+            os.set_blocking(number, False)
+
+    def recv(self, size: int) -> bytes:
+        return os.read(self.INPUT, size)
+
+    def send(self, data: bytes) -> int:
+        return os.write(self.OUTPUT, data)
+
+    def close(self) -> None:
+        for number, was_blocking in self._was_blocking:
+            os.set_blocking(number, was_blocking)
+
+
+class StdioListener:
+    """`stdio`, `stdioc`: serves standard input, a pipe, a terminal, a socket or a file, until it ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, execute: Execute, on_end: Callable[[], None]) -> None:
+        """`on_end` is not called by `close`."""
+        self._on_end: Callable[[], None] | None = on_end
+        duplex = _Stdio()
+        descriptors = (duplex.INPUT, duplex.OUTPUT)
+        self._client = LineClient(
+            loop, Rota(loop), duplex, descriptors, lambda line: execute(line, ""), lambda _: self._ended()
+        )
+
+    def close(self) -> None:
+        """Stop serving; the descriptors stay open."""
+        self._on_end = None
+        self._client.close()
+
+    def _ended(self) -> None:
+        if self._on_end is not None:
+            self._on_end()
