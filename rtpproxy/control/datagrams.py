@@ -9,6 +9,7 @@ from typing import Any
 
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.execute import MAX_COMMAND_BYTES, Execute
+from rtpproxy.seldom import is_worth_a_line
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +82,9 @@ class DatagramListener:
         return b"%b %b" % (cookie, reply)
 
     def _count_unsent(self, sender: Sender, error: OSError) -> None:
-        """The reply is lost, and kept: the controller asks again. Log the 1st, 2nd, 4th, 8th and so on."""
+        """Count, and log some. The controller repeats its command, and gets the reply that was kept."""
         self._unsent_replies += 1
-        if self._unsent_replies & (self._unsent_replies - 1) == 0:
+        if is_worth_a_line(self._unsent_replies):
             log.warning(
                 "replies that could not be sent: %d; the last one, to %s port %d: %s",
                 self._unsent_replies,

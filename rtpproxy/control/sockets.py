@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Mapping
 
+from rtpproxy.buffers import force_receive_buffer
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, ControlAddress, ControlKind
 from rtpproxy.errors import StartError
 
@@ -17,7 +18,6 @@ BACKLOG = 1024
 """Connections that wait to be accepted. The reference has 32, which a burst of calls overflows."""
 RECEIVE_BUFFER_BYTES = 8 << 20
 """Of datagram sockets: ten thousand commands. Without CAP_NET_ADMIN the kernel grants less (`net.core.rmem_max`)."""
-_SO_RCVBUFFORCE = 33
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
 """A TCP connection without traffic for so long is probed, so often, and given up after so many lost probes."""
 FIRST_PASSED_DESCRIPTOR = 3
@@ -56,7 +56,7 @@ async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress
         if address.kind.is_ipv6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if address.kind.is_datagram:
-            _widen(opened)
+            force_receive_buffer(opened, RECEIVE_BUFFER_BYTES)
             opened.bind(place)
         else:
             _listen_tcp(opened, place)
@@ -81,13 +81,6 @@ async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, fam
         name = "IPv6" if address.kind.is_ipv6 else "IPv4"
         raise StartError(f"control socket {address}: the host cannot be resolved to an {name} address") from error
     return found[0][4]
-
-
-def _widen(opened: socket.socket) -> None:
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
-    except PermissionError:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 def _listen_tcp(opened: socket.socket, place: _Place) -> None:

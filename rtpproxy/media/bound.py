@@ -1,4 +1,4 @@
-"""Ports as sockets, one per stream, for hosts where BPF cannot be loaded. Same interface as `steered`."""
+"""Media ports as UDP sockets, one per stream, for hosts where BPF cannot be loaded. Same interface as `steered`."""
 
 import logging
 import socket
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
 from rtpproxy.media.sockets import (
+    MAX_DATAGRAM_BYTES,
+    OnDatagram,
+    SendFailures,
     bind_port,
     check_ours,
     datagram_socket,
@@ -22,12 +25,8 @@ from rtpproxy.session.session import Stream
 
 log = logging.getLogger(__name__)
 
-OnDatagram = Callable[[int, bytes, tuple[str, int], str, float], None]
-"""Key of the local port, payload, source, address of ours that it was sent to (may be empty), seconds monotonic."""
-
 BATCH = 32
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
-MAX_DATAGRAM_BYTES = 65535
 _RECEIVE_BUFFER_BYTES = 256 << 10
 
 
@@ -36,7 +35,7 @@ class _Port:
     opened: socket.socket
     is_ipv6: bool
     tos: int
-    """What the socket was told to send with; means nothing on IPv6 (protocol.md 6.3)."""
+    """TOS byte, on IPv6 traffic class, that the socket sends with."""
 
 
 class BoundMedia:
@@ -52,8 +51,7 @@ class BoundMedia:
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._loop: AbstractEventLoop | None = None
-        self.send_failures = 0
-        """Datagrams that the kernel did not take."""
+        self.send_failures = SendFailures()
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Use this event loop from now on."""
@@ -83,12 +81,13 @@ class BoundMedia:
         self._close_port(address.key(rtp_port + 1))
 
     def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
-        """Send a datagram from a stream's port. `from_host` has no say: the socket's own address is used.
+        """Send a datagram from a stream's port. `from_host` is ignored: the socket has its own address.
 
         False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
         port = self._ports[stream.key]
         is_ipv6 = port.is_ipv6
+        # `addr.is_ipv6` written out: the call costs 20 to 35 ns a packet.
         if (":" in to[0]) != is_ipv6:
             return False
         try:
@@ -96,14 +95,12 @@ class BoundMedia:
                 self._set_tos(port, stream.tos)
             port.opened.sendto(data, ipv6_address(*to) if is_ipv6 else to)
         except OSError as error:
-            self.send_failures += 1
-            if self.send_failures & (self.send_failures - 1) == 0:
-                log.warning("cannot send to %s: %s (%d failures so far)", to, error.strerror, self.send_failures)
+            self.send_failures.count(to, error)
             return False
         return True
 
     def routes_changed(self) -> None:
-        """Nothing is remembered of routes."""
+        """Do nothing: the kernel looks routes up for each datagram."""
 
     def _open_port(self, address: LocalAddress, port: int) -> None:
         opened = datagram_socket(family_of(address))
@@ -139,7 +136,7 @@ class BoundMedia:
             except BlockingIOError:
                 return
             except OSError as error:
-                # An ICMP error of an earlier send; the next datagram may be fine.
+                # An ICMP error that an earlier send brought back; the next datagram may be fine.
                 log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
                 continue
             if is_ipv6:

@@ -1,16 +1,40 @@
-"""What both ways of owning ports need of sockets: families, binding, buffers, and which way a route leads."""
+"""What steered and bound ports both need: sockets of either family, binding, routes, and counting of failures."""
 
 import errno
+import logging
 import socket
+from collections.abc import Callable
 
+from rtpproxy.addr import Endpoint, is_ipv6
 from rtpproxy.errors import PortBusyError
+from rtpproxy.seldom import is_worth_a_line
 from rtpproxy.session.local import LocalAddress
 
+log = logging.getLogger(__name__)
+
+OnDatagram = Callable[[int, bytes, tuple[str, int], str, float], None]
+"""Takes a datagram: key of the local port, payload, source, our address that it was sent to (empty where the port is on
+all addresses and the socket does not tell), arrival in seconds, monotonic."""
+
+MAX_DATAGRAM_BYTES = 65535
 _DISCARD = 9
-"""A port to connect to; nothing is ever sent there."""
+"""A UDP port to connect to when a route is asked for; nothing is ever sent there."""
 _BUSY = (errno.EADDRINUSE, errno.EACCES)
 _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_AUTOFLOWLABEL = 70
+
+
+class SendFailures:
+    """Datagrams that the kernel did not take."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def count(self, to: Endpoint, error: OSError) -> None:
+        """Count one, and log some of them."""
+        self.total += 1
+        if is_worth_a_line(self.total):
+            log.warning("cannot send to %s: %s (%d failures so far)", to, error.strerror, self.total)
 
 
 def family_of(address: LocalAddress) -> socket.AddressFamily:
@@ -69,29 +93,21 @@ def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
         raise
 
 
-def force_buffer(owner: socket.socket, force: int, ordinary: int, size: int) -> None:
-    """Set a buffer size over the system's limit where that is permitted, else up to it."""
-    try:
-        owner.setsockopt(socket.SOL_SOCKET, force, size)
-    except PermissionError:
-        owner.setsockopt(socket.SOL_SOCKET, ordinary, size)
-
-
 def route_source(to_host: str) -> str | None:
     """The address of ours that the kernel would send from, to a numeric one: what connect(2) binds to.
 
     None: there is no route, or it cannot be asked for, without descriptors or on a host without that family.
     """
-    is_ipv6 = ":" in to_host
+    is_to_ipv6 = is_ipv6(to_host)
     try:
-        with _route_probe(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
+        with _route_probe(socket.AF_INET6 if is_to_ipv6 else socket.AF_INET) as probe:
             # A raw IPv6 socket takes a port for a protocol.
-            port = 0 if is_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
-            probe.connect(ipv6_address(to_host, port) if is_ipv6 else (to_host, port))
+            port = 0 if is_to_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
+            probe.connect(ipv6_address(to_host, port) if is_to_ipv6 else (to_host, port))
             name = probe.getsockname()
     except OSError:
         return None
-    source: str = endpoint_of(name)[0] if is_ipv6 else name[0]
+    source: str = endpoint_of(name)[0] if is_to_ipv6 else name[0]
     return source
 
 

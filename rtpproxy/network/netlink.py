@@ -23,6 +23,7 @@ from pyroute2.netlink.rtnl import (
 )
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
+from rtpproxy.buffers import force_receive_buffer
 from rtpproxy.errors import OffloadError
 
 Message = Any
@@ -94,10 +95,7 @@ class Events:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, 33, _EVENT_BUFFER_BYTES)  # SO_RCVBUFFORCE
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER_BYTES)
+        force_receive_buffer(self._socket, _EVENT_BUFFER_BYTES)
         self._socket.bind((0, _EVENT_GROUPS))
         self._socket.setblocking(False)
         self._marshal = MarshalRtnl()

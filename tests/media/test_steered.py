@@ -20,9 +20,10 @@ from scapy.layers.inet6 import IPv6
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError, PortBusyError
-from rtpproxy.media import steered as steered_module
+from rtpproxy.media import receiving, sending
+from rtpproxy.media.receiving import BATCH, SOCKETS
 from rtpproxy.media.sockets import route_source
-from rtpproxy.media.steered import BATCH, SOCKETS, SteeredMedia
+from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.tier import Programs
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
@@ -456,14 +457,14 @@ def test_traffic_class_is_that_of_the_stream(media, pair, phone6):
 
 @pytest.mark.parametrize(("local", "host"), [(IPV4, LOOPBACK6), (IPV4, "::ffff:127.0.0.1"), (IPV6, LOOPBACK)])
 def test_nothing_is_sent_to_the_other_family(media, pair, phone_of, local, host):
-    before = media.send_failures
+    before = media.send_failures.total
     phone = phone_of(host)
     for from_host in ("", LOOPBACK6 if local.is_ipv6 else LOOPBACK):
         assert not media.send(stream_at(pair, local), from_host, endpoint(phone, host), b"x")
     phone.setblocking(False)
     with pytest.raises(BlockingIOError):
         phone.recv(1)
-    assert media.send_failures == before
+    assert media.send_failures.total == before
 
 
 @pytest.mark.parametrize("from_host", [LOOPBACK, NEAR, OTHER, LOOPBACK6, NEAR6, OTHER6])
@@ -523,17 +524,17 @@ def test_raw_sockets_receive_nothing(media, inbox, pair, phone_of):
 
 
 def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, pair, phone, caplog):
-    before = media.send_failures
-    media.send_failures = 0
+    before = media.send_failures.total
+    media.send_failures.total = 0
     for _ in range(9):
         assert not media.send(stream_at(pair), LOOPBACK, Endpoint("255.255.255.255", 9), b"x")
-    assert media.send_failures == 9
+    assert media.send_failures.total == 9
     messages = [record.getMessage() for record in caplog.records]
     assert messages == [
         f"cannot send to 255.255.255.255:9: Permission denied ({number} failures so far)" for number in (1, 2, 4, 8)
     ]
     assert media.send(stream_at(pair), LOOPBACK, endpoint(phone), b"x")
-    media.send_failures += before
+    media.send_failures.total += before
 
 
 @pytest.mark.parametrize(
@@ -545,10 +546,10 @@ def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, pair, pho
     ],
 )
 def test_what_cannot_be_sent_is_a_failure_and_nothing_else(media, pair, phone, from_host, to):
-    before = media.send_failures
+    before = media.send_failures.total
     for _ in range(2):
         assert not media.send(stream_at(pair), from_host, to, b"x")
-    assert media.send_failures == before + 2
+    assert media.send_failures.total == before + 2
     assert media.send(stream_at(pair), LOOPBACK, endpoint(phone), b"x")
 
 
@@ -557,17 +558,18 @@ def test_what_cannot_be_sent_is_a_failure_and_nothing_else(media, pair, phone, f
     [("fd00::bad", Endpoint(LOOPBACK6, 9)), ("", Endpoint("2001:db8::1", 9)), (LOOPBACK6, Endpoint("2001:db8::1", 9))],
 )
 def test_what_cannot_be_sent_over_ipv6_is_a_failure_and_nothing_else(media, pair, phone6, from_host, to):
-    before = media.send_failures
+    before = media.send_failures.total
     for _ in range(2):
         assert not media.send(stream_at(pair, IPV6), from_host, to, b"x")
-    assert media.send_failures == before + 2
+    assert media.send_failures.total == before + 2
     assert media.send(stream_at(pair, IPV6), LOOPBACK6, endpoint(phone6, LOOPBACK6), b"x")
 
 
 def test_what_is_remembered_has_a_limit(media, inbox, pair, phone, monkeypatch):
     """All of 127/8 is ours, as a routed prefix may be: peers that use it up must not use up descriptors or memory."""
-    monkeypatch.setattr(steered_module, "_MAX_SENDERS", 8)
-    monkeypatch.setattr(steered_module, "_MAX_REMEMBERED", 8)
+    monkeypatch.setattr(sending, "_MAX_SENDERS", 8)
+    monkeypatch.setattr(sending, "MAX_REMEMBERED", 8)
+    monkeypatch.setattr(receiving, "MAX_REMEMBERED", 8)
     media.send(stream_at(pair), LOOPBACK, endpoint(phone), b"x")
     phone.recv(10)
     before = len(os.listdir("/proc/self/fd"))
@@ -579,7 +581,8 @@ def test_what_is_remembered_has_a_limit(media, inbox, pair, phone, monkeypatch):
         assert phone.recvfrom(10)[1] == (host, pair)
         phone.sendto(b"media", (host, pair))
         assert inbox.take()[0].local_host == host
-        for remembered in (media._sources, media._destinations, media._numbers):
+        senders = media._senders
+        for remembered in (senders._sources, senders._address_numbers, media._receivers._destinations):
             assert len(remembered) <= 8
     assert len(os.listdir("/proc/self/fd")) <= before + 8
 

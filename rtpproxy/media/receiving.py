@@ -1,0 +1,156 @@
+"""Receiving for all media ports with a few sockets.
+
+An sk_lookup program (`bpf/relay.c`) hands every packet for an open port to one of them; the address and port that it
+was sent to come with the packet.
+"""
+
+import errno
+import logging
+import socket
+import sys
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
+
+from rtpproxy.buffers import force_receive_buffer
+from rtpproxy.media.sockets import MAX_DATAGRAM_BYTES, OnDatagram, datagram_socket, endpoint_of, family_of
+from rtpproxy.session.local import LocalAddress, port_key
+
+log = logging.getLogger(__name__)
+
+SOCKETS = 8
+"""Receiving sockets of a family. A port always uses the same one, so a flood at one fills an eighth of the buffers."""
+BATCH = 64
+"""Datagrams taken from one socket before others, and the control sockets, get their turn."""
+MAX_REMEMBERED = 100_000
+"""Destinations whose port space is remembered; when there is one more, all are forgotten."""
+_RECEIVE_BUFFER_BYTES = 8 << 20
+_IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 20, 74
+_ANCILLARY_BYTES = 64
+
+
+class Receivers:
+    """The receiving sockets, and the port spaces (`session.local`) of the addresses that are listened on."""
+
+    def __init__(self, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
+        """Nothing is opened before `start`."""
+        self._on_datagram = on_datagram
+        self._clock = clock
+        self._receivers: list[socket.socket] = []
+        self._slots: dict[str, int] = {}
+        """Of each address that is listened on by itself."""
+        self._wildcard_slots: dict[socket.AddressFamily, int] = {}
+        self._destinations: dict[bytes, tuple[str, int | None]] = {}
+        """By packed address and zone: their text, and the key of port 0, None when it is not listened on."""
+        self._buffer = bytearray(MAX_DATAGRAM_BYTES)
+        self._view = memoryview(self._buffer)
+        self._loop: AbstractEventLoop | None = None
+        self.has_ipv6 = True
+        """False on a host that has no IPv6; known from `start` on."""
+
+    def start(self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], media_ports: range) -> list[int]:
+        """Open the sockets; their descriptors, in the order that the kernel's socket map expects.
+
+        First those of IPv4, then, if an IPv6 address is listened on or may be, those of IPv6. They are bound, as the
+        map demands, but not to one of `media_ports` where any other is free.
+        """
+        self._loop = loop
+        for address in listen:
+            self.listen(address)
+        for family in self._families(listen):
+            for _ in range(SOCKETS):
+                self._receivers.append(self._open(loop, family, media_ports))
+        return [receiver.fileno() for receiver in self._receivers]
+
+    def close(self) -> None:
+        """Close every socket."""
+        for receiver in self._receivers:
+            if self._loop is not None:
+                self._loop.remove_reader(receiver)
+            receiver.close()
+        self._receivers.clear()
+
+    def listen(self, address: LocalAddress) -> None:
+        """Hand on, from now on, what arrives at an address."""
+        if address.host:
+            self._slots[address.host] = address.slot
+        else:
+            self._wildcard_slots[family_of(address)] = address.slot
+        self._destinations.clear()
+
+    def covers(self, address: LocalAddress) -> bool:
+        """Whether all addresses of its family are listened on."""
+        return family_of(address) in self._wildcard_slots
+
+    def _families(self, listen: Sequence[LocalAddress]) -> list[socket.AddressFamily]:
+        """IPv4 always, since the socket map starts with it, and IPv6 where the host has it."""
+        if any(address.is_ipv6 for address in listen):
+            return [socket.AF_INET, socket.AF_INET6]
+        try:
+            with datagram_socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            self.has_ipv6 = False
+            return [socket.AF_INET]
+        return [socket.AF_INET, socket.AF_INET6]
+
+    def _open(self, loop: AbstractEventLoop, family: socket.AddressFamily, media_ports: range) -> socket.socket:
+        receiver = datagram_socket(family)
+        try:
+            if family == socket.AF_INET6:
+                receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
+            else:
+                receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
+            force_receive_buffer(receiver, _RECEIVE_BUFFER_BYTES)
+            _bind_outside(receiver, "::1" if family == socket.AF_INET6 else "127.0.0.1", media_ports)
+        except OSError:
+            receiver.close()
+            raise
+        loop.add_reader(receiver, self._on_readable, receiver, family)
+        return receiver
+
+    def _on_readable(self, receiver: socket.socket, family: socket.AddressFamily) -> None:
+        now = self._clock()
+        buffers, view, destinations = (self._buffer,), self._view, self._destinations
+        on_datagram, is_ipv6 = self._on_datagram, family == socket.AF_INET6
+        # Where the address is in a socket address, of IPv6 followed by its zone (ip(7), ipv6(7)).
+        start, end = (8, 28) if is_ipv6 else (4, 8)
+        for _ in range(BATCH):
+            try:
+                size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("receiving media: %s", error.strerror)
+                return
+            if not ancillary:
+                continue
+            address = ancillary[0][2]
+            host, first_key = destinations.get(address[start:end]) or self._destination(address[start:end], family)
+            if first_key is None:
+                continue  # sent by a program on this host to a receiving socket's own port
+            if is_ipv6:
+                source = endpoint_of(source)
+            on_datagram(first_key | address[2] << 8 | address[3], bytes(view[:size]), source, host, now)
+
+    def _destination(self, packed: bytes, family: socket.AddressFamily) -> tuple[str, int | None]:
+        host = socket.inet_ntop(family, packed[:16])
+        if zone := int.from_bytes(packed[16:], sys.byteorder):
+            host = f"{host}%{zone}"
+        slot = self._slots.get(host, self._wildcard_slots.get(family))
+        first_key = None if slot is None else port_key(slot, 0)
+        if len(self._destinations) >= MAX_REMEMBERED:
+            self._destinations.clear()
+        found = self._destinations[packed] = host, first_key
+        return found
+
+
+def _bind_outside(receiver: socket.socket, host: str, media_ports: range) -> None:
+    for port in (port for port in range(65535, 0, -1) if port not in media_ports):
+        try:
+            receiver.bind((host, port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+        else:
+            return
+    receiver.bind((host, 0))
