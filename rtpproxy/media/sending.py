@@ -34,8 +34,8 @@ class _Sender(NamedTuple):
     """A raw socket for an address of ours and a TOS byte."""
 
     opened: socket.socket
-    address_number: int
-    """The address as a number, for the checksum; 0 on IPv6, where the kernel computes it."""
+    checksum_part: int
+    """What the address and the protocol add to the checksum; means nothing on IPv6, where the kernel computes it."""
 
 
 class RawSenders:
@@ -66,7 +66,7 @@ class RawSenders:
             return False
         try:
             from_host = from_host or self._sources.get(to_host) or self._route_source(to_host)
-            sender, from_number = self._senders[stream.tos].get(from_host) or self._open(from_host, stream.tos)
+            sender, from_part = self._senders[stream.tos].get(from_host) or self._open(from_host, stream.tos)
             from_port, length = stream.local_port, 8 + len(data)
             if is_to_ipv6:
                 header = _UDP_HEADER.pack(from_port, to_port, length, 0)
@@ -77,7 +77,7 @@ class RawSenders:
                 number <<= 8
             to_number = self._address_numbers.get(to_host) or self._address_number(to_host)
             # The small numbers first: adding to the payload's long number copies it.
-            total = number + (from_number + to_number + _UDP + 2 * length + from_port + to_port)
+            total = number + (from_part + to_number + 2 * length + from_port + to_port)
             # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
             header = _UDP_HEADER.pack(from_port, to_port, length, 65535 - total % 65535)
             sender.sendto(header + data, (to_host, 0))
@@ -114,7 +114,8 @@ class RawSenders:
         except OSError:
             opened.close()
             raise
-        sender = self._senders[tos][from_host] = _Sender(opened, 0 if is_from_ipv6 else ipv4_number(from_host))
+        checksum_part = 0 if is_from_ipv6 else ipv4_number(from_host) + _UDP
+        sender = self._senders[tos][from_host] = _Sender(opened, checksum_part)
         return sender
 
     def _route_source(self, to_host: str) -> str:
