@@ -19,9 +19,9 @@ from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
-from rtpproxy.media.bound import BoundMedia, OnDatagram
+from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.portrange import Claims, Reservation, check_local
-from rtpproxy.media.sockets import route_source
+from rtpproxy.media.sockets import OnDatagram, route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.off import NoOffload
 from rtpproxy.offload.tier import KernelTier, Programs, instance_name
