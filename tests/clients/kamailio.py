@@ -47,7 +47,6 @@ class Kamailio:
         `offer` and `answer` are what rtpproxy_manage() is given: flags, and where the relay does not say at which
         address it is, the address to tell.
         """
-        self._path = directory / "kamailio.log"
         values = {
             "RELAYS": [" ".join(relays)],
             "CALLEE": [f"sip:{callee}:{SIP_PORT}"],
@@ -55,12 +54,18 @@ class Kamailio:
             "ANSWER": answer,
         }
         arguments = [
-            *("kamailio", "-f", _CONFIGURATION, "-DD", "-E", "-m", "64", "-M", "8", "-Y", directory, "-w", directory),
+            *("-f", _CONFIGURATION),
             *(part for ip in ips for part in ("-l", f"udp:{ip}:{SIP_PORT}")),
             *(part for name, texts in values.items() for part in ("-A", f"{name}={_quoted(texts)}")),
         ]
+        self._start(host, directory, arguments)
+
+    def _start(self, host: Host, directory: Path, arguments: Sequence[str | Path]) -> None:
+        """Start it and wait until it listens; the directory is its own and gets its log."""
+        self._path = directory / "kamailio.log"
+        command = ["kamailio", "-DD", "-E", "-m", "64", "-M", "8", "-Y", directory, "-w", directory, *arguments]
         with self._path.open("wb") as log:
-            self.process: subprocess.Popen = host.popen(arguments, stdout=log, stderr=log)
+            self.process: subprocess.Popen = host.popen(command, stdout=log, stderr=log)
         wait_for(lambda: self._has_ended or is_bound(self.process, SIP_PORT), DEADLINE_S, "Kamailio to listen")
         assert not self._has_ended, self.log
 
