@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tests.bench.frames import StreamSpec
 from tests.bench.programs import ask_unix, pin, started
 from tests.bench.runs import settle
-from tests.bench.traffic import BareRedirect, Generator, Sink
+from tests.bench.generator import BareRedirect, Generator, Sink
 from tests.netns import Interface, Phone, Topology
 from tests.running import RunningRelay
 from tests.waiting import wait_for

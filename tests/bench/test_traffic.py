@@ -7,7 +7,7 @@ import pytest
 from scapy.all import IP, RTP, UDP, Ether, IPv6, Raw
 
 from tests.bench.frames import FILLER, FIRST_SSRC, StreamSpec, frame_bytes
-from tests.bench.traffic import BareRedirect, Generator, Sink
+from tests.bench.generator import BareRedirect, Generator, Sink
 from tests.netns import Topology
 from tests.waiting import wait_for
 

@@ -235,7 +235,7 @@ class BareRedirect:
     def __init__(self, topology: Topology, source: Phone, destination: Phone) -> None:
         macs = struct.unpack("=3I", mac_bytes(destination.mac) + mac_bytes(destination.gateway.mac))
         words = {f"MACS_{index}": word for index, word in enumerate(macs)}
-        self._bpf = _compile("bare.c", EGRESS_IFINDEX=destination.gateway.ifindex, **words)
+        self._bpf = _compile("redirect.c", EGRESS_IFINDEX=destination.gateway.ifindex, **words)
         program = self._bpf.load_func(b"forward", BPF.XDP)
         self._detach = attach_xdp(topology.relay, source.gateway.ifindex, program.fd)
 
