@@ -13,9 +13,9 @@ _ETHERNET_BYTES = 14
 _RTP_HEADER_BYTES = 12
 _RTP_BYTES = 172
 UDP_BYTES = 8 + _RTP_BYTES
-"""From the UDP header on."""
+"""Length of a packet from its UDP header on."""
 STAMP_OFFSET = 8 + _RTP_HEADER_BYTES + 2
-"""Where the time sent is, from the UDP header on: the same in both families, so that it survives a change."""
+"""Of the time sent, from the UDP header on: the same in both families, so that it survives a change of family."""
 _STAMP_BYTES = 8
 FILLER = 0xD5  # silence in PCMA
 FIRST_SSRC = 0x52540000
@@ -23,7 +23,7 @@ _PAYLOAD_TYPE = 8
 
 
 class StreamSpec(NamedTuple):
-    """Where a stream's packets come from and go to: addresses of one family."""
+    """Source and destination of a stream's packets, addresses of one family."""
 
     src_ip: str
     src_port: int
@@ -42,12 +42,12 @@ def frame_bytes(version: int) -> int:
 
 
 def udp_offset(version: int) -> int:
-    """Where the UDP header is in a frame."""
+    """Offset of the UDP header in a frame."""
     return _ETHERNET_BYTES + IP_BYTES[version]
 
 
 def build_frame(phone: Phone, number: int, spec: StreamSpec) -> bytes:
-    """The frame of stream `number` with all that varies (sequence, timestamp, time sent, UDP checksum) at zero."""
+    """The frame of stream `number`, with sequence number, timestamp, time sent and UDP checksum at zero."""
     udp = struct.pack("!4H", spec.src_port, spec.dst_port, UDP_BYTES, 0)
     rtp = struct.pack("!BBHII", 0x80, _PAYLOAD_TYPE, 0, 0, FIRST_SSRC + number)
     filler = bytes([FILLER])
@@ -56,19 +56,19 @@ def build_frame(phone: Phone, number: int, spec: StreamSpec) -> bytes:
 
 
 def udp_sum(frame: bytes, version: int) -> int:
-    """Sum, in host order and not folded, of all that the UDP checksum covers."""
+    """One's complement sum (RFC 1071), in host order, of all that the UDP checksum covers."""
     start = udp_offset(version) - 2 * _ADDRESS_BYTES[version]  # both headers end with the addresses
     covered = struct.pack("!HH", socket.IPPROTO_UDP, UDP_BYTES) + frame[start:]
-    return sum(struct.unpack(f"={len(covered) // 2}H", covered))
+    return sum(struct.unpack(f"={len(covered) // 2}H", covered)) % 65535
 
 
 def mac_bytes(mac: str) -> bytes:
-    """Of a MAC address in text form."""
+    """The six bytes of a MAC address in text form."""
     return bytes.fromhex(mac.replace(":", ""))
 
 
 def _ip_header(spec: StreamSpec) -> bytes:
-    """With the Ethernet type before it."""
+    """An IP header, with the Ethernet type before it."""
     addresses = b"".join(socket.inet_pton(_FAMILY[spec.version], ip) for ip in (spec.src_ip, spec.dst_ip))
     if spec.version == 6:
         return b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, UDP_BYTES, socket.IPPROTO_UDP, 64) + addresses

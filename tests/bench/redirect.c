@@ -1,4 +1,5 @@
-// The limit of what a relay can do: give every frame the same new MAC addresses and redirect it. No look-up, no count.
+// What a relay is compared with: `forward` gives every frame the same new MAC addresses and redirects it, without a
+// look-up or a count, which is the least that a relay can do; `drop` drops every frame.
 // Compiled with EGRESS_IFINDEX and MACS_0 to MACS_2: destination and source address as three words, as in memory.
 #include <linux/if_ether.h>
 
@@ -13,4 +14,9 @@ int forward(struct xdp_md *ctx)
     macs[1] = MACS_1;
     macs[2] = MACS_2;
     return bpf_redirect(EGRESS_IFINDEX, 0);
+}
+
+int drop(struct xdp_md *ctx)
+{
+    return XDP_DROP;
 }

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.frames import StreamSpec
+from tests.bench.generator import Generator
 from tests.bench.programs import ask_unix, pin, started
+from tests.bench.redirect import BareRedirect
 from tests.bench.runs import settle
-from tests.bench.generator import BareRedirect, Generator, Sink
+from tests.bench.sink import Sink
 from tests.netns import Interface, Phone, Topology
 from tests.running import RunningRelay
 from tests.waiting import wait_for
@@ -154,8 +156,8 @@ def _between(stack: ExitStack, topology: Topology, families: Families, ports: li
 
 
 def _learn(subject: Subject, calls: int, *, may_lose: bool = False) -> None:
-    """Two packets a stream: one to learn from, one that finds the neighbour resolved."""
-    sent = subject.generator.run(2 * calls * _LEARN_INTERVAL_NS / 1e9 + 0.05, _LEARN_INTERVAL_NS)
+    """Send two packets a stream: one to learn from, one that finds the neighbour resolved."""
+    sent = subject.generator.send(2 * calls, _LEARN_INTERVAL_NS)
     if may_lose:
         settle(lambda: subject.sink.counts().packets, sent.packets)
     else:

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench.generator import Generator, Sent, Sink
+from tests.bench.generator import Generator, Sent
+from tests.bench.sink import Sink
 from tests.waiting import wait_for
 
 _QUIET_S = 0.1
