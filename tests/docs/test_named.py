@@ -1,0 +1,56 @@
+"""Options, make targets and files that the pages name are there."""
+
+import re
+
+import pytest
+
+from rtpproxy.cli.options import GROUPS
+from tests.docs.pages import DOCS, NAMES, PAGES, ROOT, code_blocks, code_spans, text
+
+OPTIONS = {option.flag for group in GROUPS for option in group.options} | {"--help"}
+FOREIGN = {
+    "--rx-capture": "xdpdump's",
+    "--rtp_proxy_clients": "Sippy B2BUA's",
+}
+"""Options of other programs that stand alone in a code span."""
+OF_OTHERS = {"CHANGELOG.md", "docs/protocol.md", "docs/migrate.md"}
+"""Pages that also name options of the C RTPproxy and of rtpengine."""
+_OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z_-]+|-[A-Za-z26](?![\w-]))")
+_COMMAND = re.compile(r"(?:^|/)rtpproxy (-.*)")
+_ARGS = re.compile(r'ARGS="([^"]*)"')
+_FILE = re.compile(r"(?:rtpproxy|bpf|tests|docs)/[\w./-]+")
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):(?!=)", text(ROOT / "Makefile"), re.MULTILINE))
+
+
+def pieces(page):
+    """Code of a page: its spans, and the lines of its blocks."""
+    return code_spans(page) + [line for block in code_blocks(page) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_make_target_exists(page):
+    named = {target for piece in pieces(page) for target in re.findall(r"^\s*make ([a-z-]+)", piece)}
+    assert not named - targets()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if str(page.relative_to(ROOT)) not in OF_OTHERS], ids=str)
+def test_every_option_exists(page):
+    named = set()
+    for piece in pieces(page):
+        command = _COMMAND.search(piece)
+        if command:
+            named |= set(_OPTION.findall(command[1]))
+        elif piece.startswith("-"):
+            named |= set(_OPTION.findall(piece)[:1])
+        for arguments in _ARGS.findall(piece):
+            named |= set(_OPTION.findall(arguments))
+    assert not named - OPTIONS - set(FOREIGN)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_file_exists(page):
+    named = {path for piece in pieces(page) for path in _FILE.findall(piece) if re.fullmatch(r"[\w./-]+", piece)}
+    assert [path for path in named if not (ROOT / path).exists() and not (DOCS / path).exists()] == []
