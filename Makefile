@@ -15,7 +15,7 @@ DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
 TEST_PACKAGES := $(DEMO_PACKAGES) nftables procps groff-base kamailio sip-tester
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check lint test fuzz bench man install-man clean
+.PHONY: help run demo check lint test fuzz bench man install-man docs clean
 
 help:
 	@echo "make run [ARGS=...]  run the relay in the foreground"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench [PEER=...]  measure, beside a bare redirect and kernel NAT, or another program"
 	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make install-man     the same, for man(1) to find"
+	@echo "make docs            docs/options.md, from the table of options"
 	@echo "make clean           remove what was made here"
 	@echo
 	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio and SIPp."
@@ -59,6 +60,9 @@ man: $(VENV)/run.ok
 
 install-man: man
 	$(SUDO) install -D -m 644 rtpproxy.8 /usr/local/share/man/man8/rtpproxy.8
+
+docs: $(VENV)/run.ok
+	$(BIN)/python -m rtpproxy.cli.manual --markdown > docs/options.md
 
 clean:
 	rm -rf $(VENV) rtpproxy.8 .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,11 +1,11 @@
-"""The relay's configuration: one frozen value, made by `cli`, passed to whoever needs it."""
+"""The relay's configuration: one frozen value, made by `cli` and passed to whoever needs it.
+
+Every default of an option is here and nowhere else: `--help`, manual page and docs/options.md take it from `Config`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv6Address
-
-from rtpproxy.errors import ConfigError
 
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
@@ -18,6 +18,8 @@ DSCP_MASK = 0xFC
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 MIN_FILES = 64
 """Open files without which the relay does not start: about fifty are open before the first call comes."""
+FIRST_FREE_PORT = 1024
+"""The first port that anybody may bind; those below need CAP_NET_BIND_SERVICE."""
 NOTIFY_WILDCARD = "%%CC_SELF%%"
 MAX_NOTIFY_TARGETS = 64
 MAX_NOTIFY_WILDCARDS = 2
@@ -68,9 +70,6 @@ class ControlKind(Enum):
     def is_stdio(self) -> bool:
         """Whether standard input is the socket, which needs the foreground (protocol.md 12.2)."""
         return self in (ControlKind.STDIO, ControlKind.STDIOC)
-
-
-_KINDS_BY_PREFIX = {kind.value: kind for kind in ControlKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +170,15 @@ class Config:
     is_asymmetric: bool = False
     """What holds for a party whose command has neither `a` nor `s`."""
     latching: LatchingMode = LatchingMode.COMPATIBLE
-    port_min: int = 35000
-    """First RTP port, even."""
-    port_max: int = 65000
-    """Last port that may hold RTP, even; its RTCP port is one above."""
+    lowest_port: int = 35000
+    highest_port: int = 65000
+    """Media ports lie between these two; `port_min` and `port_max` are the RTP ports among them."""
     is_sequential: bool = False
     """Allocate ports in ascending order instead of a random one."""
     idle_timeout_s: int = 60
     """Seconds without media until an established session ends."""
-    setup_timeout_s: int = 60
-    """Seconds until a session that has only one leg ends."""
+    setup_timeout_s: int = 0
+    """Seconds until a session that has only one leg ends. 0 stands for `idle_timeout_s`, and is replaced by it."""
     is_independent: bool = False
     """Each direction has a timer of its own, and the session ends when either runs out."""
     notify: tuple[NotifyTarget, ...] = ()
@@ -207,6 +205,8 @@ class Config:
     is_foreground: bool = False
     log_level: str = "ERR"
     pid_file: str = DEFAULT_PID_FILE
+    is_pid_file_required: bool = False
+    """Do not start if the pid file cannot be written: somebody asked for this one."""
     is_root_allowed: bool = False
     """Skip the check that a remotely controlled relay does not run as root."""
     offload: OffloadMode = OffloadMode.AUTO
@@ -214,118 +214,24 @@ class Config:
     interfaces: tuple[str, ...] = ()
     """Interfaces to attach to; empty for those that carry a listen address."""
 
+    def __post_init__(self) -> None:
+        """Let the setup timeout follow the idle timeout where it was not given."""
+        object.__setattr__(self, "setup_timeout_s", self.setup_timeout_s or self.idle_timeout_s)
+
+    @property
+    def port_min(self) -> int:
+        """First RTP port, even (protocol.md 7.1)."""
+        return self.lowest_port + self.lowest_port % 2
+
+    @property
+    def port_max(self) -> int:
+        """Last RTP port, even; its RTCP port is one above. Below `port_min` where there is no room for a pair."""
+        return self.highest_port - 2 + self.highest_port % 2
+
     @property
     def instance(self) -> str:
         """What tells this relay from others on the host: its control sockets, in a fixed order."""
         return " ".join(sorted(str(address) for address in self.control))
-
-
-def parse_control_address(text: str) -> ControlAddress:
-    """Read the argument of `-s`. A text with no known prefix is the path of a `unix` socket (protocol.md 1.1).
-
-    Raises ConfigError for an empty path, an unusable host or port, or text where none belongs.
-    """
-    prefix, colon, rest = text.partition(":")
-    if not colon or prefix not in _KINDS_BY_PREFIX:
-        return _unix_address(ControlKind.UNIX, text)
-    kind = _KINDS_BY_PREFIX[prefix]
-    if kind.is_unix:
-        return _unix_address(kind, rest)
-    if kind.is_stdio or kind is ControlKind.SYSTEMD:
-        if rest:
-            raise ConfigError(f"control socket {text}: nothing may follow {prefix}:")
-        return ControlAddress(kind)
-    return _internet_address(kind, rest)
-
-
-def _unix_address(kind: ControlKind, path: str) -> ControlAddress:
-    if not path:
-        raise ConfigError("control socket: the path is empty")
-    return ControlAddress(kind, path=path)
-
-
-def _internet_address(kind: ControlKind, text: str) -> ControlAddress:
-    host, port_text = _split_host_port(kind, text)
-    what = f"control socket {kind.value}:{text}"
-    port = _read_port(what, port_text)
-    if not host:
-        raise ConfigError(f"{what}: the host is empty; write * for any address")
-    return ControlAddress(kind, host="" if host == "*" else host, port=port)
-
-
-def _read_port(what: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) < 65536):
-        raise ConfigError(f"{what}: port {text!r} is not a number from 1 to 65535")
-    return int(text)
-
-
-def _split_host_port(kind: ControlKind, text: str) -> tuple[str, str]:
-    """Split at the last colon, as the C RTPproxy does: `::1:9000` is host `::1`.
-
-    Two things that it does not understand are: brackets around an IPv6 host, and an IPv6 host alone where no host
-    would be left otherwise (`::1`).
-    """
-    host, colon, port_text = text.rpartition(":")
-    is_alone = not colon or (kind.is_ipv6 and (text.endswith("]") or (_is_ipv6(text) and not _is_ipv6(host))))
-    if is_alone:
-        host, port_text = text, str(DEFAULT_CONTROL_PORT)
-    if kind.is_ipv6 and host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    return host, port_text
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def port_range(low: int, high: int) -> tuple[int, int]:
-    """The RTP ports from first to last, both even, that `-m low -M high` allow (protocol.md 7.1).
-
-    Raises ConfigError when no pair of ports fits.
-    """
-    first = low + low % 2
-    last = high - 1 if high % 2 else high - 2
-    if first > last:
-        raise ConfigError(f"ports {low} to {high}: no room for a pair; raise -M or lower -m")
-    return first, last
-
-
-def parse_notify_target(text: str) -> NotifyTarget:
-    """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
-
-    Raises ConfigError for an empty path, and for what is not HOST:PORT. Names are not looked up here.
-    """
-    if text.startswith("tcp:"):
-        return _parse_tcp_target(text)
-    path = text.removeprefix("unix:")
-    if not path:
-        raise ConfigError(f"option -n {text!r}: the path is empty")
-    return NotifyTarget(path=path, text=f"unix:{path}")
-
-
-def _parse_tcp_target(text: str) -> NotifyTarget:
-    host, _, port_text = text.removeprefix("tcp:").rpartition(":")
-    port = _read_port(f"option -n {text}", port_text)
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not host or "[" in host or "]" in host:
-        raise ConfigError(f"option -n {text}: not tcp:HOST:PORT")
-    return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=port, text=text)
-
-
-def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:
-    """Raises ConfigError when there are more targets, or wildcards among them, than protocol.md 10.1 allows."""
-    if len(targets) > MAX_NOTIFY_TARGETS:
-        raise ConfigError(f"option -n: {len(targets)} targets; at most {MAX_NOTIFY_TARGETS} are allowed")
-    wildcards = sum(target.is_wildcard for target in targets)
-    if wildcards > MAX_NOTIFY_WILDCARDS:
-        raise ConfigError(
-            f"option -n: {wildcards} targets with {NOTIFY_WILDCARD}; at most {MAX_NOTIFY_WILDCARDS} are allowed"
-        )
 
 
 def find_target(targets: Sequence[NotifyTarget], argument: bytes) -> NotifyTarget | None:

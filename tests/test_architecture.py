@@ -45,7 +45,8 @@ KNOWS = {
     "control": PURE | {"service", "buffers"},
     "instance": PURE | {"media", "network", "offload", "outbound", "service", "control", "process"},
     "process": WORDS | {"instance"},
-    "cli": WORDS | {"process", "control"},
+    # For -v, which prints the protocol's versions; for -l eth0, which names that interface's addresses.
+    "cli": WORDS | {"process", "control", "network"},
     "__main__": {"cli"},
 }
 """Which rooms a room may import, beside itself. A room is a folder, or a file at the top of the package."""
@@ -63,7 +64,8 @@ PURE_MODULES = {
 """The same of single files elsewhere."""
 
 PURE_STANDARD = {
-    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct", "typing"),
+    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct"),
+    *("textwrap", "typing"),
 }
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),

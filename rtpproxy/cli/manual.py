@@ -1,31 +1,35 @@
-"""The manual page, made of the table of options that `--help` is made of: `python -m rtpproxy.cli.manual > rtpproxy.8`.
+"""The manual page and docs/options.md, made of the same table of options as `--help`.
 
-The markup is that of man(7).
+`python -m rtpproxy.cli.manual > rtpproxy.8` writes the page in the markup of man(7);
+`python -m rtpproxy.cli.manual --markdown > docs/options.md` writes the same as Markdown.
 """
 
 import re
 import sys
+import textwrap
 
-from rtpproxy.cli.options import GROUPS, Option
+from rtpproxy.cli.options import DEFAULTS, GROUPS, Option, written
+from rtpproxy.process.signals import STOP, STOP_SLOWLY
 
 _DESCRIPTION = (
     "rtpproxy relays RTP and RTCP between phones. A SIP proxy or B2BUA asks it over a control socket for UDP ports and "
-    "writes them into the SDP. The relay learns from the first packets where each phone is; then the kernel forwards "
-    "the rest, by eBPF, where it can. Without BPF everything is relayed by the program itself.",
+    "writes these into the SDP. The relay learns from the first packets of a call where each phone is; then the kernel "
+    "forwards the rest, by eBPF, where it can. Without BPF the program itself relays all packets.",
     "Options and control protocol are those of the C RTPproxy. Without -f it becomes a daemon: the command returns "
     "once the daemon serves, or prints why it cannot.",
 )
 _ABOUT_OPTIONS = (
-    "Of an option that is given twice the last one counts, but for those that may be given any number of times.",
+    "If an option is given twice, the last one counts, except for options that may be given any number of times. "
+    "A long option may be shortened as long as it is clear which one is meant.",
 )
 _SIGNALS = (
-    ("TERM INT USR1 USR2 XCPU XFSZ VTALRM PROF", "End in order; a second one ends it at once."),
-    ("HUP", "Refuse new sessions, and end in order when the last one has ended."),
+    (" ".join(signal.name.removeprefix("SIG") for signal in STOP), "End in order; a second one ends it at once."),
+    (STOP_SLOWLY.name.removeprefix("SIG"), "Refuse new sessions, and end in order when the last one has ended."),
 )
 _FILES = (
-    ("/var/run/rtpproxy.sock", "Control socket, unless -s names others."),
-    ("/var/run/rtpproxy.pid", "Process number, unless -p names another file."),
-    ("/run/rtpproxy", "Notes of what to restore after a crash."),
+    (written(DEFAULTS["control"]).removeprefix("unix:"), "Control socket, unless -s names others."),
+    (written(DEFAULTS["pid_file"]), "Process number, unless -p names another file."),
+    ("/run/rtpproxy", "Notes of what to restore on this host after a crash."),
 )
 _STATUS = (
     ("0", "It ended in order, or the daemon serves."),
@@ -35,19 +39,23 @@ _STATUS = (
 )
 _EXAMPLES = (
     (
-        "rtpproxy -l 192.0.2.1 -s unix:/var/run/rtpproxy.sock -u rtpproxy:kamailio -w 0770",
-        "A daemon that Kamailio on the same host controls, and that is an ordinary user once it serves.",
+        "rtpproxy -l 192.0.2.1 -s unix:/var/run/rtpproxy.sock -u nobody:kamailio -w 0770",
+        "A daemon for a Kamailio on the same host that runs as user and group kamailio, as Debian's does. The relay "
+        "is an ordinary user once it serves:",
     ),
     (
-        "rtpproxy -f -d INFO -l 10.0.0.1/192.0.2.1 -s udp:127.0.0.1:22222 -u rtpproxy",
-        "In the foreground, between a private and a public network.",
+        "rtpproxy -f -d INFO -l 10.0.0.1/192.0.2.1 -s udp:127.0.0.1:22222 -u nobody",
+        "In the foreground, between a private and a public network, with commands over UDP:",
     ),
 )
 _SEE_ALSO = "kamailio(8), opensips(8), ip-link(8), capabilities(7)"
+_WIDTH = 110
+"""Of lines of Markdown."""
+_GENERATED = "<!-- Written by `make docs` from rtpproxy/cli/options.py; do not edit. -->"
 
 
 def page() -> str:
-    """The page as man(1) wants it."""
+    """Write the page as man(1) wants it."""
     lines = ['.TH RTPPROXY 8 "" rtpproxy "System administration"', ".nh", ".ad l"]
     lines += [".SH NAME", "rtpproxy \\- media relay for SIP whose packets the kernel moves"]
     lines += [".SH SYNOPSIS", ".B rtpproxy", ".RI [ options ]"]
@@ -74,8 +82,8 @@ def _paragraphs(texts: tuple[str, ...]) -> list[str]:
 
 
 def _heading(option: Option) -> str:
-    argument = option.synopsis.removeprefix(option.flag)
-    return rf"\fB{_escape(option.flag)}\fR\fI{_escape(argument)}\fR" if argument else rf"\fB{_escape(option.flag)}\fR"
+    flags = option.synopsis.removesuffix(option.argument)
+    return rf"\fB{_escape(flags)}\fR\fI{_escape(option.argument)}\fR".removesuffix(r"\fI\fR")
 
 
 def _body(option: Option) -> str:
@@ -88,5 +96,46 @@ def _escape(text: str) -> str:
     return re.sub(r"^(?=[.'])", r"\\&", text)
 
 
+def markdown() -> str:
+    """Write the options as docs/options.md has them."""
+    parts = [_GENERATED, "# Options", "```\nrtpproxy [options]\n```", *map(_prose, _ABOUT_OPTIONS)]
+    for group in GROUPS:
+        parts.append(f"## {group.title}")
+        for option in group.options:
+            parts += [f"### `{option.synopsis}`", _prose(option.help)]
+            if option.default:
+                parts.append("Default: " + (_prose(option.default) if " " in option.default else f"`{option.default}`"))
+            if option.more:
+                parts.append(_prose(option.more))
+    for title, heads, items in (
+        ("Signals", "signal | effect", _SIGNALS),
+        ("Files", "file | content", _FILES),
+        ("Exit status", "status | meaning", _STATUS),
+    ):
+        rows = "\n".join(f"| `{name}` | {_marked(text)} |" for name, text in items)
+        parts += [f"## {title}", f"| {heads} |\n|---|---|\n{rows}"]
+    parts.append("## Examples")
+    for command, text in _EXAMPLES:
+        parts += [_prose(text), f"```\n{command}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+_CODE = re.compile(
+    r"(?<![\w`-])(?:(?:--[a-z_]+|-[A-Za-z26]\b)(?: (?:bound\b|\w+:\w+|0[0-7]+|/?[AB]\b))?"
+    r"|(?:c?unix|udp6?|tcp6?|systemd|stdioc?):[^\s,;]*|CAP_[A-Z_]+|\*(?= ))"
+)
+"""What is typed: options with their arguments, sockets; and capabilities."""
+
+
+def _marked(text: str) -> str:
+    """Mark what is typed as code."""
+    return _CODE.sub(lambda found: f"`{found[0]}`", text).replace("` `", " ")
+
+
+def _prose(text: str) -> str:
+    """Mark what is typed as code, and wrap the lines."""
+    return textwrap.fill(_marked(text), _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(markdown() if sys.argv[1:] == ["--markdown"] else page())

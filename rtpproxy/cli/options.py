@@ -1,62 +1,98 @@
-"""The options, described once: the command line, `--help` and the manual page are made of this table.
+"""The options, described once: command line, `--help`, manual page and docs/options.md are made of this table.
 
-Source: protocol.md 12.1 for those of the C RTPproxy. Those have short names; long names are ours, but for the few that
-the C RTPproxy has, too.
+Defaults are not here: they are those of `config.Config`. Source: protocol.md 12.1 for the options of the C RTPproxy.
+These have short names; long names are ours, except for the few that the C RTPproxy has, too.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, TypeVar
 
 from rtpproxy.config import (
-    DEFAULT_CONTROL_PATH,
-    DEFAULT_PID_FILE,
-    DEFAULT_TOS,
+    DEFAULT_CONTROL_PORT,
+    DEFAULT_SOCKET_MODE,
+    FIRST_FREE_PORT,
     MIN_FILES,
+    SHORT_BYTES,
+    Config,
     LatchingMode,
     OffloadMode,
     PortsMode,
 )
 from rtpproxy.errors import ConfigError
-from rtpproxy.process.syslog import FACILITIES, LEVELS
+from rtpproxy.process.syslog import DEFAULT_FACILITY, FACILITIES, LEVELS
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _HIGHEST_MODE = 0o7777
 _OWNER_ACCESS = 0o600
 _MOST_SECONDS = 1 << 31
 _MOST_FILES = 1 << 30
+_FIRST_NICE, _LAST_NICE = -20, 20
+DEFAULTS = {field.name: field.default for field in fields(Config)}
+"""The value of each field of the configuration when no option sets it."""
+
+_Member = TypeVar("_Member", bound=Enum)
+
+
+def written(value: object) -> str:
+    """Write a default as it would be given on the command line; empty where there is nothing to tell."""
+    if value is None or value is False or value == "":
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(map(written, value))
+    return str(value.value if isinstance(value, Enum) else value)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. Its value reaches the program under the name `field`."""
+    """One option of the command line."""
 
     flag: str
     field: str
+    """The field of `Config` that it sets, or a name of its own where it sets none."""
     help: str
     """Whole sentences, without the default."""
     metavar: str = ""
     """What its argument is called; empty when it has none."""
-    default: str = ""
-    """As it would be given; empty for none."""
     read: Callable[[str], object] = str
     """Turns the argument into the value. Raises ConfigError with what is wrong with it."""
+    write: Callable[[Any], str] = written
+    """Turns the default of the field into text."""
+    alias: str = ""
+    """Another way to write the flag; empty for none."""
     is_repeatable: bool = False
     may_lack_argument: bool = False
     """The argument is optional, and is given as `--flag=ARGUMENT`."""
     more: str = ""
-    """Further sentences, for the manual page only."""
+    """Further sentences, for the manual page and docs/options.md only."""
+
+    @property
+    def flags(self) -> list[str]:
+        """All ways to write the flag."""
+        return [self.flag, self.alias] if self.alias else [self.flag]
+
+    @property
+    def argument(self) -> str:
+        """The argument as it is written behind the flag: ` PORT`; empty when there is none."""
+        if not self.metavar:
+            return ""
+        return f"[={self.metavar}]" if self.may_lack_argument else f" {self.metavar}"
 
     @property
     def synopsis(self) -> str:
         """The option as it is written: `-m PORT`."""
-        if not self.metavar:
-            return self.flag
-        return f"{self.flag}[={self.metavar}]" if self.may_lack_argument else f"{self.flag} {self.metavar}"
+        return f"{', '.join(self.flags)}{self.argument}"
+
+    @property
+    def default(self) -> str:
+        """The default of its field in `Config`, as text; empty for none."""
+        return self.write(DEFAULTS[self.field]) if self.metavar and self.field in DEFAULTS else ""
 
     @property
     def text(self) -> str:
-        """What is said of it, with the default."""
+        """The description with the default."""
         return f"{self.help} [default: {self.default}]" if self.default else self.help
 
 
@@ -69,7 +105,7 @@ class Group:
 
 
 def number_between(low: int, high: int) -> Callable[[str], int]:
-    """A reader of decimal numbers, which refuses anything behind them and anything outside the range."""
+    """Make a reader of decimal numbers from `low` to `high`; it refuses anything behind the digits."""
 
     def read(text: str) -> int:
         if not _NUMBER.fullmatch(text):
@@ -83,7 +119,7 @@ def number_between(low: int, high: int) -> Callable[[str], int]:
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """A reader of one of these words."""
+    """Make a reader of one of these words."""
 
     def read(text: str) -> str:
         if text not in words:
@@ -93,8 +129,18 @@ def one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def member_of(kind: type[_Member]) -> Callable[[str], _Member]:
+    """Make a reader of the values of an enumeration."""
+    read_word = one_of(*(member.value for member in kind))
+    return lambda text: kind(read_word(text))
+
+
+def _words_of(kind: type[Enum]) -> str:
+    return "|".join(member.value for member in kind)
+
+
 def read_level(text: str) -> str:
-    """`LEVEL[:FACILITY]` in any case, facilities with or without `LOG_`, as LEVEL or LEVEL:FACILITY in capitals."""
+    """Read `LEVEL[:FACILITY]`, in any case and with or without `LOG_`, and return it in capitals without `LOG_`."""
     level, _, facility = text.upper().partition(":")
     facility = facility.removeprefix("LOG_")
     if level not in LEVELS:
@@ -105,7 +151,7 @@ def read_level(text: str) -> str:
 
 
 def read_user(text: str) -> tuple[str, str]:
-    """`USER[:GROUP]`; the group is empty when it is not given."""
+    """Read `USER[:GROUP]`; the group is empty when it is not given."""
     user, colon, group = text.partition(":")
     if not user or (colon and not group):
         raise ConfigError("USER or USER:GROUP is needed, without an empty part")
@@ -113,10 +159,10 @@ def read_user(text: str) -> tuple[str, str]:
 
 
 def read_mode(text: str) -> int:
-    """Permission bits in octal.
+    """Read permission bits in octal.
 
-    The C RTPproxy reads a decimal number (protocol.md 1.7), so what makes sense in decimal only is refused, with what
-    to write instead: its meaning must not change unnoticed. With a leading zero it is octal beyond doubt.
+    The C RTPproxy reads a decimal number here (protocol.md 1.7). A number that makes sense in decimal only is refused,
+    and the error says what to write instead, so that no mode changes its meaning unnoticed. A leading zero means octal.
     """
     if not (text.isascii() and text.isdecimal()) or len(text) > 20:
         raise ConfigError("argument is invalid: not an octal number such as 0660")
@@ -138,7 +184,7 @@ def read_mode(text: str) -> int:
 
 
 def read_nothing(what: str) -> Callable[[str], object]:
-    """A reader for options of what is not there and would be missed."""
+    """Make a reader that refuses an option whose effect would be missed; `what` is not supported."""
 
     def read(_: str) -> object:
         raise ConfigError(f"{what} not supported so far; leave the option out to start without")
@@ -149,6 +195,7 @@ def read_nothing(what: str) -> Callable[[str], object]:
 _PORT = number_between(1, 65535)
 _SECONDS = number_between(1, _MOST_SECONDS)
 _OCTET = number_between(0, 255)
+_ANY_TIMES = "The option may be given any number of times."
 
 GROUPS = (
     Group(
@@ -157,41 +204,50 @@ GROUPS = (
             Option(
                 "-l",
                 "listen",
-                "IPv4 address to have media ports on; * for all addresses of the host, which is the default without -l "
-                "and -6. NAME is printed in replies in place of the address. Any number of times; every address "
-                "but the first needs a LABEL, by which commands choose it. A/B in place of an address is bridge mode, "
-                "between the internal address A and the external address B.",
+                "IPv4 address for media ports; * means all addresses of the host. NAME is printed in replies in place "
+                f"of the address. {_ANY_TIMES} Every address but the first needs a LABEL, by which commands select "
+                "it. A/B in place of an address is bridge mode, between the internal address A and the external "
+                "address B.",
                 metavar="[LABEL@]ADDR[=NAME]",
+                write=lambda _: "*",
                 is_repeatable=True,
-                more="Host names are resolved once, at start. In bridge mode there are exactly two addresses, which "
-                "may also be given as -l A -6 /B or -6 A -l /B; they have neither labels nor =NAME.",
+                more="Host names are resolved once, at start. Name an address, not an interface. In bridge mode there "
+                "are exactly two addresses, which may also be given as -l A -6 /B or -6 A -l /B; they have neither "
+                "LABEL nor =NAME.",
             ),
             Option(
                 "-6",
                 "listen6",
-                "IPv6 address, likewise. With -6 only, there is no IPv4.",
+                "IPv6 address for media ports, as -l. If only -6 is given, the relay does not use IPv4 for media.",
                 metavar="[LABEL@]ADDR[=NAME]",
                 is_repeatable=True,
             ),
             Option(
                 "-A",
                 "advertised",
-                "What replies print in place of the two addresses of bridge mode.",
+                "The names that replies print in place of the two addresses of bridge mode.",
                 metavar="NAME/NAME",
-                more="Outside bridge mode it has no effect, as in the C RTPproxy, and a warning says so; "
-                "there ADDR=NAME does it.",
+                more="Outside bridge mode it has no effect, as in the C RTPproxy, and a warning says so; write "
+                "ADDR=NAME in -l or -6 there.",
             ),
-            Option("-m", "low", "Lowest media port.", metavar="PORT", default="35000", read=_PORT),
-            Option("-M", "high", "Highest media port.", metavar="PORT", default="65000", read=_PORT),
-            Option("-b", "is_sequential", "Allocate ports in ascending order, not in a random one."),
+            Option("-m", "lowest_port", "Lowest media port.", metavar="PORT", read=_PORT),
+            Option(
+                "-M",
+                "highest_port",
+                "Highest media port.",
+                metavar="PORT",
+                read=_PORT,
+                more="Every call needs four ports: RTP and RTCP on each side.",
+            ),
+            Option("-b", "is_sequential", "Allocate ports in ascending order; without it they are chosen at random."),
             Option(
                 "--ports",
                 "ports",
-                "How media ports are owned: a few sockets for all of them (steered; needs BPF), a socket a stream "
-                "(bound), or the former where it can be had (auto).",
-                metavar="|".join(mode.value for mode in PortsMode),
-                default="auto",
-                read=one_of(*(mode.value for mode in PortsMode)),
+                "How the relay owns media ports. steered: a few sockets take the packets of all ports, which needs "
+                "BPF. bound: a socket for each port, without BPF; the kernel then forwards nothing, and userspace "
+                "relays all packets. auto: steered where BPF can be used, else bound.",
+                metavar=_words_of(PortsMode),
+                read=member_of(PortsMode),
             ),
             Option("--no_resolve", "is_numeric", "Accept numeric addresses only, and ask no name server."),
         ),
@@ -202,28 +258,36 @@ GROUPS = (
             Option(
                 "-t",
                 "tos",
-                "TOS octet, in IPv6 the traffic class, of media packets, decimal.",
+                "TOS octet of media packets (in IPv6 the traffic class), a decimal number.",
                 metavar="N",
-                default=str(DEFAULT_TOS),
                 read=_OCTET,
-                more="Its upper six bits are the DSCP, the lower two, ECN, are sent as 0; 184 is expedited forwarding.",
+                more="The upper six bits are the DSCP; the lower two, ECN, are always sent as 0. "
+                f"{DEFAULTS['tos']} is expedited forwarding.",
             ),
             Option(
                 "--latching",
                 "latching",
-                "How the source of a stream is learned: as the C RTPproxy does (compatible), or so that nobody else "
-                "can take a stream over (strict).",
-                metavar="|".join(mode.value for mode in LatchingMode),
-                default="compatible",
-                read=one_of(*(mode.value for mode in LatchingMode)),
+                "How the relay learns where a phone sends from. compatible: as the C RTPproxy. strict: so that nobody "
+                "else can take over a stream.",
+                metavar=_words_of(LatchingMode),
+                read=member_of(LatchingMode),
             ),
             Option(
                 "--force_asymmetric",
                 "is_asymmetric",
-                "Send to where the command says, not to where packets come from, unless the command asks otherwise.",
+                "Send media to the address in the command, not to where packets come from, unless the command asks "
+                "otherwise.",
             ),
-            Option("-2", "is_doubling", "Send packets shorter than 128 bytes twice; they stay in userspace."),
-            Option("--bridge_symmetric", "is_bridge_symmetric", "Do learn sources in bridge mode, which does not."),
+            Option(
+                "-2",
+                "is_doubling",
+                f"Send packets shorter than {SHORT_BYTES} bytes twice. Userspace relays such packets.",
+            ),
+            Option(
+                "--bridge_symmetric",
+                "is_bridge_symmetric",
+                "In bridge mode, send media to where packets come from; without this option, bridge mode does not.",
+            ),
         ),
     ),
     Group(
@@ -232,17 +296,16 @@ GROUPS = (
             Option(
                 "--offload",
                 "offload",
-                "Who forwards packets: the kernel where it can, by XDP or else by TC (auto), by one of them on every "
-                "interface or do not start (xdp, tc), userspace (off).",
-                metavar="|".join(mode.value for mode in OffloadMode),
-                default="auto",
-                read=one_of(*(mode.value for mode in OffloadMode)),
+                "Who forwards packets. auto: the kernel where it can, by XDP or else by TC. xdp, tc: the kernel, by "
+                "this program on every interface, or the relay does not start. off: userspace.",
+                metavar=_words_of(OffloadMode),
+                read=member_of(OffloadMode),
+                more="With --ports bound the kernel forwards nothing, whatever is given here.",
             ),
             Option(
                 "--interface",
                 "interfaces",
-                "Interface for the kernel to forward on, instead of those that carry a media address. Any number of "
-                "times.",
+                f"Interface on which the kernel forwards, in place of those that carry a media address. {_ANY_TIMES}",
                 metavar="NAME",
                 is_repeatable=True,
             ),
@@ -253,29 +316,34 @@ GROUPS = (
         (
             Option(
                 "-s",
-                "sockets",
-                "Control socket: unix:PATH (a command a connection), cunix:PATH (a command a line), udp:HOST:PORT, "
-                "udp6:HOST:PORT, tcp:HOST:PORT, tcp6:HOST:PORT, systemd: (the first socket that a service manager "
-                "hands over), stdio: or stdioc: (standard input and output, with -f). Any number of times. "
-                f"Default: unix:{DEFAULT_CONTROL_PATH}.",
+                "control",
+                "Control socket, which the SIP proxy sends commands to: unix:PATH (one command per connection), "
+                "cunix:PATH (one command per line), udp:HOST:PORT, udp6:HOST:PORT, tcp:HOST:PORT, tcp6:HOST:PORT, "
+                "systemd: (the first socket that the service manager passes), stdio: or stdioc: (standard input and "
+                f"output, with -f). {_ANY_TIMES}",
                 metavar="SOCKET",
                 is_repeatable=True,
-                more="The port is 22222 unless it is given; * as HOST means any address.",
+                more=f"Without a port, {DEFAULT_CONTROL_PORT} is used; * as HOST means all addresses of this host. "
+                "stdioc: ends the relay when its input ends. An argument without a prefix is the path of a unix: "
+                "socket.",
             ),
             Option(
                 "-w",
-                "mode",
-                "Permission bits of Unix control sockets, octal. Only with a group in -u, and then 0755 by default.",
+                "socket_mode",
+                "Permission bits of Unix control sockets, octal. Whoever may write to the socket can use the relay.",
                 metavar="MODE",
                 read=read_mode,
-                more="The C RTPproxy reads a decimal number here. What can only have been meant so is refused with "
-                "what to write instead.",
+                write=lambda _: f"as the umask gives; 0{DEFAULT_SOCKET_MODE:o} if -u names a group",
+                more="For a SIP proxy that is not root: -u nobody:kamailio -w 0770 lets in the members of the group "
+                "kamailio, in which Debian's Kamailio runs. The C RTPproxy reads a decimal number here, and ignores "
+                "it without a group; a number that makes sense in decimal only is refused, and the error says what "
+                "to write instead.",
             ),
             Option(
                 "-n",
                 "notify",
                 "Where to tell that a session has timed out: unix:PATH, tcp:HOST:PORT, or tcp:%%CC_SELF%%:PORT for the "
-                "host that the command came from. Any number of times.",
+                f"host that the command came from. {_ANY_TIMES}",
                 metavar="TARGET",
                 is_repeatable=True,
             ),
@@ -287,19 +355,23 @@ GROUPS = (
             Option(
                 "-T",
                 "idle_timeout_s",
-                "End an established session after so long without media.",
+                "End a session after this time without media.",
                 metavar="SECONDS",
-                default="60",
                 read=_SECONDS,
             ),
             Option(
                 "-W",
                 "setup_timeout_s",
-                "End a session that nobody answered after so long. Default: as -T.",
+                "End a session that only one side has joined (a call that nobody answered) after this time.",
                 metavar="SECONDS",
                 read=_SECONDS,
+                write=lambda _: "as -T",
             ),
-            Option("-i", "is_independent", "A timer for each direction; the session ends when either runs out."),
+            Option(
+                "-i",
+                "is_independent",
+                "Give each direction a timer of its own; the session ends when either one runs out.",
+            ),
         ),
     ),
     Group(
@@ -309,29 +381,42 @@ GROUPS = (
             Option(
                 "-u",
                 "user",
-                "Once everything is open, become this user, and this group or else the user's own. Needs root.",
+                "Become this user once everything is open, and this group or else the user's own. Needs root.",
                 metavar="USER[:GROUP]",
                 read=read_user,
-                more="No supplementary group stays. Of root's capabilities, those stay that are used while it runs: "
-                "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF unless --ports bound is given, and CAP_NET_BIND_SERVICE when "
-                "there are media ports below 1024. Control sockets belong to the user. They and the pid file are "
-                "removed at exit only from a directory that the user may write to.",
+                more="Control sockets belong to this user and group: with -u nobody:kamailio -w 0770 a Kamailio that "
+                "runs as user and group kamailio can open them. Supplementary groups are dropped. Of root's "
+                "capabilities, those are kept that the relay uses while it runs: CAP_NET_ADMIN, CAP_NET_RAW and "
+                "CAP_BPF unless --ports bound is given, and CAP_NET_BIND_SERVICE if there are media ports below "
+                f"{FIRST_FREE_PORT}. At exit, control sockets and the pid file are removed only from a directory "
+                "that the user may write to.",
             ),
-            Option("-F", "is_root_allowed", "Run as root although a control socket is reached by UDP."),
-            Option("-p", "pid_file", "File for the process number.", metavar="FILE", default=DEFAULT_PID_FILE),
-            Option("-D", "keeps_directory", "As a daemon, stay in the working directory."),
-            Option("--no_redirect", "keeps_descriptors", "As a daemon, keep standard input, output and error."),
+            Option("-F", "is_root_allowed", "Allow the relay to run as root with a UDP control socket."),
+            Option(
+                "-p",
+                "pid_file",
+                "File for the process number.",
+                metavar="FILE",
+                more="If FILE is given and cannot be written, the relay does not start; if the default cannot be "
+                "written, it logs that and goes on.",
+            ),
+            Option("-D", "keeps_directory", "Keep a daemon in the directory that it was started in."),
+            Option("--no_redirect", "keeps_descriptors", "Keep standard input, output and error of a daemon."),
             Option(
                 "-L",
                 "file_limit",
-                "Number of files that may be open.",
+                "Number of files that the relay may have open.",
                 metavar="N",
                 read=number_between(MIN_FILES, _MOST_FILES),
-                more="Both the soft and the hard limit are set to it. "
-                f"The relay does not start with fewer than {MIN_FILES}, however they are limited.",
+                more="Sets both the soft and the hard limit. The relay does not start with fewer than "
+                f"{MIN_FILES}, even without this option.",
             ),
             Option(
-                "--nice", "nice", "Scheduling priority, -20 (first) to 20.", metavar="N", read=number_between(-20, 20)
+                "--nice",
+                "nice",
+                f"Scheduling priority, {_FIRST_NICE} (first) to {_LAST_NICE}.",
+                metavar="N",
+                read=number_between(_FIRST_NICE, _LAST_NICE),
             ),
             Option("-c", "realtime_policy", "Real-time scheduling.", metavar="fifo|rr", read=one_of("fifo", "rr")),
         ),
@@ -342,11 +427,10 @@ GROUPS = (
             Option(
                 "-d",
                 "log_level",
-                f"Log from this level up: {', '.join(LEVELS)}. The facility is syslog's, for a daemon.",
+                f"Log messages of this level and above: {', '.join(LEVELS)}. A daemon logs to this syslog facility.",
                 metavar="LEVEL[:FACILITY]",
-                default="ERR",
                 read=read_level,
-                more="Without a facility it is DAEMON.",
+                more=f"Without a facility it is {DEFAULT_FACILITY}. In the foreground the facility means nothing.",
             ),
         ),
     ),
@@ -354,19 +438,19 @@ GROUPS = (
         "Information",
         (
             Option("-v", "shows_protocol", "Print the protocol version and extensions, and exit."),
-            Option("-V", "shows_version", "Print the software version, and exit."),
+            Option("-V", "shows_version", "Print the software version, and exit.", alias="--version"),
             Option("-C", "shows_clock", "Print the name of the clock in use, and exit."),
-            Option("--help", "shows_help", "Print this text, and exit."),
+            Option("-h", "shows_help", "Print this text, and exit.", alias="--help"),
         ),
     ),
     Group(
-        "Of the C RTPproxy, refused so far",
+        "Of the C RTPproxy, not supported so far",
         (
-            Option("-r", "recording", "Directory for recordings.", "DIR", read=read_nothing("recording is")),
-            Option("-S", "spool", "Spool directory for recordings.", "DIR", read=read_nothing("recording is")),
+            Option("-r", "recording", "Directory for recordings.", "DIR", read_nothing("recording is")),
+            Option("-S", "spool", "Spool directory for recordings.", "DIR", read_nothing("recording is")),
             Option("-a", "records_all", "Record every session.", read=read_nothing("recording is")),
-            Option("--config", "modules", "Configuration of modules.", "FILE", read=read_nothing("modules are")),
-            Option("--dso", "module", "Load a module.", "FILE", read=read_nothing("modules are"), is_repeatable=True),
+            Option("--config", "modules", "Configuration of modules.", "FILE", read_nothing("modules are")),
+            Option("--dso", "module", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
         ),
     ),
     Group(
@@ -377,7 +461,7 @@ GROUPS = (
             Option(
                 "--overload_prot",
                 "overload",
-                "Overload protection, which does nothing there, either.",
+                "Overload protection, which has no effect in the C RTPproxy, either.",
                 metavar="LIMITS",
                 may_lack_argument=True,
             ),

@@ -17,7 +17,7 @@ from rtpproxy import instance
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.process import limits, privileges
-from rtpproxy.process.syslog import DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
+from rtpproxy.process.syslog import DEFAULT_FACILITY, DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def start_log(config: Config) -> None:
     handler: logging.Handler = logging.StreamHandler()
     text = "%(levelname)s:GLOBAL:%(funcName)s:%(lineno)d: %(message)s"
     if not config.is_foreground and (_has_syslog() or not config.keeps_descriptors):
-        handler = SyslogHandler(DEFAULT_PATH, FACILITIES[facility or "DAEMON"])
+        handler = SyslogHandler(DEFAULT_PATH, FACILITIES[facility or DEFAULT_FACILITY])
         text = f"rtpproxy[{os.getpid()}]: {text}"
     handler.setFormatter(logging.Formatter(text))
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)

@@ -10,13 +10,12 @@ import os
 import pwd
 from collections.abc import Collection
 
-from rtpproxy.config import Config, PortsMode
+from rtpproxy.config import FIRST_FREE_PORT, Config, PortsMode
 from rtpproxy.errors import StartError
 
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 10, 12, 13, 39
 """Numbers of linux/capability.h: sockets on ports below 1024; interfaces, neighbours, sysctls of the network and
 socket maps; raw sockets for new addresses; reading maps where unprivileged bpf(2) is off."""
-_FIRST_FREE_PORT = 1024
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 24, 38
 _VERSION_3 = 0x20080522
 _WORDS = ctypes.c_uint32 * 6
@@ -54,7 +53,7 @@ def needed(config: Config) -> frozenset[int]:
     """Numbers of the capabilities that a relay with this configuration uses while it runs."""
     kept = set() if config.ports is PortsMode.BOUND else {NET_ADMIN, NET_RAW, BPF}
     # Steered ports are tried, too, so that those of others are left alone.
-    if config.port_min < _FIRST_FREE_PORT:
+    if config.port_min < FIRST_FREE_PORT:
         kept.add(NET_BIND_SERVICE)
     return frozenset(kept)
 

@@ -14,6 +14,7 @@ FACILITIES = {
     **{f"LOCAL{number}": 16 + number for number in range(8)},
 }
 """Of syslog, with their numbers (syslog.h)."""
+DEFAULT_FACILITY = "DAEMON"
 
 _SEVERITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 """Those of syslog.h from this level on."""

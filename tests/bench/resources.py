@@ -44,7 +44,7 @@ def measure_memory() -> None:
 
 def measure_idle_check() -> None:
     """Print how long it takes to find the idle ones among 60,000 streams that the kernel's counters belong to."""
-    config = Config(port_min=2048, port_max=65000)
+    config = Config(lowest_port=2048, highest_port=65001)
     local_addresses = LocalAddresses(config.listen, False, lambda _: None)
     programs = Programs(config)
 

@@ -30,7 +30,7 @@ SOCKETS = 8
 
 @contextlib.contextmanager
 def programs_on(*listen):
-    config = Config(listen=listen, port_min=FIRST, port_max=LAST)
+    config = Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1)
     with contextlib.closing(Programs(config)) as programs:
         programs.mark_frames((1, ()), RELAY_MAC)
         yield programs

@@ -28,7 +28,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 # Those of the C program (protocol.md 12.1), and ours.
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
-FLAGS += " --offload --interface --ports --latching --help"
+FLAGS += " --offload --interface --ports --latching -h --help --version"
 
 
 class Started:
@@ -99,7 +99,7 @@ def warned(started, monkeypatch, capsys):
 
 
 def test_defaults(config):
-    assert config() == Config(port_max=64998)
+    assert config() == Config()
     made = config()
     assert made.control == (ControlAddress(ControlKind.UNIX, path="/var/run/rtpproxy.sock"),)
     assert (made.port_min, made.port_max, made.is_sequential) == (35000, 64998, False)
@@ -122,8 +122,8 @@ def test_every_option(config):
         listen=(ListenAddress("192.0.2.1"), ListenAddress("::1", True, "x", "y")),
         is_asymmetric=True,
         latching=LatchingMode.STRICT,
-        port_min=20000,
-        port_max=20998,
+        lowest_port=20000,
+        highest_port=20999,
         is_sequential=True,
         is_doubling=True,
         idle_timeout_s=30,
@@ -146,6 +146,7 @@ def test_every_option(config):
         is_foreground=True,
         log_level="DBUG:LOCAL0",
         pid_file="/p",
+        is_pid_file_required=True,
         is_root_allowed=True,
         offload=OffloadMode.XDP,
         ports=PortsMode.STEERED,
@@ -216,9 +217,10 @@ def test_bridge_mode_is_asymmetric_unless_told(config, options, is_bridging, is_
 
 
 def test_mode_of_control_sockets(config):
-    """Only with a group, as with the C RTPproxy."""
+    """With -w also without a group, unlike the C RTPproxy: who asks for a mode expects it."""
     assert config("-u", "nobody").socket_mode is None
-    assert config("-u", "nobody", "-w", "0770").socket_mode is None
+    assert config("-w", "0770").socket_mode == 0o770
+    assert config("-u", "nobody", "-w", "0770").socket_mode == 0o770
     assert config("-u", "nobody:daemon").socket_mode == 0o755
     assert config("-u", "nobody:daemon", "-w", "0").socket_mode == 0
 
@@ -233,8 +235,7 @@ def test_mode_of_control_sockets(config):
         (("-R",), "-R has no effect"),
         (("-A", "a"), "-A has no effect outside bridge mode; write ADDR=NAME in -l or -6"),
         (("-A", "a/b", "-l", "127.0.0.1/127.0.0.2"), None),
-        (("-w", "0770"), "-w has no effect without a group in -u, as with the C RTPproxy; write -u USER:GROUP"),
-        (("-w", "0770", "-u", "nobody:daemon"), None),
+        (("-w", "0770"), None),
         (("--bridge_symmetric",), "--bridge_symmetric has no effect outside bridge mode"),
     ],
 )
@@ -257,7 +258,7 @@ def test_help_names_every_option_under_its_heading():
     result = CliRunner().invoke(cli.rtpproxy, ["--help"], terminal_width=100)
     assert result.exit_code == 0
     assert re.findall(r"^  (-{1,2}\w+)", result.output, re.MULTILINE) == [option.flag for option in OPTIONS]
-    assert sorted(FLAGS.split()) == sorted(option.flag for option in OPTIONS)
+    assert sorted(FLAGS.split()) == sorted(flag for option in OPTIONS for flag in option.flags)
     text = " ".join(result.output.split())
     for group in GROUPS:
         assert f"\n{group.title}:\n" in result.output
@@ -265,10 +266,14 @@ def test_help_names_every_option_under_its_heading():
             assert f"{option.synopsis} {option.text}" in text
 
 
+def test_help_has_a_short_form():
+    assert CliRunner().invoke(cli.rtpproxy, ["-h"]).output == CliRunner().invoke(cli.rtpproxy, ["--help"]).output
+
+
 def test_help_needs_none_of_the_relays_libraries():
     """It is quick: what takes long to import is not."""
     slow = {"numpy", "pyroute2", "asyncio", "uvloop"}
-    code = f"import sys; from rtpproxy import cli; print(sorted({slow} & {{*sys.modules}}))"
+    code = f"import sys; from rtpproxy.cli import command; print(sorted({slow} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -287,6 +292,7 @@ def test_versions():
     assert all(re.fullmatch(r"Extension \d{8}: .+", line) for line in lines[1:])
     software = CliRunner().invoke(cli.rtpproxy, ["-V"])
     assert (software.exit_code, bool(re.fullmatch(r"[\d.]+\n", software.output))) == (0, True)
+    assert CliRunner().invoke(cli.rtpproxy, ["--version"]).output == software.output
 
 
 @pytest.mark.parametrize(

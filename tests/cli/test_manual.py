@@ -1,13 +1,14 @@
-"""The manual page: it renders without complaint, and says what `--help` says."""
+"""The manual page renders without complaint; it and docs/options.md say what `--help` says."""
 
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from rtpproxy.cli.manual import page
+from rtpproxy.cli.manual import markdown, page
 from rtpproxy.cli.options import GROUPS
 
 OPTIONS = [option for group in GROUPS for option in group.options]
@@ -46,6 +47,35 @@ def test_no_line_is_taken_for_a_request_by_accident():
     assert not re.search("^'", page(), re.MULTILINE)
 
 
-def test_program_that_writes_it():
-    done = subprocess.run([sys.executable, "-m", "rtpproxy.cli.manual"], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == (page(), "")
+@pytest.mark.parametrize(("arguments", "expected"), [([], page), (["--markdown"], markdown)])
+def test_program_that_writes_it(arguments, expected):
+    command = [sys.executable, "-m", "rtpproxy.cli.manual", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (expected(), "")
+
+
+# docs/options.md
+
+PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+
+
+def test_page_in_the_repository_is_what_is_generated():
+    assert PAGE.read_text() == markdown(), "run `make docs` and commit docs/options.md"
+
+
+def test_markdown_says_everything_that_help_says():
+    text = " ".join(markdown().replace("`", "").split())
+    for group in GROUPS:
+        assert f"\n## {group.title}\n" in markdown()
+        for option in group.options:
+            assert f"\n### `{option.synopsis}`\n" in markdown()
+            assert option.help in text
+            assert option.more in text
+            assert option.default == "" or f"Default: {option.default}" in text
+
+
+def test_what_is_typed_is_marked_as_code():
+    for code in ("`-l A -6 /B`", "`-u nobody:kamailio -w 0770`", "`--ports bound`", "`stdioc:`", "`unix:PATH`", "`*`"):
+        assert code in " ".join(markdown().split())
+    outside = re.sub(r"```.*?```|`[^`\n]*`", "", markdown().split("## Signals")[0], flags=re.DOTALL)
+    assert re.findall(r"(?<!\w)-[a-zA-Z]\b|(?<!\w)--\w+", outside.split("# Options")[1]) == []

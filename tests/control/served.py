@@ -8,7 +8,8 @@ import asyncio
 import signal
 import sys
 
-from rtpproxy.config import ControlKind, parse_control_address
+from rtpproxy.cli.arguments import parse_control_address
+from rtpproxy.config import ControlKind
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import StartError
 from tests.control.serving import LOOP_FACTORIES

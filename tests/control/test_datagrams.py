@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtpproxy.config import ControlAddress, ControlKind, parse_control_address
+from rtpproxy.cli.arguments import parse_control_address
+from rtpproxy.config import ControlAddress, ControlKind
 from tests.control.serving import (
     DEADLINE_S,
     LOOP_FACTORIES,

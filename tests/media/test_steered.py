@@ -64,7 +64,7 @@ class Steered:
     def __init__(self, *listen):
         self.loop = uvloop.new_event_loop()
         self.inbox = Inbox(self.loop)
-        self.programs = Programs(Config(listen=listen, port_min=FIRST, port_max=LAST))
+        self.programs = Programs(Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1))
         self.locals = LocalAddresses(listen, False, route_source)
         self.media = SteeredMedia(self.inbox.on_datagram, self.inbox.clock, self.programs.mark, self._add_local)
         self.receivers = self.media.start(self.loop, self.locals.known)

@@ -29,7 +29,7 @@ def refuse(reason, listen):
 
     before = held()
     with pytest.raises(OffloadError, match=f"^{reason}$"):
-        Programs(Config(listen=(listen,), port_min=30000, port_max=30098))
+        Programs(Config(listen=(listen,), lowest_port=30000, highest_port=30099))
     assert held() == before
 
 
@@ -51,7 +51,7 @@ def test_machines_with_another_order_of_stores_are_refused(monkeypatch, machine)
 
 def test_lack_of_headroom_is_told_once(caplog):
     """A driver's, which no test can have; the counter stands for it."""
-    config = Config(listen=(ANY,), port_min=30000, port_max=30098)
+    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099)
     with (
         own_namespace(),
         contextlib.closing(Programs(config)) as programs,

@@ -14,7 +14,8 @@ from dataclasses import replace
 import pytest
 import uvloop
 
-from rtpproxy.config import NotifyTarget, parse_notify_target
+from rtpproxy.cli.arguments import parse_notify_target
+from rtpproxy.config import NotifyTarget
 from rtpproxy.outbound import notify as notify_module
 from rtpproxy.outbound.notify import MAX_CHANNELS, MAX_QUEUED, MAX_QUEUED_BYTES, Notifier
 from tests.waiting import DEADLINE_S, wait_for

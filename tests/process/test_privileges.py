@@ -53,10 +53,10 @@ def bits(*numbers):
     [
         ("user='nobody'", NOBODY.pw_gid, bits(NET_ADMIN, NET_RAW, BPF)),
         ("user='nobody', group='daemon'", 1, bits(NET_ADMIN, NET_RAW, BPF)),
-        ("user='nobody', port_min=1000", NOBODY.pw_gid, bits(NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF)),
+        ("user='nobody', lowest_port=1000", NOBODY.pw_gid, bits(NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF)),
         ("user='nobody', ports=PortsMode.STEERED", NOBODY.pw_gid, bits(NET_ADMIN, NET_RAW, BPF)),
         ("user='nobody', ports=PortsMode.BOUND", NOBODY.pw_gid, 0),
-        ("user='nobody', port_min=1000, ports=PortsMode.BOUND", NOBODY.pw_gid, bits(NET_BIND_SERVICE)),
+        ("user='nobody', lowest_port=1000, ports=PortsMode.BOUND", NOBODY.pw_gid, bits(NET_BIND_SERVICE)),
     ],
 )
 def test_who_it_is_and_what_it_may_do(arguments, gid, kept):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rtpproxy.config import parse_notify_target
+from rtpproxy.cli.arguments import parse_notify_target
 from tests.scenario import Scenario
 
 SOCKET, TCP, WILDCARD = (
