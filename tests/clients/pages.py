@@ -1,27 +1,15 @@
-"""The configurations and command lines of docs/*.md, taken out of the pages so that tests run what readers copy."""
+"""Command lines and addresses of docs/*.md, made fit for a test, so that tests run what readers copy."""
 
 import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
-_DOCS = Path(__file__).parents[2] / "docs"
-_FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.docs.pages import DOCS, section_blocks
 
 
 def blocks(page: str, heading: str) -> list[str]:
-    """The fenced blocks of a section of docs/`page`, up to the next heading of any level."""
-    sections = re.split(r"^#+ (.+)\n", _outside_fences_only((_DOCS / page).read_text()), flags=re.MULTILINE)
-    (section,) = [body for title, body in zip(sections[1::2], sections[2::2], strict=True) if title == heading]
-    return [block.replace(_HIDDEN, "#") for block in _FENCED.findall(section)]
-
-
-_HIDDEN = "\x00"
-
-
-def _outside_fences_only(text: str) -> str:
-    """`text` with the # of fenced lines hidden, since a comment in a configuration is no heading."""
-    return _FENCED.sub(lambda fenced: fenced[0].replace("#", _HIDDEN), text)
+    """The code blocks of a section of docs/`page`."""
+    return section_blocks(DOCS / page, heading)
 
 
 def options(block: str) -> list[list[str]]:

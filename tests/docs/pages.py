@@ -30,6 +30,15 @@ def code_blocks(page: Path) -> list[str]:
     return [match[3] for match in _FENCE.finditer(text(page))]
 
 
+def section_blocks(page: Path, heading: str) -> list[str]:
+    """Code blocks under a heading, up to the next heading of any level."""
+    blocks = [match[3] for match in _FENCE.finditer(text(page))]
+    parts = _HEADING.split(_FENCE.sub("\0", text(page)))
+    (number,) = [number for number, part in enumerate(parts) if part == heading]
+    before = sum(part.count("\0") for part in parts[:number])
+    return blocks[before : before + parts[number + 1].count("\0")]
+
+
 def code_spans(page: Path) -> list[str]:
     return [match[2] for match in _SPAN.finditer(_FENCE.sub("", text(page)))]
 

@@ -3,14 +3,13 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
+from tests.docs.pages import DOCS, ROOT, text
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "differences.md").read_text()
+PAGE = text(DOCS / "differences.md")
 EXPLAINED = ("20050322", "20081102", "20081224")
 """The dates whose answer is more than one digit; 20081224 is 1 only with `-n`."""
 
