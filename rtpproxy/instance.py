@@ -191,8 +191,7 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
     ports = _build_ports(config, local_addresses, on_datagram, clock, stack)
     verdicts = VerdictReport(ports.programs.tables.verdicts if ports.programs else dict)
     kernel = _build_kernel(config, ports, verdicts, stack)
-    notifier = Notifier()
-    notifier.start(asyncio.get_running_loop())
+    notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     service = Service(
         config,

@@ -59,7 +59,8 @@ CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 """Rooms without I/O, where nothing happens on import."""
 PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
-    *("control.parser", "control.replies", "network.vlan", "offload.entry", "cli.media_addresses", "cli.options"),
+    *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
+    *("cli.media_addresses", "cli.options"),
 }
 """The same of single files elsewhere."""
 

@@ -1,0 +1,89 @@
+"""Messages that wait to be sent on a connection, and those that were written and may have to be written again."""
+
+from collections import deque
+
+_BATCH_BYTES = 1 << 16
+"""About so much is handed to one write."""
+
+
+class Backlog:
+    """A bounded queue of messages. They are in one of two places, in the order in which they came:
+
+    - *unconfirmed*: written into a connection, but not known to be acknowledged by the other host;
+    - *waiting*: not written yet, or the first of them in part.
+    """
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        """The limits are those of the waiting messages."""
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._sent_bytes = 0
+        """How much of the first waiting message was written."""
+        self._unconfirmed: deque[bytes] = deque()
+        self._unconfirmed_bytes = 0
+
+    def __len__(self) -> int:
+        """Number of messages that wait."""
+        return len(self._waiting)
+
+    def append(self, message: bytes) -> bool:
+        """Let a message wait; False, and nothing is done, when there is no room for it."""
+        if len(self._waiting) >= self._max_messages or self._waiting_bytes + len(message) > self._max_bytes:
+            return False
+        self._waiting.append(message)
+        self._waiting_bytes += len(message)
+        return True
+
+    def batch(self) -> bytes:
+        """The bytes to write next; empty when nothing waits."""
+        parts = []
+        size = -self._sent_bytes
+        for message in self._waiting:
+            parts.append(message)
+            size += len(message)
+            if size >= _BATCH_BYTES:
+                break
+        return b"".join(parts)[self._sent_bytes :]
+
+    def written(self, count: int) -> None:
+        """Note that the first `count` bytes of `batch` were written."""
+        count += self._sent_bytes
+        while self._waiting and count >= len(self._waiting[0]):
+            message = self._waiting.popleft()
+            count -= len(message)
+            self._waiting_bytes -= len(message)
+            self._unconfirmed.append(message)
+            self._unconfirmed_bytes += len(message)
+        self._sent_bytes = count
+
+    def confirm(self, outstanding_bytes: int) -> bool:
+        """Forget what the other host has; all but the last `outstanding_bytes` that were written are acknowledged.
+
+        True when that is at least one message more than before.
+        """
+        is_any = False
+        while self._unconfirmed:
+            rest = self._unconfirmed_bytes - len(self._unconfirmed[0])
+            if rest + self._sent_bytes < outstanding_bytes:
+                break
+            self._unconfirmed.popleft()
+            self._unconfirmed_bytes = rest
+            is_any = True
+        return is_any
+
+    def take_back(self) -> None:
+        """Let all that is unconfirmed, and all of a message that was written in part, wait for the next connection."""
+        while self._unconfirmed:
+            message = self._unconfirmed.pop()
+            self._waiting.appendleft(message)
+            self._waiting_bytes += len(message)
+        self._unconfirmed_bytes = self._sent_bytes = 0
+
+    def clear(self) -> int:
+        """Drop all that waits; the number of messages."""
+        dropped = len(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return dropped

@@ -1,0 +1,71 @@
+"""Timeout notifications: one line to the controller's socket for each session that ended idle (protocol.md 10)."""
+
+import logging
+from asyncio import AbstractEventLoop
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.config import NotifyTarget
+from rtpproxy.outbound.backlog import Backlog
+from rtpproxy.outbound.channel import Address, Channel
+from rtpproxy.seldom import is_worth_a_line
+
+log = logging.getLogger(__name__)
+
+MAX_QUEUED = 20_000
+"""Messages per target: more than the sessions that the ports of one address have room for, all ending at once."""
+MAX_QUEUED_BYTES = 2 << 20
+MAX_CHANNELS = 128
+"""Open connections: all targets, and room for the hosts behind wildcards."""
+_SELF = "127.0.0.1"
+"""Where a wildcard leads when the command came over a Unix socket or standard input."""
+
+
+class Notifier:
+    """Every connection to a controller that wants to know of timeouts. All calls from the event loop's thread."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._channels: dict[Address, Channel] = {}
+        """Least recently used first."""
+        self._crowded_out = 0
+
+    def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None:
+        """Send `tag` and LF, soon. Never blocks, never raises.
+
+        `controller_host` is the numeric address that the session's command came from, empty for this host; only
+        wildcard targets need it.
+        """
+        address = target.path or Endpoint(target.host or controller_host or _SELF, target.port)
+        channel = self._channels.pop(address, None) or self._open(address)
+        if channel is None:
+            self._crowded_out += 1
+            if is_worth_a_line(self._crowded_out):
+                log.error(
+                    "notification target %s: %d others are busy; %d messages dropped so far",
+                    target,
+                    MAX_CHANNELS,
+                    self._crowded_out,
+                )
+            return
+        self._channels[address] = channel
+        channel.push(tag + b"\n")
+
+    def close(self) -> None:
+        """Close all connections at once. What waits to be sent is dropped, which is logged."""
+        dropped = sum(channel.waiting for channel in self._channels.values())
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
+        if dropped:
+            log.error("%d timeout notifications were not sent before the end", dropped)
+
+    def _open(self, address: Address) -> Channel | None:
+        """A new channel, in place of an idle one if there are too many; None if all are busy."""
+        if len(self._channels) >= MAX_CHANNELS:
+            idle = next((other for other, channel in self._channels.items() if not channel.waiting), None)
+            if idle is None:
+                return None
+            self._channels.pop(idle).close()
+        kind = "unix" if isinstance(address, str) else "tcp"
+        backlog = Backlog(MAX_QUEUED, MAX_QUEUED_BYTES)
+        return Channel(self._loop, address, f"notification target {kind}:{address}", backlog)
