@@ -18,7 +18,9 @@ OF_OTHERS = {"CHANGELOG.md", "docs/protocol.md", "docs/migrate.md"}
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z_-]+|-[A-Za-z26](?![\w-]))")
 _COMMAND = re.compile(r"(?:^|/)rtpproxy (-.*)")
 _ARGS = re.compile(r'ARGS="([^"]*)"')
-_FILE = re.compile(r"(?:rtpproxy|bpf|tests|docs)/[\w./-]+")
+_FILE = re.compile(r"(?:[\w-]+/)+(?:[\w-]+\.(?:py|h|c|md|svg|jsonl|cfg))?")
+PLACES = (ROOT, ROOT / "rtpproxy", DOCS)
+"""Where a path in a page may start: a page may leave out the name of the package."""
 
 
 def targets() -> set[str]:
@@ -52,5 +54,5 @@ def test_every_option_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_file_exists(page):
-    named = {path for piece in pieces(page) for path in _FILE.findall(piece) if re.fullmatch(r"[\w./-]+", piece)}
-    assert [path for path in named if not (ROOT / path).exists() and not (DOCS / path).exists()] == []
+    named = {span for span in code_spans(page) if _FILE.fullmatch(span)}
+    assert [path for path in named if not any((place / path).exists() for place in PLACES)] == []
