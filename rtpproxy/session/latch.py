@@ -2,24 +2,57 @@
 
 The law of this file:
 
-1. Every rule by which a stream learns its remote endpoint is here, and nobody else writes a `Latch`.
+1. Every rule by which a stream learns its remote endpoint is here, that of RTCP, which is guessed from RTP, included.
+   Nobody else writes a `Latch`.
 2. It knows nothing of ports, sessions, sockets or the kernel: endpoints, headers and the time come in, a verdict
    goes out.
 3. A packet that is ignored changes nothing.
 
-A stream is *open* (no remote, or not latched: the next packet takes it), or *latched* (only its remote is accepted).
-A latched RTP stream may hold a *memory*, the SSRC and a recent sequence number of its source; another source that
-goes on where the memory ends is the same phone behind another address, and takes the stream over. The names of the
-steps (learn, latch, override, refresh) are those of protocol.md section 5, and so is their order.
+The states of a stream, told by the fields of `Latch`, are these; the first row that fits is meant. In a state that is
+*locked* one known source is accepted and all others are refused, so that the kernel may forward:
+
+| state      | told by                          | accepts                                             | locked |
+| ---------- | -------------------------------- | --------------------------------------------------- | ------ |
+| empty      | no `remote`                      | any source                                          | no     |
+| asymmetric | `is_asymmetric`                  | any port of the host of `remote`                    | yes    |
+| awaiting   | `awaited_host`, not `is_latched` | `remote`, and any port of `awaited_host` but `left` | no     |
+| following  | `awaited_host` and `is_latched`  | as latched, and any port of `awaited_host`          | yes    |
+| latched    | `is_latched`                     | `remote`; another source by override                | yes    |
+| open       | `remote`, not `is_latched`       | any source                                          | no     |
+
+Awaiting and following are of strict mode only. These events lead from one to another (sections of protocol.md):
+
+| in        | what happens                                       | leads to                                            |
+| --------- | -------------------------------------------------- | --------------------------------------------------- |
+| empty     | a command names an endpoint (5.2)                  | open                                                |
+| empty     | a packet (5.3)                                     | latched to its source; asymmetric stays asymmetric  |
+| open      | a packet of `remote`, outside the window           | latched, with memory                                |
+| open      | a packet of `remote`, in the window                | open                                                |
+| open      | a packet of another source                         | latched to it; open, if a command had it replaced   |
+| open      | a command names another endpoint                   | open; awaiting if it is public (strict mode)        |
+| latched   | another source goes on where the memory ends       | latched to it (override)                            |
+| latched   | any RTP of another source, in the window           | latched to it, if there is a memory (override)      |
+| latched   | a command names another endpoint, if not untrusted | latched to that (compatible mode)                   |
+| latched   | the SSRC changes to 0                              | open (compatible mode)                              |
+| latched   | a command that is believed                         | awaiting, or following (strict mode, see `_follow`) |
+| awaiting  | a packet of `remote` or of the awaited host        | latched to its source                               |
+| following | a packet of another port of the awaited host       | latched to it                                       |
+| any       | a command asks for asymmetric mode (5.5)           | asymmetric; back to symmetric it stays latched      |
+| RTCP: any | RTP learned an endpoint on another host (5.6)      | open at the next port; awaiting in strict mode      |
+
+The *window* is the UPDATE_WINDOW_S after a command that found a remote set. The *memory* is the SSRC and a recent
+sequence number of the latched source of an RTP stream: another source that goes on where it ends is the same phone
+behind another address. The names of the steps (learn, latch, override, refresh) are those of protocol.md section 5, and
+so is their order.
 
 In *strict* mode (protocol.md 16, items 6 and 7) these rules are other:
 
-- No command opens a window in which any source is accepted, so `updated_at` is never set.
+- No command opens a window, so `updated_at` is never set.
 - Every source that a stream latches to is remembered, from its first RTP packet on. SSRC 0 is too easily guessed to be
-  remembered; it leaves the stream latched, and nobody but its source is accepted.
+  remembered; it leaves the stream latched, and only its source is accepted.
 - A command that names another public address than the one before it is believed, whatever packets taught; one that
   names another private address only where packets never contradicted the commands. The stream then forgets its source
-  and *awaits* the signalled host: the first packet from any port of that host takes it, but for the port that was
+  and awaits the signalled host: the first packet from any port of that host takes it, but for the port that was
   left, whose phone may go on sending for a moment. All others are ignored meanwhile. Nothing is locked until then,
   because the kernel would forward such a packet and nobody would learn its port. Only a private address that changes
   before any packet came leaves the stream open, as the first address does.
@@ -53,7 +86,7 @@ class Verdict(Enum):
     ACCEPTED = "accepted"
     """Hand it on. Nothing changed that forwarding depends on."""
     LEARNED = "learned"
-    """Hand it on. The remote endpoint or the lock changed, so the forwarding plan must be made again."""
+    """Hand it on. The remote endpoint or the lock changed, so what the kernel forwards must be planned anew."""
 
 
 # Looked up for every packet: a global is found faster than a member of an enum.
@@ -64,7 +97,7 @@ _LEARNED = Verdict.LEARNED
 
 @dataclass(slots=True, eq=False)
 class Latch:
-    """What one stream knows about its remote endpoint (protocol.md 5.1)."""
+    """What one stream knows about its remote endpoint (protocol.md 5.1). Its states: top of the file."""
 
     remote: Endpoint | None = None
     """Where packets of this stream are sent to and, but for asymmetric mode, accepted from."""
@@ -72,7 +105,7 @@ class Latch:
     """The latched remote that a command replaced."""
     is_latched: bool = False
     is_asymmetric: bool = False
-    """Accept any port of the remote's host; never move (5.5)."""
+    """Accept any port of the remote's host, and never move (5.5)."""
     is_untrusted: bool = False
     """The remote was learned from a packet, so what commands say is ignored from now on."""
     has_moved: bool = False
@@ -96,7 +129,7 @@ class Latch:
 
     @property
     def is_locked(self) -> bool:
-        """Whether packets of one known source are accepted and all others refused, so that the kernel may do it.
+        """Packets of one known source are accepted and all others refused, so that the kernel may forward them.
 
         The source is `remote`; in asymmetric mode it is any port of `remote.host`.
         """
@@ -169,7 +202,7 @@ class Latch:
         return not is_same_host
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:
-        """Bring the memory to where the packets that the kernel forwarded for this RTP stream would have brought it.
+        """Bring the memory of this RTP stream to where it would be if userspace had seen what the kernel forwarded.
 
         `ssrc` is the last that the kernel saw, `sequence` a number of that SSRC seen at `refreshed_at`, not more than
         REFRESH_INTERVAL_S old when traffic flows, and `changed_at` when the SSRC last changed from one to another,
@@ -177,11 +210,11 @@ class Latch:
         `signal`, so that a change is judged by the window that it fell into.
         """
         if self.is_strict and not self.is_latched:
-            # The stream was moved while these packets were under way; they are of the source that it left.
+            # A command moved the stream while these packets were under way; they come from the source that it left.
             return _ACCEPTED
         seen_at = min(refreshed_at, now)
-        # A change older than the memory was dealt with, or is not of this source. One older than the latest command
-        # is not in that command's window.
+        # A change that is older than the memory was dealt with before, or belongs to another source. One that is older
+        # than the latest command is not in that command's window.
         is_new = changed_at > self.refreshed_at
         if is_new and (self.updated_at is None or not 0.0 <= changed_at - self.updated_at < UPDATE_WINDOW_S):
             before = self.is_latched
@@ -215,21 +248,28 @@ class Latch:
         return not self.is_latched
 
     def _follow(self, endpoint: Endpoint) -> bool:
-        """Strict mode: what a command says of the party's address; True when the remote changed."""
+        """Judge a command's endpoint in strict mode; True when the remote changed."""
         is_repeated = self.signalled == endpoint
         self.signalled = endpoint
+        # Only what a command changes says anything: a re-INVITE repeats the address that packets corrected long ago.
         if is_repeated or self.remote == endpoint:
             return False
         is_believed = is_public(endpoint.host)
+        # Packets showed a NAT between the party and us, and a private address is behind it.
         if self.is_untrusted and not is_believed:
             return False
+        # The first address, or one more before any packet came: nobody is forgotten by it, so nobody is awaited. A
+        # public address is awaited all the same: the party can only come from there.
         if self.remote is None or not (self.is_latched or self.awaited_host or is_believed):
             self.remote = endpoint
             return True
         self.awaited_host = endpoint.host
+        # The same host, where packets come from another port than signalled: a NAT chose that port, and it may choose
+        # another for the new one. The stream goes on with what it has until a packet tells (state *following*).
         if self.is_untrusted and self.remote.host == endpoint.host and not self.is_asymmetric:
             self.left = None
             return False
+        # The party moved: the old source is not heard any more, and the new one not before it sends (*awaiting*).
         self.left = self.remote
         self.remote = endpoint
         self.is_untrusted = False
@@ -273,7 +313,7 @@ class Latch:
             self.awaited_host = ""
 
     def _override(self, header: RtpHeader | None, now: float) -> bool:
-        """Whether a packet of another source may take a latched stream over. RTCP streams have no memory."""
+        """True for a packet of another source that may take a latched stream over. RTCP streams have no memory."""
         if self.ssrc is None or header is None:
             return False
         if self.updated_at is None or now - self.updated_at > UPDATE_WINDOW_S:

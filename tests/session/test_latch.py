@@ -814,6 +814,113 @@ def test_old_rtcp_port_of_the_same_host_stays_out_after_a_guess():
     assert latch.observe(Endpoint(A.host, 6011), None, False, 20.2) is LEARNED
 
 
+# The table of states
+
+
+def state_name(latch):
+    """The first row of the table that fits."""
+    if latch.remote is None:
+        return "empty"
+    if latch.is_asymmetric:
+        return "asymmetric"
+    if latch.awaited_host:
+        return "following" if latch.is_latched else "awaiting"
+    return "latched" if latch.is_latched else "open"
+
+
+def in_state(name, is_strict):
+    """A stream in a state of the table; where it has heard a packet, at 1.0."""
+    latch = made(is_strict, None if name == "empty" else A)
+    match name:
+        case "latched":
+            latch.observe(A, rtp(1, 100), True, 1.0)
+        case "awaiting":
+            latch.observe(A, rtp(1, 100), True, 1.0)
+            latch.signal(C, 20.0)
+        case "following":
+            latch.observe(A_OTHER_PORT, rtp(1, 100), True, 1.0)
+            latch.signal(Endpoint(A.host, 5002), 20.0)
+        case "asymmetric":
+            latch.set_asymmetric(True)
+    assert state_name(latch) == name
+    return latch
+
+
+def packet(source, header=None):
+    header = header or rtp(9, 40000)
+    return lambda latch: latch.observe(source, header, True, 21.0)
+
+
+def command(endpoint):
+    return lambda latch: latch.signal(endpoint, 20.0)
+
+
+def command_and_packet(source):
+    """The packet comes within the window, where there is one."""
+    return lambda latch: (latch.signal(A, 20.0), latch.observe(source, rtp(9, 40000), True, 21.0))
+
+
+ACCEPTED_SOURCES = {
+    "empty": {A, A_OTHER_PORT, B, C},
+    "open": {A, A_OTHER_PORT, B, C},
+    "latched": {A},
+    "asymmetric": {A, A_OTHER_PORT},
+    "awaiting": {C},
+    "following": {A, A_OTHER_PORT},
+}
+BOTH = ("compatible", "strict")
+TRANSITIONS = [
+    # modes, state, event, new state, remote
+    (BOTH, "empty", command(B), "open", B),
+    (BOTH, "empty", packet(B), "latched", B),
+    (BOTH, "open", packet(A), "latched", A),
+    (("compatible",), "open", command_and_packet(A), "open", A),
+    (("strict",), "open", command_and_packet(A), "latched", A),
+    (BOTH, "open", packet(B), "latched", B),
+    (("compatible",), "open", command(C), "open", C),
+    (("strict",), "open", command(C), "awaiting", C),
+    (BOTH, "open", command(PRIVATE), "open", PRIVATE),
+    (BOTH, "latched", packet(B, rtp(1, 101)), "latched", B),
+    (BOTH, "latched", packet(B, rtp(2, 101)), "latched", A),
+    (("compatible",), "latched", command_and_packet(B), "latched", B),
+    (("strict",), "latched", command_and_packet(B), "latched", A),
+    (("compatible",), "latched", command(C), "latched", C),
+    (("strict",), "latched", command(C), "awaiting", C),
+    (("compatible",), "latched", lambda latch: latch.change_ssrc(rtp(0), 20.0), "open", A),
+    (("strict",), "latched", lambda latch: latch.change_ssrc(rtp(0), 20.0), "latched", A),
+    (("strict",), "awaiting", packet(C), "latched", C),
+    (("strict",), "awaiting", packet(A), "awaiting", C),
+    (("strict",), "following", packet(A), "latched", A),
+    (("strict",), "following", packet(B), "following", A_OTHER_PORT),
+    (("strict",), "following", packet(B, rtp(1, 101)), "latched", B),
+    (BOTH, "open", lambda latch: latch.set_asymmetric(True), "asymmetric", A),
+    (BOTH, "asymmetric", lambda latch: latch.set_asymmetric(False), "latched", A),
+    (BOTH, "asymmetric", packet(A_OTHER_PORT), "asymmetric", A),
+    (("compatible",), "latched", lambda latch: latch.guess(moved_to(B)), "open", Endpoint(B.host, B.port + 1)),
+    (("strict",), "latched", lambda latch: latch.guess(moved_to(B)), "awaiting", Endpoint(B.host, B.port + 1)),
+]
+
+
+@pytest.mark.parametrize(("modes", "state", "event", "new_state", "remote"), TRANSITIONS)
+def test_transitions(modes, state, event, new_state, remote):
+    for mode in modes:
+        latch = in_state(state, mode == "strict")
+        event(latch)
+        assert (state_name(latch), latch.remote) == (new_state, remote), mode
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("name", ACCEPTED_SOURCES)
+def test_accepted_sources(is_strict, name):
+    if name in ("awaiting", "following") and not is_strict:
+        return
+    for source in (A, A_OTHER_PORT, B, C):
+        latch = in_state(name, is_strict)
+        assert latch.is_locked == (name in ("latched", "asymmetric", "following"))
+        is_accepted = latch.observe(source, rtp(9, 40000), True, 21.0) is not IGNORED
+        assert is_accepted == (source in ACCEPTED_SOURCES[name])
+
+
 # RTP bleed
 
 STRANGE = st.tuples(SOURCES, st.none() | st.builds(rtp, st.integers(2, 9), st.integers(0, 65535)))
