@@ -26,22 +26,22 @@ class Endpoint(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if is_ipv6(self.host) else f"{self.host}:{self.port}"
 
 
 def is_ipv6(host: str) -> bool:
-    """Whether a numeric address is IPv6, with or without zone."""
+    """True for a numeric IPv6 address, with or without zone; False for a numeric IPv4 address."""
     return ":" in host
 
 
 def is_link_local(host: str) -> bool:
-    """Whether a numeric IPv6 address, with or without zone, means nothing without an interface."""
+    """True for a numeric IPv6 address, with or without zone, that is link-local and so needs an interface."""
     return host.startswith(("fe8", "fe9", "fea", "feb"))
 
 
 def packed_words(host: str) -> list[int]:
     """The 16-bit words of a numeric address without zone, first to last: two of IPv4, eight of IPv6."""
-    if ":" not in host:
+    if not is_ipv6(host):
         number = ipv4_number(host)
         return [number >> 16, number & 0xFFFF]
     return list(struct.unpack("!8H", ipaddress.IPv6Address(host).packed))
@@ -87,9 +87,9 @@ def parse_ipv6(text: str) -> str | None:
 
 
 def is_public(host: str) -> bool:
-    """Whether a numeric address can be a party's own on the Internet: unicast, and of no private or special range.
+    """True if a numeric address can be a party's own on the Internet: unicast, and of no private or special range.
 
-    The ranges for documentation count as public: they stand for such addresses.
+    The ranges for documentation count as public: they stand for public addresses.
     """
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

@@ -1,4 +1,4 @@
-"""The RTP header: what the relay reads of a packet, and when a datagram is one."""
+"""Parsing of RTP headers: the fields that the relay needs, and the check that a datagram is RTP at all."""
 
 from struct import Struct
 from typing import NamedTuple
@@ -29,18 +29,18 @@ class RtpHeader(NamedTuple):
 
 
 def parse_rtp(data: bytes | memoryview) -> RtpHeader | None:
-    """The header of an RTP packet, or None where the datagram is not a valid one (protocol.md 5.8)."""
+    """Parse the header of an RTP packet; None when the datagram is not a valid one (protocol.md 5.8)."""
     if len(data) < HEADER_BYTES:
         return None
     flags, kind, sequence, timestamp, ssrc = _unpack_header(data)
     if flags != _PLAIN and not _is_valid(data, flags):
         return None
-    # Half the time of the generated constructor; this runs for every packet.
+    # Takes half the time of the generated constructor, for every packet.
     return _new(RtpHeader, (ssrc, sequence, timestamp, kind & 0x7F, kind > 0x7F))
 
 
 def _is_valid(data: bytes | memoryview, flags: int) -> bool:
-    """Whether version is 2 and CSRC list, extension and padding fit into at least 12 bytes of `data`."""
+    """True if the version is 2, and CSRC list, extension and padding fit into `data`, which has at least 12 bytes."""
     if flags >> 6 != 2:
         return False
     size = len(data)

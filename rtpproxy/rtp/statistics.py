@@ -1,90 +1,35 @@
-"""RTP sequence statistics of one stream (protocol.md 11.1). They only count; no packet is judged by them.
+"""RTP sequence statistics of one stream (protocol.md 11.1): they count packets and classify each, and refuse none.
 
 A *run* is a stretch of one SSRC without a break in its numbering. Within a run numbers are extended beyond 16 bits,
 so that they never wrap; what was sent is the distance from the lowest to the highest number, summed over runs.
 
-The kernel counts by the same rules what it forwards (`bpf/account.h`). Where one stops the other goes on, from a
-`RtpState`; what it counted meanwhile is the difference of two `RtpTotals`.
+The kernel counts by the same rules what it forwards (`bpf/account.h`). Where one stops the other goes on, from an
+`RtpState`; what the kernel counted meanwhile is the difference of two `RtpTotals`.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from rtpproxy.rtp.header import RtpHeader
+from rtpproxy.rtp.jitter import CLOCK_HZ, KernelJitter, StreamJitter
 
 MAX_JUMP = 536
 """Numbers ahead of or behind the highest that a packet may be and still belong to the run."""
-JITTER_SSRCS = 10
-"""SSRCs of a stream that jitter is followed for at the same time."""
 
 _SEQUENCES = 1 << 16
-_TIMESTAMPS = 1 << 32
 _NO_RUN = -1
 _TOTALS = 1 << 32
-_NOBODY = -1
-"""In place of an SSRC that only the kernel saw."""
-# Timestamps that go this many times faster than time, or backwards, were set anew by the sender.
-_FORWARD_RATIO = 1024
-_BACKWARD_RATIO = 50
-
-# RFC 3551 6, payload types 0 to 18; those that are reserved or dynamic have no clock known to a relay.
-_FIRST_TEN_HZ = (8000, 0, 0, 8000, 8000, 8000, 16000, 8000, 8000, 8000)
-_CLOCK_HZ = (*_FIRST_TEN_HZ, 44100, 44100, 8000, 8000, 90000, 8000, 11025, 22050, 8000, *(109 * (0,)))
-
-
-@dataclass(slots=True, eq=False)
-class _Jitter:
-    """The interarrival jitter of one SSRC (RFC 3550 6.4.1), in timestamp units."""
-
-    ssrc: int
-    timestamp: int
-    arrived_at: float
-    last: float = 0.0
-    maximum: float = 0.0
-    total: float = 0.0
-    count: int = 0
-
-    def observe(self, timestamp: int, clock_hz: int, now: float) -> None:
-        """Add the packet's deviation, unless its timestamp repeats the last one or was set anew."""
-        step = timestamp - self.timestamp
-        if not step:
-            return
-        elapsed = (now - self.arrived_at) * clock_hz
-        self.timestamp = timestamp
-        self.arrived_at = now
-        if not -0x80000000 <= step < 0x80000000:
-            step = (step + 0x80000000) % _TIMESTAMPS - 0x80000000
-        if elapsed >= 1.0 and not -_BACKWARD_RATIO * elapsed <= step <= _FORWARD_RATIO * elapsed:
-            return
-        last = self.last
-        self.last = last = last + (abs(elapsed - step) - last) / 16.0
-        self.total += last
-        self.count += 1
-        if last > self.maximum:
-            self.maximum = last
-
-    def restart(self, timestamp: int, now: float) -> None:
-        """Measure the next packet from this one, which deviates from nothing."""
-        self.timestamp = timestamp
-        self.arrived_at = now
-
-    def add(self, other: "_Jitter") -> None:
-        """Take the sums of another SSRC over."""
-        self.maximum = max(self.maximum, other.maximum)
-        self.total += other.total
-        self.count += other.count
 
 
 class RtpState(NamedTuple):
-    """Where the statistics of a stream stand: whoever has this counts on without a seam. Times: seconds, monotonic."""
+    """State of a stream's statistics, enough to go on counting as if nobody else had. Times: seconds, monotonic."""
 
     ssrc: int | None = None
     """Of the latest packet; None before the first, and then `highest`, `lowest` and `missing` mean nothing."""
     highest: int = 0
     """Sequence number, extended beyond 16 bits."""
     lowest: int = 0
-    """Of the run, extended alike; what is not over MAX_JUMP behind `highest` is exact."""
+    """Of the run, extended likewise; exact as long as it is at most MAX_JUMP behind `highest`."""
     missing: frozenset[int] = frozenset()
     """Extended numbers in between that may still come."""
     seen_at: float = 0.0
@@ -102,7 +47,7 @@ class RtpState(NamedTuple):
 
 
 class RtpTotals(NamedTuple):
-    """What the kernel counted at a port, of whatever sessions; all but `jitter_total` modulo 2**32."""
+    """What the kernel counted at a port since it started, over all sessions; all but `jitter_total` modulo 2**32."""
 
     lost: int = 0
     duplicates: int = 0
@@ -115,7 +60,7 @@ _NOTHING_FORWARDED = RtpTotals()
 
 
 class Arrival(Enum):
-    """What a packet is among those of its stream."""
+    """How a packet relates to those that its stream had before."""
 
     NEXT = "next"
     """Follows the highest number of the run, as most do."""
@@ -138,13 +83,11 @@ _DUPLICATE = Arrival.DUPLICATE
 
 
 class SequenceTracker:
-    """What the packets accepted from one party tell about what it sent."""
+    """Sequence statistics of the packets accepted at one stream, and so of what was sent to it."""
 
     __slots__ = (
         "_forwarded",
         "_highest",
-        "_jitter",
-        "_jitters",
         "_lowest",
         "_missing",
         "_next",
@@ -152,6 +95,7 @@ class SequenceTracker:
         "_sent_before",
         "_ssrc",
         "duplicates",
+        "jitter",
         "longest_gap_s",
         "parse_errors",
         "received",
@@ -175,10 +119,7 @@ class SequenceTracker:
         """Extended numbers between lowest and highest that have not come."""
         self._sent_before = 0
         """Sent in runs that ended."""
-        self._jitter: _Jitter | None = None
-        """Of the current SSRC."""
-        self._jitters: tuple[_Jitter, ...] = ()
-        """Of all SSRCs, the newest first."""
+        self.jitter = StreamJitter()
         self._forwarded = _NOTHING_FORWARDED
         """The kernel's totals, up to which its packets are absorbed."""
 
@@ -189,7 +130,7 @@ class SequenceTracker:
 
     @property
     def sent(self) -> int:
-        """Packets that the party sent, as its sequence numbers tell."""
+        """Packets that were sent, by their sequence numbers."""
         return self._sent_before + (0 if self._next == _NO_RUN else self._highest - self._lowest + 1)
 
     @property
@@ -197,24 +138,8 @@ class SequenceTracker:
         """Packets sent and not received."""
         return self.sent - self.received
 
-    @property
-    def jitter_last(self) -> float:
-        """Jitter of the newest SSRC that has any, timestamp units."""
-        return next((jitter.last for jitter in self._jitters if jitter.count), 0.0)
-
-    @property
-    def jitter_max(self) -> float:
-        """Highest jitter of any SSRC, timestamp units."""
-        return max((jitter.maximum for jitter in self._jitters), default=0.0)
-
-    @property
-    def jitter_average(self) -> float:
-        """Jitter averaged over the packets of all SSRCs, timestamp units."""
-        count = sum(jitter.count for jitter in self._jitters)
-        return sum(jitter.total for jitter in self._jitters) / count if count else 0.0
-
     def observe(self, header: RtpHeader | None, now: float) -> Arrival:
-        """Count an accepted packet, None for one that is not RTP, and tell what it is; `now` in seconds, monotonic."""
+        """Count an accepted packet, None for one that is not RTP, and classify it; `now` in seconds, monotonic."""
         gap_s = now - self._seen_at
         if gap_s > self.longest_gap_s:
             self.longest_gap_s = gap_s
@@ -232,17 +157,18 @@ class SequenceTracker:
             arrival = self._place(header, now)
             if arrival is _DUPLICATE or arrival is Arrival.TALK_STARTED:
                 return arrival
-        clock_hz = _CLOCK_HZ[payload_type]
+        clock_hz = CLOCK_HZ[payload_type]
         if clock_hz:
-            if self._jitter is None:
-                self._follow_jitter(_Jitter(ssrc, timestamp, now))
+            jitter = self.jitter.current
+            if jitter is None:
+                self.jitter.start(header, now)
             else:
-                self._jitter.observe(timestamp, clock_hz, now)
+                jitter.observe(timestamp, clock_hz, now)
         return arrival
 
     def state(self) -> RtpState:
-        """Where the kernel has to go on from."""
-        jitter = self._jitter
+        """The state that the kernel has to go on from."""
+        jitter = self.jitter.current
         oldest = self._highest - MAX_JUMP
         return RtpState(
             ssrc=self._ssrc,
@@ -253,19 +179,19 @@ class SequenceTracker:
             longest_gap_s=self.longest_gap_s,
             timestamp=jitter.timestamp if jitter else 0,
             arrived_at=jitter.arrived_at if jitter else 0.0,
-            jitter=jitter.last if jitter and jitter.count else self.jitter_last,
-            jitter_max=self.jitter_max,
+            jitter=jitter.last if jitter and jitter.count else self.jitter.last,
+            jitter_max=self.jitter.maximum,
             is_jitter_new=jitter is None or not jitter.count,
         )
 
     def skip_forwarded(self, totals: RtpTotals) -> None:
-        """Leave out what the kernel counted so far, which is not of this stream or absorbed already."""
+        """Leave out what the kernel counted so far: it belongs to another stream, or is absorbed already."""
         self._forwarded = totals
 
     def absorb_forwarded(self, packets: int, state: RtpState, totals: RtpTotals) -> None:
-        """Count `packets` that the kernel forwarded since the last time, and go on from where it stands.
+        """Count `packets` that the kernel forwarded since the last time, and go on from its state.
 
-        It must have gone on from `state()` of this tracker. A change of SSRC that it saw is not reported again.
+        The kernel must have started from `state()` of this tracker. A change of SSRC that it saw is not reported again.
         """
         before, self._forwarded = self._forwarded, totals
         duplicates = (totals.duplicates - before.duplicates) % _TOTALS
@@ -288,33 +214,24 @@ class SequenceTracker:
         self._missing = set(state.missing) if state.missing else None
         self._sent_before = 0
         self._sent_before = sent - self.sent
-        self._absorb_jitter(state, totals.jitter_total - before.jitter_total, totals.jitter_count - before.jitter_count)
-
-    def _absorb_jitter(self, state: RtpState, total: float, count: int) -> None:
-        if state.arrived_at:
-            if self._jitter is None:
-                self._follow_jitter(_Jitter(state.ssrc or 0, state.timestamp, state.arrived_at))
-            else:
-                self._jitter.restart(state.timestamp, state.arrived_at)
-        measured = None if state.is_jitter_new else self._jitter
-        if measured is None:
-            if not count:
-                return
-            # The kernel measured another SSRC before this one, and that is over.
-            measured = _Jitter(_NOBODY, 0, 0.0)
-            newest = self._jitters[:1] if self._jitter in self._jitters[:1] else ()
-            self._jitters = (*newest, measured, *self._jitters[len(newest) :])
-            self._limit_jitters()
-        measured.last = state.jitter
-        measured.maximum = max(measured.maximum, state.jitter_max)
-        measured.total += total
-        measured.count += count % _TOTALS
+        self.jitter.absorb(
+            KernelJitter(
+                ssrc=state.ssrc,
+                timestamp=state.timestamp,
+                arrived_at=state.arrived_at,
+                is_new=state.is_jitter_new,
+                last=state.jitter,
+                maximum=state.jitter_max,
+                total=totals.jitter_total - before.jitter_total,
+                packets=(totals.jitter_count - before.jitter_count) % _TOTALS,
+            )
+        )
 
     def _switch(self, ssrc: int) -> None:
         """Go to another SSRC, or to the first."""
         self._end_run()
         self._ssrc = ssrc
-        self._jitter = next((jitter for jitter in self._jitters if jitter.ssrc == ssrc), None)
+        self.jitter.switch(ssrc)
 
     def _end_run(self) -> None:
         self._sent_before = self.sent
@@ -337,8 +254,7 @@ class SequenceTracker:
             return Arrival.OUT_OF_ORDER
         if ahead < 0 and header.marker:
             self._start_run(header.sequence)
-            if self._jitter is not None:
-                self._jitter.restart(header.timestamp, now)
+            self.jitter.restart(header.timestamp, now)
             return Arrival.TALK_STARTED
         return self._fill(self._highest + ahead)
 
@@ -376,14 +292,3 @@ class SequenceTracker:
         if len(self._missing) > 2 * MAX_JUMP:
             oldest = self._highest - MAX_JUMP
             self._missing = {number for number in self._missing if number >= oldest}
-
-    def _follow_jitter(self, jitter: _Jitter) -> None:
-        self._jitter = jitter
-        self._jitters = (jitter, *self._jitters)
-        self._limit_jitters()
-
-    def _limit_jitters(self) -> None:
-        while len(self._jitters) > JITTER_SSRCS:
-            *kept, oldest = self._jitters
-            kept[-1].add(oldest)
-            self._jitters = tuple(kept)

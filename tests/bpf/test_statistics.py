@@ -101,7 +101,7 @@ def counts(tracker):
 
 
 def measures(tracker):
-    return tracker.jitter_last, tracker.jitter_max, tracker.jitter_average
+    return tracker.jitter.last, tracker.jitter.maximum, tracker.jitter.average
 
 
 def check(stream):
@@ -214,7 +214,7 @@ def test_any_stream_with_handovers(place, sequence, specs, turns):
         if number % 7 == 0:  # a look in between changes nothing
             check(stream)
     check(stream)
-    if stream.alone.jitter_max < 2**24:  # what the kernel can hold
+    if stream.alone.jitter.maximum < 2**24:  # what the kernel can hold
         assert measures(stream.tracker) == pytest.approx(measures(stream.alone), abs=UNITS, rel=1e-4)
 
 
@@ -256,7 +256,7 @@ def test_jitter_of_a_talk(place, payload_type, hz, handover):
             )
         )
     check(stream)
-    assert stream.alone.jitter_average > hz / 5000
+    assert stream.alone.jitter.average > hz / 5000
     assert measures(stream.tracker) == pytest.approx(measures(stream.alone), abs=UNITS)
 
 
@@ -273,14 +273,14 @@ def test_ssrc_that_comes_back_starts_its_jitter_anew(place):
     stream = Stream(place)
     for number, timestamp in enumerate([0, 1600, 3200]):
         stream.send(Packet(rtp(number, 1, timestamp)))
-    before = stream.alone.jitter_last
+    before = stream.alone.jitter.last
     for number, (ssrc, timestamp) in enumerate([(2, 0), (1, 4800)]):
         stream.send(Packet(rtp(number, ssrc, timestamp)))
     stream.absorb()
-    assert stream.tracker.jitter_last == pytest.approx(before, abs=UNITS)
+    assert stream.tracker.jitter.last == pytest.approx(before, abs=UNITS)
     stream.send(Packet(rtp(5, 1, 4960)))
     stream.absorb()
-    assert stream.tracker.jitter_last < before / 2 < stream.alone.jitter_last
+    assert stream.tracker.jitter.last < before / 2 < stream.alone.jitter.last
 
 
 # What is RTP

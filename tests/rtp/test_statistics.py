@@ -98,83 +98,6 @@ def test_longest_gap_counts_every_packet():
     assert tracker.longest_gap_s == pytest.approx(1.98)
 
 
-def jitter(*arrivals, payload_type=0, ssrc=1):
-    """Track packets given as (arrival in ms, timestamp)."""
-    tracker = SequenceTracker()
-    for sequence, (arrival_ms, timestamp) in enumerate(arrivals):
-        tracker.observe(rtp(sequence, ssrc, timestamp, payload_type), 1000 + arrival_ms / 1000)
-    return tracker.jitter_last, tracker.jitter_max, tracker.jitter_average
-
-
-def test_no_jitter_on_time():
-    assert jitter((0, 0), (20, 160), (40, 320)) == pytest.approx((0, 0, 0), abs=1e-6)
-    assert jitter((0, 0)) == (0, 0, 0)
-
-
-def test_jitter_is_filtered_by_sixteen():
-    first = 80 / 16
-    second = first + (80 - first) / 16
-    third = second + (0 - second) / 16
-    expected = (third, second, (first + second + third) / 3)
-    assert jitter((0, 0), (30, 160), (40, 320), (60, 480)) == pytest.approx(expected)
-
-
-def test_jitter_uses_the_clock_of_the_payload_type():
-    assert jitter((0, 0), (30, 320), payload_type=6)[0] == pytest.approx(160 / 16)
-    assert jitter((0, 0), (30, 160), payload_type=18)[0] == pytest.approx(80 / 16)
-
-
-@pytest.mark.parametrize("payload_type", [1, 2, 19, 31, 96, 101, 127])
-def test_no_jitter_without_a_known_clock(payload_type):
-    assert jitter((0, 0), (30, 160), (31, 320), payload_type=payload_type) == (0, 0, 0)
-
-
-def test_repeated_timestamps_are_ignored():
-    assert jitter((0, 0), (15, 0), (30, 160)) == pytest.approx((5, 5, 5))
-
-
-def test_timestamps_wrap():
-    assert jitter((0, 2**32 - 80), (30, 80)) == pytest.approx((5, 5, 5))
-    assert jitter((0, 80), (1, -80)) == pytest.approx((168 / 16,) * 3)
-
-
-@pytest.mark.parametrize("timestamp", [2_000_000, 2**31 + 5_000])
-def test_timestamps_set_anew_are_no_jitter(timestamp):
-    arrivals = (0, 5000), (20, timestamp), (50, timestamp + 160)
-    assert jitter(*arrivals) == pytest.approx((5, 5, 5))
-
-
-def test_duplicates_and_backward_markers_are_no_jitter():
-    tracker = SequenceTracker()
-    for packet, at in [
-        (rtp(10, timestamp=0), 0.0),
-        (rtp(10, timestamp=999), 0.001),
-        (rtp(5, timestamp=4000, marker=M), 0.02),
-        (rtp(6, timestamp=4160), 0.05),
-    ]:
-        tracker.observe(packet, at)
-    assert tracker.jitter_last == pytest.approx(5)
-
-
-def test_jitter_is_kept_by_ssrc():
-    tracker = SequenceTracker()
-    for sequence in range(20):
-        for ssrc in (1, 2):
-            tracker.observe(rtp(sequence, ssrc, 160 * sequence + 10**6 * ssrc), sequence * 0.02)
-    assert (tracker.jitter_last, tracker.jitter_max) == pytest.approx((0, 0), abs=1e-6)
-
-
-def test_sums_of_the_oldest_ssrc_survive():
-    tracker = SequenceTracker()
-    for ssrc in range(25):
-        late_s = 0.03 if ssrc == 0 else 0.02
-        tracker.observe(rtp(1, ssrc, 0), float(ssrc))
-        tracker.observe(rtp(2, ssrc, 160), ssrc + late_s)
-    assert tracker.jitter_max == pytest.approx(5)
-    assert tracker.jitter_average == pytest.approx(5 / 25)
-    assert tracker.jitter_last == pytest.approx(0, abs=1e-6)
-
-
 # What the kernel forwarded
 
 
@@ -190,8 +113,8 @@ def forward(tracker, *packets, totals=None):
         (start.lost + kernel.lost - before) % 2**32,
         (start.duplicates + kernel.duplicates) % 2**32,
         start.parse_errors + kernel.parse_errors,
-        start.jitter_total + sum(jitter.total for jitter in kernel._jitters),
-        (start.jitter_count + sum(jitter.count for jitter in kernel._jitters)) % 2**32,
+        start.jitter_total + kernel.jitter.total,
+        (start.jitter_count + kernel.jitter.count) % 2**32,
     )
     tracker.absorb_forwarded(len(packets), kernel.state(), totals)
     return totals
@@ -263,8 +186,8 @@ def test_jitter_across_the_seams():
             totals = forward(tracker, (packet, at), totals=totals)
         else:
             tracker.observe(packet, at)
-    assert alone.jitter_last > 1
-    measured = [(one.jitter_last, one.jitter_max, one.jitter_average) for one in (alone, tracker)]
+    assert alone.jitter.last > 1
+    measured = [(one.jitter.last, one.jitter.maximum, one.jitter.average) for one in (alone, tracker)]
     assert measured[1] == pytest.approx(measured[0])
 
 
@@ -272,12 +195,12 @@ def test_jitter_of_an_ssrc_that_only_the_kernel_saw():
     tracker = track(1)
     jittery = [(rtp(number, 2, 160 * number), 0.05 * number) for number in range(9)]
     forward(tracker, *jittery, (rtp(5, ssrc=3), 1.0))
-    last = tracker.jitter_last
+    last = tracker.jitter.last
     assert last > 10
-    assert tracker.jitter_max == pytest.approx(last)
+    assert tracker.jitter.maximum == pytest.approx(last)
     tracker.observe(rtp(6, 3, 160), 1.02)
-    assert tracker.jitter_last == pytest.approx(0, abs=1e-6)
-    assert tracker.jitter_max == pytest.approx(last)
+    assert tracker.jitter.last == pytest.approx(0, abs=1e-6)
+    assert tracker.jitter.maximum == pytest.approx(last)
 
 
 def test_memory_of_ssrcs_that_only_the_kernel_saw_is_bounded():
@@ -285,7 +208,7 @@ def test_memory_of_ssrcs_that_only_the_kernel_saw_is_bounded():
     for ssrc in range(2, 40):
         packets = [(rtp(number, ssrc, 160 * number), 0.02 * number) for number in range(3)]
         totals = forward(tracker, *packets, (rtp(9, ssrc + 1000), 1.0), totals=totals)
-    assert len(tracker._jitters) <= 10
+    assert len(tracker.jitter._all) <= 10
 
 
 def model(packets):
