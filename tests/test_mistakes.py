@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -46,11 +47,12 @@ def namespace():
 
 
 @pytest.fixture
-def refused(tmp_path):
+def refused(tmp_path, open_directory):
     """Runs the program with a mistake; the one line that it says. It must end by itself."""
+    pid_path = open_directory / "pid"
 
     def run(*options, status=1, prefix=(), environment=None, directory=tmp_path):
-        pid_file = () if "-p" in options else ("-p", str(tmp_path / "pid"))
+        pid_file = () if "-p" in options else ("-p", str(pid_path))
         done = subprocess.run(
             [*prefix, PROGRAM, "-f", *pid_file, *options],
             cwd=directory,
@@ -65,7 +67,7 @@ def refused(tmp_path):
         (line,) = done.stderr.splitlines()
         assert line.startswith("rtpproxy: "), line
         assert "Traceback" not in line
-        assert not (tmp_path / "pid").exists()
+        assert not pid_path.exists()
         return line
 
     return run
@@ -129,7 +131,37 @@ def test_recording(refused):
     assert line == "rtpproxy: -r /var/spool: recording is not supported so far; leave the option out to start without"
 
 
+def test_help_and_version():
+    for option, words in (("-h", "Usage: rtpproxy"), ("--help", "Usage: rtpproxy"), ("--version", "0.")):
+        done = subprocess.run([PROGRAM, option], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(words)
+
+
 # Control sockets
+
+
+def test_forgotten_prefix_of_a_control_socket(refused, tmp_path):
+    line = refused("-s", "127.0.0.1:22222", *BOUND, status=2)
+    assert line == (
+        "rtpproxy: -s 127.0.0.1:22222: write udp:127.0.0.1:22222, or unix:./127.0.0.1:22222 for a file of that name"
+    )
+    assert not (tmp_path / "127.0.0.1:22222").exists()
+
+
+def test_port_without_a_host(refused):
+    line = refused("-s", "udp:22222", *BOUND, status=2)
+    assert line == (
+        "rtpproxy: control socket udp:22222: a port without a host; write udp:*:22222 for all addresses of this host, "
+        "or udp:127.0.0.1:22222 for this host only"
+    )
+
+
+@pytest.mark.parametrize("mode", ["0770", "0600"])
+def test_mode_of_the_socket_without_a_group(start, mode):
+    """Nothing says that it is ignored: it is not."""
+    running = start("-w", mode, *BOUND)
+    assert stat.S_IMODE(running.socket_path.stat().st_mode) == int(mode, 8)
 
 
 def test_control_port_in_use(refused):
@@ -190,6 +222,22 @@ def test_second_socket_that_fails_takes_the_first_along(refused, tmp_path):
 
 
 # Addresses and interfaces
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-l", "lo"), "-l lo: not an IPv4 address, but lo is an interface; its addresses are 127.0.0.1"),
+        (("-l", "a@lo=b"), "-l a@lo=b: not an IPv4 address, but lo is an interface; its addresses are 127.0.0.1"),
+        (("-l", "127.0.0.1/lo"), "-l 127.0.0.1/lo: not an IPv4 address, but lo is an interface; its addresses are"),
+        (("-6", "lo"), "-6 lo: not an IPv6 address, but lo is an interface"),
+        (("-n", "tcp:lo:9"), "-n tcp:lo:9: not an address, but lo is an interface; its addresses are 127.0.0.1"),
+        (("-s", "udp:lo:9"), "-s udp:lo:9: not an address, but lo is an interface; its addresses are 127.0.0.1"),
+        (("--no_resolve", "-l", "lo"), "-l lo: not an IPv4 address, but lo is an interface"),
+    ],
+)
+def test_interface_in_place_of_an_address(refused, options, words):
+    assert refused(*options, status=2).startswith(f"rtpproxy: {words}")
 
 
 def test_listen_address_that_is_not_ours(refused):
@@ -438,20 +486,68 @@ def test_bound_ports_of_two_relays_may_overlap(start):
     assert len(set(ports)) == 4
 
 
-# The pid file never keeps the relay from running
+# The pid file
 
 
-@pytest.mark.parametrize("name", ["missing/pid", "directory", "link", "pipe"])
-def test_pid_file_that_cannot_be_had_is_left_alone(start, tmp_path, name):
+@pytest.mark.parametrize("options", [(), ("-f",)], ids=["daemon", "foreground"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing/pid", "the directory does not exist"),
+        ("target/pid", "part of the path is not a directory"),
+        ("directory", "it is a directory"),
+        ("link", "it is a symbolic link"),
+        ("pipe", "it is not a regular file"),
+    ],
+)
+def test_pid_file_that_cannot_be_had(tmp_path, name, reason, options):
+    """It was asked for, so the relay does not start without it. What is in its place is left alone."""
     (tmp_path / "directory").mkdir()
     (tmp_path / "target").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "target")
     os.mkfifo(tmp_path / "pipe")
     before = sorted(path.name for path in tmp_path.iterdir())
-    running = start(*BOUND, "-p", str(tmp_path / name))
-    (line,) = [line for line in running.log.splitlines() if line.startswith("ERR:")]
-    assert f"pid file {tmp_path / name}" in line
-    assert running.ask("V") == "20040107"
-    assert running.stop() == 0
+    path = tmp_path / name
+    command = [PROGRAM, *options, *BOUND, "-s", f"unix:{tmp_path}/sock", "-p", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    line = f"rtpproxy: pid file {path}: {reason}; name another file with -p\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert (tmp_path / "target").read_text() == "precious"
-    assert sorted(path.name for path in tmp_path.iterdir() if "rtpproxy" not in path.name) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.root
+def test_pid_file_where_the_user_may_not_write(refused, tmp_path):
+    path = tmp_path / "other"
+    line = refused("-p", str(path), *BOUND, prefix=AS_NOBODY, directory="/")
+    assert line == f"rtpproxy: pid file {path}: permission denied; name another file with -p"
+
+
+HIDE_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$0" "$@"'
+"""Gives a process a /run of its own that only root may write to."""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("prefix", "level"), [(AS_NOBODY, "WARN"), ((), None)], ids=["user", "root"])
+def test_default_pid_file(open_directory, prefix, level):
+    """Nobody asked for it: an ordinary user runs without, and one line says so."""
+    socket_path, log_path = open_directory / "sock", open_directory / "log"
+    command = ["unshare", "--mount", "sh", "-c", HIDE_RUN, *prefix]
+    with (
+        log_path.open("wb") as log,
+        subprocess.Popen(
+            [*command, PROGRAM, "-f", "-d", "INFO", "-s", f"unix:{socket_path}", *BOUND], cwd="/", stderr=log
+        ) as process,
+    ):
+        try:
+            wait_for(lambda: "rtpproxy started" in log_path.read_text(), DEADLINE_S, "the relay to start")
+        finally:
+            process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+    lines = [line for line in log_path.read_text().splitlines() if "pid file" in line]
+    if level is None:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(f"{level}:GLOBAL:write:")
+        assert line.endswith("pid file /var/run/rtpproxy.pid: Permission denied")

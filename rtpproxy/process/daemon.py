@@ -1,15 +1,13 @@
-"""The process: who may start it, foreground or daemon, pid file, log, clock."""
+"""The process that a relay runs in: whether it may start, foreground or daemon, its log, its clock."""
 
 import errno
 import gc
 import logging
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO
 
 import uvloop
 
@@ -17,6 +15,7 @@ from rtpproxy import instance
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.process import limits, privileges
+from rtpproxy.process.pid_file import PidFile
 from rtpproxy.process.syslog import DEFAULT_FACILITY, DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
 
 log = logging.getLogger(__name__)
@@ -37,6 +36,7 @@ def run(config: Config) -> int:
     check_root(config)
     privileges.check(config)
     config = with_absolute_paths(config)
+    _pid_file(config).check()
     if config.is_foreground:
         start_log(config)
         _serve(config, lambda: None)
@@ -45,14 +45,17 @@ def run(config: Config) -> int:
 
 
 def _fill_standard_descriptors() -> None:
-    """Open those of 0 to 2 that are closed, so that nothing else gets these numbers and is taken for them."""
+    """Open standard input, output and error where they are closed, so that nothing else gets their numbers."""
     while (null := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         os.set_inheritable(null, True)
     os.close(null)
 
 
 def check_root(config: Config) -> None:
-    """Refuse to be root with a control socket that others can reach, and warn of TCP (protocol.md 1.8)."""
+    """Refuse to run as root with a control socket that others can reach, and warn of TCP (protocol.md 1.8).
+
+    Raises StartError.
+    """
     if os.geteuid() != 0 or config.user or config.is_root_allowed:
         return
     if any(address.kind.is_datagram for address in config.control):
@@ -65,9 +68,9 @@ def check_root(config: Config) -> None:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Paths mean the directory that the relay was started in, wherever a daemon goes afterwards.
+    """Make paths absolute: they are meant from the directory of the start, and a daemon leaves that.
 
-    Raises ConfigError when that makes a target of notifications too long for a socket.
+    Raises ConfigError if the path of a notification target becomes too long for a socket.
     """
     control = tuple(
         replace(address, path=os.path.abspath(address.path)) if address.path else address for address in config.control
@@ -84,7 +87,7 @@ def with_absolute_paths(config: Config) -> Config:
 def start_log(config: Config) -> None:
     """Log to standard error in the foreground, else to syslog, as `LEVEL:ID:function:line: text`.
 
-    A daemon that keeps its descriptors logs to standard error, too, if there is no syslog.
+    A daemon that keeps its descriptors logs to standard error if there is no syslog.
     """
     for name, number in LEVELS.items():
         logging.addLevelName(number, name)
@@ -102,9 +105,13 @@ def _has_syslog() -> bool:
     return os.path.exists(DEFAULT_PATH)
 
 
+def _pid_file(config: Config) -> PidFile:
+    return PidFile(config.pid_file, is_required=config.is_pid_file_required)
+
+
 def _serve(config: Config, on_ready: Callable[[], None]) -> None:
     async def main() -> None:
-        pid_file = PidFile(config.pid_file)
+        pid_file = _pid_file(config)
 
         def ready() -> None:
             rest_collector()
@@ -131,59 +138,15 @@ def _advice(cause: BaseException | None) -> str:
 
 
 def rest_collector() -> None:
-    """Keep the cycle collector from stopping packets: sessions hold no cycles, and thousands take long to search."""
+    """Make the cycle collector run rarely: sessions hold no cycles, and a search of thousands holds packets up."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def abort(number: int) -> None:
-    """Leave at once: the second signal while stopping."""
+    """End the process at once, on the second signal while stopping."""
     os._exit(128 + number)
-
-
-class PidFile:
-    """Where operators' scripts find the process number. Only ever a regular file, and removed only if we wrote it."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._is_ours = False
-
-    def write(self) -> None:
-        """Write the number; what prevents it is logged, and the relay goes on (protocol.md 1.7)."""
-        try:
-            with self._open(os.O_WRONLY | os.O_CREAT) as file:
-                file.truncate()
-                file.write(f"{os.getpid()}\n".encode())
-            self._is_ours = True
-        except OSError as error:
-            log.error("pid file %s: %s", self._path, error.strerror)
-
-    def remove(self) -> None:
-        """Remove the file if it is still ours. The user of `-u` may not write to root's directories."""
-        if not self._is_ours:
-            return
-        try:
-            with self._open(os.O_RDONLY) as file:
-                is_ours = file.read(_MESSAGE_BYTES).strip() == str(os.getpid()).encode()
-            if is_ours:
-                os.unlink(self._path)
-        except PermissionError:
-            log.info("pid file %s stays: the directory is another user's", self._path)
-        except OSError as error:
-            log.error("pid file %s: %s", self._path, error.strerror)
-
-    def _open(self, flags: int) -> BinaryIO:
-        """Whoever may write to the directory can put something else there at any moment: what was opened is looked at.
-
-        Raises OSError where that is no regular file.
-        """
-        # Without waiting, as for the other end of a pipe.
-        number = os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            os.close(number)
-            raise OSError(errno.EINVAL, "not a regular file; left alone")
-        return os.fdopen(number, "wb" if flags & os.O_WRONLY else "rb")
 
 
 def _daemonize(config: Config) -> int:
@@ -204,7 +167,7 @@ def _daemonize(config: Config) -> int:
         os.close(reader)
         status = _be_daemon(config, writer)
     finally:
-        # Whatever happened: nothing of the parent's is run twice.
+        # Whatever happened, no code of the parent may run a second time.
         os._exit(status)
 
 
@@ -235,7 +198,7 @@ def _be_daemon(config: Config, writer: int) -> int:
 
 
 def _leave_parent(config: Config) -> None:
-    """Have neither its terminal, nor its directory, nor its standard descriptors. The process number changes."""
+    """Give up the parent's terminal, directory and standard descriptors. The process number changes."""
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -246,7 +209,7 @@ def _leave_parent(config: Config) -> None:
 
 
 def _redirect() -> None:
-    """Standard input, output and error lead nowhere from now on."""
+    """Let standard input, output and error lead nowhere."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(_LAST_STANDARD + 1):
         os.dup2(null, standard)
@@ -254,7 +217,7 @@ def _redirect() -> None:
 
 
 def _take_outcome(outcome: bytes) -> None:
-    """Raise the error that the daemon tells of, if it did not start; it tells nothing when it died."""
+    """Raise the error that the daemon reported, if it did not start. A daemon that died reported nothing."""
     if not outcome:
         raise StartError("the daemon died at start")
     status, message = outcome[0], outcome[1:].decode(errors="replace")

@@ -1,0 +1,132 @@
+"""The pid file: written when it can be, refused where it was asked for and cannot be, and nobody else's is touched."""
+
+import os
+
+import pytest
+
+from rtpproxy.errors import StartError
+from rtpproxy.process.pid_file import PidFile
+
+OURS = f"{os.getpid()}\n"
+
+
+def make_directory(path):
+    path.mkdir()
+
+
+def make_link(path):
+    (path.parent / "target").write_text(OURS)
+    path.symlink_to(path.parent / "target")
+
+
+def make_dangling_link(path):
+    path.symlink_to(path.parent / "nowhere")
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+IN_PLACE = [
+    (make_directory, "it is a directory"),
+    (make_link, "it is a symbolic link"),
+    (make_dangling_link, "it is a symbolic link"),
+    (make_pipe, "it is not a regular file"),
+]
+
+
+def listing(directory):
+    return sorted((path.name, path.lstat().st_mode, path.lstat().st_size) for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("is_required", [False, True])
+@pytest.mark.parametrize("before", ["", "1234567890123\n"])
+def test_number_is_written_and_removed(tmp_path, is_required, before):
+    path = tmp_path / "pid"
+    if before:
+        path.write_text(before)
+    pid_file = PidFile(str(path), is_required=is_required)
+    pid_file.check()
+    assert listing(tmp_path) == ([("pid", path.lstat().st_mode, len(before))] if before else [])
+    pid_file.write()
+    assert path.read_text() == OURS
+    pid_file.remove()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("make", "reason"), IN_PLACE)
+def test_required_file_is_refused_for_what_is_in_its_place(tmp_path, make, reason):
+    path = tmp_path / "pid"
+    make(path)
+    before = listing(tmp_path)
+    pid_file = PidFile(str(path), is_required=True)
+    for attempt in (pid_file.check, pid_file.write):
+        with pytest.raises(StartError, match=f"^pid file {path}: {reason}; name another file with -p$"):
+            attempt()
+    pid_file.remove()
+    assert listing(tmp_path) == before
+
+
+def test_required_file_needs_its_directory(tmp_path):
+    path = tmp_path / "missing" / "pid"
+    pid_file = PidFile(str(path), is_required=True)
+    for attempt in (pid_file.check, pid_file.write):
+        with pytest.raises(StartError, match=f"^pid file {path}: the directory does not exist; name another"):
+            attempt()
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs software: /dev/full")
+def test_device_is_no_pid_file():
+    """Nor is it removed, as the C RTPproxy does to /dev/null."""
+    for path in ("/dev/null", "/dev/full"):
+        with pytest.raises(StartError, match=f"^pid file {path}: "):
+            PidFile(path, is_required=True).check()
+        assert os.path.exists(path)
+
+
+@pytest.mark.parametrize(("make", "reason"), IN_PLACE)
+def test_default_file_that_cannot_be_written_is_one_line_in_the_log(tmp_path, caplog, make, reason):
+    path = tmp_path / "pid"
+    make(path)
+    before = listing(tmp_path)
+    pid_file = PidFile(str(path), is_required=False)
+    pid_file.check()
+    assert caplog.records == []
+    pid_file.write()
+    (record,) = caplog.records
+    assert record.levelname in (("ERROR", "ERR") if os.geteuid() == 0 else ("WARNING", "WARN"))
+    assert record.message.startswith(f"pid file {path}: ")
+    pid_file.remove()
+    assert listing(tmp_path) == before
+    assert len(caplog.records) == 1
+
+
+def test_file_of_another_process_is_left_alone(tmp_path):
+    path = tmp_path / "pid"
+    pid_file = PidFile(str(path), is_required=True)
+    pid_file.write()
+    path.write_text("1\n")
+    pid_file.remove()
+    assert path.read_text() == "1\n"
+
+
+@pytest.mark.parametrize("make", [make_link, make_pipe])
+def test_what_took_its_place_is_left_alone(tmp_path, caplog, make):
+    path = tmp_path / "pid"
+    pid_file = PidFile(str(path), is_required=True)
+    pid_file.write()
+    path.unlink()
+    make(path)
+    pid_file.remove()
+    assert os.path.lexists(path)
+    assert f"pid file {path}: " in caplog.text
+
+
+def test_file_that_is_gone_is_one_line_in_the_log(tmp_path, caplog):
+    path = tmp_path / "pid"
+    pid_file = PidFile(str(path), is_required=True)
+    pid_file.write()
+    path.unlink()
+    pid_file.remove()
+    assert caplog.messages == [f"pid file {path}: No such file or directory"]
