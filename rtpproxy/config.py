@@ -10,50 +10,50 @@ from enum import Enum
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
 SHORT_BYTES = 128
-"""Payloads below it are sent twice where that is asked for (protocol.md 6.2)."""
+"""Shorter payloads are sent twice if `-2` is given (protocol.md 6.2)."""
 DEFAULT_TOS = 0xB8
 """Expedited forwarding (protocol.md 6.3)."""
 DSCP_MASK = 0xFC
-"""Of a TOS byte or traffic class; the rest is ECN, which a relay of UDP knows nothing of (RFC 3168 5)."""
+"""The DSCP bits of a TOS byte or traffic class; the other two are ECN, which a relay does not set (RFC 3168 5)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 MIN_FILES = 64
-"""Open files without which the relay does not start: about fifty are open before the first call comes."""
+"""The relay does not start with fewer files allowed: about fifty are open before the first call."""
 FIRST_FREE_PORT = 1024
 """The first port that anybody may bind; those below need CAP_NET_BIND_SERVICE."""
 NOTIFY_WILDCARD = "%%CC_SELF%%"
 MAX_NOTIFY_TARGETS = 64
 MAX_NOTIFY_WILDCARDS = 2
 MAX_SOCKET_PATH_BYTES = 107
-"""What `sun_path` holds beside its NUL."""
+"""Longest path that `sun_path` can hold beside its NUL."""
 DEFAULT_SOCKET_MODE = 0o755
-"""Of Unix control sockets when `-u` names a group (protocol.md 1.7)."""
+"""Permission bits of Unix control sockets if `-u` names a group and `-w` is not given (protocol.md 1.7)."""
 
 
 class ControlKind(Enum):
-    """What a control socket is, and how commands are framed on it (protocol.md 1.1). Values are prefixes of `-s`."""
+    """Kinds of control sockets, and how commands are framed on each (protocol.md 1.1). Values are prefixes of `-s`."""
 
     UNIX = "unix"
-    """Unix stream socket, one command a connection."""
+    """Unix stream socket, one command per connection."""
     CUNIX = "cunix"
-    """Unix stream socket, one command a line."""
+    """Unix stream socket, one command per line."""
     UDP = "udp"
     """IPv4 datagrams with a cookie."""
     UDP6 = "udp6"
     """IPv6 datagrams with a cookie."""
     TCP = "tcp"
-    """IPv4 stream, one command a line."""
+    """IPv4 stream, one command per line."""
     TCP6 = "tcp6"
-    """IPv6 stream, one command a line."""
+    """IPv6 stream, one command per line."""
     STDIO = "stdio"
-    """Standard input and output, one command a line."""
+    """Standard input and output, one command per line."""
     STDIOC = "stdioc"
-    """Like `STDIO`, and the process ends with its input."""
+    """Like `STDIO`; the relay ends when its input ends."""
     SYSTEMD = "systemd"
-    """The first socket that the service manager passes: a stream, one command a connection."""
+    """The first socket that the service manager passes: a stream, one command per connection."""
 
     @property
     def is_datagram(self) -> bool:
-        """Whether commands come as datagrams, which counts as remote control (protocol.md 1.8)."""
+        """Whether commands come as datagrams; this counts as remote control (protocol.md 1.8)."""
         return self in (ControlKind.UDP, ControlKind.UDP6)
 
     @property
@@ -88,32 +88,32 @@ class ControlAddress:
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """An address of ours that media ports are on (protocol.md 7.2)."""
+    """A local address with media ports (protocol.md 7.2)."""
 
     host: str = ""
     """Numeric, in canonical form; empty for all local addresses of the family."""
     is_ipv6: bool = False
     label: str = ""
-    """By which the modifier `l{label}` selects it; empty for none."""
+    """The modifier `l{label}` selects the address by it; empty for none."""
     advertised: str = ""
     """Printed in replies in place of `host`; empty for `host` itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotifyTarget:
-    """Where `-n` tells timeouts to (protocol.md 10.1): `path` of a Unix socket, else TCP `host` and `port`."""
+    """Where timeouts are reported (protocol.md 10.1): the `path` of a Unix socket, else TCP `host` and `port`."""
 
     path: str = ""
     host: str = ""
-    """A name or a number, without brackets; a number once the relay runs. Empty for a wildcard: the address that the
-    controller's command came from."""
+    """A name or a numeric address without brackets; numeric once the relay runs. Empty for a wildcard: the address that
+    the controller's command came from."""
     port: int = 0
     text: str = ""
-    """As it was given, with `unix:` where that was left out. Commands quote it, whatever `path` and `host` become."""
+    """As it was given, with `unix:` if that was left out. Commands quote it, even if `path` and `host` change."""
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether the host is that of whoever sent the command."""
+        """Whether the target is on the host that sent the command."""
         return not self.path and not self.host
 
     def __str__(self) -> str:
@@ -121,29 +121,29 @@ class NotifyTarget:
 
 
 class LatchingMode(Enum):
-    """Which learning rules hold (`--latching`)."""
+    """How endpoints are learned from packets (`--latching`)."""
 
     COMPATIBLE = "compatible"
-    """Those of the C RTPproxy (protocol.md 5)."""
+    """By the rules of the C RTPproxy (protocol.md 5)."""
     STRICT = "strict"
-    """No free window, every source remembered (protocol.md 16, items 6 and 7)."""
+    """Without a free window, and remembering every source (protocol.md 16, items 6 and 7)."""
 
 
 class OffloadMode(Enum):
     """What `--offload` asks for."""
 
     AUTO = "auto"
-    """The best tier each interface can have."""
+    """The best tier that each interface can have."""
     XDP = "xdp"
-    """Native XDP on every interface named or found, else refuse to start; no TC."""
+    """Native XDP on every interface; refuse to start otherwise."""
     TC = "tc"
-    """TC on every interface named or found, else refuse to start; no XDP."""
+    """TC on every interface; refuse to start otherwise."""
     OFF = "off"
     """The kernel forwards nothing."""
 
     @property
     def is_required(self) -> bool:
-        """Whether the relay does not start without the kernel."""
+        """Whether the relay refuses to start without the kernel tier."""
         return self in (OffloadMode.XDP, OffloadMode.TC)
 
 
@@ -151,7 +151,7 @@ class PortsMode(Enum):
     """How the relay owns its media ports (`--ports`)."""
 
     AUTO = "auto"
-    """Steered where BPF can be loaded, bound where not."""
+    """Steered where BPF can be loaded, else bound."""
     STEERED = "steered"
     """One socket for all ports, fed by an sk_lookup program; refuse to start without it."""
     BOUND = "bound"
@@ -168,7 +168,7 @@ class Config:
     is_bridging: bool = False
     """Bridge mode (protocol.md 7.3): `listen` holds exactly two addresses."""
     is_asymmetric: bool = False
-    """What holds for a party whose command has neither `a` nor `s`."""
+    """Do not learn the endpoint of a leg whose command has neither `a` nor `s` (protocol.md 5.5)."""
     latching: LatchingMode = LatchingMode.COMPATIBLE
     lowest_port: int = 35000
     highest_port: int = 65000
@@ -183,15 +183,15 @@ class Config:
     """Each direction has a timer of its own, and the session ends when either runs out."""
     notify: tuple[NotifyTarget, ...] = ()
     is_doubling: bool = False
-    """Send payloads shorter than SHORT_BYTES twice."""
+    """Send payloads shorter than `SHORT_BYTES` twice."""
     tos: int = DEFAULT_TOS
-    """TOS byte or traffic class of packets that leave, 0 to 252; ECN bits are 0."""
+    """TOS byte or traffic class of media packets, 0 to 252; ECN bits are 0."""
     user: str = ""
     """User to become once everything is opened; empty to stay."""
     group: str = ""
-    """Group to become; empty for the user's own."""
+    """Group to become; empty for the user's own group."""
     socket_mode: int | None = None
-    """Permission bits of Unix control sockets; None for what the umask gives."""
+    """Permission bits of Unix control sockets; None to leave them as the umask gives them."""
     file_limit: int | None = None
     """Open files to allow, soft and hard, `MIN_FILES` at least; None to leave it."""
     nice: int | None = None
@@ -230,12 +230,12 @@ class Config:
 
     @property
     def instance(self) -> str:
-        """What tells this relay from others on the host: its control sockets, in a fixed order."""
+        """Name this relay among those of the host: its control sockets, in a fixed order."""
         return " ".join(sorted(str(address) for address in self.control))
 
 
 def find_target(targets: Sequence[NotifyTarget], argument: bytes) -> NotifyTarget | None:
-    """The target that the socket argument of a `U` quotes, letter by letter but for `unix:` (protocol.md 2.4)."""
+    """Find the target that the socket argument of a `U` quotes, literally except for `unix:` (protocol.md 2.4)."""
     quoted = argument.decode(errors="surrogateescape")
     if not quoted.startswith(("unix:", "tcp:")):
         quoted = f"unix:{quoted}"

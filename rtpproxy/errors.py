@@ -1,4 +1,4 @@
-"""Every error the relay raises, named by its cause. Wire numbers live in `control.messages`."""
+"""The errors that the relay raises, named by their cause. Error codes of the protocol are in `control/`."""
 
 
 class RtpproxyError(Exception):
@@ -18,7 +18,7 @@ class OffloadError(RtpproxyError):
 
 
 class PortBusyError(RtpproxyError):
-    """A port of the pair is taken by another process; another pair may do."""
+    """Another process has a port of the pair; another pair may be free."""
 
 
 class PortSpaceError(RtpproxyError):
@@ -26,7 +26,7 @@ class PortSpaceError(RtpproxyError):
 
 
 class NoPortsError(RtpproxyError):
-    """No free port pair is left, or none can be opened."""
+    """No port pair is free, or none can be opened."""
 
     def __init__(self, message: str, *, is_new_session: bool = False) -> None:
         super().__init__(message)
@@ -38,8 +38,8 @@ class SessionNotFoundError(RtpproxyError):
 
 
 class StoppingError(RtpproxyError):
-    """A new session was refused because a slow shutdown is under way."""
+    """A new session was refused because the relay is stopping slowly."""
 
 
 class NotificationOffError(RtpproxyError):
-    """A command asks for notification, and no target was configured."""
+    """A command asks for notification, but no target is configured."""

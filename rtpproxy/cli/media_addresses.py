@@ -1,6 +1,6 @@
-"""What `-l`, `-6` and `-A` say about the addresses that media ports are on (protocol.md 7.2, 7.3).
+"""Reads the addresses for media ports from `-l`, `-6` and `-A` (protocol.md 7.2, 7.3).
 
-Nothing is asked of the network here: host names are handed to a callable.
+Nothing here asks the network: a callable looks host names up.
 """
 
 import ipaddress
@@ -13,12 +13,14 @@ from rtpproxy.config import ListenAddress
 from rtpproxy.errors import ConfigError
 
 Resolve = Callable[[str, bool | None], str]
-"""Host name, and whether an IPv6 address is wanted (None: either) -> numeric address. Raises ConfigError."""
+"""Takes a host name, and whether an IPv6 address is wanted (None: either); gives a numeric address.
+
+Raises ConfigError with the rest of a sentence that begins "not an address,"."""
 
 _WORD = re.compile(r"[!-~]+")
-"""What can stand in a reply: printable ASCII without a blank."""
+"""What a reply can hold: printable ASCII without a blank."""
 _LABEL = re.compile(r"[!-|~]+")
-"""What can stand in the modifier `l{label}`: a word without a closing brace."""
+"""What the modifier `l{label}` can hold: a word without a closing brace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What the options come to. In bridge mode there are two addresses: internal, external."""
+    """The addresses that the options name. In bridge mode there are two: internal, external."""
 
     addresses: tuple[ListenAddress, ...] = (ListenAddress(),)
     is_bridging: bool = False
 
 
 def read_listening(asked: Sequence[Asked], advertised: str | None, resolve: Resolve) -> Listening:
-    """The addresses that the options name, in their order; `advertised` is the text of `-A`.
+    """Read the addresses, in the order of the options; `advertised` is the text of `-A`.
 
-    Raises ConfigError with the option, as given, and what is wrong with it.
+    Raises ConfigError with the option as it was given and what is wrong with it.
     """
     names = _read_advertised(advertised)
     firsts = [next((one for one in asked if one.is_ipv6 is is_ipv6), None) for is_ipv6 in (False, True)]
@@ -55,7 +57,7 @@ def read_listening(asked: Sequence[Asked], advertised: str | None, resolve: Reso
 
 
 def _read_advertised(text: str | None) -> list[str]:
-    """The one or two names of `-A`; none without it."""
+    """Split `-A` into its one or two names; none without `-A`."""
     if text is None:
         return []
     names = text.split("/")
@@ -65,7 +67,7 @@ def _read_advertised(text: str | None) -> list[str]:
 
 
 def _read_bridge(asked: Sequence[Asked], firsts: list[Asked], names: list[str], resolve: Resolve) -> Listening:
-    """`A/B` in one option, or `A` in one and `/B` in the other."""
+    """Read bridge mode: `A/B` in one option, or `A` in one and `/B` in the other."""
     if len(asked) > len(firsts):
         families = [one.is_ipv6 for one in asked]
         extra = next(one for number, one in enumerate(asked) if one.is_ipv6 in families[:number])
@@ -97,7 +99,7 @@ def _read_half(one: Asked, text: str, resolve: Resolve) -> ListenAddress:
 
 
 def _read_extended(one: Asked, resolve: Resolve) -> ListenAddress:
-    """`[LABEL@]ADDR[=ADVERTISED]`."""
+    """Read `[LABEL@]ADDR[=ADVERTISED]`."""
     label, at, rest = one.text.rpartition("@")
     host, equals, advertised = rest.partition("=")
     if "/" in host:
@@ -110,7 +112,7 @@ def _read_extended(one: Asked, resolve: Resolve) -> ListenAddress:
 
 
 def _check_labels(asked: Sequence[Asked], addresses: Sequence[ListenAddress]) -> None:
-    """Every address but the first must have a label, and no two the same."""
+    """Raise ConfigError unless every address but the first has a label, and all labels differ."""
     seen: set[str] = set()
     for number, (one, address) in enumerate(zip(asked, addresses, strict=True)):
         if number and not address.label:
@@ -121,7 +123,7 @@ def _check_labels(asked: Sequence[Asked], addresses: Sequence[ListenAddress]) ->
 
 
 def _read_host(one: Asked, text: str, resolve: Resolve) -> str:
-    """The canonical numeric address, empty for all of the family."""
+    """Read an address or name into canonical numeric form; empty stands for all addresses of the family."""
     if not text:
         raise ConfigError(f"{one}: the address is empty; write * for all of the host's")
     if text == "*":

@@ -1,4 +1,4 @@
-"""What the process asks of the scheduler and of its resource limits (setrlimit(2), sched_setscheduler(2))."""
+"""Sets the resource limits and the scheduling of the process (setrlimit(2), sched_setscheduler(2))."""
 
 import os
 import resource
@@ -10,10 +10,10 @@ _POLICIES = {"fifo": os.SCHED_FIFO, "rr": os.SCHED_RR}
 
 
 def apply(config: Config) -> None:
-    """Set what `-L`, `--nice` and `-c` ask for, and let a crash leave a whole core. To be called before anything opens.
+    """Set what `-L`, `--nice` and `-c` ask for, and allow whole core dumps. To be called before anything is opened.
 
-    Raises StartError for what is not permitted, and for fewer files than the relay needs. The core size is a wish: it
-    is raised as far as it may be.
+    Raises StartError for what is not permitted, and for fewer files than the relay needs. The core size is raised as
+    far as permitted; that is no error.
     """
     _raise_core_limit()
     if config.file_limit is not None:
@@ -32,7 +32,7 @@ def _raise_core_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except ValueError:  # what Python makes of a refusal
+    except ValueError:  # Python raises this when setrlimit(2) is refused
         resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 
 
@@ -45,7 +45,7 @@ def _limit_files(count: int) -> None:
 
 
 def _check_files() -> None:
-    """Below, Python itself fails in ways that tell nobody why."""
+    """Refuse to start with fewer files: Python itself would fail, and not say why. Raises StartError."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < MIN_FILES:
         raise StartError(f"only {soft} files may be open: allow {MIN_FILES} or more with -L")

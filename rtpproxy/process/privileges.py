@@ -1,7 +1,7 @@
-"""Becoming an ordinary user once everything is opened, and keeping no more than the running relay needs.
+"""Becomes an ordinary user once everything is opened, and keeps only the privileges that the running relay needs.
 
-Linux gives parts of root's power as capabilities (capabilities(7)). What is kept is permitted and effective only:
-nothing that the relay might run could inherit it, and nothing that is gone can come back.
+Linux divides the power of root into capabilities (capabilities(7)). Those that are kept are permitted and effective,
+but not inheritable: no program that the relay started would have them, and a dropped capability cannot come back.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from rtpproxy.config import FIRST_FREE_PORT, Config, PortsMode
 from rtpproxy.errors import StartError
 
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 10, 12, 13, 39
-"""Numbers of linux/capability.h: sockets on ports below 1024; interfaces, neighbours, sysctls of the network and
-socket maps; raw sockets for new addresses; reading maps where unprivileged bpf(2) is off."""
+"""Numbers of linux/capability.h, and what each is for: binding ports below 1024; interfaces, neighbours, sysctls of the
+network, and socket maps; raw sockets for new addresses; reading maps where unprivileged bpf(2) is off."""
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 24, 38
 _VERSION_3 = 0x20080522
 _WORDS = ctypes.c_uint32 * 6
@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def identity(config: Config) -> tuple[int, int] | None:
-    """Numbers of the user and group that `-u` names; None without it.
+    """Look up the numbers of the user and group that `-u` names; None without it.
 
     Raises StartError when there is no such user or group.
     """
@@ -43,25 +43,25 @@ def identity(config: Config) -> tuple[int, int] | None:
 
 
 def check(config: Config) -> None:
-    """Raise StartError when it is clear that `drop` would fail."""
+    """Raise StartError if `drop` is certain to fail."""
     who = identity(config)
     if who is not None and os.geteuid() != 0 and who != (os.geteuid(), os.getegid()):
         raise StartError(f"-u {config.user}: only root can become another user")
 
 
 def needed(config: Config) -> frozenset[int]:
-    """Numbers of the capabilities that a relay with this configuration uses while it runs."""
+    """List the capabilities, by number, that a relay with this configuration uses while it runs."""
     kept = set() if config.ports is PortsMode.BOUND else {NET_ADMIN, NET_RAW, BPF}
-    # Steered ports are tried, too, so that those of others are left alone.
+    # Steered ports are bound, too, for a moment: ports that other programs have must be left alone.
     if config.port_min < FIRST_FREE_PORT:
         kept.add(NET_BIND_SERVICE)
     return frozenset(kept)
 
 
 def drop(config: Config) -> None:
-    """Become the user and group of `-u` for good; without it, or when it is so already, nothing changes.
+    """Become the user and group of `-u` for good. Does nothing without `-u`, or if the process is not root's.
 
-    Of the capabilities, those that `needed` names stay, as far as they were there. Raises StartError.
+    Keeps the capabilities that `needed` lists, if the process has them. Raises StartError.
     """
     who = identity(config)
     if who is None or os.geteuid() != 0:
@@ -73,7 +73,10 @@ def drop(config: Config) -> None:
 
 
 def _become(uid: int, gid: int, kept: Collection[int]) -> None:
-    """The C library changes the user of all threads. Capabilities stay in this thread only, and in those it starts."""
+    """Change user, group and capabilities. Raises OSError.
+
+    The C library changes the user of all threads. Capabilities stay only in this thread and in those that it starts.
+    """
     permitted = _permitted()
     _prctl(_PR_SET_KEEPCAPS, 1)
     for number in range(_last_capability() + 1):
@@ -84,7 +87,7 @@ def _become(uid: int, gid: int, kept: Collection[int]) -> None:
     _prctl(_PR_SET_KEEPCAPS, 0)
     _set_capabilities(permitted & sum(1 << number for number in kept))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    # Otherwise a crash leaves no core. Who lacks these capabilities may not trace the process all the same.
+    # Without this a crash leaves no core. Users without these capabilities still may not trace the process.
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
@@ -94,14 +97,14 @@ def _last_capability() -> int:
 
 
 def _permitted() -> int:
-    """The permitted capabilities of this thread, a bit each."""
+    """Read the permitted capabilities of this thread, one bit each."""
     header, words = (ctypes.c_uint32 * 2)(_VERSION_3, 0), _WORDS()
     _check(_libc.capget(header, words))
     return int(words[1]) | int(words[4]) << 32
 
 
 def _set_capabilities(mask: int) -> None:
-    """Make these the permitted and effective capabilities of this thread; none can be inherited."""
+    """Set the permitted and effective capabilities of this thread; none are inheritable."""
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     _check(_libc.capset(header, _WORDS(low, low, 0, high, high, 0)))

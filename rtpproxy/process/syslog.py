@@ -1,4 +1,4 @@
-"""Log lines to the system's log, without ever waiting for it."""
+"""Sends log lines to syslog without ever waiting for it."""
 
 import contextlib
 import errno
@@ -7,34 +7,34 @@ import socket
 
 DEFAULT_PATH = "/dev/log"
 LEVELS = {"DBUG": 10, "INFO": 20, "WARN": 30, "ERR": 40, "CRIT": 50}
-"""Of the log, with their numbers in Python's logging."""
+"""Levels of the log, with their numbers in Python's logging."""
 FACILITIES = {
     **{"KERN": 0, "USER": 1, "MAIL": 2, "DAEMON": 3, "AUTH": 4, "SYSLOG": 5, "LPR": 6, "NEWS": 7, "UUCP": 8, "CRON": 9},
     **{"AUTHPRIV": 10, "FTP": 11},
     **{f"LOCAL{number}": 16 + number for number in range(8)},
 }
-"""Of syslog, with their numbers (syslog.h)."""
+"""Facilities of syslog, with their numbers (syslog.h)."""
 DEFAULT_FACILITY = "DAEMON"
 
 _SEVERITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-"""Those of syslog.h from this level on."""
+"""Severities of syslog.h, each with the lowest level of the log that it stands for."""
 _DEBUG = 7
 
 
 class SyslogHandler(logging.Handler):
-    """Sends lines to syslog. What it does not take at once is dropped, and counted.
+    """Sends lines to syslog. Lines that syslog does not take at once are dropped and counted.
 
-    Media and control wait for nobody who reads the log. Once it takes lines again, the first one says how many are
-    missing. While nobody has the socket, it is looked for at every line.
+    So a slow syslog holds up neither media nor commands. Once syslog takes lines again, the first line says how many
+    are missing. While nobody has the socket open, every line tries to connect again.
     """
 
     def __init__(self, path: str, facility: int) -> None:
-        """`facility` is syslog's number of it."""
+        """`facility` is one of the numbers in `FACILITIES`."""
         super().__init__()
         self._path = path
         self._facility = facility
         self._dropped = 0
-        # Early, since it is out of descriptors that there is something to tell.
+        # Early, because running out of descriptors is something that must be logged.
         self._socket = self._connect()
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class SyslogHandler(logging.Handler):
         return logging.LogRecord(*values, func="emit")
 
     def _send(self, record: logging.LogRecord) -> bool:
-        """Whether it was taken, whole."""
+        """Send one line; true if syslog took all of it."""
         priority = self._facility << 3 | _severity(record.levelno)
         # The NUL ends a line where the socket is a stream.
         line = f"<{priority}>{self.format(record)}\0".encode(errors="backslashreplace")
@@ -67,7 +67,7 @@ class SyslogHandler(logging.Handler):
             return False
         except OSError:
             self._disconnect()
-        # Syslog has been started again, perhaps.
+        # Syslog may have been restarted.
         self._socket = self._connect()
         try:
             return self._send_bytes(line)
@@ -79,7 +79,7 @@ class SyslogHandler(logging.Handler):
             raise OSError(errno.ENOTCONN, "no syslog")
         if self._socket.send(line) == len(line):
             return True
-        self._disconnect()  # part of a line is on the stream; another one starts with a whole line
+        self._disconnect()  # the stream holds part of a line; a new one starts clean
         return False
 
     def _connect(self) -> socket.socket | None:
