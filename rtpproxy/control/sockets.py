@@ -1,4 +1,4 @@
-"""Opening the control sockets: every failure becomes one clear line (protocol.md 1.1, 1.7)."""
+"""Opening control sockets. Every failure becomes a StartError of one clear line (protocol.md 1.1, 1.7)."""
 
 import asyncio
 import errno
@@ -15,13 +15,13 @@ from rtpproxy.errors import StartError
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-"""Connections that wait to be accepted. The reference has 32, which a burst of calls overflows."""
+"""Limit of connections that wait to be accepted. The C RTPproxy has 32, which a burst of calls overflows."""
 RECEIVE_BUFFER_BYTES = 8 << 20
-"""Of datagram sockets: ten thousand commands. Without CAP_NET_ADMIN the kernel grants less (`net.core.rmem_max`)."""
+"""For datagram sockets; holds ten thousand commands. Without CAP_NET_ADMIN at most `net.core.rmem_max` is granted."""
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
-"""A TCP connection without traffic for so long is probed, so often, and given up after so many lost probes."""
+"""A TCP connection is probed after so much silence, then at such intervals, and dropped after so many lost probes."""
 FIRST_PASSED_DESCRIPTOR = 3
-"""Where a service manager puts the sockets that it passes (sd_listen_fds(3))."""
+"""The first of the sockets that a service manager passes (sd_listen_fds(3))."""
 
 _REASONS = {
     errno.ENOENT: "the directory does not exist",
@@ -31,6 +31,7 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "the address is not one of this host",
     errno.EADDRINUSE: "the port is in use",
     errno.EAFNOSUPPORT: "this host has no IPv6",
+    errno.ESTALE: "another process has just taken the path",
 }
 
 
@@ -43,7 +44,7 @@ def _refusal(address: ControlAddress, error: OSError) -> StartError:
 
 
 async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress) -> socket.socket:
-    """A bound datagram socket, or a listening TCP socket. Raises StartError."""
+    """Open a bound UDP socket, or a listening TCP socket. Raises StartError."""
     family = socket.AF_INET6 if address.kind.is_ipv6 else socket.AF_INET
     kind = socket.SOCK_DGRAM if address.kind.is_datagram else socket.SOCK_STREAM
     place = await _resolve(loop, address, family)
@@ -67,13 +68,13 @@ async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress
 
 
 _Place = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
-"""A socket address as getaddrinfo(3) gives it."""
+"""A socket address as getaddrinfo(3) returns it."""
 
 
 async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, family: socket.AddressFamily) -> _Place:
     host = address.host or ("::" if address.kind.is_ipv6 else "0.0.0.0")
     try:
-        # In a thread, as the loop would do it itself, were it not that uvloop forgets the zone of an address.
+        # In a thread, as the loop's own method does it; but that of uvloop loses the zone of an address.
         found = await loop.run_in_executor(
             None, lambda: socket.getaddrinfo(host, address.port, family=family, type=socket.SOCK_STREAM)
         )
@@ -84,11 +85,11 @@ async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, fam
 
 
 def _listen_tcp(opened: socket.socket, place: _Place) -> None:
-    # A relay that starts again has the connections of the former one in TIME_WAIT.
+    # After a restart, connections of the former process may be in TIME_WAIT.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit these. Replies go out at once.
+    # Accepted connections inherit these options. Replies are sent at once.
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # A controller that vanished loses its place after 90 s, not after the two hours that are Linux's default.
+    # The connection of a controller that vanished is dropped after 90 s, not after Linux's default of two hours.
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
@@ -101,11 +102,30 @@ def _listen_tcp(opened: socket.socket, place: _Place) -> None:
 
 
 class SocketFile:
-    """A socket file that we made, told by its inode from whatever may stand in its place later."""
+    """A socket file that we made; its inode tells it from another file that may take its place later."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._identity = _identity(os.lstat(path))
+
+    def hand_over(self, owner: tuple[int, int] | None, mode: int | None) -> None:
+        """Set owner (uid, gid) and permission bits, each if given. Raises OSError.
+
+        They are never given to another file, which whoever may write to the directory could put in its place meanwhile.
+        """
+        opened = os.open(self._path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(opened)
+            if _identity(status) != self._identity or not stat.S_ISSOCK(status.st_mode):
+                raise OSError(errno.ESTALE, "another process has just taken the path")
+            # chown(2) and chmod(2) take a path, and this one leads to what is open.
+            itself = f"/proc/self/fd/{opened}"
+            if owner is not None:
+                os.chown(itself, *owner)
+            if mode is not None:
+                os.chmod(itself, mode)
+        finally:
+            os.close(opened)
 
     def remove(self) -> None:
         """Unlink the file, if it is still ours."""
@@ -125,9 +145,10 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def bind_unix(
     address: ControlAddress, owner: tuple[int, int] | None, mode: int | None
 ) -> tuple[socket.socket, SocketFile]:
-    """A listening Unix socket, and its file with owner (uid, gid) and permission bits where given. Raises StartError.
+    """Open a listening Unix socket; its file gets `owner` (uid, gid) and permission bits `mode`, each if given.
 
-    A file whose socket nobody listens on any more is replaced.
+    Nobody can connect before the file has both. A socket file that nobody listens on any more is replaced. Raises
+    StartError.
     """
     if len(os.fsencode(address.path)) > MAX_SOCKET_PATH_BYTES:
         raise StartError(f"control socket {address}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
@@ -137,7 +158,7 @@ def bind_unix(
         _bind_path(opened, address)
         file = SocketFile(address.path)
         try:
-            _hand_over(address, owner, mode)
+            _hand_over(file, address, owner, mode)
             opened.listen(BACKLOG)
         except (OSError, StartError):
             file.remove()
@@ -151,13 +172,10 @@ def bind_unix(
     return opened, file
 
 
-def _hand_over(address: ControlAddress, owner: tuple[int, int] | None, mode: int | None) -> None:
-    """Before the socket listens, so that nobody connects who may not."""
+def _hand_over(file: SocketFile, address: ControlAddress, owner: tuple[int, int] | None, mode: int | None) -> None:
+    """Set owner and mode. To be done before the socket listens: until then nobody can connect."""
     try:
-        if owner is not None:
-            os.chown(address.path, *owner)
-        if mode is not None:
-            os.chmod(address.path, mode)
+        file.hand_over(owner, mode)
     except PermissionError as error:
         raise StartError(f"control socket {address}: its owner and mode cannot be set: permission denied") from error
 
@@ -180,7 +198,7 @@ def _bind_path(opened: socket.socket, address: ControlAddress) -> None:
 
 
 def _remove_stale(address: ControlAddress) -> None:
-    """Remove a socket file that nobody listens on; what is not a socket, or is in use, is not touched."""
+    """Remove a socket file that nobody listens on. Raises StartError for other files, and for a socket in use."""
     if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
         raise StartError(f"control socket {address}: the file exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -198,9 +216,9 @@ def _remove_stale(address: ControlAddress) -> None:
 
 
 def take_passed(environment: Mapping[str, str]) -> socket.socket:
-    """The first socket that the service manager passed to this process (sd_listen_fds(3)), which is ours from now on.
+    """Take over the first socket that the service manager passed to this process (sd_listen_fds(3)).
 
-    Raises StartError unless it is a stream socket that listens.
+    Raises StartError unless it is a listening socket of type SOCK_STREAM.
     """
     name = f"control socket {ControlAddress(ControlKind.SYSTEMD)}"
     count = environment.get("LISTEN_FDS", "")
@@ -216,7 +234,7 @@ def take_passed(environment: Mapping[str, str]) -> socket.socket:
     is_listening = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
     is_known = passed.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
     if not (is_known and is_listening and passed.type == socket.SOCK_STREAM):
-        passed.detach()  # it belongs to somebody else
+        passed.detach()  # not closed: it belongs to somebody else
         raise refusal
     passed.setblocking(False)
     passed.set_inheritable(False)

@@ -17,6 +17,7 @@ import pytest
 
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
+from rtpproxy.control.sockets import SocketFile
 from rtpproxy.errors import StartError
 from tests.control.serving import (
     DEADLINE_S,
@@ -186,6 +187,29 @@ def test_owner_that_cannot_be_given_leaves_nothing() -> None:
             os.seteuid(0)
         assert message == f"control socket unix:{path}: its owner and mode cannot be set: permission denied"
         assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "socket"])
+def test_mode_is_never_that_of_another_file(tmp_path: Path, kind: str) -> None:
+    """As when somebody else who may write to the directory exchanges the file before it gets its mode."""
+    path, secret = tmp_path / "s", tmp_path / "secret"
+    secret.write_text("")
+    secret.chmod(0o600)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened, socket.socket(socket.AF_UNIX) as other:
+        opened.bind(str(path))
+        file = SocketFile(str(path))
+        path.rename(tmp_path / "kept")  # so that its inode is not used again
+        match kind:
+            case "link":
+                path.symlink_to(secret)
+            case "file":
+                path.hardlink_to(secret)
+            case "socket":
+                other.bind(str(path))
+        before = permissions(path)
+        with pytest.raises(OSError, match="taken the path"):
+            file.hand_over(None, 0o777)
+        assert permissions(path) == before
 
 
 # Socket activation
