@@ -1,13 +1,14 @@
-"""Addresses of ours that media ports are on: which there are, and which one a command means (protocol.md 7.2 to 7.4).
+"""Our addresses that media ports are on, and the choice of the one that a command means (protocol.md 7.2 to 7.4).
 
-Every configured address has a port space of its own, told by a small number, its *slot*. Addresses that commands bring
-share one: under a wildcard its own, whose ports would collide with theirs, else that of the default address. So they
-cost no memory in the kernel, where a port space holds a row for every port.
+Every configured address has a port space of its own, with a small number, its *slot*. An address that a command brings
+shares one: that of the wildcard of its family, whose ports would collide with its own, else that of the default
+address. So it costs no memory in the kernel, where a port space holds a row for every port.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rtpproxy.addr import is_ipv6
 from rtpproxy.config import ListenAddress
 
 
@@ -25,17 +26,17 @@ class LocalAddress:
     """Printed in replies in place of `host`; empty for `host` itself."""
 
     def covers(self, host: str) -> bool:
-        """Whether a packet to a host of ours is to this address; an empty host is one that nobody knows."""
-        return host == self.host or (not self.host and (":" in host) == self.is_ipv6)
+        """True if a packet to one of our hosts is one to this address; an empty host is one that nobody knows."""
+        return host == self.host or (not self.host and is_ipv6(host) == self.is_ipv6)
 
     def key(self, port: int) -> int:
-        """What tells a port from the same number in another port space."""
+        """A number that tells the port from the same port in another port space."""
         return port_key(self.slot, port)
 
 
 def port_key(slot: int, port: int) -> int:
     """One number for a port of a port space; for slot 0 it is the port."""
-    # Not only equal: every stream holds both, and one object takes less memory than two.
+    # For slot 0 it is the same object: every stream holds both, and one takes less memory than two.
     return slot << 16 | port if slot else port
 
 
@@ -48,12 +49,12 @@ def slots_of(listen: Sequence[ListenAddress]) -> list[int]:
 
 
 class LocalAddresses:
-    """The addresses that commands may use: those configured, and others that join when a socket was opened on them."""
+    """The addresses that commands may use: those of the configuration, and others once a socket was opened on them."""
 
     def __init__(
         self, listen: Sequence[ListenAddress], is_bridging: bool, route_source: Callable[[str], str | None]
     ) -> None:
-        """`route_source` tells the address of ours from which the host would send to another, None without a route."""
+        """`route_source` gives our address from which this host sends to a given one, None without a route."""
         self.is_bridging = is_bridging
         self._known = [
             LocalAddress(slot, one.host, one.is_ipv6, one.label, one.advertised)
@@ -67,9 +68,9 @@ class LocalAddresses:
         return tuple(self._known)
 
     def known_as(self, address: LocalAddress) -> LocalAddress | None:
-        """What an address that a method here gave is among those known, None for a new one: then it has no sockets.
+        """The known address that equals one which a method here returned; None if there is none, so it has no sockets.
 
-        One that was new when it was given may have joined since.
+        An address that was new when it was returned may have joined since.
         """
         for one in self._known:
             if one is address or one == address:
@@ -78,7 +79,7 @@ class LocalAddresses:
 
     @property
     def default(self) -> LocalAddress:
-        """What is used when nothing else is said; in bridge mode the internal address."""
+        """The address used when a command names none; in bridge mode the internal one."""
         return self._known[0]
 
     @property
@@ -87,28 +88,28 @@ class LocalAddresses:
         return self._known[1]
 
     def labelled(self, label: str) -> LocalAddress | None:
-        """The configured address with that label."""
+        """The configured address with that label, None if there is none."""
         return next((one for one in self._known if one.label == label), None)
 
     def of_family(self, is_ipv6: bool) -> LocalAddress | None:
-        """The address of that family that came last, if there is one."""
+        """The latest address of a family, None if there is none."""
         return next((one for one in reversed(self._known) if one.is_ipv6 == is_ipv6), None)
 
     def at(self, host: str) -> LocalAddress:
         """The address with that numeric host; if it is not known a new one, to `join` once it has a socket."""
-        is_ipv6 = ":" in host
+        is_host_ipv6 = is_ipv6(host)
         for one in self._known:
             if one.host == host:
                 return one
-        wildcard = next((one for one in self._known if not one.host and one.is_ipv6 == is_ipv6), None)
-        return LocalAddress((wildcard or self.default).slot, host, is_ipv6)
+        wildcard = next((one for one in self._known if not one.host and one.is_ipv6 == is_host_ipv6), None)
+        return LocalAddress((wildcard or self.default).slot, host, is_host_ipv6)
 
     def towards(self, host: str) -> LocalAddress | None:
-        """The address from which the host would send to a numeric remote one; None without a route."""
+        """The address from which this host sends to a numeric remote one; None without a route."""
         source = self._route_source(host)
         return None if source is None else self.at(source)
 
     def join(self, address: LocalAddress) -> None:
-        """Remember an address that `at` made, now that a socket could be opened on it."""
+        """Add an address that `at` made, now that a socket could be opened on it."""
         if self.known_as(address) is None:
             self._known.append(address)

@@ -1,15 +1,15 @@
-"""Packets that go round between relays which take each other for phones. Pure; times in seconds, monotonic.
+"""Ends loops of packets between relays that take each other for phones. Times in seconds, monotonic.
 
-A relay sets the TTL afresh, so nothing else ends such a loop, which would fill a line within a second. What carries a
-number shows itself by repeating it; of what carries none, or starts its numbers anew, only so many are believed. A
-phone comes nowhere near either.
-The kernel has the same rule (`bpf/account.h`).
+A relay sends with a TTL of its own, so nothing else ends such a loop, which would fill a line within a second. A packet
+with a sequence number that goes round is seen by its number coming again. Packets without one, and those that start
+the numbering anew, are limited in rate. No phone comes near either limit. The kernel has the same rule
+(`bpf/account.h`).
 """
 
 REPEATS_PER_SECOND = 200
-"""RTP packets with a number that came before, of one stream."""
+"""Limit of a stream's RTP packets with a number that came before."""
 UNNUMBERED_PER_SECOND = 5000
-"""RTCP packets, what is not RTP, and RTP packets that follow on none, of one stream."""
+"""Limit of a stream's RTCP packets, packets that are not RTP, and RTP packets that start the numbering anew."""
 
 
 class LoopGuard:
@@ -22,7 +22,7 @@ class LoopGuard:
         self._count = 0
 
     def is_going_round(self, now: float, most: int) -> bool:
-        """Count one more; whether it is over what is allowed in this second."""
+        """Count one more packet; True if it is more than `most` in this second."""
         if now - self._since >= 1.0:
             self._since, self._count = now, 0
         self._count += 1

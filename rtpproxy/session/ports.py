@@ -1,4 +1,4 @@
-"""Which RTP ports are free, and in which order they are tried (protocol.md 7.1, 16 item 5)."""
+"""Allocation of RTP ports: which are free, and the order in which they are tried (protocol.md 7.1, 16 item 5)."""
 
 import random
 from array import array
@@ -9,11 +9,11 @@ _TAKEN = 1
 
 
 class PortAllocator:
-    """The even RTP ports from `first` to `last`, walked round in a fixed order.
+    """The even RTP ports from `first` to `last`, in a fixed order that is walked round and round.
 
-    A walk starts after the port taken last, so one that was just freed is offered last. The caller opens a candidate,
-    goes on to the next one where the port is busy, and takes the one that it got. Ports of a pair that holds a number
-    in `exclude` are never offered.
+    A walk starts after the port taken last, so a port that was just freed is offered last. The caller opens a
+    candidate, goes on to the next one where the port is busy, and takes the one that it could open. A pair with a port
+    in `exclude` is never offered.
     """
 
     __slots__ = ("_first", "_last_taken", "_order", "_positions", "_taken", "taken")
@@ -26,11 +26,11 @@ class PortAllocator:
             seed.shuffle(ports)
         self._first = first
         self._order = array("H", ports)
-        # Where in the order a port stands, by its distance from the first in pairs.
+        # The place of a port in the order, by its distance from the first port in pairs.
         self._positions = array("H", bytes(2 * len(ports)))
         for position, port in enumerate(ports):
             self._positions[(port - first) // 2] = position
-        # One byte a position: searched for the next free one at the speed of memchr.
+        # One byte for each place: the next free one is found at the speed of memchr.
         self._taken = bytearray(len(ports))
         self._last_taken = len(ports) - 1
         self.taken = 0
@@ -40,7 +40,7 @@ class PortAllocator:
                 self._taken[self._position(number)] = _TAKEN
 
     def candidates(self) -> Iterator[int]:
-        """The free RTP ports in the order to try them, each at most once."""
+        """Iterate over the free RTP ports in the order to try them, each at most once."""
         start, end = self._last_taken + 1, len(self._order)
         yield from self._free_between(start, end)
         yield from self._free_between(0, start)
@@ -50,7 +50,7 @@ class PortAllocator:
         return next(self.candidates(), None)
 
     def take(self, port: int) -> None:
-        """Mark an RTP port as in use. Raises ValueError where it is already, or was excluded."""
+        """Mark an RTP port as in use. Raises ValueError if it is in use already, or excluded."""
         position = self._position(port)
         if self._taken[position]:
             raise ValueError(f"port {port} is taken")
@@ -59,7 +59,7 @@ class PortAllocator:
         self.taken += 1
 
     def release(self, port: int) -> None:
-        """Make a taken RTP port free again. Raises ValueError where it is free."""
+        """Make a taken RTP port free again. Raises ValueError if it is free."""
         position = self._position(port)
         if not self._taken[position]:
             raise ValueError(f"port {port} is free")
@@ -67,7 +67,7 @@ class PortAllocator:
         self.taken -= 1
 
     def _position(self, port: int) -> int:
-        """Where in the order the pair of a port stands; RTCP counts to its RTP port."""
+        """The place in the order of the pair that a port, RTP or RTCP, belongs to."""
         index = (port - self._first) // 2
         if not 0 <= index < len(self._positions):
             raise ValueError(f"port {port} is not in the range")

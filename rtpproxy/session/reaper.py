@@ -1,9 +1,11 @@
-"""Which sessions are idle.
+"""Idle timers of all sessions, and finding those that have run out.
 
 Every second the idle ones among all sessions must be found, by the later of what userspace and the kernel saw on up
 to four streams of each. A loop over 15,000 sessions would hold packets up for some 20 ms, so this is columns and
 numpy: one pass over 60,000 streams within 5 ms. The columns are plain arrays, because writing an element of one (for
 each packet in userspace) costs a third of what it costs with numpy, which looks at them only during a check.
+
+A session has one timer, or one for each leg (protocol.md 4.6). A timer is known by its number, an index of the columns.
 """
 
 from array import array
@@ -15,13 +17,13 @@ STREAMS = 4
 """Rows of the kernel's counter table that a session may have."""
 NO_ROW = -1
 
-_INITIAL_SLOTS = 64
+_INITIAL_TIMERS = 64
 _NEVER = float("inf")
-"""Timeout of a slot that holds no session."""
+"""Timeout of a timer that is free."""
 
 
 class Activity:
-    """When each session was last active, and after how many seconds it is idle (protocol.md 4.6)."""
+    """When each timer was last touched, and after how many seconds it runs out (protocol.md 4.6)."""
 
     __slots__ = ("_free", "_last_seen_s", "_rows", "_timeout_s")
 
@@ -32,49 +34,49 @@ class Activity:
         self._free: list[int] = []
 
     def add(self, now: float, timeout_s: float) -> int:
-        """A slot for a session that is active now."""
+        """Start a timer now; its number."""
         if not self._free:
             self._grow()
-        slot = self._free.pop()
-        self._last_seen_s[slot] = now
-        self._timeout_s[slot] = timeout_s
-        return slot
+        timer = self._free.pop()
+        self._last_seen_s[timer] = now
+        self._timeout_s[timer] = timeout_s
+        return timer
 
-    def remove(self, slot: int) -> None:
-        """Free a slot. Raises KeyError for one that is free."""
-        self._check(slot)
-        self._timeout_s[slot] = _NEVER
+    def remove(self, timer: int) -> None:
+        """Free a timer. Raises KeyError if it is free."""
+        self._check(timer)
+        self._timeout_s[timer] = _NEVER
         for column in self._rows:
-            column[slot] = NO_ROW
-        self._free.append(slot)
+            column[timer] = NO_ROW
+        self._free.append(timer)
 
-    def touch(self, slot: int, now: float) -> None:
-        """Note that the session is active. Does nothing of note to a free slot."""
-        self._last_seen_s[slot] = now
+    def touch(self, timer: int, now: float) -> None:
+        """Start the timer's time anew. Harmless on a free timer."""
+        self._last_seen_s[timer] = now
 
-    def last_seen(self, slot: int) -> float:
-        """When userspace or a command last touched the session, seconds, monotonic."""
-        return self._last_seen_s[slot]
+    def last_seen(self, timer: int) -> float:
+        """When a packet in userspace or a command last touched the timer, seconds, monotonic."""
+        return self._last_seen_s[timer]
 
-    def timeout(self, slot: int) -> float:
-        """Seconds without activity until the session is idle; infinite for a free slot."""
-        return self._timeout_s[slot]
+    def timeout(self, timer: int) -> float:
+        """Seconds without activity until the timer runs out; infinite for a free timer."""
+        return self._timeout_s[timer]
 
-    def set_timeout(self, slot: int, timeout_s: float) -> None:
-        """Change the timeout. Raises KeyError for a free slot."""
-        self._check(slot)
-        self._timeout_s[slot] = timeout_s
+    def set_timeout(self, timer: int, timeout_s: float) -> None:
+        """Change the timeout. Raises KeyError for a free timer."""
+        self._check(timer)
+        self._timeout_s[timer] = timeout_s
 
-    def set_row(self, slot: int, position: int, row: int) -> None:
-        """Say which row of the kernel's counter table belongs to one of the slot's streams; NO_ROW for none.
+    def set_row(self, timer: int, position: int, row: int) -> None:
+        """Set the row of the kernel's counter table that belongs to one of the timer's streams; NO_ROW for none.
 
-        `position` is below STREAMS. Raises KeyError for a free slot.
+        `position` is below STREAMS. Raises KeyError for a free timer.
         """
-        self._check(slot)
-        self._rows[position][slot] = row
+        self._check(timer)
+        self._rows[position][timer] = row
 
     def idle(self, now: float, kernel_last_seen: npt.NDArray[np.float64] | None) -> list[int]:
-        """The slots whose session saw no packet or command for its timeout.
+        """Numbers of the timers that no packet or command touched for their timeout.
 
         `kernel_last_seen` has seconds, monotonic, by row of the kernel's counter table, 0.0 for never.
         """
@@ -82,31 +84,31 @@ class Activity:
             return []
         seen_s = np.frombuffer(self._last_seen_s, np.float64)
         timeout_s = np.frombuffer(self._timeout_s, np.float64)
-        slots = np.flatnonzero(now - seen_s >= timeout_s)
-        if kernel_last_seen is not None and kernel_last_seen.size and slots.size:
-            is_idle = now - self._kernel_last_seen(slots, kernel_last_seen) >= timeout_s[slots]
-            slots = slots[is_idle]
-        found: list[int] = slots.tolist()
+        timers = np.flatnonzero(now - seen_s >= timeout_s)
+        if kernel_last_seen is not None and kernel_last_seen.size and timers.size:
+            is_idle = now - self._kernel_last_seen(timers, kernel_last_seen) >= timeout_s[timers]
+            timers = timers[is_idle]
+        found: list[int] = timers.tolist()
         return found
 
     def _kernel_last_seen(
-        self, slots: npt.NDArray[np.intp], kernel_last_seen: npt.NDArray[np.float64]
+        self, timers: npt.NDArray[np.intp], kernel_last_seen: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        latest_s = np.zeros(slots.size)
+        latest_s = np.zeros(timers.size)
         for column in self._rows:
-            rows = np.frombuffer(column, np.int32)[slots]
+            rows = np.frombuffer(column, np.int32)[timers]
             seen_s = kernel_last_seen.take(rows, mode="clip")
             seen_s[rows < 0] = 0.0
             np.maximum(latest_s, seen_s, out=latest_s)
         return latest_s
 
-    def _check(self, slot: int) -> None:
-        if not 0 <= slot < len(self._timeout_s) or self._timeout_s[slot] == _NEVER:
-            raise KeyError(slot)
+    def _check(self, timer: int) -> None:
+        if not 0 <= timer < len(self._timeout_s) or self._timeout_s[timer] == _NEVER:
+            raise KeyError(timer)
 
     def _grow(self) -> None:
         size = len(self._timeout_s)
-        more = max(size, _INITIAL_SLOTS)
+        more = max(size, _INITIAL_TIMERS)
         self._last_seen_s.extend([0.0] * more)
         self._timeout_s.extend([_NEVER] * more)
         for column in self._rows:

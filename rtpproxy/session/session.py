@@ -1,4 +1,4 @@
-"""The values a relayed session is made of. They hold state; the rules are in `latch`, `table` and `service`."""
+"""A session and its parts, as state without rules; the rules are in `latch`, `table` and `service`."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -35,35 +35,35 @@ class Stream:
 
     component: Component
     local: LocalAddress
-    """Address of ours that its port is, or will be, on."""
+    """Our address that its port is on, or will be on."""
     latch: Latch
     local_port: int = 0
     """UDP port of ours, host order; 0 until the leg has ports."""
     key: int = 0
-    """What tells the local port from the same number on another of our addresses (`local.port_key`)."""
+    """Tells the local port from the same port on another of our addresses (`local.port_key`)."""
     settled_at: float = 0.0
-    """When it came to its port, seconds, monotonic: what is known of the port from before is another stream's."""
+    """When it got its port, seconds, monotonic. What is known of the port from before belongs to another stream."""
     local_host: str = ""
-    """Address of ours that this party sends to: that of the leg or, when it is on all addresses, what a packet told."""
+    """Our address that its packets arrive at: that of the leg, or, if it is on all addresses, of the latest packet."""
     tos: int = 0
-    """TOS byte or traffic class of what is sent to this party; ECN bits are 0."""
+    """TOS byte or traffic class of what is sent to the remote endpoint; ECN bits are 0."""
     activity: int = -1
-    """Number in `reaper.Activity` of this party's idle time; in most sessions all streams share one."""
+    """Number of its timer in `reaper.Activity`; in most sessions all streams share one."""
     received_packets: int = 0
-    """Packets accepted from this party, those that the kernel forwarded included as far as they are absorbed."""
+    """Packets accepted at its port, with those that the kernel forwarded as far as they are absorbed."""
     relayed_packets: int = 0
     """Of these, packets sent on to the peer."""
     dropped_packets: int = 0
     """Of these, packets that could not be sent on."""
     forwarded_packets: int = 0
-    """The kernel's counter of the port, up to which its packets are absorbed."""
+    """Value of the kernel's counter of the port up to which its packets are absorbed."""
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
     loop_guard: LoopGuard | None = None
-    """Made by the first packet that may be going round."""
+    """Made by the first packet that may be going round between relays."""
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
-        """Be at this port from now on."""
+        """Take its place at a port."""
         if local != self.local:
             self.local, self.local_host = local, local.host
         self.local_port = port
@@ -79,18 +79,18 @@ class Leg:
     rtp: Stream
     rtcp: Stream
     is_weak: bool = False
-    """The weak reference of protocol.md 4.5 is held for this leg."""
+    """The leg's weak reference (protocol.md 4.5) is held."""
     has_own_timeout: bool = False
-    """A command set the party's idle timeout, so that completion does not change it."""
+    """A command set the leg's idle timeout, so completion of the session does not change it."""
 
     @property
     def local(self) -> LocalAddress:
-        """Address of ours that its ports are, or will be, on."""
+        """Our address that its ports are on, or will be on."""
         return self.rtp.local
 
     @property
     def activity(self) -> int:
-        """Number of the party's idle time."""
+        """Number of its timer."""
         return self.rtp.activity
 
     @property
@@ -100,17 +100,17 @@ class Leg:
 
     @property
     def has_ports(self) -> bool:
-        """Whether a port pair was allocated."""
+        """A port pair was allocated."""
         return self.rtp.local_port != 0
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Whom to tell when the session is idle, and what."""
+    """Recipient and text of the message that is sent when the session times out."""
 
     target: NotifyTarget
     controller_host: str
-    """Where the command came from; empty for this host. What a wildcard target means."""
+    """Host that the command came from, which a wildcard target stands for; empty for this host."""
     tag: bytes
 
 
@@ -132,7 +132,7 @@ class Session:
 
     @property
     def label(self) -> str:
-        """The call-id for the log: on one line, whatever bytes it is made of."""
+        """The call-id as it is logged: on one line, with escapes for all but printable ASCII."""
         return repr(self.call_id)[2:-1]
 
     @property
@@ -152,12 +152,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """The party that a command on a session speaks for: what its sub-commands call forward (protocol.md 2.6)."""
+    """The leg that a command on a session speaks for; its sub-commands call this forward (protocol.md 2.6)."""
 
     session: Session
     role: Role
 
     @property
     def peer(self) -> "Issuer":
-        """The other party."""
+        """The other leg of the session."""
         return Issuer(self.session, self.role.peer)

@@ -1,4 +1,4 @@
-"""All sessions, found by call-id and tags. Knows the matching rules of protocol.md 4.2 and nothing else."""
+"""Table of all sessions, and the rules by which commands find them by call-id and tags (protocol.md 4.2)."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from rtpproxy.session.session import Session
 
 
 class SessionTable:
-    """Sessions by call-id. A call has one or two, so a lone one is held without a list around it."""
+    """Sessions by call-id. Most calls have one, which is held without a list around it."""
 
     __slots__ = ("_by_call_id", "_sessions")
 
@@ -15,18 +15,18 @@ class SessionTable:
         self._sessions: dict[Session, None] = {}
 
     def __contains__(self, session: Session) -> bool:
-        """Whether a session is in the table."""
+        """Answer `session in table`."""
         return session in self._sessions
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[Session]:
-        """All sessions in the order of their creation; they may be removed meanwhile."""
+        """Iterate in the order of creation; sessions may be removed meanwhile."""
         return iter(tuple(self._sessions))
 
     def add(self, session: Session) -> None:
-        """Add a session as the latest of its call-id."""
+        """Add a session, as the latest of its call-id."""
         self._sessions[session] = None
         found = self._by_call_id.setdefault(session.call_id, session)
         if isinstance(found, list):
@@ -44,7 +44,7 @@ class SessionTable:
             del self._by_call_id[session.call_id]
 
     def find(self, call_id: bytes, from_tag: bytes, to_tag: bytes | None) -> tuple[Session, bool] | None:
-        """The first session that the tags match exactly, and whether in reverse direction."""
+        """Find the first session that the tags match exactly; the flag says that they match in reverse direction."""
         for session in self._of_call(call_id):
             if session.from_tag == from_tag:
                 return session, False
@@ -53,7 +53,7 @@ class SessionTable:
         return None
 
     def find_all(self, call_id: bytes, from_tag: bytes, to_tag: bytes | None) -> list[tuple[Session, bool]]:
-        """Every session whose tag equals or, followed by a media number, starts with one of the tags.
+        """Find every session whose tag is one of the tags, with or without a media number after it.
 
         The from-tag is tried first; the flag says that only the to-tag matched (reverse direction).
         """
@@ -77,7 +77,7 @@ def _is_prefix(tag: bytes, session_tag: bytes) -> bool:
 
 
 def _is_reverse(session_tag: bytes, from_tag: bytes, to_tag: bytes) -> bool:
-    """Whether the to-tag is the session's, as it stands or with the media number that ends the from-tag."""
+    """True if the to-tag is the session's, as it is or with the media number at the end of the from-tag."""
     if to_tag == session_tag:
         return True
     _, semicolon, number = from_tag.rpartition(b";")
