@@ -1,13 +1,13 @@
 """Control connections: one command each, or one command a line (protocol.md 1.2, 1.3).
 
 Everything is non-blocking and driven by the event loop's readiness callbacks, so that no client can delay another.
-Streams of the loop are not used: a `unix` client opens a connection for each command, thousands a second, and most
-of them are answered here within the one callback that accepts them.
+The reader and writer objects of asyncio are not used: a `unix` client opens a connection for each command, thousands a
+second, and most of them are answered here within the one callback that accepts them.
 
-A callback accepts one connection, or executes one command, and returns to the event loop, whatever else waits: then
-media wait for one command, not for a burst of them. It costs no more than to go on until nothing is left, since
-finding that out is an exception in Python (one command after another: 9.5 us each instead of 13.1; sixteen at once: 8.9
-us instead of 8.2, without what the command itself does).
+A callback accepts one connection, or executes one command, and returns to the event loop, even if more is waiting: so
+media wait for one command, not for a burst of them. This costs no more than going on until nothing is left, because
+Python reports that by an exception (one command after another: 9.5 us each instead of 13.1; sixteen at once: 8.9 us
+instead of 8.2, without the work of the command itself).
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from rtpproxy.control.lines import LineClient, Rota
 log = logging.getLogger(__name__)
 
 MAX_CLIENTS = 1024
-"""Open connections per stream socket, at most."""
+"""Limit of open connections, for each control socket."""
 CLIENTS_SHARE = 8
-"""One in so many of the files that may be open is for the connections of a stream socket: the rest is for media."""
+"""One in so many of the files that may be open is for the connections of a control socket; media need the rest."""
 ACCEPT_PAUSE_S = 0.1
-"""Wait after accept failed for want of descriptors or memory."""
+"""Pause before the next accept when one failed for lack of descriptors or memory."""
 
 
 class _Client(Protocol):
@@ -38,29 +38,29 @@ class _Client(Protocol):
 
 
 class _SpareDescriptor:
-    """A descriptor for when media have all others: one client can be accepted still, which may end calls."""
+    """A descriptor held back: when media have all others, one client can still be accepted, and may end calls."""
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self._descriptor: int | None = None
         self.refill()
 
     def give(self) -> bool:
-        """Whether there is one descriptor more now."""
-        if self._number is None:
+        """Free the descriptor for somebody; False if it is given away already."""
+        if self._descriptor is None:
             return False
-        os.close(self._number)
-        self._number = None
+        os.close(self._descriptor)
+        self._descriptor = None
         return True
 
     def refill(self) -> None:
-        """Hold a descriptor again, if there is one."""
-        if self._number is None:
+        """Hold a descriptor again, if one is free."""
+        if self._descriptor is None:
             with contextlib.suppress(OSError):
-                self._number = os.open(os.devnull, os.O_RDONLY)
+                self._descriptor = os.open(os.devnull, os.O_RDONLY)
 
 
 class ConnectionListener:
-    """Accepts connections and keeps those that are open."""
+    """Accepts the connections to one control socket, and knows those that are open."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class ConnectionListener:
         serve: Callable[["ConnectionListener", socket.socket, str], None],
         execute: Execute,
     ) -> None:
+        """`serve` takes each accepted connection with the host it comes from: `serve_one_shot` or `serve_lines`."""
         self.loop = loop
         self.execute = execute
         self.rota = Rota(loop)
@@ -76,7 +77,7 @@ class ConnectionListener:
         """In order of arrival."""
         self.max_clients = min(MAX_CLIENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // CLIENTS_SHARE)
         self.spare = _SpareDescriptor()
-        """To be refilled when a client goes."""
+        """Clients refill it when they close their connection."""
         self._listening = listening
         self._serve = serve
         self._pause: asyncio.TimerHandle | None = None
@@ -116,7 +117,7 @@ class ConnectionListener:
         return self._listening.accept()
 
     def _rest(self, error: OSError) -> None:
-        """Leave the queue alone for a moment: out of descriptors, accept would fail in an endless loop."""
+        """Accept nothing for a moment: without a free descriptor accept would fail in an endless loop."""
         if not self._is_short:
             self._is_short = True
             log.error("cannot accept a control connection, and keep trying: %s", error.strerror)
@@ -129,7 +130,7 @@ class ConnectionListener:
 
 
 def _host(address: object) -> str:
-    """The numeric host of a peer, IPv4 as IPv4 where it came to an IPv6 socket; empty on Unix sockets."""
+    """The client's numeric host, IPv4 as such even on an IPv6 socket; empty on Unix sockets."""
     if isinstance(address, tuple):
         return str(address[0]).removeprefix("::ffff:")
     return ""
@@ -139,17 +140,17 @@ def _host(address: object) -> str:
 
 
 def serve_one_shot(listener: ConnectionListener, connection: socket.socket, host: str) -> None:
-    """`unix`: answer at once if the command is there already, as it is nearly always."""
+    """Serve a `unix` client: at once if its command has arrived with the connection, as it nearly always has."""
     if _answer_one_shot(connection, host, listener.execute):
         return
     if len(listener.clients) >= listener.max_clients:
-        # The oldest one had all the time it needs to send a command.
+        # The oldest one has had more time to send its command than all others.
         next(iter(listener.clients)).close()
     _SilentClient(listener, connection, host)
 
 
 def _answer_one_shot(connection: socket.socket, host: str, execute: Execute) -> bool:
-    """Whether there was anything to read; if so the connection is done with, and closed."""
+    """Execute the command if it has arrived, and close the connection; False if nothing has arrived yet."""
     try:
         command = connection.recv(MAX_COMMAND_BYTES, socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -169,14 +170,14 @@ def _send_whole(connection: socket.socket, reply: bytes) -> None:
     try:
         sent = connection.send(reply, socket.MSG_DONTWAIT)
     except OSError as error:
-        log.debug("control client left without its reply: %s", error.strerror)
+        log.debug("control client went away before its reply: %s", error.strerror)
         return
     if sent < len(reply):
         log.warning("control client dropped: it does not take its reply")
 
 
 class _SilentClient:
-    """A `unix` client that has connected and not sent its command yet."""
+    """A `unix` client that has connected, but not sent its command yet."""
 
     def __init__(self, listener: ConnectionListener, connection: socket.socket, host: str) -> None:
         self._listener = listener
@@ -209,13 +210,13 @@ class _SilentClient:
 
 
 def serve_lines(listener: ConnectionListener, connection: socket.socket, host: str) -> None:
-    """`cunix`, `tcp`: the connection stays; when there are too many, the new one goes, not one that is in use."""
+    """Serve a `cunix` or `tcp` client. If there are too many it is refused: the others may be in use."""
     if len(listener.clients) >= listener.max_clients:
         log.error("control connection refused: %d are open", listener.max_clients)
         connection.close()
         return
     connection.setblocking(False)
-    number = connection.fileno()
+    descriptor = connection.fileno()
 
     def on_closed(closed: LineClient) -> None:
         del listener.clients[closed]
@@ -225,7 +226,7 @@ def serve_lines(listener: ConnectionListener, connection: socket.socket, host: s
         listener.loop,
         listener.rota,
         connection,
-        (number, number),
+        (descriptor, descriptor),
         lambda line: listener.execute(line, host),
         on_closed,
     )

@@ -4,33 +4,33 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 LIFETIME_S = 35.0
-"""Age at which the next purge drops a reply."""
+"""Age from which a reply is dropped by the next purge."""
 PURGE_INTERVAL_S = 3.0
-"""Time between purges: a reply is found for 35 to 38 s."""
+"""Time between purges; so a reply is kept for 35 to 38 s."""
 ENTRY_OVERHEAD_BYTES = 600
-"""What one entry costs beside its texts: two bytes objects, three tuples, the sender's host and port, a number and a
-slot of the dictionary."""
+"""Memory of an entry beside its texts: two bytes objects, three tuples, the sender's host and port, a number, and its
+place in the dictionary."""
 DEFAULT_LIMIT_BYTES = 128 << 20
 
 
 class ReplyCache:
     """Replies by sender and cookie. The command is not compared, as controllers expect.
 
-    The C RTPproxy compares the cookie alone, so there whoever guesses a cookie reads, or spoils, the reply of another
-    (protocol.md 16, item 1). The price is that a controller which repeats a command from another port has it executed
-    again: harmless for `U` and `L`, while a second `D` is answered E50. Kamailio, OpenSIPS and Sippy B2BUA repeat it on
-    the socket that they sent it from.
+    The C RTPproxy compares the cookie alone, so anybody who guesses a cookie can read or spoil another's reply
+    (protocol.md 16, item 1). Comparing the sender has a price: a controller which repeats a command from another port
+    has it executed again. That is harmless for `U` and `L`, but a second `D` is answered E50. Kamailio, OpenSIPS and
+    Sippy B2BUA repeat a command on the socket that they sent it from.
 
-    Memory is bounded by `limit_bytes`: beyond it the oldest replies go first, however young they are. With cookies
-    and replies of usual size the default limit holds 200,000 of them: full lifetime up to 5,500 commands a second,
-    and at three times that rate still more than ten seconds, longer than any known controller goes on repeating.
+    Memory is bounded by `limit_bytes`: beyond it the oldest replies are dropped, whatever their age. With cookies and
+    replies of usual size the default limit holds 200,000 of them: for their full lifetime at up to 5,500 commands a
+    second, and at three times that rate for more than ten seconds, longer than any known controller goes on repeating.
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
         self._purge_at = 0.0
-        # In order of age. Not a dict: taking the first of a dict again and again walks over all that were taken before.
+        # Oldest first. Not a dict: to find the first of a dict walks over all places that were emptied before.
         self._replies: OrderedDict[tuple[Hashable, bytes], tuple[bytes, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -38,11 +38,11 @@ class ReplyCache:
 
     @property
     def size_bytes(self) -> int:
-        """Estimated memory of all entries."""
+        """Estimated memory of all entries, bytes."""
         return self._size_bytes
 
     def find(self, sender: Hashable, cookie: bytes, now: float) -> bytes | None:
-        """The reply kept for `cookie` of `sender`, a socket address, if any; finding it does not prolong its life.
+        """The reply kept for `cookie` of `sender`, a socket address, or None. Finding it does not prolong its life.
 
         `now` in seconds.
         """
@@ -52,7 +52,7 @@ class ReplyCache:
         return None if entry is None else entry[0]
 
     def store(self, sender: Hashable, cookie: bytes, reply: bytes, now: float) -> None:
-        """Keep the reply to a command that was not found. `now` in seconds."""
+        """Keep the reply to a command for which `find` gave None. `now` in seconds."""
         key = sender, cookie
         former = self._replies.pop(key, None)
         if former is not None:

@@ -1,4 +1,4 @@
-"""Commands as datagrams: each is a cookie and a command, each reply repeats the cookie (protocol.md 1.4)."""
+"""Commands in UDP datagrams: each has a cookie before the command, which its reply repeats (protocol.md 1.4)."""
 
 import asyncio
 import logging
@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 MAX_COOKIE_BYTES = 999
 TURNS = 8
-"""Datagrams that are answered before media get their turn. A round of the event loop costs a quarter of a command."""
+"""Datagrams answered in a row, before media get their turn. A round of the event loop costs a quarter of a command."""
 
 _COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")
 
 Sender = Any
-"""Host and port, and on IPv6 flow and scope, as the socket module has them."""
+"""Host and port, on IPv6 also flow label and scope, as the socket module reports them."""
 
 
 class DatagramListener:
-    """A `udp` or `udp6` socket."""
+    """Serves a `udp` or `udp6` socket."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class DatagramListener:
         self._socket.close()
 
     def _on_readable(self) -> None:
-        """A few datagrams, then the event loop's turn: media wait for these, not for a burst of them."""
+        """Answer a few datagrams, then return to the event loop: media wait for these, not for a burst of them."""
         for _ in range(TURNS):
             try:
                 datagram, sender = self._socket.recvfrom(MAX_COMMAND_BYTES)
@@ -71,7 +71,7 @@ class DatagramListener:
             return self._execute(b"", sender[0])
         cookie = found[1]
         if len(cookie) > MAX_COOKIE_BYTES or b"\0" in cookie:
-            return self._execute(b"", sender[0])  # refused like one that is missing
+            return self._execute(b"", sender[0])  # as if there were no cookie
         now = self._clock()
         reply = self._cache.find(sender, cookie, now)
         if reply is None:

@@ -1,6 +1,6 @@
-"""One command a line, replies in order, and turns for clients that have many (protocol.md 1.3).
+"""The line protocol: one command a line, replies in order, and turns for clients with many commands (protocol.md 1.3).
 
-What the bytes come from, a connection or standard input, is the caller's.
+Where the bytes come from, a connection or standard input, is the caller's business.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 LINE_BUFFER_BYTES = 8192
-"""A line with its LF must fit; a client that fills the buffer without one is dropped."""
+"""A line with its LF must fit; a client that fills the buffer without an LF is dropped."""
 
 
 class Rota:
-    """Line clients that have commands waiting take turns, so that one with thousands delays nobody."""
+    """Gives turns to the clients with waiting commands, one command a turn: a client with thousands delays nobody."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -38,7 +38,7 @@ class Rota:
 
 
 class Duplex(Protocol):
-    """A byte stream that never blocks: BlockingIOError instead."""
+    """Reads and writes bytes without blocking; raises BlockingIOError instead."""
 
     def recv(self, size: int, /) -> bytes: ...
     def send(self, data: bytes, /) -> int: ...
@@ -48,8 +48,8 @@ class Duplex(Protocol):
 class LineClient:
     """A `cunix`, `tcp` or `stdio` client: one command a line, replies in order.
 
-    While a reply waits for a slow reader, or commands for their turn, nothing more is read. So what is kept for a
-    client is bounded: one buffer of commands, and one reply.
+    While a reply waits for a slow reader, or commands for their turn, nothing more is read. So the memory for a client
+    is bounded: one buffer of commands, and one reply.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LineClient:
         execute: Callable[[bytes], bytes],
         on_closed: Callable[["LineClient"], None],
     ) -> None:
-        """`descriptors` are those to wait on, for input and for output."""
+        """`descriptors` are those to wait for, of input and of output. `on_closed` is called once, whoever closes."""
         self._loop = loop
         self._rota = rota
         self._duplex = duplex
@@ -71,14 +71,14 @@ class LineClient:
         self._is_open = True
         self._is_listening = False
         self._is_waiting = False
-        """For its turn."""
+        """It has a command, and waits for its turn."""
         self._received = b""
-        """Lines that wait, and the beginning of one."""
+        """Lines that wait, and the beginning of the next."""
         self._unsent = b""
         self._listen()
 
     def close(self) -> None:
-        """Drop the client."""
+        """Drop the client. May be called again."""
         if not self._is_open:
             return
         self._is_open = False
@@ -95,7 +95,7 @@ class LineClient:
             return
         line, _, self._received = self._received.partition(b"\n")
         with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self.close)  # replies would be out of step with commands
+            on_failure.callback(self.close)  # a command without its reply would put replies out of step
             self._send(self._execute(line))
             on_failure.pop_all()
 
@@ -105,7 +105,7 @@ class LineClient:
         try:
             self._loop.add_reader(self._input, self._on_readable)
         except PermissionError:
-            # A regular file cannot be waited for: it is always ready.
+            # A regular file, which is always ready and cannot be waited for.
             self._loop.call_soon(self._on_readable)
             return
         self._is_listening = True
@@ -134,7 +134,7 @@ class LineClient:
         self._go_on()
 
     def _go_on(self) -> None:
-        """What is next, once nothing is left to send."""
+        """Execute the next command, or wait for it; to be called when nothing is left to send."""
         if b"\n" in self._received:
             self._is_waiting = True
             self._rota.add(self)

@@ -1,4 +1,4 @@
-"""The control sockets: bytes of commands in, bytes of replies out (protocol.md 1.1 to 1.4)."""
+"""All control sockets together: commands come in as bytes, replies go out as bytes (protocol.md 1.1 to 1.4)."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from rtpproxy.control.stdio import StdioListener
 from rtpproxy.errors import StartError
 
 OnCommand = Callable[[bytes, float, str], bytes]
-"""Takes a command, the time, and the controller's numeric host, which is empty where there is none: on Unix sockets and
-standard input. Gives the reply with its LF. A datagram without a usable cookie is an empty command."""
+"""Takes a command, the time in seconds, and the controller's numeric host, which is empty on Unix sockets and standard
+input. Returns the reply with its LF. A datagram without a usable cookie is an empty command."""
 Clock = Callable[[], float]
 """Monotonic time in seconds."""
 
@@ -59,17 +59,17 @@ class ControlServer:
         self._on_end = on_end
         self._cache = ReplyCache()
         self._opened: list[tuple[ControlKind, socket.socket | None]] = []
-        """Not served yet."""
+        """Those that are not served yet; None is standard input and output."""
         self._listeners: list[_Listener] = []
         self._files: list[SocketFile] = []
 
     async def start(self) -> None:
-        """Open and serve every socket. Raises StartError, with all sockets closed again, if one cannot be had."""
+        """Open and serve every socket. Raises StartError, with all sockets closed again, if one cannot be opened."""
         await self.open()
         self.serve()
 
     async def open(self) -> None:
-        """Open every socket; commands wait in them until `serve`. Raises StartError, with all closed again."""
+        """Open every socket; commands wait in them until `serve`. Raises StartError like `start`."""
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._check_single()
@@ -102,7 +102,7 @@ class ControlServer:
             raise StartError("control socket: standard input, and the service manager's socket, can be given once only")
 
     async def _open(self, address: ControlAddress) -> socket.socket | None:
-        """The socket, None for standard input and output."""
+        """Open one socket; None for standard input and output."""
         if address.kind.is_stdio:
             return None
         if address.kind is ControlKind.SYSTEMD:

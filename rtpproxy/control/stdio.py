@@ -9,14 +9,14 @@ from rtpproxy.control.lines import LineClient, Rota
 
 
 class _Stdio:
-    """Standard input and output as one duplex. Both are non-blocking while it is open, whoever shares them."""
+    """Standard input and output as a `Duplex`. Both are non-blocking until it is closed, also for who shares them."""
 
     INPUT, OUTPUT = 0, 1
 
     def __init__(self) -> None:
-        self._was_blocking = [(number, os.get_blocking(number)) for number in (self.INPUT, self.OUTPUT)]
-        for number, _ in self._was_blocking:
-            os.set_blocking(number, False)
+        self._was_blocking = {descriptor: os.get_blocking(descriptor) for descriptor in (self.INPUT, self.OUTPUT)}
+        for descriptor in self._was_blocking:
+            os.set_blocking(descriptor, False)
 
     def recv(self, size: int) -> bytes:
         return os.read(self.INPUT, size)
@@ -25,15 +25,15 @@ class _Stdio:
         return os.write(self.OUTPUT, data)
 
     def close(self) -> None:
-        for number, was_blocking in self._was_blocking:
-            os.set_blocking(number, was_blocking)
+        for descriptor, was_blocking in self._was_blocking.items():
+            os.set_blocking(descriptor, was_blocking)
 
 
 class StdioListener:
-    """`stdio`, `stdioc`: serves standard input, a pipe, a terminal, a socket or a file, until it ends."""
+    """Serves standard input, for `stdio` and `stdioc`, until it ends. It may be a pipe, terminal, socket or file."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, execute: Execute, on_end: Callable[[], None]) -> None:
-        """`on_end` is not called by `close`."""
+        """`on_end` is called when input ends or output fails, but not for `close`."""
         self._on_end: Callable[[], None] | None = on_end
         duplex = _Stdio()
         descriptors = (duplex.INPUT, duplex.OUTPUT)
