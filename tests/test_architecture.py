@@ -1,4 +1,4 @@
-"""Who may import whom, and what else is allowed in one place only, read from the sources.
+"""Which room may import which, and what is allowed in one place only, read from the sources.
 
 5  cli -> process -> instance                     composition: these put the parts together
 4  control                                        fronts: they know the service, which never knows them
@@ -62,7 +62,7 @@ PURE_MODULES = {
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
     *("cli.media_addresses", "cli.options"),
 }
-"""The same of single files elsewhere."""
+"""Single files of other rooms without I/O."""
 
 PURE_STANDARD = {
     *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct"),
@@ -73,7 +73,7 @@ IO_STANDARD = {
     *("grp", "importlib", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys", "termios"),
 }
 LOGS = {"service.sessions", "service.port_pairs", "control.dispatch"}
-"""Modules without I/O that log all the same."""
+"""Modules without I/O that may log."""
 
 FOREIGN = {
     "bcc": {"offload.loader"},
@@ -89,7 +89,7 @@ FOREIGN = {
     "gc": {"process.daemon"},
 }
 TYPES_ONLY = {"offload.forwarder": "numpy", "service.offloading": "numpy"}
-"""Modules that name a library in annotations and do nothing with it."""
+"""Modules that use a library in annotations only."""
 
 _REAL_KERNEL = "needs the real kernel: netns_call, offload/test_attach and media/test_steered drive it"
 _SERVICE = "a part of the service: tests/service"
@@ -123,7 +123,7 @@ def tree(module):
 
 @functools.cache
 def imports(module):
-    """Every module imported anywhere in a source, those of ours without the package's name."""
+    """List every module that a source imports, ours without the package's name."""
     found = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
@@ -142,7 +142,7 @@ def of_us(module):
 
 
 def outside(module):
-    """The top packages of what is imported from elsewhere."""
+    """List the top packages of what a module imports from elsewhere."""
     return {name.split(".")[0] for name in imports(module) if name not in MODULES}
 
 
@@ -171,7 +171,7 @@ def test_exceptions_are_still_imported():
 
 
 def test_composition_is_one_chain():
-    """Each is imported by the next only, and nothing below imports any of them."""
+    """Each is imported by the one before it only."""
     importers = {name: {module for module in MODULES if name in of_us(module)} for name in COMPOSITION}
     assert importers == {
         "instance": {"process.daemon"},
@@ -240,7 +240,7 @@ def is_broad(handler):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_exceptions_are_caught_by_name(module):
-    """Where a process of its own ends it may be any one, and is raised again."""
+    """Any exception may be caught only where a process ends, and is raised again there."""
     broad = [handler for handler in handlers(module) if is_broad(handler)]
     assert len(broad) == (module in ("offload.loader", "process.daemon"))
     assert all(isinstance(handler.body[-1], ast.Raise) for handler in broad)
@@ -254,7 +254,7 @@ def test_no_handler_only_passes(module):
 
 @pytest.mark.parametrize("module", [module for module in MODULES if is_pure(module)])
 def test_core_modules_only_define(module):
-    """Nothing happens on import but that constants are worked out."""
+    """On import, only constants are worked out."""
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr)
     for node in tree(module).body:
         assert isinstance(node, allowed), f"{module}:{node.lineno}"
@@ -266,7 +266,7 @@ def test_core_modules_only_define(module):
 
 
 def test_file_of(module):
-    """The file, or in place of a file that would be too long the folder of the module's name."""
+    """Name the test file of a module, or the folder of that name if one file would be too long."""
     *folders, name = module.split(".")
     folder = ROOT / "tests" / Path(*folders)
     whole = folder / name / "__init__.py"
@@ -296,7 +296,7 @@ def test_test_files_are_named_for_a_module(folder):
 
 
 def test_tests_do_not_sleep():
-    """But for the one helper that waits for something outside the process, and where time is what is shown."""
+    """Exceptions: the helper that waits for something outside the process, and tests that show time."""
     for path in (ROOT / "tests").rglob("*.py"):
         if path.name in ("waiting.py", "transcript.py", "demo.py") or "bench" in path.parts:
             continue

@@ -1,4 +1,4 @@
-"""The configuration: what follows from its fields (protocol.md 1.8, 2.4, 7.1)."""
+"""What follows from the fields of the configuration (protocol.md 1.8, 2.4, 7.1)."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ UNIX, UDP = ControlKind.UNIX, ControlKind.UDP
 
 
 def test_what_kinds_have_in_common():
-    """Others decide by these: who may run as root, which ports are taken, what needs the foreground."""
+    """Other modules decide by these who may run as root, which ports are taken, and what needs the foreground."""
     assert {kind.value for kind in ControlKind if kind.is_datagram} == {"udp", "udp6"}
     assert {kind.value for kind in ControlKind if kind.is_unix} == {"unix", "cunix"}
     assert {kind.value for kind in ControlKind if kind.is_ipv6} == {"udp6", "tcp6"}

@@ -1,4 +1,4 @@
-"""Building one relay and stopping it. That it runs as a whole: process/test_daemon, test_mistakes."""
+"""Building one relay and stopping it; process/test_daemon and test_mistakes run it as a whole."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offl
 
 
 class Aborted(Exception):
-    """In place of the end of the process."""
+    """Takes the place of the end of the process."""
 
 
 def abort(number):

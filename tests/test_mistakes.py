@@ -1,4 +1,4 @@
-"""What goes wrong at start, with the installed program: one clear line and the right status, or a good reason logged.
+"""Mistakes at start, with the installed program: one clear line and the right status, or a good reason in the log.
 
 As root the programs run in a network namespace of the test, so that no port or address of this host matters.
 """
@@ -24,9 +24,9 @@ NOBODY = 65534
 
 
 def as_nobody(*capabilities):
-    """What to put before a command: an ordinary user with these capabilities.
+    """Make a command prefix that runs a program as an ordinary user with these capabilities.
 
-    One more is to read the checkout, wherever it is; root's home is closed to others.
+    One more lets it read the checkout, which may be in root's home.
     """
     kept = "-all" + "".join(f",+{name}" for name in ("dac_read_search", *capabilities))
     user = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
@@ -35,20 +35,20 @@ def as_nobody(*capabilities):
 
 AS_NOBODY = as_nobody()
 BOUND = ("--ports", "bound", "--offload", "off")
-"""For mistakes that have nothing to do with BPF: starts sooner, and needs no privilege."""
+"""Options for mistakes that have nothing to do with BPF; the relay starts sooner and needs no privilege."""
 NO_BCC = "raise ImportError(\"No module named 'bcc'\")\n"
 
 
 @pytest.fixture(autouse=True)
 def namespace():
-    """As root, a network namespace of the test."""
+    """Enters a network namespace of the test, if it runs as root."""
     with own_namespace() if os.geteuid() == 0 else contextlib.nullcontext():
         yield
 
 
 @pytest.fixture
 def refused(tmp_path, open_directory):
-    """Runs the program with a mistake; the one line that it says. It must end by itself."""
+    """Returns a function that runs the program with a mistake until it ends, and returns the one line printed."""
     pid_path = open_directory / "pid"
 
     def run(*options, status=1, prefix=(), environment=None, directory=tmp_path):
@@ -87,7 +87,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def open_directory():
-    """A directory that anybody may reach and write to, which the tests' own are not."""
+    """Makes a directory that anybody may reach and write to, unlike `tmp_path`."""
     directory = Path(tempfile.mkdtemp(prefix="rtpproxy-"))
     directory.chmod(0o777)
     yield directory
@@ -96,7 +96,7 @@ def open_directory():
 
 @pytest.fixture
 def no_bcc(tmp_path):
-    """An environment in which bcc cannot be imported."""
+    """Makes an environment in which bcc cannot be imported."""
     package = tmp_path / "shadow" / "bcc"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(NO_BCC)
@@ -159,7 +159,7 @@ def test_port_without_a_host(refused):
 
 @pytest.mark.parametrize("mode", ["0770", "0600"])
 def test_mode_of_the_socket_without_a_group(start, mode):
-    """Nothing says that it is ignored: it is not."""
+    """-w takes effect although -u names no group."""
     running = start("-w", mode, *BOUND)
     assert stat.S_IMODE(running.socket_path.stat().st_mode) == int(mode, 8)
 
@@ -264,7 +264,7 @@ def test_unknown_interface(refused, tmp_path):
 @pytest.mark.kernel
 @pytest.mark.parametrize("options", [("-l", "127.0.0.1"), (), ("--interface", "lo")])
 def test_xdp_on_loopback_only(refused, tmp_path, options):
-    """Where loopback is all there is, the line must say what is wrong with it, not that there is nothing."""
+    """If loopback is the only interface, the line says what is wrong with it, not that there is none."""
     line = refused("--offload", "xdp", *options, "-s", f"unix:{tmp_path}/sock")
     assert line.startswith("rtpproxy: --offload xdp cannot be had: ")
     assert "lo: userspace (not an Ethernet interface)" in line
@@ -396,7 +396,7 @@ def test_without_bcc_what_needs_it_is_refused(refused, no_bcc, tmp_path, options
 @pytest.mark.root
 @pytest.mark.kernel
 def test_modules_in_the_directory_that_it_is_started_from_are_not_used(start, tmp_path, monkeypatch):
-    """Whoever owns that directory would otherwise run code as root."""
+    """Otherwise the owner of that directory could run code as root."""
     for name in ("bcc", "json", "array"):
         (tmp_path / f"{name}.py").write_text(f'raise ImportError("a trap: {name}")\n')
     monkeypatch.chdir(tmp_path)
@@ -433,7 +433,7 @@ INHERIT = "import os, sys; [os.dup2(0, 3 + n) for n in range(int(sys.argv[1]))];
 
 @pytest.mark.parametrize("inherited", [0, 20, 28, 36, 44, 48, 52])
 def test_too_few_descriptors_are_left(tmp_path, inherited):
-    """Wherever they run out: one line, or a relay that runs."""
+    """Wherever descriptors run out, one line is printed, or the relay runs."""
     log_path, address = tmp_path / "log", ControlAddress(ControlKind.UNIX, path=f"{tmp_path}/sock")
     prefix = ("prlimit", "--nofile=64", sys.executable, "-c", INHERIT, str(inherited))
     with log_path.open("wb") as log:
@@ -501,7 +501,7 @@ def test_bound_ports_of_two_relays_may_overlap(start):
     ],
 )
 def test_pid_file_that_cannot_be_had(tmp_path, name, reason, options):
-    """It was asked for, so the relay does not start without it. What is in its place is left alone."""
+    """The operator asked for it, so the relay does not start without it. Nothing in its place is touched."""
     (tmp_path / "directory").mkdir()
     (tmp_path / "target").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "target")
@@ -530,7 +530,7 @@ HIDE_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$0" "$@"'
 @pytest.mark.root
 @pytest.mark.parametrize(("prefix", "level"), [(AS_NOBODY, "WARN"), ((), None)], ids=["user", "root"])
 def test_default_pid_file(open_directory, prefix, level):
-    """Nobody asked for it: an ordinary user runs without, and one line says so."""
+    """An ordinary user can run without it, and one line of the log says so."""
     socket_path, log_path = open_directory / "sock", open_directory / "log"
     command = ["unshare", "--mount", "sh", "-c", HIDE_RUN, *prefix]
     with (

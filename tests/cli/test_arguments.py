@@ -1,4 +1,4 @@
-"""What the arguments of -s and -n mean (protocol.md 1.1, 10.1)."""
+"""Arguments of -s and -n (protocol.md 1.1, 10.1)."""
 
 import re
 
@@ -113,7 +113,7 @@ def test_any_text_is_an_address_or_refused(prefix, text):
     ],
 )
 def test_forgotten_prefix_of_a_control_socket(text, advice):
-    """The C RTPproxy makes a socket file of that name, which nobody asks for."""
+    """The C RTPproxy makes a socket file of that name, which nobody wants."""
     with pytest.raises(ConfigError, match=f"^-s {re.escape(text)}: {advice}"):
         parse_control_address(text)
 

@@ -1,4 +1,4 @@
-"""The command line, in this process: what reaches `daemon.run`, and what is refused before."""
+"""The command line, run in this process: the configuration that reaches `daemon.run`, and mistakes that are refused."""
 
 import re
 import socket
@@ -32,7 +32,7 @@ FLAGS += " --offload --interface --ports --latching -h --help --version"
 
 
 class Started:
-    """Stands in for the process that would start; keeps its configuration."""
+    """Takes the place of the relay's process and keeps its configuration."""
 
     def __init__(self):
         self.config = None
@@ -54,7 +54,7 @@ def started(monkeypatch):
 
 @pytest.fixture
 def config(started):
-    """The configuration that options make."""
+    """Returns a function that makes a configuration of options."""
 
     def make(*options):
         result = CliRunner().invoke(cli.rtpproxy, options, catch_exceptions=False)
@@ -66,7 +66,7 @@ def config(started):
 
 @pytest.fixture
 def refused(started, monkeypatch, capsys):
-    """The one line that a mistake is answered with; the status is checked."""
+    """Returns a function that runs the command with a mistake, checks the status and returns the one line printed."""
 
     def run(*options, status=2):
         monkeypatch.setattr(sys, "argv", ["rtpproxy", *options])
@@ -84,7 +84,7 @@ def refused(started, monkeypatch, capsys):
 
 @pytest.fixture
 def warned(started, monkeypatch, capsys):
-    """The lines that a start is preceded by."""
+    """Returns a function that starts the relay and returns the warnings printed before."""
 
     def run(*options):
         monkeypatch.setattr(sys, "argv", ["rtpproxy", *options])
@@ -155,7 +155,7 @@ def test_every_option(config):
 
 
 def test_options_as_getopt_reads_them(config):
-    """Together, with the argument attached, and the last one counts."""
+    """Flags written together, arguments attached, and the last of two counts."""
     made = config("-fbF", "-m20000", "-T", "5", "-T30", "--nice=7")
     assert (made.is_foreground, made.is_sequential, made.is_root_allowed) == (True, True, True)
     assert (made.port_min, made.idle_timeout_s, made.nice) == (20000, 30, 7)
@@ -179,7 +179,7 @@ def test_any_address(config, address):
 
 
 def test_listen_addresses_keep_their_order(config):
-    """The first is the default, and may lack a label, whichever its family."""
+    """The first is the default and needs no label, whichever its family."""
     addresses = config("-6", "::1", "-l", "a@192.0.2.1", "-6", "b@::2", "-lc@192.0.2.2").listen
     assert [(address.label, address.host) for address in addresses] == [
         *(("", "::1"), ("a", "192.0.2.1"), ("b", "::2"), ("c", "192.0.2.2"))
@@ -217,7 +217,7 @@ def test_bridge_mode_is_asymmetric_unless_told(config, options, is_bridging, is_
 
 
 def test_mode_of_control_sockets(config):
-    """With -w also without a group, unlike the C RTPproxy: who asks for a mode expects it."""
+    """-w also works without a group, unlike in the C RTPproxy."""
     assert config("-u", "nobody").socket_mode is None
     assert config("-w", "0770").socket_mode == 0o770
     assert config("-u", "nobody", "-w", "0770").socket_mode == 0o770
@@ -239,7 +239,7 @@ def test_mode_of_control_sockets(config):
         (("--bridge_symmetric",), "--bridge_symmetric has no effect outside bridge mode"),
     ],
 )
-def test_what_has_no_effect_is_said(warned, options, line):
+def test_options_without_effect_are_warned_of(warned, options, line):
     assert warned(*options) == ([] if line is None else [f"rtpproxy: warning: {line}"])
 
 
@@ -270,8 +270,8 @@ def test_help_has_a_short_form():
     assert CliRunner().invoke(cli.rtpproxy, ["-h"]).output == CliRunner().invoke(cli.rtpproxy, ["--help"]).output
 
 
-def test_help_needs_none_of_the_relays_libraries():
-    """It is quick: what takes long to import is not."""
+def test_help_imports_none_of_the_slow_libraries():
+    """Help is quick, because slow libraries are not imported for it."""
     slow = {"numpy", "pyroute2", "asyncio", "uvloop"}
     code = f"import sys; from rtpproxy.cli import command; print(sorted({slow} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

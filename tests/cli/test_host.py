@@ -1,4 +1,4 @@
-"""What the host is asked for: names, and interfaces given in place of an address."""
+"""Names of hosts, and of interfaces given in place of an address."""
 
 import contextlib
 import re
@@ -28,7 +28,7 @@ def test_interface_is_named_as_such_without_asking_a_name_server(no_resolver, lo
 
 @pytest.fixture
 def interface():
-    """An interface in a namespace of the test; returns a function that gives it addresses."""
+    """Makes the interface media0 in a namespace of the test; returns a function that gives it addresses."""
     with own_namespace():
 
         def add(*addresses):

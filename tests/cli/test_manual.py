@@ -16,7 +16,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 
 @pytest.fixture(scope="module")
 def rendered():
-    """The page as groff shows it, as one line of text without emphasis."""
+    """Renders the page by groff, as one line of text without emphasis."""
     if shutil.which("groff") is None:
         pytest.skip("needs software: groff")
     command = ["groff", "-man", "-ww", "-Tutf8", "-P-cbou"]

@@ -26,7 +26,7 @@ def resolve(name, is_ipv6):
 
 
 def read(*options, advertised=None):
-    """`-l` and `-6` with their arguments, as on a command line."""
+    """Read `-l` and `-6` with their arguments, as on a command line."""
     pairs = zip(options[::2], options[1::2], strict=True)
     return read_listening([Asked(text, flag == "-6") for flag, text in pairs], advertised, resolve)
 

@@ -126,7 +126,7 @@ def test_modes_that_are_refused(text, words):
 
 @pytest.mark.parametrize("mode", range(0o600, 0o1000))
 def test_what_the_c_rtpproxy_read_never_means_something_else_unnoticed(mode):
-    """All modes that let the owner in, given in decimal as it wants them."""
+    """Every mode that lets the owner in, in decimal as the C RTPproxy wants it, is refused."""
     with pytest.raises(ConfigError, match=f"write -w 0{mode:o} to mean the same"):
         read_mode(str(mode))
 
@@ -178,7 +178,7 @@ def test_every_option_names_a_field_of_the_configuration():
 
 
 def test_defaults_are_those_of_the_configuration():
-    """What is shown as a number or a word is read back as the value of the field."""
+    """Each default that is shown can be given as an argument, and means the same."""
     shown = {option.flag: option for option in OPTIONS if option.default and option.write is written}
     assert shown.keys() == {"-m", "-M", "-t", "-T", "-p", "-d", "-s", "--ports", "--latching", "--offload"}
     for option in shown.values():
@@ -210,7 +210,7 @@ if sys.argv[1:]:
     command.main()
 sys.stdout.write(manual.page() + manual.markdown())
 """
-"""Other defaults in the configuration, and nowhere else."""
+"""A program whose configuration has other defaults; nothing else is changed."""
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_changed_default_holds():
 
 
 def test_help_texts_repeat_no_default():
-    """A number by hand would stay when the default changes."""
+    """A number written by hand would stay when the default changes."""
     numbers = {str(value) for value in (35000, 65000, 22222, 0o755)} | {"0755"}
     source = inspect.getsource(options)
     assert [number for number in numbers if number in source] == []

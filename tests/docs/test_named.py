@@ -7,7 +7,7 @@ import pytest
 from rtpproxy.cli.options import GROUPS
 from tests.docs.pages import DOCS, NAMES, PAGES, ROOT, code_blocks, code_spans, text
 
-OPTIONS = {option.flag for group in GROUPS for option in group.options} | {"--help"}
+OPTIONS = {flag for group in GROUPS for option in group.options for flag in option.flags}
 FOREIGN = {
     "--rx-capture": "xdpdump's",
     "--rtp_proxy_clients": "Sippy B2BUA's",

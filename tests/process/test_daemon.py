@@ -24,16 +24,16 @@ from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
 
 BOUND = ("--ports", "bound", "--offload", "off")
-"""Starts sooner, and needs no privilege."""
+"""Options for a relay that starts sooner and needs no privilege."""
 UNLOGGED = "rtpproxy: warning: no /dev/log: log lines are lost until there is one\n"
 REMARK = "" if os.path.exists("/dev/log") else UNLOGGED
-"""What the command that starts a daemon says on this host."""
+"""Printed on this host by the command that starts a daemon."""
 LOG_LINE = re.compile(r"(DBUG|INFO|WARN|ERR|CRIT):GLOBAL:\w+:\d+: .+")
 
 
 @pytest.fixture(autouse=True)
 def namespace():
-    """As root, a network namespace of the test."""
+    """Enters a network namespace of the test, if it runs as root."""
     with own_namespace() if os.geteuid() == 0 else contextlib.nullcontext():
         yield
 
@@ -77,7 +77,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def slow_bcc(tmp_path):
-    """An environment in which loading takes until `slow_bcc.release` is called, and then fails."""
+    """Makes an environment in which importing bcc takes until `slow_bcc.release` is called, and then fails."""
     return SlowBcc(tmp_path / "shadow")
 
 
@@ -99,22 +99,22 @@ class SlowBcc:
         self.environment = {"PYTHONPATH": str(directory)}
 
     def wait(self):
-        """Wait until loading began; the number of the relay's process."""
+        """Wait until the import has begun; return the number of the relay's process."""
         return int(wait_for(lambda: self._parent.exists() and self._parent.read_text(), DEADLINE_S, "the loader"))
 
     def release(self):
-        """Let it go on."""
+        """Let the import go on."""
         with self._gate.open("w"):
             pass
 
 
 def processes_of(directory):
-    """The living processes whose command line names the directory, but for this one."""
+    """List the living processes whose command line names the directory, without this one."""
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(directory) in command_line(pid)]
 
 
 def command_line(pid):
-    """Empty for this process, and for one that has ended."""
+    """Read the command line of a process; empty for this process, and for one that has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text() if pid != os.getpid() else ""
     except (FileNotFoundError, ProcessLookupError):
@@ -122,7 +122,7 @@ def command_line(pid):
 
 
 def daemon_of(directory):
-    """The process number in the pid file, which must be that of a process started here."""
+    """Read the pid file; it must hold the number of a process that was started here."""
     text = (directory / "pid").read_text()
     assert re.fullmatch(r"[1-9]\d*\n", text)
     assert int(text) in processes_of(directory)
@@ -190,7 +190,7 @@ def test_daemon_that_is_started_with_closed_descriptors(run, tmp_path, numbers):
 
 @pytest.mark.root
 def test_daemon_of_another_user(run, tmp_path):
-    """The command returns once the daemon is that user; scheduling and limits are what they were asked to be."""
+    """The command returns once the daemon has become that user. Scheduling and limits are as asked."""
     done = run("-u", "nobody", "-L", "5000", "--nice", "3")
     assert (done.returncode, done.stderr) == (0, REMARK)
     pid = daemon_of(tmp_path)
@@ -272,12 +272,12 @@ def test_parent_says_that_the_daemon_died(tmp_path, slow_bcc):
 
 DEVICES = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9"
 WITHOUT_SYSLOG = ("unshare", "--mount", "sh", "-c", f'{DEVICES} && exec "$0" "$@"')
-"""A /dev with nothing but what is needed."""
+"""Runs a command with a /dev that has only the devices it needs."""
 
 
 @pytest.fixture
 def syslog(tmp_path):
-    """A log socket of the test; `prefix` puts it into a /dev of its own."""
+    """Opens a log socket of the test; `with_syslog` mounts it as /dev/log."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
         opened.bind(str(tmp_path / "log"))
         opened.settimeout(DEADLINE_S)
@@ -337,7 +337,7 @@ class Failing(logging.Handler):
 
 logging.getLogger("rtpproxy.instance").addHandler(Failing())
 """
-"""A sitecustomize.py: something fails at start that nobody expects."""
+"""A sitecustomize.py that makes the start fail in an unexpected way."""
 
 
 @pytest.mark.root
@@ -374,7 +374,7 @@ def test_signal_ends_it_in_order(relay, name):
 
 
 def test_second_signal_ends_it_at_once(relay):
-    # Stopped, it finds both when it goes on. Which one comes first is the kernel's choice.
+    # The stopped process gets both when it continues; the kernel chooses which one comes first.
     for name in ("STOP", "TERM", "INT", "CONT"):
         relay.process.send_signal(signal.Signals[f"SIG{name}"])
     assert relay.process.wait(DEADLINE_S) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -438,7 +438,7 @@ def test_sessions_end_by_the_clock(tmp_path):
 
 
 def test_media_never_get_the_control_port(tmp_path):
-    """Though it would be free on the address of the media."""
+    """The port is left out although it is free on the media address."""
     options = (*BOUND, "-F", "-s", "udp:127.0.0.1:20000", "-l", "127.0.0.2", "-b", "-m", "20000", "-M", "20003")
     with RunningRelay(tmp_path, *options) as relay:
         assert relay.port("U call 192.0.2.1 5000 f") == 20002
@@ -455,7 +455,7 @@ SO_RCVBUFFORCE = 33
 
 @pytest.fixture
 def controllers(tmp_path):
-    """Several UDP clients of a relay that stands still: what they send is in flight. `relay.process` must go on."""
+    """Several UDP clients of a stopped relay, so that their commands wait. The test lets `relay.process` continue."""
     with RunningRelay(tmp_path, *BOUND, "-F", "-s", "udp:127.0.0.1:20001") as relay, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(SENDERS)]
         for client in clients:
@@ -466,7 +466,7 @@ def controllers(tmp_path):
 
 
 def calls_of(sender):
-    """Datagrams by cookie, in order, and what must answer each: no command makes sense before the one before it."""
+    """List commands by cookie, each with the pattern of its reply. Each command needs the one before it."""
     wanted = {}
     for number in range(CALLS):
         call = f"s{sender}c{number}"
@@ -482,7 +482,7 @@ def is_answered(datagram, cookie, answer):
 
 @pytest.mark.root
 def test_ten_thousand_commands_in_flight(controllers):
-    """All fit the buffers: each command is answered once, in order."""
+    """All fit into the buffers: each command is answered once, in order."""
     relay, clients = controllers
     for sender, client in enumerate(clients):
         client.settimeout(DEADLINE_S)
@@ -502,7 +502,7 @@ def test_ten_thousand_commands_in_flight(controllers):
 
 @pytest.mark.root
 def test_ten_thousand_commands_whose_replies_are_lost(controllers):
-    """They are repeated until they are answered, and executed once: the reply is that of the first time."""
+    """Commands are repeated until they are answered, and each is executed once: the reply is the first one."""
     relay, clients = controllers
     for sender, client in enumerate(clients):
         client.settimeout(0.05)
@@ -518,7 +518,7 @@ def test_ten_thousand_commands_whose_replies_are_lost(controllers):
 
 
 def repeat_until_answered(client, wanted):
-    """How often commands had to be sent again, all that were missing."""
+    """Repeat all unanswered commands until none is left; return how many rounds it took."""
     repeated = 0
     while wanted:
         try:
@@ -546,7 +546,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @pytest.fixture(params=["unix", "tcp"])
 def passed(request, tmp_path):
-    """A socket that a service manager would pass, and where it is."""
+    """Opens a socket as a service manager would, to be passed on."""
     family = socket.AF_UNIX if request.param == "unix" else socket.AF_INET
     with socket.socket(family) as listening:
         listening.bind(str(tmp_path / "passed") if request.param == "unix" else ("127.0.0.1", 0))
@@ -570,7 +570,7 @@ def ask_passed(passed, command):
 
 
 def test_socket_of_a_service_manager(passed, tmp_path):
-    """A command a connection; the socket outlives the relay."""
+    """It takes one command per connection and outlives the relay."""
     with start_activated(passed, tmp_path, "-f") as started:
         try:
             assert ask_passed(passed, "V") == "20040107\n"
@@ -598,7 +598,7 @@ def test_socket_of_a_service_manager_is_not_for_a_daemon(passed, tmp_path):
 
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_signal_while_starting(tmp_path, slow_bcc, name):
-    """It ends quietly and leaves nothing, though not all is built yet."""
+    """The relay ends quietly and leaves nothing, although not all of it is built yet."""
     number = signal.Signals[f"SIG{name}"]
     with (tmp_path / "log").open("wb") as log:
         started = subprocess.Popen(
@@ -626,11 +626,11 @@ class SignalAt(logging.Handler):
 
 logging.getLogger("rtpproxy.instance").addHandler(SignalAt())
 """
-"""A sitecustomize.py: SIGTERM arrives once control sockets are open, while the rest is still to come."""
+"""A sitecustomize.py that sends SIGTERM when control sockets are open and the rest is not started."""
 
 
 def test_signal_between_opening_and_serving(tmp_path):
-    """From the first thing on that outlives the process, a signal must end it in order."""
+    """As soon as something exists that outlives the process, a signal must end it in order."""
     (tmp_path / "shadow").mkdir()
     (tmp_path / "shadow" / "sitecustomize.py").write_text(KILLED_AT)
     with (tmp_path / "log").open("wb") as log:
@@ -765,7 +765,7 @@ def test_log_says_nothing_by_default(run, tmp_path):
 
 @pytest.fixture
 def kept_log():
-    """The log of this process as it was."""
+    """Restores the log of this process after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     names = {number: logging.getLevelName(number) for number in (10, 20, 30, 40, 50)}

@@ -1,4 +1,4 @@
-"""The pid file: written when it can be, refused where it was asked for and cannot be, and nobody else's is touched."""
+"""The pid file is written if it can be, refused if it was asked for and cannot be; other files are left alone."""
 
 import os
 
@@ -78,7 +78,7 @@ def test_required_file_needs_its_directory(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs software: /dev/full")
 def test_device_is_no_pid_file():
-    """Nor is it removed, as the C RTPproxy does to /dev/null."""
+    """It is not removed, either; the C RTPproxy removes /dev/null."""
     for path in ("/dev/null", "/dev/full"):
         with pytest.raises(StartError, match=f"^pid file {path}: "):
             PidFile(path, is_required=True).check()

@@ -1,4 +1,4 @@
-"""Becoming an ordinary user, in a process of its own; netns_call/test_user.py shows that what is kept suffices."""
+"""Becoming an ordinary user, in a process of its own. netns_call/test_user.py shows that what is kept suffices."""
 
 import os
 import pwd
@@ -32,13 +32,13 @@ else:
 
 
 def dropped(arguments, prefix=()):
-    """What is printed by a process that dropped its privileges."""
+    """Run a process that drops its privileges; return what it prints."""
     command = [*prefix, sys.executable, "-c", DROP.format(arguments=arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def status(text):
-    """Of /proc/PID/status, what says who the process is and what it may."""
+    """Pick the lines of /proc/PID/status with users, groups and capabilities."""
     found = dict(re.findall(r"^(Owner|Uid|Gid|Groups|Cap\w+|NoNewPrivs):[ \t]*(.*?)[ \t]*$", text, re.MULTILINE))
     return {name: int(value, 16) if name.startswith("Cap") else value.split() for name, value in found.items()}
 

@@ -1,4 +1,4 @@
-"""Which signal does what, in a process of the test (protocol.md 12.3). That they end a relay: test_daemon."""
+"""What each signal asks for, in a process of the test (protocol.md 12.3). test_daemon shows that a relay obeys."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Lines to a log socket of the test: whole, with their priority, and never waited for."""
+"""Lines reach a log socket of the test whole and with their priority, and nobody waits for it."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ def record(text, level=logging.INFO):
 
 
 def read_all(syslog):
-    """The texts that wait, without their priorities."""
+    """Read the waiting lines, without their priorities."""
     texts = []
     while True:
         try:
@@ -52,7 +52,7 @@ def read_all(syslog):
 
 
 def fill(handler):
-    """Log until syslog takes no more: one line is dropped. How many it took."""
+    """Log until syslog takes no more and one line is dropped; return how many it took."""
     for number in range(100_000):
         handler.emit(record(f"line {number}"))
         if handler._dropped:
@@ -65,7 +65,7 @@ def fill(handler):
     [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7)],
 )
 def test_priority(handler, syslog, level, severity):
-    """Whatever the levels are called."""
+    """The names of the levels make no difference."""
     handler.emit(record("text", level))
     assert syslog.recv(100) == b"<%d>text\0" % (LOCAL0 * 8 + severity)
 
@@ -112,7 +112,7 @@ def test_syslog_that_starts_later(path):
 
 
 def test_stream(path):
-    """Lines end with a NUL, and one that fitted in part only is not continued by another."""
+    """Lines end with a NUL, and a line that fitted only in part is not continued by another."""
     with listening(path, socket.SOCK_STREAM) as syslog:
         syslog.listen()
         handler = SyslogHandler(path, LOCAL0)
