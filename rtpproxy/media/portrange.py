@@ -1,9 +1,9 @@
-"""What a range of media ports owes the rest of the host.
+"""Reserves the media port range, and detects overlap with other relays on the host.
 
-Steered ports are not bound, so the kernel does not know that they are taken. Two things make up for that. Relays
-tell each other: each holds an abstract Unix socket (which dies with it) whose name carries its address and range. And
-the range is kept out of the ports that the kernel gives to programs that ask for any
-(`net.ipv4.ip_local_reserved_ports`), until exit; a note under /run lets a successor undo what a killed relay left.
+Steered ports are not bound, so the kernel does not know that they are taken. Two things make up for that. Each relay
+holds an abstract Unix socket, whose name carries address and range for the others to read, and which disappears with
+the process. And until exit the range is kept out of the ports that the kernel gives to programs that ask for any
+(`net.ipv4.ip_local_reserved_ports`); a note under /run lets a successor undo what a killed relay left.
 """
 
 import logging
@@ -12,6 +12,7 @@ import re
 import socket
 from pathlib import Path
 
+from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import StartError
 from rtpproxy.media.sockets import check_ours
 from rtpproxy.session.local import LocalAddress
@@ -23,18 +24,18 @@ _CLAIMS = re.compile(
     rf" @({_CLAIM}([0-9a-f.:]+|\*)/([0-9]{{1,5}})-([0-9]{{1,5}})/(steered|bound)/([0-9]+)/[0-9]+)$", re.MULTILINE
 )
 _WILDCARDS = {False: "*", True: "::"}
-"""What a claim names for all addresses of a family, by whether it is IPv6."""
+"""The name in a claim for all addresses of a family, by `is_ipv6`."""
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LEAST_EPHEMERAL = 1024
-"""Ports that must be left for programs that ask for any, TCP included."""
+"""Ports that must be left for programs that ask for any port, of UDP or TCP."""
 _NOTES = Path("/run/rtpproxy")
 Ranges = list[tuple[int, int]]
 """First and last port of each range, in ascending order."""
 
 
 def check_local(address: LocalAddress) -> None:
-    """Raise StartError when a listen address is not one of this host's."""
+    """Check that a listen address is one of this host's. Raises StartError if not."""
     try:
         check_ours(address)
     except OSError as error:
@@ -42,27 +43,27 @@ def check_local(address: LocalAddress) -> None:
 
 
 class Claims:
-    """What tells other relays in this network namespace about our ports, until `close`."""
+    """Tells other relays in this network namespace about our ports, until `close`."""
 
     def __init__(self, first: int, last: int, *, is_steered: bool) -> None:
         self._first, self._last = first, last
         self._is_steered = is_steered
         self._holders: dict[str, tuple[str, socket.socket]] = {}
-        """By address: the name, and the socket that has it."""
+        """By address: the name of the claim, and the socket that has this name."""
 
     def add(self, address: LocalAddress) -> None:
         """Claim the ports on an address.
 
-        Raises StartError when the ports of a running relay overlap and one of the two steers its ports; relays that
-        bind their ports find out by themselves which are taken. Of two relays that claim at the same moment, both may
-        be refused, but never none.
+        Raises StartError when the ports of a running relay overlap, and at least one of the two steers its ports; two
+        relays that bind theirs notice by themselves which are taken. If two relays claim at the same moment, at least
+        one is refused, possibly both.
         """
         host = _written(address)
         if host in self._holders:
             return
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         way = "steered" if self._is_steered else "bound"
-        # Processes in two containers may have the same number; the socket's own is of the whole kernel.
+        # Processes in two containers may have the same number; the socket's inode is unique on the host.
         numbers = f"{os.getpid()}/{os.fstat(holder.fileno()).st_ino}"
         name = f"{_CLAIM}{host}/{self._first}-{self._last}/{way}/{numbers}"
         self._holders[host] = name, holder
@@ -90,7 +91,7 @@ class Claims:
     def _check_overlap(self, other: re.Match[str], address: LocalAddress) -> None:
         host, low, high, way, process = other[2], int(other[3]), int(other[4]), other[5], other[6]
         ours, wildcard = _written(address), _WILDCARDS[address.is_ipv6]
-        is_same_host = host == ours or ((":" in host) == address.is_ipv6 and wildcard in (host, ours))
+        is_same_host = host == ours or (is_ipv6(host) == address.is_ipv6 and wildcard in (host, ours))
         is_overlapping = low <= self._last and self._first <= high
         if is_same_host and is_overlapping and (self._is_steered or way == "steered"):
             raise StartError(
@@ -104,14 +105,14 @@ def _written(address: LocalAddress) -> str:
 
 
 class Reservation:
-    """The media range in the list of ports that the kernel does not give away by itself."""
+    """Keeps the media range out of the ports that the kernel gives to programs that ask for any."""
 
     def __init__(self, instance: str) -> None:
         """`instance` names this relay among those of the host, as part of a file name."""
         self._note = _NOTES / f"{instance}-{os.stat('/proc/self/ns/net').st_ino}.reserved"
 
     def make(self, first: int, last: int) -> None:
-        """Reserve a range; a warning says so where that is not permitted."""
+        """Reserve a range. If that is not permitted, log a warning."""
         try:
             self._undo()
             self._make(first, last)
@@ -123,12 +124,12 @@ class Reservation:
             )
 
     def hand_over(self, uid: int, gid: int) -> None:
-        """Let a user who is not root take back what `make` added."""
+        """Let a user who is not root `undo` what `make` added."""
         if self._note.exists():
             os.chown(self._note, uid, gid)
 
     def undo(self) -> None:
-        """Take back what this instance added."""
+        """Take this instance's range out of the list again."""
         try:
             self._undo()
         except OSError as error:
@@ -155,7 +156,7 @@ class Reservation:
             raise
 
     def _undo(self) -> None:
-        """Take back what the note says, of this life or an earlier one."""
+        """Take back what the note says: added by this process, or by one that was killed."""
         try:
             ours = parse_ranges(self._note.read_text())
         except FileNotFoundError:
@@ -185,7 +186,7 @@ def format_ranges(ranges: Ranges) -> str:
 
 
 def merge(ranges: Ranges) -> Ranges:
-    """The same ports in as few ranges as can be."""
+    """The same ports in as few ranges as possible."""
     merged: Ranges = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:

@@ -22,7 +22,7 @@ SOCKETS = 8
 BATCH = 64
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_REMEMBERED = 100_000
-"""Destinations whose port space is remembered; when there is one more, all are forgotten."""
+"""Limit of destinations that are remembered; one more, and all are forgotten."""
 _RECEIVE_BUFFER_BYTES = 8 << 20
 _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 20, 74
 _ANCILLARY_BYTES = 64
@@ -37,10 +37,11 @@ class Receivers:
         self._clock = clock
         self._receivers: list[socket.socket] = []
         self._slots: dict[str, int] = {}
-        """Of each address that is listened on by itself."""
+        """By address: its port space; without wildcards."""
         self._wildcard_slots: dict[socket.AddressFamily, int] = {}
+        """By family: the port space of its wildcard, if that is listened on."""
         self._destinations: dict[bytes, tuple[str, int | None]] = {}
-        """By packed address and zone: their text, and the key of port 0, None when it is not listened on."""
+        """By packed address and zone: the host as text, and the key of its port 0, None if it is not listened on."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._loop: AbstractEventLoop | None = None
@@ -78,7 +79,7 @@ class Receivers:
         self._destinations.clear()
 
     def covers(self, address: LocalAddress) -> bool:
-        """Whether all addresses of its family are listened on."""
+        """True if all addresses of its family are listened on."""
         return family_of(address) in self._wildcard_slots
 
     def _families(self, listen: Sequence[LocalAddress]) -> list[socket.AddressFamily]:
@@ -112,7 +113,7 @@ class Receivers:
         now = self._clock()
         buffers, view, destinations = (self._buffer,), self._view, self._destinations
         on_datagram, is_ipv6 = self._on_datagram, family == socket.AF_INET6
-        # Where the address is in a socket address, of IPv6 followed by its zone (ip(7), ipv6(7)).
+        # Offsets of the address in a socket address; that of IPv6 is followed by its zone (ip(7), ipv6(7)).
         start, end = (8, 28) if is_ipv6 else (4, 8)
         for _ in range(BATCH):
             try:

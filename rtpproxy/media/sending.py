@@ -17,25 +17,25 @@ from rtpproxy.media.sockets import SendFailures, ipv6_address, route_source, set
 from rtpproxy.session.session import Stream
 
 MAX_REMEMBERED = 100_000
-"""Hosts that something is remembered of; when there is one more, all are forgotten."""
+"""Limit of remembered hosts; one more, and all are forgotten."""
 _MAX_SENDERS = 512
-"""A host may have more addresses than it can have sockets, for instance all of a prefix that is routed to it."""
+"""Limit of raw sockets. This host may have more addresses than that, for instance a whole prefix routed to it."""
 _SEND_BUFFER_BYTES = 4 << 20
 _SO_ATTACH_FILTER, _IPV6_CHECKSUM = 26, 7
 _CHECKSUM_AT = 6
-"""Where in a UDP header the kernel writes the checksum of what a raw IPv6 socket sends."""
+"""Offset in the UDP header at which the kernel writes the checksum of what a raw IPv6 socket sends."""
 _UDP = 17
 _UDP_HEADER = struct.Struct("!HHHH")
-# One classic BPF instruction, "return 0": the kernel hands a raw socket a copy of every UDP packet of the host.
+# One classic BPF instruction, "return 0". Without it a raw socket gets a copy of every UDP packet of the host.
 _DROP_ALL = struct.pack("=HBBI", 6, 0, 0, 0)
 
 
 class _Sender(NamedTuple):
-    """A raw socket for an address of ours and a TOS byte."""
+    """A raw socket for one of our addresses and one TOS byte."""
 
     opened: socket.socket
     checksum_part: int
-    """What the address and the protocol add to the checksum; means nothing on IPv6, where the kernel computes it."""
+    """Sum of address and protocol for the checksum; unused on IPv6, where the kernel computes the checksum."""
 
 
 class RawSenders:
@@ -45,9 +45,9 @@ class RawSenders:
         self._senders: dict[int, dict[str, _Sender]] = defaultdict(dict)
         """By TOS byte and address."""
         self._sources: dict[str, str] = {}
-        """By host of a party: the address of ours that the route to it says."""
+        """By remote host: our address that the route to it chooses."""
         self._address_numbers: dict[str, int] = {}
-        """By IPv4 host of a party."""
+        """By remote IPv4 host."""
         self.failures = SendFailures()
 
     def check_permitted(self) -> None:
@@ -55,7 +55,7 @@ class RawSenders:
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP).close()
 
     def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
-        """Send a datagram from a stream's port; from the address that the route says when `from_host` is empty.
+        """Send a datagram from a stream's port; if `from_host` is empty, from the address that the route chooses.
 
         False when the kernel did not take it, which is counted and logged, or when the families differ.
         """
@@ -87,7 +87,7 @@ class RawSenders:
         return True
 
     def routes_changed(self) -> None:
-        """Forget which address the routes choose for each party."""
+        """Forget which of our addresses the routes choose."""
         self._sources.clear()
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class RawSenders:
 
 
 def drop_everything(sender: socket.socket) -> None:
-    """Let a raw socket receive nothing. Packets that came before the filter are thrown away."""
+    """Make a raw socket receive nothing; packets that it received before are thrown away."""
     program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
     option = struct.pack("@HP", 1, ctypes.addressof(program))
     sender.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)

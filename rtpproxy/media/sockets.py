@@ -1,4 +1,4 @@
-"""What steered and bound ports both need: sockets of either family, binding, routes, and counting of failures."""
+"""Sockets for steered and bound ports: both families, binding, routes, and counting of failures."""
 
 import errno
 import logging
@@ -51,7 +51,7 @@ def datagram_socket(family: socket.AddressFamily) -> socket.socket:
 
 
 def set_dscp(opened: socket.socket, family: socket.AddressFamily, tos: int) -> None:
-    """Let what a socket sends have a TOS byte or traffic class, and no flow label."""
+    """Set the TOS byte or traffic class of what a socket sends; and on IPv6 send no flow label."""
     if family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
         opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_AUTOFLOWLABEL, 0)
@@ -60,22 +60,22 @@ def set_dscp(opened: socket.socket, family: socket.AddressFamily, tos: int) -> N
 
 
 def check_ours(address: LocalAddress) -> None:
-    """Raise OSError where no socket of this host can have the address. No port is taken."""
+    """Check that sockets of this host can have the address. Raises OSError if not. Takes no port."""
     with datagram_socket(family_of(address)) as probe:
         probe.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         probe.bind((address.host, 0))
 
 
 def endpoint_of(reported: tuple[str, int, int, int]) -> tuple[str, int]:
-    """Host and port of an IPv6 socket's address; a link-local host with the number of its zone (`fe80::1%2`)."""
+    """Host and port of an IPv6 socket address; a link-local host with the number of its zone (`fe80::1%2`)."""
     host, port, _, zone = reported
     return (f"{host}%{zone}", port) if zone else (host, port)
 
 
 def ipv6_address(host: str, port: int) -> tuple[str, int, int, int]:
-    """What an IPv6 socket takes for a host that may have a zone; the inverse of `endpoint_of`.
+    """The socket address of an IPv6 host that may have a zone; the inverse of `endpoint_of`.
 
-    Raises OSError for a link-local host without zone, which some socket calls send to whatever link comes first.
+    Raises OSError for a link-local host without zone, because some socket calls would choose any link for it.
     """
     host, _, zone = host.partition("%")
     if not zone and host.startswith("fe80:"):
@@ -84,7 +84,7 @@ def ipv6_address(host: str, port: int) -> tuple[str, int, int, int]:
 
 
 def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
-    """Bind to a port of ours. Raises PortBusyError where another program has it, OSError where it cannot be had."""
+    """Bind to one of our ports. Raises PortBusyError if another program has it, OSError for other failures."""
     try:
         opened.bind((address.host, port))
     except OSError as error:
@@ -94,9 +94,9 @@ def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
 
 
 def route_source(to_host: str) -> str | None:
-    """The address of ours that the kernel would send from, to a numeric one: what connect(2) binds to.
+    """Our address that the kernel would send from to a numeric one, which is the one that connect(2) binds to.
 
-    None: there is no route, or it cannot be asked for, without descriptors or on a host without that family.
+    None if there is no route, or if it cannot be asked for: no free descriptor, or a host without that family.
     """
     is_to_ipv6 = is_ipv6(to_host)
     try:
@@ -112,7 +112,7 @@ def route_source(to_host: str) -> str | None:
 
 
 def _route_probe(family: socket.AddressFamily) -> socket.socket:
-    """A raw socket where that is permitted: it needs no ephemeral port, and with this protocol receives nothing."""
+    """A raw socket if that is permitted: it needs no ephemeral port, and with this protocol it receives nothing."""
     try:
         return socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     except PermissionError:

@@ -100,7 +100,7 @@ class SteeredMedia:
         self._mark(address.key(rtp_port + 1), False)
 
     def routes_changed(self) -> None:
-        """Forget which address the routes choose for each party."""
+        """Forget which of our addresses the routes choose."""
         self._senders.routes_changed()
 
 

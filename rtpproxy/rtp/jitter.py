@@ -68,12 +68,12 @@ class Jitter:
 
 
 class KernelJitter(NamedTuple):
-    """What the kernel measured since the last time, and where it stands."""
+    """Measurements of the kernel since the last time, and its state."""
 
     ssrc: int
-    """Of the latest packet that it forwarded."""
+    """SSRC of the latest packet that it forwarded."""
     timestamp: int
-    """Of the packet that it measures from."""
+    """RTP timestamp of the packet that it measures from."""
     arrived_at: float
     """Arrival of that packet, seconds, monotonic; 0.0 when no packet of `ssrc` had a known clock."""
     is_new: bool
@@ -94,23 +94,23 @@ class StreamJitter:
 
     def __init__(self) -> None:
         self.current: Jitter | None = None
-        """Of the SSRC of the latest packet; None until one of its packets had a known clock."""
+        """That of the latest packet's SSRC; None until one of its packets had a known clock."""
         self._all: tuple[Jitter, ...] = ()
         """The newest first."""
 
     @property
     def last(self) -> float:
-        """Of the newest SSRC that has any."""
+        """Jitter of the newest SSRC that has any."""
         return next((jitter.last for jitter in self._all if jitter.count), 0.0)
 
     @property
     def maximum(self) -> float:
-        """The highest of any SSRC."""
+        """Highest jitter of any SSRC."""
         return max((jitter.maximum for jitter in self._all), default=0.0)
 
     @property
     def average(self) -> float:
-        """Averaged over the packets of all SSRCs."""
+        """Jitter averaged over the packets of all SSRCs."""
         return self.total / self.count if self.count else 0.0
 
     @property

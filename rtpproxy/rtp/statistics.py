@@ -25,29 +25,29 @@ class RtpState(NamedTuple):
     """State of a stream's statistics, enough to go on counting as if nobody else had. Times: seconds, monotonic."""
 
     ssrc: int | None = None
-    """Of the latest packet; None before the first, and then `highest`, `lowest` and `missing` mean nothing."""
+    """SSRC of the latest packet; None before the first, when `highest`, `lowest` and `missing` mean nothing."""
     highest: int = 0
-    """Sequence number, extended beyond 16 bits."""
+    """Highest sequence number of the run, extended beyond 16 bits."""
     lowest: int = 0
-    """Of the run, extended likewise; exact as long as it is at most MAX_JUMP behind `highest`."""
+    """Lowest of the run, extended likewise; exact as long as it is at most MAX_JUMP behind `highest`."""
     missing: frozenset[int] = frozenset()
     """Extended numbers in between that may still come."""
     seen_at: float = 0.0
     """Arrival of the latest packet; 0.0 for none."""
     longest_gap_s: float = 0.0
     timestamp: int = 0
-    """Of the packet that jitter is measured from."""
+    """RTP timestamp of the packet that jitter is measured from."""
     arrived_at: float = 0.0
     """Its arrival; 0.0 when no packet of `ssrc` had a known clock."""
     jitter: float = 0.0
-    """Of the newest SSRC that has any, timestamp units."""
+    """Jitter of the newest SSRC that has any, timestamp units."""
     jitter_max: float = 0.0
     is_jitter_new: bool = True
     """No packet of `ssrc` was measured yet."""
 
 
 class RtpTotals(NamedTuple):
-    """What the kernel counted at a port since it started, over all sessions; all but `jitter_total` modulo 2**32."""
+    """The kernel's counts at a port, over all sessions that it had; all but `jitter_total` modulo 2**32."""
 
     lost: int = 0
     duplicates: int = 0
@@ -73,7 +73,7 @@ class Arrival(Enum):
     TALK_STARTED = "talk started"
     """Has a marker and a lower number than the highest: the sender began anew."""
     SSRC_CHANGED = "SSRC changed"
-    """Of another SSRC than the packet before it; starts a run."""
+    """Has another SSRC than the packet before it; starts a run."""
     NOT_RTP = "not RTP"
 
 

@@ -79,7 +79,7 @@ LAST_PORT = 65535
 
 
 class Verdict(Enum):
-    """What a packet did to the stream that it came in on."""
+    """Effect of a packet on the stream that it arrived at."""
 
     IGNORED = "ignored"
     """Wrong source: drop it. Nothing changed."""
@@ -97,10 +97,10 @@ _LEARNED = Verdict.LEARNED
 
 @dataclass(slots=True, eq=False)
 class Latch:
-    """What one stream knows about its remote endpoint (protocol.md 5.1). Its states: top of the file."""
+    """State of one stream's learning (protocol.md 5.1); the table of states is at the top of the file."""
 
     remote: Endpoint | None = None
-    """Where packets of this stream are sent to and, but for asymmetric mode, accepted from."""
+    """Endpoint that packets are sent to and, but for asymmetric mode, accepted from."""
     previous: Endpoint | None = None
     """The latched remote that a command replaced."""
     is_latched: bool = False
@@ -121,7 +121,7 @@ class Latch:
     is_strict: bool = False
     """Strict mode; to be set when the latch is made. The fields below are used in it only."""
     signalled: Endpoint | None = None
-    """What the last command named."""
+    """The endpoint of the last command."""
     awaited_host: str = ""
     """Any port of this host may take the stream over, once; empty for none."""
     left: Endpoint | None = None
@@ -248,7 +248,7 @@ class Latch:
         return not self.is_latched
 
     def _follow(self, endpoint: Endpoint) -> bool:
-        """Judge a command's endpoint in strict mode; True when the remote changed."""
+        """Follow a command's endpoint in strict mode, if it is believed; True when the remote changed."""
         is_repeated = self.signalled == endpoint
         self.signalled = endpoint
         # Only what a command changes says anything: a re-INVITE repeats the address that packets corrected long ago.

@@ -23,7 +23,7 @@ _NEVER = float("inf")
 
 
 class Activity:
-    """When each timer was last touched, and after how many seconds it runs out (protocol.md 4.6)."""
+    """The idle timers: last touch and timeout of each (protocol.md 4.6)."""
 
     __slots__ = ("_free", "_last_seen_s", "_rows", "_timeout_s")
 
@@ -55,7 +55,7 @@ class Activity:
         self._last_seen_s[timer] = now
 
     def last_seen(self, timer: int) -> float:
-        """When a packet in userspace or a command last touched the timer, seconds, monotonic."""
+        """Time that a packet in userspace or a command last touched the timer, seconds, monotonic."""
         return self._last_seen_s[timer]
 
     def timeout(self, timer: int) -> float:

@@ -42,7 +42,7 @@ class Stream:
     key: int = 0
     """Tells the local port from the same port on another of our addresses (`local.port_key`)."""
     settled_at: float = 0.0
-    """When it got its port, seconds, monotonic. What is known of the port from before belongs to another stream."""
+    """Time that it got its port, seconds, monotonic. Counts of the port from before belong to another stream."""
     local_host: str = ""
     """Our address that its packets arrive at: that of the leg, or, if it is on all addresses, of the latest packet."""
     tos: int = 0
@@ -52,9 +52,9 @@ class Stream:
     received_packets: int = 0
     """Packets accepted at its port, with those that the kernel forwarded as far as they are absorbed."""
     relayed_packets: int = 0
-    """Of these, packets sent on to the peer."""
+    """Accepted packets that were sent on to the peer."""
     dropped_packets: int = 0
-    """Of these, packets that could not be sent on."""
+    """Accepted packets that were not sent on."""
     forwarded_packets: int = 0
     """Value of the kernel's counter of the port up to which its packets are absorbed."""
     tracker: SequenceTracker | None = None
