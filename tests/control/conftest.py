@@ -1,4 +1,4 @@
-"""Both event loops that the control sockets must work on, and what answers commands."""
+"""The event loops that control sockets must work on, and a fake that answers commands."""
 
 import pytest
 

@@ -20,7 +20,7 @@ LOOP_FACTORIES = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_
 
 
 class Echo:
-    """Answers each command with itself in brackets, and can be told another reply and another time."""
+    """Answers each command with itself in brackets, or with a reply that a test has set."""
 
     def __init__(self) -> None:
         self.commands: list[bytes] = []
@@ -51,7 +51,7 @@ class _Records(logging.Handler):
 
 @contextlib.contextmanager
 def serving(loop_factory: LoopFactory, echo: Echo, *addresses: ControlAddress, **options) -> Iterator[list[str]]:
-    """A server in a thread of its own, so that clients here may block. Gives the lines that it logs.
+    """Run a server in a thread of its own, so that clients here may block; yields the lines that it logs.
 
     At the end nothing may have gone wrong that nobody expected.
     """
@@ -113,7 +113,7 @@ def cunix(path: Path) -> ControlAddress:
 
 
 def free(kind: ControlKind) -> ControlAddress:
-    """An address of `kind` on loopback that nobody has."""
+    """An address of `kind` on loopback whose port is free."""
     host = "::1" if kind.is_ipv6 else "127.0.0.1"
     with socket.socket(family_of(kind), type_of(kind)) as probe:
         probe.bind((host, 0))
@@ -192,7 +192,7 @@ def datagram_client(address: ControlAddress) -> Iterator[Callable[[bytes], bytes
         yield ask
 
 
-# Whatever arrives, and in whatever pieces
+# Any bytes, in any pieces
 
 
 CHUNKS = st.lists(
@@ -206,7 +206,7 @@ CHUNKS = st.lists(
 
 
 def answers(data: bytes) -> bytes:
-    """What one command a line is answered; beyond a line that is too long, nothing."""
+    """The replies to commands in lines; there are none from a line on that is too long."""
     replies = b""
     for line in data.split(b"\n")[:-1]:
         if len(line) >= 8192:

@@ -155,7 +155,7 @@ def files_allowed(count: int) -> Iterator[None]:
 
 
 def test_tcp_starts_again_on_the_same_port(loop_factory: LoopFactory, echo: Echo) -> None:
-    """The server's end of a dropped connection is in TIME_WAIT then."""
+    """Although the server's end of a dropped connection is in TIME_WAIT."""
     address = free(ControlKind.TCP)
     for _ in range(2):
         with serving(loop_factory, echo, address), connect_to(address) as client:
@@ -164,7 +164,7 @@ def test_tcp_starts_again_on_the_same_port(loop_factory: LoopFactory, echo: Echo
 
 
 def test_tcp_connections_answer_at_once_and_notice_the_dead(loop_factory: LoopFactory, echo: Echo) -> None:
-    """Replies are not held back for more of them, and a controller that vanished is found out."""
+    """Replies are sent at once (TCP_NODELAY), and a vanished controller is noticed (keepalive)."""
     address = free(ControlKind.TCP)
     with serving(loop_factory, echo, address), connect_to(address) as client:
         client.sendall(b"V\n")
@@ -178,7 +178,7 @@ def test_tcp_connections_answer_at_once_and_notice_the_dead(loop_factory: LoopFa
 
 
 def server_end(client: socket.socket) -> socket.socket:
-    """The other end of a connection to this process."""
+    """The server's end of a connection within this process."""
     for number in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as found:
             if found.getpeername() == client.getsockname():
@@ -242,7 +242,7 @@ def in_background(work, stop: threading.Event) -> Iterator[None]:
 
 
 def pour(client: socket.socket, stop: threading.Event) -> None:
-    """Send commands as fast as they are taken."""
+    """Send commands as fast as the socket takes them."""
     client.settimeout(0.05)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
@@ -266,7 +266,7 @@ def trickle(client: socket.socket, stop: threading.Event) -> None:
 def test_bad_clients_delay_nobody(
     loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind, name: str
 ) -> None:
-    """Commands of others on the same socket, and on another, stay in step with what was executed of the bad ones'."""
+    """Others on the same control socket, and on another one, get the reply to each command at once."""
     address, once = address_of(kind, tmp_path), tmp_path / "once"
     with serving(loop_factory, echo, address, unix(once)), connect_to(address) as good:
         with contextlib.ExitStack() as stack:
@@ -290,7 +290,7 @@ def test_bad_one_shot_clients_delay_nobody(loop_factory: LoopFactory, echo: Echo
 
 
 def test_one_byte_is_a_command_on_unix(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
-    """One read is all that a client gets: the rest of a command sent piecemeal is never read."""
+    """A client gets one read only: the rest of a command that is sent in pieces is ignored."""
     path = tmp_path / "s"
     with serving(loop_factory, echo, unix(path)), connect(path) as client:
         client.send(b"V")
@@ -301,7 +301,7 @@ def test_one_byte_is_a_command_on_unix(loop_factory: LoopFactory, echo: Echo, tm
 
 
 def descriptor_limit(count: int) -> contextlib.AbstractContextManager[None]:
-    """At most so many descriptors more than are open now."""
+    """Allow so many descriptors more than are open now."""
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     return files_allowed(highest + 1 + count)
 
@@ -310,7 +310,7 @@ def descriptor_limit(count: int) -> contextlib.AbstractContextManager[None]:
 def test_out_of_descriptors(
     loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is accepted. Then accepting stops, is tried again, and works once descriptors are free; one line says so."""
+    """One client is accepted. The next waits until a descriptor is free; one line in the log says so."""
     monkeypatch.setattr(connections, "ACCEPT_PAUSE_S", 0.0001)
     address, other = address_of(kind, tmp_path), cunix(tmp_path / "other")
     with serving(loop_factory, echo, address, other) as log, contextlib.ExitStack() as stack:
@@ -366,12 +366,12 @@ def take_every_descriptor(stack: contextlib.ExitStack) -> None:
             stack.callback(os.close, os.dup(0))
 
 
-# Whatever arrives, and in whatever pieces
+# Any bytes, in any pieces
 
 
 @pytest.mark.parametrize("loop_name", LOOP_FACTORIES)
 def test_any_bytes_on_unix(tmp_path: Path, loop_name: str) -> None:
-    """One read is the command: the first piece at least, and as much more as had arrived."""
+    """One read is the command: at least the first piece, and what else has arrived by then."""
     path = tmp_path / "s"
 
     @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""The memory of replies: how long, and how much of it (protocol.md 1.4)."""
+"""The cache of replies: how long each is kept, and how many (protocol.md 1.4)."""
 
 import tracemalloc
 from ipaddress import IPv4Address

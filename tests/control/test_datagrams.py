@@ -54,7 +54,7 @@ def test_udp_cookie(loop_factory: LoopFactory, echo: Echo, datagram: bytes, repl
 
 
 def test_udp_unusable_cookies_are_empty_commands(loop_factory: LoopFactory, echo: Echo) -> None:
-    """Executed each time, so that they are counted, and never remembered."""
+    """They are executed each time, so that they are counted, and their replies are not kept."""
     address = free_udp()
     with serving(loop_factory, echo, address), datagram_client(address) as ask:
         for _ in range(2):
@@ -90,7 +90,7 @@ def test_udp6(loop_factory: LoopFactory, echo: Echo) -> None:
 
 
 def test_both_families_on_one_port(loop_factory: LoopFactory, echo: Echo) -> None:
-    """An IPv6 socket for any address takes nothing that is IPv4."""
+    """An IPv6 socket on all addresses receives nothing over IPv4."""
     port = free_udp().port
     addresses = [ControlAddress(kind, port=port) for kind in (ControlKind.UDP6, ControlKind.UDP)]
     with (
@@ -170,7 +170,7 @@ def test_link_local_controller(loop_factory: LoopFactory, echo: Echo, kind: Cont
         address = parse_control_address(f"{kind.value}:fe80::77%v0:9000")
         with serving(loop_factory, echo, address), connect_to(address) as client:
             client.settimeout(0.1)
-            # The interface has only just come up: what is sent as a datagram may be lost still.
+            # The interface has just come up, and may still lose datagrams.
             reply = wait_for(lambda: repeat(client, b"c1 V\n"), DEADLINE_S, "the reply")
             assert reply == (b"c1 [ V\n]\n" if kind.is_datagram else b"[c1 V]\n")
     assert echo.hosts[:1] == ["fe80::77"]
@@ -207,7 +207,7 @@ def repeat(client: socket.socket, datagram: bytes) -> bytes:
 
 
 class HeldUp(Echo):
-    """Executes nothing until it is told to: what is sent until then is in flight."""
+    """Executes nothing until a test says so; what is sent until then waits in the socket."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ def test_any_datagram_has_one_answer(loop_name: str) -> None:
 
 
 def split(datagram: bytes) -> tuple[bytes, bytes]:
-    """Cookie and the rest, found the plain way."""
+    """Cookie and command of a datagram, found in the simplest way."""
     start = 0
     while datagram[start : start + 1] in (b" ", b"\t", b"\r", b"\n"):
         start += 1

@@ -66,7 +66,7 @@ def test_cunix_line_limit(loop_factory: LoopFactory, echo: Echo, tmp_path: Path)
 
 
 def test_cunix_reader_that_is_slow(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
-    """Replies fill the socket: no more commands are read, others are served, nothing is lost in the end."""
+    """Its replies fill the socket: its commands are read no more, others are served, and nothing is lost in the end."""
     path = tmp_path / "s"
     echo.reply = b"y" * 999 + b"\n"
     count = 4000
@@ -123,7 +123,7 @@ def test_lines_in_order(loop_factory: LoopFactory, echo: Echo, tmp_path: Path, k
 
 
 def test_flood_takes_turns_with_others(loop_factory: LoopFactory, tmp_path: Path) -> None:
-    """A command that arrives while a client's thousands are executed is executed among them, not behind them."""
+    """A command of another client is executed among the thousands of a flood, not after them."""
     path = tmp_path / "s"
     with contextlib.ExitStack() as clients:
 
@@ -143,7 +143,7 @@ def test_flood_takes_turns_with_others(loop_factory: LoopFactory, tmp_path: Path
 
 
 def test_clients_take_turns_fairly(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
-    """Each of several floods gets its share all the time. So few lines fit the sockets though nobody reads yet."""
+    """Each of several floods gets its share all the time. The lines all fit into the sockets before anybody reads."""
     path = tmp_path / "s"
     lines = 150
     with serving(loop_factory, echo, cunix(path)), contextlib.ExitStack() as stack:

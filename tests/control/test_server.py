@@ -57,7 +57,7 @@ def test_close_drops_clients(loop_factory: LoopFactory, echo: Echo, tmp_path: Pa
     [(ControlKind.UNIX, 1), (ControlKind.CUNIX, 1), (ControlKind.TCP, 1), (ControlKind.UDP, TURNS)],
 )
 def test_media_wait_for_few_commands(loop_factory: LoopFactory, tmp_path: Path, kind: ControlKind, most: int) -> None:
-    """However many have piled up, other sockets of the event loop have their turn after so many."""
+    """Other sockets of the event loop get their turn after so many commands, even if more are waiting."""
     address = unix(tmp_path / "s", kind) if kind.is_unix else free(kind)
     count = 60
     happened: list[str] = []
@@ -94,7 +94,7 @@ def test_media_wait_for_few_commands(loop_factory: LoopFactory, tmp_path: Path, 
 
 
 def pile_up(stack: contextlib.ExitStack, address: ControlAddress, count: int) -> None:
-    """So many commands that wait before the first is read."""
+    """Send so many commands before the first is read."""
     is_one_shot = address.kind is ControlKind.UNIX
     clients = [stack.enter_context(connect_to(address)) for _ in range(count if is_one_shot else 2)]
     for number in range(count):

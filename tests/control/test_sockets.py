@@ -176,7 +176,7 @@ def test_owner_and_mode(loop_factory: LoopFactory, echo: Echo, tmp_path: Path, k
 
 @pytest.mark.root
 def test_owner_that_cannot_be_given_leaves_nothing() -> None:
-    """Refused by the kernel, as for anybody who is not root: the file is gone again."""
+    """The kernel refuses that to anybody but root. The file is removed again."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         os.chown(directory, 4321, 4321)
         path = f"{directory}/s"
@@ -298,7 +298,7 @@ def test_no_socket_passed(count: str) -> None:
 
 
 def test_passed_socket_is_not_there() -> None:
-    """Descriptor 3 is one of the event loop's then."""
+    """Without passed sockets, descriptor 3 belongs to the event loop."""
     assert activation_refusal(None) == NO_USE
 
 

@@ -34,7 +34,7 @@ LOOP_NAMES = pytest.mark.parametrize("loop_name", LOOP_FACTORIES)
 
 @contextlib.contextmanager
 def served(loop_name: str, address: str, **streams_of_it) -> Iterator[subprocess.Popen]:
-    """A process that serves its standard input, ready; afterwards it must have ended by itself."""
+    """Run a process that serves its standard input; afterwards it must have ended by itself."""
     command = [sys.executable, "-m", "tests.control.served", loop_name, address]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **streams_of_it)
     try:
@@ -87,7 +87,7 @@ def is_full(pipe: IO[bytes]) -> bool:
 
 @LOOP_NAMES
 def test_stdio_files(loop_name: str, tmp_path: Path) -> None:
-    """A regular file cannot be waited for, and is read to its end all the same."""
+    """A regular file, which cannot be waited for, is read to its end all the same."""
     commands, replies = tmp_path / "commands", tmp_path / "replies"
     commands.write_bytes(b"".join(b"%d\n" % number for number in range(5000)))
     with (
@@ -135,7 +135,7 @@ def test_stdio_socket(loop_name: str) -> None:
 
 @LOOP_NAMES
 def test_stdio_reader_that_went_away(loop_name: str) -> None:
-    """Replies that nobody reads are the end, too."""
+    """Serving ends, too, when nobody can read the replies any more."""
     with served(loop_name, "stdio:", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.close()
         process.stdin.write(b"one\n")

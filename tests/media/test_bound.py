@@ -23,7 +23,7 @@ IPV6 = LocalAddress(1, "::1", is_ipv6=True)
 BOTH = [IPV4, IPV6]
 TOS = 0xB8
 BROADCAST = Endpoint("255.255.255.255", 9)
-"""Where no socket may send to unasked."""
+"""A broadcast address, which no socket may send to without having asked for it."""
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -71,7 +71,7 @@ def udp_socket(local, port=0):
 
 
 def free_pair(*locals_):
-    """An even port that is free together with the one above it, on these addresses."""
+    """An even port that is free on these addresses, as is the one above it."""
     for port in range(20000, 30000, 2):
         with ExitStack() as stack:
             try:
@@ -184,7 +184,7 @@ def test_address_of_ours_may_be_added(media, local):
 
 
 def test_same_number_on_several_addresses_is_several_ports(media, inbox):
-    """IPv6 sockets take no IPv4, so that even both wildcards may have it."""
+    """IPv6 sockets take no IPv4, so even both wildcards can have the same port."""
     locals_ = [IPV4, IPV6, LocalAddress(2, "127.0.0.2")]
     port = free_pair(*locals_)
     for local in locals_:
@@ -253,12 +253,12 @@ def test_one_socket_does_not_keep_the_others_waiting(media, inbox, local, phone)
         phone.sendto(bytes([number]), (local.host, port))
     arrived = inbox.take(BATCH + 8)
     assert [one.data[0] for one in arrived] == list(range(BATCH + 8))
-    # The clock is read once a batch.
+    # The clock is read once for each batch.
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 8]
 
 
 def test_pair_may_be_closed_by_what_arrives(media, inbox, local, phone, caplog):
-    """As by a command that is executed meanwhile; what waits in the socket is gone with it."""
+    """As by a command that is executed meanwhile. What waits in the socket is lost."""
     caplog.set_level(logging.DEBUG, "rtpproxy")
     port = free_pair()
     media.open(local, port)
@@ -288,7 +288,7 @@ def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, caplog):
 
 
 def test_peer_that_is_gone_does_no_harm(media, inbox, local, phone):
-    """Its host answers with ICMP, which must not end the reading."""
+    """Its host answers with ICMP, which must not stop the receiving."""
     port = free_pair()
     media.open(local, port)
     with udp_socket(local) as gone:

@@ -1,4 +1,4 @@
-"""What a media range owes the host, with the kernel's own list and sockets in a namespace of the test."""
+"""Reservation and overlap of media ranges, with the kernel's own list and sockets in a namespace of the test."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def namespace():
 
 @pytest.fixture
 def claimed(namespace):
-    """Claims of a relay of its own on an address each time; they end with the test."""
+    """Makes claims, each of another relay, on an address; they end with the test."""
     relays = []
 
     def make(host, first, last, *, is_steered):
@@ -46,7 +46,7 @@ def claimed(namespace):
 
 
 def local(host):
-    """An address of ours by its host; `*` and `::` are all of a family."""
+    """Our address with that host; `*` and `::` are all of a family."""
     return LocalAddress(0, "" if host in ("*", "::") else host, is_ipv6=":" in host)
 
 
@@ -166,7 +166,7 @@ def test_ranges_that_do_not_disturb_each_other_are_granted(claimed, theirs, ours
 
 @pytest.mark.root
 def test_relay_with_several_addresses(claimed):
-    """Its own claims do not stand in its way, and each of them in that of others."""
+    """It is not refused because of its own claims, and others are because of any of them."""
     hosts = ["*", "127.0.0.1", "fd00::1", "fd00::2", "fd00::2"]
     claims = claimed(hosts[0], 35000, 35999, is_steered=True)
     for host in hosts[1:]:
@@ -239,7 +239,7 @@ def test_claim_is_not_seen_in_another_namespace(claimed):
     ],
 )
 def test_sockets_of_others_do_not_disturb(claimed, name):
-    """Anybody may bind any name, so a strange one must not keep the relay from starting."""
+    """Anybody can bind any name, so a name that makes no sense must not keep the relay from starting."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(b"\0" + name)
         claims = claimed("*", 35000, 35999, is_steered=True)
@@ -380,7 +380,7 @@ def test_listen_address_must_be_ours(namespace):
 
 @pytest.mark.root
 def test_link_local_listen_address_is_refused(namespace):
-    """It would need a zone, which the options have no words for."""
+    """It would need a zone, which the options cannot express."""
     with pytest.raises(StartError, match=r"^listen address fe80::1 cannot be used: Invalid argument"):
         check_local(local("fe80::1"))
 

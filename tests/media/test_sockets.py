@@ -1,4 +1,4 @@
-"""What sockets say about addresses and routes, in a namespace of the test."""
+"""Addresses and routes as sockets report them, in a namespace of the test."""
 
 import os
 import resource
@@ -109,7 +109,7 @@ def test_asking_for_routes_needs_no_ephemeral_port(namespace):
 
 @pytest.mark.parametrize("address", [IPV4, IPV6, LocalAddress(0), LocalAddress(1, is_ipv6=True)])
 def test_addresses_of_ours(namespace, address):
-    """Whether or not a port is left."""
+    """Also when no port is left."""
     Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("1-65535\n")
     check_ours(address)
 

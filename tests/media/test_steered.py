@@ -38,9 +38,9 @@ FIRST, LAST = 20000, 21998
 TOS = 0xB8
 LOOPBACK, NEAR, OTHER = "127.0.0.1", "10.0.0.1", "10.0.0.2"
 LOOPBACK6, NEAR6, OTHER6 = "::1", "fd00::1", "fd00::2"
-"""Addresses of ours."""
+"""Our addresses."""
 FAR, FAR6 = "10.9.9.9", "fd00:9::9"
-"""Addresses that only a route leads to; over IPv6 it must be a local one, because others cannot be on loopback."""
+"""Addresses that are reached by a route; that of IPv6 is a local route, since loopback can have no other."""
 ANY, ANY6 = ListenAddress(), ListenAddress(is_ipv6=True)
 IPV4, IPV6 = LocalAddress(0), LocalAddress(1, is_ipv6=True)
 """Port spaces of a relay that listens on everything."""
@@ -84,7 +84,7 @@ class Steered:
 
 @pytest.fixture
 def steer(namespace):
-    """Steers the ports of given listen addresses until the end of the test."""
+    """Steers the ports of the listen addresses that it is given, until the end of the test."""
     started = []
 
     def start(*listen):
@@ -186,7 +186,7 @@ def received(phone):
 
 @pytest.fixture
 def wire(namespace):
-    """Everything that loopback carries from now on."""
+    """A socket that receives all that loopback carries from now on."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as wire:
         wire.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)  # each passes once on its way out and once in
         wire.bind(("lo", ETH_P_ALL))
@@ -226,7 +226,7 @@ def snmp(name):
 
 
 def wrong_checksums():
-    """Datagrams of either family that were thrown away for it."""
+    """Datagrams of either family that were thrown away for a wrong checksum."""
     of_ipv6 = dict(line.split() for line in Path("/proc/net/snmp6").read_text().splitlines())
     return snmp("InCsumErrors") + int(of_ipv6["Udp6InCsumErrors"])
 
@@ -269,7 +269,7 @@ def test_any_size_arrives_whole(inbox, pair, phone_of, host, size):
 
 
 def assert_refused(port, host=LOOPBACK):
-    """Nobody is there: the kernel says so by ICMP."""
+    """Check that nobody has the port: the kernel answers with ICMP."""
     with udp_socket("::" if ":" in host else "") as caller:
         caller.connect((host, port))
         caller.send(b"anybody?")
@@ -349,12 +349,12 @@ def test_one_socket_does_not_keep_the_others_waiting(inbox, pair, phone):
         phone.sendto(bytes([number]), (LOOPBACK, pair))
     arrived = inbox.take(BATCH + 30)
     assert [one.data[0] for one in arrived] == list(range(BATCH + 30))
-    # The clock is read once a batch.
+    # The clock is read once for each batch.
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 30]
 
 
 def test_what_waits_for_a_port_that_is_closed_meanwhile_still_says_which(media, inbox, phone):
-    """The service discards it, because the port is no session's any more."""
+    """The service discards it, because the port belongs to no session any more."""
     port = take_pair(media, IPV4)
     phone.sendto(b"late", (LOOPBACK, port))
     media.close(IPV4, port)
@@ -365,7 +365,7 @@ def test_what_waits_for_a_port_that_is_closed_meanwhile_still_says_which(media, 
 
 
 def test_wrong_checksums_would_be_noticed(pair, phone):
-    """The ground that the tests below stand on: the kernel verifies what a raw socket sent."""
+    """The tests below rely on this: the kernel verifies the checksum of what a raw socket sent."""
     before = snmp("InCsumErrors")
     to_port = phone.getsockname()[1]
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
@@ -402,7 +402,7 @@ def test_datagram_on_the_wire(media, pair, phone, wire, size):
 
 @pytest.mark.parametrize("size", [0, 1, 2, 171, 172, 1473, 30_000])
 def test_datagram_on_the_wire_over_ipv6(media, pair, phone6, wire, size):
-    """The kernel works the checksum out."""
+    """The kernel computes the checksum."""
     data = bytes((7 * number + size) % 251 for number in range(size))
     to = endpoint(phone6, OTHER6)
     assert media.send(stream_at(pair, IPV6), NEAR6, to, data)
@@ -417,7 +417,7 @@ def test_datagram_on_the_wire_over_ipv6(media, pair, phone6, wire, size):
 
 
 def test_checksum_of_zero_is_sent_as_all_ones(media, pair, phone, wire):
-    """Zero would mean that there is none (RFC 768)."""
+    """Zero would mean that there is no checksum (RFC 768)."""
     to = endpoint(phone)
     addresses = 2 * socket.inet_aton(LOOPBACK)
     rest = ones_sum(addresses + struct.pack("!HHHHH", 17, 10, pair, to.port, 10))
@@ -618,7 +618,7 @@ NEAR_BOTH = ListenAddress(NEAR), ListenAddress(NEAR6, is_ipv6=True, label="six")
 
 
 def assert_heard_and_answered(steered, phone, local, port):
-    """What is sent to a port of ours comes in as its own, and what leaves from it comes from there."""
+    """Check that a datagram to one of our ports arrives there, and that one sent from the port comes from it."""
     phone.sendto(b"media", (local.host, port))
     (arrived,) = steered.inbox.take()
     assert (arrived.key, arrived.data, arrived.local_host) == (local.key(port), b"media", local.host)
@@ -675,7 +675,7 @@ def test_port_must_be_free_on_every_address_of_its_port_space(steer, phone_of, h
 @pytest.mark.parametrize("host", [OTHER, OTHER6])
 @pytest.mark.parametrize("odd", [0, 1])
 def test_address_does_not_join_while_a_program_there_has_a_port_of_a_call(steer, phone_of, host, odd):
-    """What is sent to the program would be taken for the call's."""
+    """Otherwise packets to that program would be taken for the call's."""
     steered = steer(*NEAR_BOTH)
     media, default, joining = steered.media, steered.locals.default, steered.locals.at(host)
     free, port = take_pair(media, default), take_pair(media, default)

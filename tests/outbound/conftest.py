@@ -1,4 +1,4 @@
-"""Both event loops that must send, and listeners of each kind."""
+"""Both event loops, and listeners of each kind to send to."""
 
 import asyncio
 import contextlib

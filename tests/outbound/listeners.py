@@ -1,4 +1,4 @@
-"""A loop that sends, and what listens on the other side."""
+"""An event loop to send from, and listeners to send to."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class Running:
         self.loop.call_later(TICK_S, self.tick)
 
     def call(self, what, *arguments):
-        """Run `what` in the loop's thread, and give its result."""
+        """Call `what` in the loop's thread; its result."""
 
         async def run():
             return what(*arguments)
@@ -39,7 +39,7 @@ class Running:
 
 
 class Controller:
-    """Listens where messages are sent to."""
+    """A listening socket, and the connections that it accepted."""
 
     def __init__(self, family: int, address: object, backlog: int = 64) -> None:
         self.listening = socket.socket(family, socket.SOCK_STREAM)
@@ -115,7 +115,7 @@ class Side:
 def open_sockets() -> int:
     count = 0
     for name in os.listdir("/proc/self/fd"):
-        # The directory's own descriptor is gone by now.
+        # The descriptor by which the directory was read is closed by now.
         with contextlib.suppress(FileNotFoundError):
             count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
     return count

@@ -31,7 +31,7 @@ class Sender:
         return self._running.ticks
 
     def send(self, *texts: bytes) -> None:
-        """Each as a line, all in one go of the loop."""
+        """Push each as a line, all in one round of the loop."""
 
         def burst():
             for text in texts:
@@ -110,7 +110,7 @@ def test_restart_of_the_listener_loses_nothing(sender, side):
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_message_into_a_connection_just_closed_is_sent_again(sender, side, how):
-    """The channel learns of the end in the same go of the loop in which it has something to say."""
+    """The channel sees the end of the connection in the same round of the loop in which it has a message."""
     sender.send(b"before")
     client = side.controller.accept()
     client.lines(1)
@@ -124,13 +124,13 @@ def test_message_into_a_connection_just_closed_is_sent_again(sender, side, how):
 
 
 def test_unacknowledged_message_is_sent_again(tcp_sender, tcp_side):
-    """It was written before the end of the connection could be noticed; the other host never took it."""
+    """It was written before the end of the connection showed, and the other host never took it."""
     tcp_sender.send(b"before")
     client = tcp_side.controller.accept()
     client.lines(1)
 
     def write_blindly():
-        """What `_proceed` does, but that the connection breaks between its look and its write."""
+        """Do as `_proceed`, with the connection breaking between its read and its write."""
         channel = tcp_sender.channel
         client.close()
         channel.push(b"after\n")
@@ -189,7 +189,7 @@ def test_message_that_was_half_written_is_sent_again_whole(sender, side):
 
 
 def test_receiver_that_never_reads_holds_nobody_up(sender, side, sender_to, controllers, caplog):
-    """It would block for ever who waits for it: it reads only at the end of the test."""
+    """A sender that waited for it would block for ever: it reads only at the end of the test."""
     other = controllers(socket.AF_INET, ("127.0.0.1", 0))
     message = b"x" * 1000
     sender.send(b"first")
@@ -203,7 +203,7 @@ def test_receiver_that_never_reads_holds_nobody_up(sender, side, sender_to, cont
     wait_for(lambda: sender.ticks > before + 20, DEADLINE_S, "the loop to go on")
     waiting = sender.waiting()
     assert 0 < waiting * 1001 <= MAX_BYTES
-    # It wakes up: everything that waited arrives, in order and whole.
+    # When it reads at last, everything that waited arrives, in order and whole.
     assert client.lines(1 + waiting) == [b"first\n"] + [message + b"\n"] * waiting
 
 

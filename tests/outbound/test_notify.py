@@ -23,7 +23,7 @@ class Told:
         self.notifier = Notifier(running.loop)
 
     def notify(self, target: NotifyTarget, *tags: bytes, host: str = "") -> None:
-        """All in one go of the loop, as a tick of the relay does."""
+        """Notify of all in one round of the loop, as a tick of the relay does."""
 
         def burst():
             for tag in tags:

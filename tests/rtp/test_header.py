@@ -1,4 +1,4 @@
-"""protocol.md 5.8."""
+"""Parsing of RTP headers (protocol.md 5.8)."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""RFC 3550 6.4.1, as a stream's packets are counted (`statistics.SequenceTracker`)."""
+"""Jitter (RFC 3550 6.4.1) as a `SequenceTracker` measures it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""protocol.md 11.1."""
+"""Sequence statistics (protocol.md 11.1)."""
 
 import pytest
 from hypothesis import given
@@ -102,7 +102,7 @@ def test_longest_gap_counts_every_packet():
 
 
 def forward(tracker, *packets, totals=None):
-    """Let the kernel, played by another tracker, count packets given as (number, seconds) and bring them in."""
+    """Let the kernel, played by another tracker, count packets given as (number, seconds), and absorb its counts."""
     kernel = SequenceTracker()
     kernel.absorb_forwarded(0, tracker.state(), RtpTotals())
     before = kernel.sent - kernel.received
@@ -140,7 +140,7 @@ def test_kernel_goes_on_from_where_it_is_told():
 
 
 def test_only_the_difference_of_the_totals_counts():
-    """They are the port's, were counted on before this session, and wrap."""
+    """The totals belong to the port: they did not start with this session, and they wrap."""
     tracker = track(100)
     start = RtpTotals(2**32 - 1, 2**32 - 1, 5, 1000.0, 2**32 - 1)
     tracker.skip_forwarded(start)
@@ -212,7 +212,7 @@ def test_memory_of_ssrcs_that_only_the_kernel_saw_is_bounded():
 
 
 def model(packets):
-    """The same numbers from the whole list of packets: runs as lists of extended numbers."""
+    """The same counts from the whole list of packets, with runs as lists of extended numbers."""
     runs, last_ssrc = [], None
     for sequence, ssrc, marker in packets:
         number = None

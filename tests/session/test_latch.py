@@ -1,4 +1,4 @@
-"""protocol.md section 5, line by line."""
+"""Endpoint learning: protocol.md section 5, line by line."""
 
 import copy
 from dataclasses import fields
@@ -454,7 +454,7 @@ def made(is_strict, remote=A):
 
 
 def heard(is_strict, remote=A, source=None, header=None):
-    """A stream latched at 1.0 to `source`, without it to `remote`."""
+    """A stream latched at 1.0 to `source`, or to `remote` if that is not given."""
     latch = made(is_strict, remote)
     assert latch.observe(source or remote, header or rtp(1, 100), True, 1.0) is LEARNED
     assert latch.is_locked
@@ -463,7 +463,7 @@ def heard(is_strict, remote=A, source=None, header=None):
 
 @BOTH_MODES
 def test_mode_plays_no_part_in_the_first_packet(is_strict):
-    """Whoever comes first is learned: the address of a phone behind NAT cannot be told beforehand."""
+    """The first source is learned, whichever it is: the address of a phone behind NAT is not known beforehand."""
     latch = heard(is_strict, PRIVATE, B)
     assert (latch.remote, latch.is_untrusted, memory(latch)) == (B, True, (1, 100))
 
@@ -626,7 +626,7 @@ def test_there_and_back_before_a_packet():
 
 
 def test_party_behind_nat_that_signals_another_port_is_followed_when_it_speaks():
-    """Its packets never came from where it said, so what is signalled of ports tells nothing."""
+    """Its packets never came from the signalled port, so a new signalled port says nothing about their source."""
     latch = heard(True, A, A_OTHER_PORT)
     assert not latch.signal(Endpoint(A.host, 5002), 20.0)
     assert (latch.remote, latch.is_locked) == (A_OTHER_PORT, True)
@@ -640,7 +640,7 @@ def test_party_behind_nat_that_signals_another_port_is_followed_when_it_speaks()
 
 
 def test_private_address_then_the_public_one_that_packets_taught():
-    """A script that rewrites the address in the re-INVITE only: nothing moves, nothing is interrupted."""
+    """As from a script that rewrites the address in the re-INVITE only: nothing moves, nothing is interrupted."""
     latch = heard(True, PRIVATE, A)
     assert not latch.signal(A, 20.0)
     assert not latch.signal(Endpoint(A.host, 9999), 21.0)
@@ -928,7 +928,7 @@ STEP = st.tuples(st.floats(0.0, 4.0), STRANGE | st.just("signal") | st.just("pho
 
 
 def attacked(latch, phone, steps):
-    """Let strangers who do not know the phone's SSRC try; where each step of them left the stream, and when."""
+    """Let strangers who do not know the phone's SSRC try; yields the verdict on each, and how long after a command."""
     now, sequence, signalled_at = 1.0, 100, None
     for pause_s, step in steps:
         now += pause_s

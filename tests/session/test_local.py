@@ -1,4 +1,4 @@
-"""protocol.md 7.2 to 7.4: our addresses, and port spaces of their own."""
+"""Our addresses and their port spaces (protocol.md 7.2 to 7.4)."""
 
 from dataclasses import replace
 
@@ -104,7 +104,7 @@ def test_address_is_known_as_what_joined_though_it_was_given_before():
 def test_address_joins_once_it_was_opened():
     ours = addresses(ONE)
     found = ours.at("192.0.2.9")
-    # Whoever cannot open it does not say `join`, and nothing has changed.
+    # A caller that cannot open a socket on it does not call `join`, and nothing changes.
     assert ours.known == (LocalAddress(0, "192.0.2.1"),)
     ours.join(found)
     assert ours.known == (LocalAddress(0, "192.0.2.1"), found)

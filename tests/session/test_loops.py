@@ -1,4 +1,4 @@
-"""How many packets that may be going round are believed, a second."""
+"""Limits of packets that may be going round, each second."""
 
 from rtpproxy.session.loops import LoopGuard
 

@@ -1,4 +1,4 @@
-"""protocol.md 7.1, and 16 item 5: pairs are tracked, so that all of them can be used."""
+"""Allocation of port pairs, each of which can be used again (protocol.md 7.1, 16 item 5)."""
 
 import random
 

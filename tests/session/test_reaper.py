@@ -1,4 +1,4 @@
-"""protocol.md 4.6."""
+"""Idle timers (protocol.md 4.6)."""
 
 import numpy as np
 import pytest

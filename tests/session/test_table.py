@@ -1,4 +1,4 @@
-"""protocol.md 4.2."""
+"""Matching of sessions by call-id and tags (protocol.md 4.2)."""
 
 import pytest
 
