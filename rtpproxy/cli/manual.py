@@ -63,6 +63,7 @@ def page() -> str:
     lines += [".SH OPTIONS", *_paragraphs(_ABOUT_OPTIONS)]
     for group in GROUPS:
         lines.append(f".SS {_escape(group.title)}")
+        lines += _paragraphs((group.note,)) if group.note else []
         for option in group.options:
             lines += [".TP", _heading(option), _escape(_body(option))]
     for title, items in (("SIGNALS", _SIGNALS), ("FILES", _FILES), ("EXIT STATUS", _STATUS)):
@@ -101,6 +102,8 @@ def markdown() -> str:
     parts = [_GENERATED, "# Options", "```\nrtpproxy [options]\n```", *map(_prose, _ABOUT_OPTIONS)]
     for group in GROUPS:
         parts.append(f"## {group.title}")
+        if group.note:
+            parts.append(_prose(group.note))
         for option in group.options:
             parts += [f"### `{option.synopsis}`", _prose(option.help)]
             if option.default:

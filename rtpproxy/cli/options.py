@@ -102,6 +102,8 @@ class Group:
 
     title: str
     options: tuple[Option, ...]
+    note: str = ""
+    """A sentence about all of them, for the manual page and docs/options.md only."""
 
 
 def number_between(low: int, high: int) -> Callable[[str], int]:
@@ -358,6 +360,8 @@ GROUPS = (
                 "End a session after this time without media.",
                 metavar="SECONDS",
                 read=_SECONDS,
+                more="RTP and RTCP of either side count, and so does every U and L command for the session. A call on "
+                "hold ends, too, if neither phone sends anything.",
             ),
             Option(
                 "-W",
@@ -366,11 +370,14 @@ GROUPS = (
                 metavar="SECONDS",
                 read=_SECONDS,
                 write=lambda _: "as -T",
+                more="The time begins anew with every U and L command for the session. It should be longer than a "
+                "phone may ring: otherwise the session is gone when the call is answered.",
             ),
             Option(
                 "-i",
                 "is_independent",
                 "Give each direction a timer of its own; the session ends when either one runs out.",
+                more="Then a call ends, too, when only one of the two phones falls silent.",
             ),
         ),
     ),
@@ -391,7 +398,13 @@ GROUPS = (
                 f"{FIRST_FREE_PORT}. At exit, control sockets and the pid file are removed only from a directory "
                 "that the user may write to.",
             ),
-            Option("-F", "is_root_allowed", "Allow the relay to run as root with a UDP control socket."),
+            Option(
+                "-F",
+                "is_root_allowed",
+                "Allow the relay to run as root with a UDP control socket.",
+                more="Without -F and -u the relay does not start: whoever reaches that socket would control a process "
+                "that runs as root.",
+            ),
             Option(
                 "-p",
                 "pid_file",
@@ -401,7 +414,11 @@ GROUPS = (
                 "written, it logs that and goes on.",
             ),
             Option("-D", "keeps_directory", "Keep a daemon in the directory that it was started in."),
-            Option("--no_redirect", "keeps_descriptors", "Keep standard input, output and error of a daemon."),
+            Option(
+                "--no_redirect",
+                "keeps_descriptors",
+                "Keep standard input, output and error of a daemon, which go to /dev/null otherwise.",
+            ),
             Option(
                 "-L",
                 "file_limit",
@@ -409,7 +426,7 @@ GROUPS = (
                 metavar="N",
                 read=number_between(MIN_FILES, _MOST_FILES),
                 more="Sets both the soft and the hard limit. The relay does not start with fewer than "
-                f"{MIN_FILES}, even without this option.",
+                f"{MIN_FILES}, even without this option. Where ports are bound, every call needs four more.",
             ),
             Option(
                 "--nice",
@@ -418,7 +435,13 @@ GROUPS = (
                 metavar="N",
                 read=number_between(_FIRST_NICE, _LAST_NICE),
             ),
-            Option("-c", "realtime_policy", "Real-time scheduling.", metavar="fifo|rr", read=one_of("fifo", "rr")),
+            Option(
+                "-c",
+                "realtime_policy",
+                "Real-time scheduling, which lets the relay run before all ordinary processes. Needs root.",
+                metavar="fifo|rr",
+                read=one_of("fifo", "rr"),
+            ),
         ),
     ),
     Group(
@@ -430,7 +453,8 @@ GROUPS = (
                 f"Log messages of this level and above: {', '.join(LEVELS)}. A daemon logs to this syslog facility.",
                 metavar="LEVEL[:FACILITY]",
                 read=read_level,
-                more=f"Without a facility it is {DEFAULT_FACILITY}. In the foreground the facility means nothing.",
+                more="INFO logs how each interface forwards, and every session; DBUG adds every command and "
+                f"reply. Without a facility it is {DEFAULT_FACILITY}; in the foreground it means nothing.",
             ),
         ),
     ),
@@ -452,6 +476,7 @@ GROUPS = (
             Option("--config", "modules", "Configuration of modules.", "FILE", read_nothing("modules are")),
             Option("--dso", "module", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
         ),
+        note="The relay does not start with one of these options, so that nobody misses what they ask for.",
     ),
     Group(
         "Of the C RTPproxy, accepted without effect",
@@ -466,6 +491,7 @@ GROUPS = (
                 may_lack_argument=True,
             ),
         ),
+        note="The relay starts, and a warning says that the option has no effect.",
     ),
 )
 WITHOUT_EFFECT = {option.field: option.flag for option in GROUPS[-1].options}

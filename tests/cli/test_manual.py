@@ -28,6 +28,7 @@ def rendered():
 def test_it_says_everything_that_help_says(rendered):
     for group in GROUPS:
         assert group.title in rendered
+        assert group.note in rendered
         for option in group.options:
             assert f"{option.synopsis} {option.text} {option.more}".rstrip() in rendered
 
@@ -67,6 +68,7 @@ def test_markdown_says_everything_that_help_says():
     text = " ".join(markdown().replace("`", "").split())
     for group in GROUPS:
         assert f"\n## {group.title}\n" in markdown()
+        assert group.note in text
         for option in group.options:
             assert f"\n### `{option.synopsis}`\n" in markdown()
             assert option.help in text
