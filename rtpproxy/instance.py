@@ -23,11 +23,12 @@ from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.portrange import Claims, Reservation, check_local
 from rtpproxy.media.sockets import OnDatagram, route_source
 from rtpproxy.media.steered import SteeredMedia
-from rtpproxy.offload.off import NoOffload
+from rtpproxy.offload.off import NoCounters, NoEntries
 from rtpproxy.offload.tier import KernelTier, Programs, instance_name
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
 from rtpproxy.process.privileges import identity
+from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.ports import PortAllocator
@@ -136,7 +137,8 @@ class NoKernelTier:
         """`on_routes` makes the media path ask for routes again: here nobody follows their changes."""
         self._why = why
         self._on_routes = on_routes
-        self.forwarder = NoOffload(why)
+        self.forwarder = NoEntries(why)
+        self.counters = NoCounters()
 
     def start(self, _: AbstractEventLoop) -> None:
         """Log that the kernel forwards nothing."""
@@ -198,8 +200,9 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         local_addresses,
         ports.media,
         kernel.forwarder,
+        kernel.counters,
         lambda: _new_ports(config),
-        notifier,
+        (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
     )
     stop.follow(service.stop_slowly)

@@ -16,13 +16,12 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
-from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
-from rtpproxy.session.totals import Tiers
 from tests.waiting import DEADLINE_S, wait_for
 
 Journal = list[tuple[str, int]]
@@ -112,13 +111,15 @@ class FakeMedia:
 
 
 class FakeOffload:
-    """A kernel tier that forwards only what a test says it did. A port's row is its key."""
+    """A kernel tier, entries and counters, that forwards only what a test says it did. A port's row is its key."""
+
+    rest = "not complete"
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal: Journal = [] if journal is None else journal
         self.installed: dict[int, ForwardingEntry | NotOffloaded] = {}
         """By port what was applied last, until withdrawn."""
-        self.labels: dict[int, str] = {}
+        self.owners: dict[int, Owner] = {}
         self.held: set[int] = set()
         """Ports that the kernel forwards nothing from until they are seeded."""
         self.applied = 0
@@ -126,17 +127,17 @@ class FakeOffload:
         self._counters: dict[int, PortCounters] = {}
         self._last_seen = np.zeros(4 * 65536)
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]:
+    def apply(self, owner: Owner, wanted: Mapping[int, ForwardingEntry | NotOffloaded], now: float) -> Collection[int]:
         self.applied += 1
         lost = [key for key, want in wanted.items() if self.entry(key) and not isinstance(want, ForwardingEntry)]
         self.installed.update(wanted)
-        self.labels.update(dict.fromkeys(wanted, label))
+        self.owners.update(dict.fromkeys(wanted, owner))
         return lost
 
-    def withdraw(self, key: int, reason: str) -> None:
+    def withdraw(self, key: int, reason: str, now: float) -> None:
         self.journal.append(("withdraw", key))
         self.installed.pop(key, None)
-        self.labels.pop(key, None)
+        self.owners.pop(key, None)
 
     def is_wanted(self, key: int) -> bool:
         return self.entry(key) is not None
@@ -165,10 +166,17 @@ class FakeOffload:
     def total_dropped(self) -> int:
         return sum(counters.others_dropped for counters in self._counters.values())
 
-    def tiers(self) -> Tiers:
-        wanted = list(self.installed.values())
-        reasons = Counter(str(want) for want in wanted if isinstance(want, NotOffloaded))
-        return Tiers({"XDP": len(wanted) - reasons.total()}, reasons, {"up_no_entry": 5}, "not complete")
+    def total_parse_errors(self) -> int:
+        return 6
+
+    def by_program(self) -> Mapping[str, int]:
+        return {"XDP": sum(self.entry(key) is not None for key in self.installed)}
+
+    def by_reason(self) -> Mapping[str, int]:
+        return Counter(str(want) for want in self.installed.values() if isinstance(want, NotOffloaded))
+
+    def verdicts(self) -> Mapping[str, int]:
+        return {"up_no_entry": 5, "up_vlan": 0}
 
     def row(self, key: int) -> int:
         return key

@@ -9,12 +9,16 @@
 Media ports are given away in ascending order from 20000, so that they can be written down.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
+from rtpproxy.service.events import Observer
+from rtpproxy.service.notification import TimeoutNotification
+from rtpproxy.service.offloading import Entries, KernelCounters
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, Journal, JournalledPorts, Sent
@@ -54,9 +58,15 @@ class Scenario:
         now: float = 1000.0,
         routes: Routes | None = None,
         capacity: int = 1000,
+        observers: Sequence[Observer] = (),
+        entries: Entries | None = None,
+        counters: KernelCounters | None = None,
         **config: Any,
     ) -> None:
-        """`routes` has our address on the way to others; the other keywords are those of `Config`."""
+        """`routes` has our address on the way to others; `entries` and `counters` are those of `offload` unless given.
+
+        The keywords not named here are those of `Config`.
+        """
         config.setdefault("listen", (ListenAddress(listen_host),))
         self.journal: Journal = []
         self.media = FakeMedia(self.journal)
@@ -70,7 +80,14 @@ class Scenario:
             return self.all_ports[-1]
 
         self.service = Service(
-            Config(**config), self.locals, self.media, self.offload, new_ports, self.notifier, capacity
+            Config(**config),
+            self.locals,
+            self.media,
+            entries or self.offload,
+            counters or self.offload,
+            new_ports,
+            (TimeoutNotification(self.notifier), *observers),
+            capacity,
         )
         self.ports = self.all_ports[0]
         self.now = now

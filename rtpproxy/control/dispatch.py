@@ -48,7 +48,7 @@ from rtpproxy.errors import (
     SessionNotFoundError,
     StoppingError,
 )
-from rtpproxy.service.answers import PortLine, SessionCounters
+from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.service.requests import (
     Delete,
     DropReference,
@@ -60,7 +60,7 @@ from rtpproxy.service.requests import (
     Update,
 )
 from rtpproxy.session.session import Issuer
-from rtpproxy.session.totals import Tiers, Totals
+from rtpproxy.session.totals import Totals
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rtpproxy.control.messages import ErrorCode, refuse
-from rtpproxy.service.answers import PortLine, SessionCounters
-from rtpproxy.session.totals import Tiers, Totals
+from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
+from rtpproxy.session.totals import Totals
 
 
 @dataclass(slots=True)

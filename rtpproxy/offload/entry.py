@@ -1,8 +1,9 @@
-"""Forwarding entries as values: what the kernel should do for a session, and how to get there. Pure."""
+"""Forwarding entries as values: what the kernel should do for a session, and the steps to get there. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from rtpproxy.addr import Endpoint, is_ipv6, is_link_local
 from rtpproxy.network.vlan import VlanTag
@@ -13,7 +14,7 @@ from rtpproxy.session.session import Component, Session, Stream
 
 @dataclass(frozen=True, slots=True)
 class ForwardingEntry:
-    """Match and rewrite for what arrives at one port, addresses in text form, ports in host order."""
+    """Matches what arrives at one port, and says how to send it on. Addresses are text, ports in host order."""
 
     port: int
     """Local UDP port that packets arrive at."""
@@ -22,7 +23,7 @@ class ForwardingEntry:
     source: Endpoint
     """The learned endpoint that the stream is locked to."""
     is_any_source_port: bool
-    """Asymmetric party: only the host of `source` is locked."""
+    """Asymmetric leg: only the host of `source` is locked."""
     is_rtp: bool
     from_host: str
     """Our address that they leave from; empty to let the route decide."""
@@ -30,18 +31,18 @@ class ForwardingEntry:
     to: Endpoint
     """The peer's endpoint."""
     tos: int
-    """DSCP of what leaves, as TOS byte or traffic class."""
+    """TOS byte or traffic class of packets that leave; ECN bits are 0."""
     slot: int = 0
     """Number of the port space that `port` belongs to (`session.local`)."""
 
     @property
     def key(self) -> int:
-        """What tells `port` from the same number in another port space."""
+        """Identifies the port among those of all port spaces."""
         return port_key(self.slot, self.port)
 
 
 class Tier(Enum):
-    """Who forwards what arrives at an interface."""
+    """Names who forwards packets that arrive at an interface."""
 
     XDP = "kernel, native XDP"
     TC = "kernel, TC"
@@ -50,7 +51,7 @@ class Tier(Enum):
 
 @dataclass(frozen=True, slots=True)
 class XdpWay:
-    """How XDP sends by an interface: where frames are redirected to, and the tags that they need, outer first."""
+    """Says how XDP sends by an interface: where it redirects frames to, and their VLAN tags, outer first."""
 
     ifindex: int
     tags: tuple[VlanTag, ...] = ()
@@ -58,7 +59,7 @@ class XdpWay:
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """Where frames for a neighbour go. `mtu` is that of the IP packet, in bytes."""
+    """Says where frames for a neighbour go. `mtu` is the largest IP packet, in bytes."""
 
     ifindex: int
     """The interface, by which TC sends."""
@@ -71,7 +72,7 @@ class NextHop:
 
 @dataclass(frozen=True, slots=True)
 class PortCounters:
-    """What the kernel counted at a port since the programs were loaded. Times in seconds, monotonic, 0.0 for never."""
+    """Counters of a port since the programs were loaded. Times are seconds, monotonic, 0.0 for never."""
 
     packets: int
     others_dropped: int
@@ -82,14 +83,28 @@ class PortCounters:
     ssrc_changed_at: float
     sequence_set_at: float
     state: RtpState
-    """Where the RTP statistics stand."""
+    """The running state of the RTP statistics."""
     totals: RtpTotals
 
 
 class NotOffloaded(str):
-    """Why a stream has no entry, in words for the log."""
+    """Says why a stream has no entry, in words for the log."""
 
     __slots__ = ()
+
+
+class Owner(Protocol):
+    """Wants entries: a session. It is told what becomes of them; `now` is seconds, monotonic."""
+
+    @property
+    def label(self) -> str:
+        """Name the owner in the log."""
+
+    def entered_kernel(self, key: int, program: str, now: float) -> None:
+        """Hear that a program of the kernel forwards what arrives at a port; again when another program does."""
+
+    def left_kernel(self, key: int, reason: str, now: float) -> None:
+        """Hear that the kernel does not forward any more what arrives at a port."""
 
 
 NOT_LEARNED = NotOffloaded("its source is not learned yet")
@@ -100,9 +115,9 @@ REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is 
 
 
 def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
-    """What every open port of a complete session should have, by its key: an entry, or the reason for none.
+    """Work out for each open port of a complete session, by its key, the entry or the reason for none.
 
-    One leg may still be without ports: new ones for the other leg complete a session, too.
+    One leg may still be without ports: a session is also completed by new ports for the leg that has some.
     """
     wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
     for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
@@ -140,7 +155,7 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What to do, in this order, so that no port is ever left with an entry that is not wanted."""
+    """Lists what to do, in this order, so that no port ever keeps an entry that is not wanted."""
 
     withdraw: tuple[int, ...]
     """Keys of ports."""
@@ -148,7 +163,7 @@ class Diff:
 
 
 def diff(have: Mapping[int, ForwardingEntry], want: Mapping[int, ForwardingEntry]) -> Diff:
-    """From the entries that are installed to those that are wanted; an entry that changed is only installed."""
+    """Compare installed entries with wanted ones; an entry that changed is installed over the old one."""
     return Diff(
         withdraw=tuple(key for key in have if key not in want),
         install=tuple(entry for key, entry in want.items() if have.get(key) != entry),

@@ -1,28 +1,27 @@
-"""The kernel tier of a relay that has none: everything stays in userspace."""
+"""Stands in for the kernel tier where there is none: userspace relays everything."""
 
 from collections.abc import Collection, Mapping
 
-from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner
 from rtpproxy.rtp.statistics import SequenceTracker
-from rtpproxy.session.totals import Tiers
 
 
-class NoOffload:
-    """Same interface as `forwarder.Forwarder`; forwards nothing and has counted nothing."""
+class NoEntries:
+    """Same interface as `forwarder.Forwarder`; installs nothing."""
 
-    def __init__(self, reason: str) -> None:
-        """`reason` is why."""
-        self._reason = reason
+    def __init__(self, why: str) -> None:
+        """`why` there is no kernel tier, in words for `It`."""
+        self.rest = why
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]:
-        """No port had an entry to lose."""
+    def apply(self, owner: Owner, wanted: Mapping[int, ForwardingEntry | NotOffloaded], now: float) -> Collection[int]:
+        """Return no keys: no port had an entry to lose."""
         return ()
 
-    def withdraw(self, key: int, reason: str) -> None:
+    def withdraw(self, key: int, reason: str, now: float) -> None:
         """Do nothing."""
 
     def is_wanted(self, key: int) -> bool:
-        """Nothing is."""
+        """Return False for every port."""
         return False
 
     def hold(self, key: int) -> None:
@@ -31,32 +30,48 @@ class NoOffload:
     def seed(self, key: int, tracker: SequenceTracker) -> None:
         """Do nothing."""
 
+    def by_program(self) -> Mapping[str, int]:
+        """Return no stream."""
+        return {}
+
+    def by_reason(self) -> Mapping[str, int]:
+        """Return no stream: all have the same reason, `rest`."""
+        return {}
+
+
+class NoCounters:
+    """Same interface as the counters of the kernel; nothing was counted."""
+
     def counters(self, key: int) -> None:
-        """Nothing was counted."""
+        """Return None: no port has counters."""
 
     def forwarded(self, key: int) -> int:
-        """No packet."""
+        """Return 0."""
         return 0
 
     def seen_at(self, key: int) -> float:
-        """Never."""
+        """Return 0.0, which is never."""
         return 0.0
 
-    def tiers(self) -> Tiers:
-        """Userspace relays everything."""
-        return Tiers({}, {}, {}, self._reason)
+    def last_seen(self) -> None:
+        """Return None: there are no rows."""
+
+    def row(self, key: int) -> int:
+        """Return -1, which is no row."""
+        return -1
 
     def total_forwarded(self) -> int:
-        """No packet."""
+        """Return 0."""
         return 0
 
     def total_dropped(self) -> int:
-        """No packet."""
+        """Return 0."""
         return 0
 
-    def last_seen(self) -> None:
-        """Never, at any port."""
+    def total_parse_errors(self) -> int:
+        """Return 0."""
+        return 0
 
-    def row(self, key: int) -> int:
-        """No row belongs to a port."""
-        return -1
+    def verdicts(self) -> Mapping[str, int]:
+        """Return no verdict: no program sees frames."""
+        return {}

@@ -172,6 +172,7 @@ class KernelTier:
         self._addresses = HostAddresses(programs.mark_host)
         self._frames = OurFrames(programs.mark_frames)
         self.forwarder = Forwarder(tables, self._next_hops)
+        self.counters = tables
         self._loop: AbstractEventLoop | None = None
         self._rerouting: TimerHandle | None = None
         self._continuing: Handle | None = None
@@ -313,5 +314,5 @@ class KernelTier:
             self._continuing.cancel()
             self._continuing = None
         assert self._loop is not None
-        if self.forwarder.reroute(REROUTE_BATCH) and self._rerouting is None:
+        if self.forwarder.reroute(REROUTE_BATCH, self._loop.time()) and self._rerouting is None:
             self._continuing = self._loop.call_soon(self._continue_reroute)

@@ -1,5 +1,6 @@
 """Answers of the service, as values. A front puts them into its own wire form."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rtpproxy.session.local import LocalAddress
@@ -38,3 +39,15 @@ class SessionCounters:
     duplicates: int
     lost: int
     parse_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Counts the streams there are by who forwards them, and the frames since the start by what became of them."""
+
+    kernel: Mapping[str, int]
+    """Streams by the program that forwards them."""
+    userspace: Mapping[str, int]
+    """Streams that userspace relays, by reason."""
+    frames: Mapping[str, int]
+    """Frames by verdict of the kernel programs; empty without them."""

@@ -1,65 +1,76 @@
-"""What the kernel should forward of a session, and what it counted, put together with what userspace knows.
+"""Lets the kernel forward what it can of each session, and adds what the kernel counted to what userspace knows.
 
-The counters of a stream are true after `absorb`. The kernel's totals of a port are never reset, so each stream
-remembers up to where they are taken in, and a port's next stream starts from there.
+The counters of a stream are true after `absorb`. The kernel's counters of a port are never reset, so each stream
+remembers up to where they are absorbed, and the port's next stream starts from there.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, PortCounters, plan
+from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters, plan
 from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.rtp.statistics import Arrival, SequenceTracker
+from rtpproxy.service.events import Observers
 from rtpproxy.session.session import Component, Session, Stream
-from rtpproxy.session.totals import Tiers, Totals
 
 
-class Offload(Protocol):
-    """The kernel path: `offload.forwarder.Forwarder` or `offload.off.NoOffload`. Ports are told by their keys."""
+class Entries(Protocol):
+    """What the kernel is to forward: `offload.forwarder.Forwarder` or `offload.off.NoEntries`. Ports come as keys."""
 
-    def apply(self, label: str, wanted: Mapping[int, ForwardingEntry | NotOffloaded]) -> Collection[int]: ...
-    def withdraw(self, key: int, reason: str) -> None: ...
+    @property
+    def rest(self) -> str: ...
+    def apply(
+        self, owner: Owner, wanted: Mapping[int, ForwardingEntry | NotOffloaded], now: float
+    ) -> Collection[int]: ...
+    def withdraw(self, key: int, reason: str, now: float) -> None: ...
     def is_wanted(self, key: int) -> bool: ...
     def hold(self, key: int) -> None: ...
     def seed(self, key: int, tracker: SequenceTracker) -> None: ...
+    def by_program(self) -> Mapping[str, int]: ...
+    def by_reason(self) -> Mapping[str, int]: ...
+
+
+class KernelCounters(Protocol):
+    """What the kernel counted: the counters of `offload.tables`, or `offload.off.NoCounters`. Ports come as keys."""
+
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...
     def seen_at(self, key: int) -> float: ...
+    def last_seen(self) -> npt.NDArray[np.float64] | None: ...
+    def row(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
     def total_dropped(self) -> int: ...
-    def tiers(self) -> Tiers: ...
-    def row(self, key: int) -> int: ...
-    def last_seen(self) -> npt.NDArray[np.float64] | None: ...
+    def total_parse_errors(self) -> int: ...
+    def verdicts(self) -> Mapping[str, int]: ...
 
 
 class Offloading:
     """The kernel's part in all sessions of one relay."""
 
-    def __init__(self, offload: Offload) -> None:
-        self._offload = offload
-        self.last_seen = offload.last_seen
+    def __init__(self, entries: Entries, counters: KernelCounters, observers: Observers) -> None:
+        self._entries = entries
+        self._counters = counters
+        self._observers = observers
 
-    def add(self, stream: Stream) -> int:
-        """A stream got its port; the row of `last_seen` that is the port's."""
-        stream.forwarded_packets = self._offload.forwarded(stream.key)
-        return self._offload.row(stream.key)
+    def add(self, stream: Stream) -> None:
+        """Start to count for a stream that got its port."""
+        stream.forwarded_packets = self._counters.forwarded(stream.key)
 
     def remove(self, session: Session, stream: Stream, reason: str, now: float) -> None:
-        """A stream is about to lose its port: nothing is forwarded from it any more, and all is counted."""
-        self._offload.withdraw(stream.key, reason)
+        """Stop forwarding for a stream that is about to lose its port, and count what was forwarded."""
+        self._entries.withdraw(stream.key, reason, now)
         self.absorb(session, stream, now)
 
     def absorb(self, session: Session, stream: Stream, now: float) -> None:
-        """Take in what the kernel forwarded for a stream since the last time."""
+        """Add what the kernel forwarded for a stream since the last time."""
         if not (session.is_complete and stream.local_port):
             return
-        if self._offload.forwarded(stream.key) == stream.forwarded_packets:
+        if self._counters.forwarded(stream.key) == stream.forwarded_packets:
             return
-        counters = self._offload.counters(stream.key)
+        counters = self._counters.counters(stream.key)
         if counters is None:
             return
         packets = counters.packets - stream.forwarded_packets
@@ -76,22 +87,22 @@ class Offloading:
         tracker.absorb_forwarded(packets, counters.state, counters.totals)
 
     def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> Arrival:
-        """Keep the sequence statistics of a packet that userspace accepted, and tell what it is among those before.
+        """Count a packet that userspace accepted, and tell how it follows those before.
 
         `header` is None for a packet that is not RTP.
         """
         tracker = stream.tracker
         if tracker is None:
             tracker = stream.tracker = SequenceTracker()
-        if not self._offload.is_wanted(stream.key):
+        if not self._entries.is_wanted(stream.key):
             return tracker.observe(header, now)
         # The kernel must not count between what is absorbed and what it goes on from.
-        self._offload.hold(stream.key)
+        self._entries.hold(stream.key)
         try:
             self.absorb(session, stream, now)
             return tracker.observe(header, now)
         finally:
-            self._offload.seed(stream.key, tracker)
+            self._entries.seed(stream.key, tracker)
 
     def replan(self, session: Session, now: float) -> None:
         """Make the kernel do what it should do for a session."""
@@ -101,38 +112,49 @@ class Offloading:
         for leg in session.legs:
             if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
                 self._hand_over(leg.rtp)
-        lost = self._offload.apply(session.label, wanted)
+        lost = self._entries.apply(_SessionOwner(session, self._observers), wanted, now)
         if lost:
             for stream in session.streams:
                 if stream.key in lost:
                     self.absorb(session, stream, now)
 
-    def seen_at(self, stream: Stream) -> float:
-        """When the kernel last forwarded a packet at the stream's port, seconds, monotonic; 0.0 for never."""
-        return self._offload.seen_at(stream.key)
-
-    def with_kernel(self, totals: Totals) -> Totals:
-        """Totals of userspace with those of the kernel."""
-        forwarded, dropped = self._offload.total_forwarded(), self._offload.total_dropped()
-        return replace(
-            totals,
-            packets_received=totals.packets_received + forwarded + dropped,
-            packets_relayed=totals.packets_relayed + forwarded,
-            packets_discarded=totals.packets_discarded + dropped,
-        )
-
-    def tiers(self, streams: int) -> Tiers:
-        """Who forwards the streams, of which there are so many; those without an opinion are not complete yet."""
-        tiers = self._offload.tiers()
-        rest = streams - sum(tiers.kernel.values()) - sum(tiers.userspace.values())
-        return replace(tiers, userspace={**tiers.userspace, tiers.rest: rest}) if rest else tiers
-
     def _hand_over(self, stream: Stream) -> None:
-        """Tell the kernel where the statistics of an RTP stream stand, before it gets an entry for the first time."""
-        counters = self._offload.counters(stream.key)
-        if counters is None or self._offload.is_wanted(stream.key):
+        """Tell the kernel where the statistics of an RTP stream stand, before it gets its first entry."""
+        counters = self._counters.counters(stream.key)
+        if counters is None or self._entries.is_wanted(stream.key):
             return
         if stream.tracker is None:
             stream.tracker = SequenceTracker()
         stream.tracker.skip_forwarded(counters.totals)
-        self._offload.seed(stream.key, stream.tracker)
+        self._entries.seed(stream.key, stream.tracker)
+
+
+class _SessionOwner:
+    """Owns the entries of a session: tells observers when the kernel takes a stream over or gives it back."""
+
+    __slots__ = ("_observers", "_session")
+
+    def __init__(self, session: Session, observers: Observers) -> None:
+        self._session = session
+        self._observers = observers
+
+    @property
+    def label(self) -> str:
+        """Name the session in the log."""
+        return self._session.label
+
+    def entered_kernel(self, key: int, program: str, now: float) -> None:
+        """Tell the observers."""
+        self._observers.entered_kernel(self._session, self._stream(key), program, now)
+
+    def left_kernel(self, key: int, reason: str, now: float) -> None:
+        """Tell the observers."""
+        self._observers.left_kernel(self._session, self._stream(key), reason, now)
+
+    def _stream(self, key: int) -> Stream:
+        for leg in (self._session.callee, self._session.caller):
+            if leg.rtp.key == key:
+                return leg.rtp
+            if leg.rtcp.key == key:
+                return leg.rtcp
+        raise KeyError(key)

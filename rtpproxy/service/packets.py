@@ -1,4 +1,4 @@
-"""The userspace path of packets: judged by the latching rules, counted, and sent on (protocol.md 5, 6)."""
+"""Relays packets in userspace: they are judged by the latching rules, counted, and sent on (protocol.md 5, 6)."""
 
 from typing import Protocol
 
@@ -6,6 +6,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import SHORT_BYTES
 from rtpproxy.rtp.header import parse_rtp
 from rtpproxy.rtp.statistics import Arrival
+from rtpproxy.service.events import Observers
 from rtpproxy.service.offloading import Offloading
 from rtpproxy.session.latch import Verdict
 from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
@@ -18,8 +19,8 @@ _IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
 _NEXT, _OUT_OF_ORDER, _NOT_RTP = Arrival.NEXT, Arrival.OUT_OF_ORDER, Arrival.NOT_RTP
 
 
-class Media(Protocol):
-    """Who sends: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
+class Sender(Protocol):
+    """Sends datagrams: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
     def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool: ...
 
@@ -28,11 +29,19 @@ class Packets:
     """Relays what arrives at the ports of all sessions."""
 
     def __init__(
-        self, media: Media, offloading: Offloading, activity: Activity, totals: Totals, *, is_doubling: bool
+        self,
+        sender: Sender,
+        offloading: Offloading,
+        observers: Observers,
+        activity: Activity,
+        totals: Totals,
+        *,
+        is_doubling: bool,
     ) -> None:
         """`is_doubling` sends payloads below SHORT_BYTES twice."""
-        self._media = media
+        self._sender = sender
         self._offloading = offloading
+        self._observers = observers
         self._activity = activity
         self._totals = totals
         self._double_below = SHORT_BYTES if is_doubling else 0
@@ -41,7 +50,7 @@ class Packets:
 
     @property
     def streams(self) -> int:
-        """How many there are, of complete sessions and others."""
+        """Count the streams that have ports, in complete sessions and others."""
         return len(self._streams)
 
     def add(self, session: Session, leg: Leg) -> None:
@@ -50,12 +59,15 @@ class Packets:
             self._streams[stream.key] = session, stream, peer
 
     def remove(self, leg: Leg) -> None:
-        """Throw away what arrives at a leg's ports from now on."""
+        """Discard what arrives at a leg's ports from now on."""
         for stream in leg.streams:
             del self._streams[stream.key]
 
     def datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
-        """Relay what arrived at a port, and learn from it. `local_host` is our address it came to, if known."""
+        """Relay what arrived at a port, and learn from it.
+
+        `key` identifies the port; `local_host` is our address that the datagram came to, empty where nobody knows.
+        """
         found = self._streams.get(key)
         totals = self._totals
         if found is None or not found[0].is_complete:
@@ -63,13 +75,13 @@ class Packets:
             return
         session, stream, peer = found
         if local_host != stream.local_host and not stream.local.covers(local_host):
-            # Port spaces may be shared (`session.local`), ports may not: it is for another of our addresses.
+            # Addresses may share a port space (`session.local`): this datagram came to another one than the stream's.
             totals.packets_discarded += 1
             return
         totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
-            # The memory must include what the kernel saw before it can tell whether this is the same phone.
+            # Only with what the kernel saw can the latch's memory tell if this is the same phone.
             self._offloading.absorb(session, stream, now)
         is_rtp = stream.component is Component.RTP
         header = parse_rtp(data) if is_rtp else None
@@ -92,6 +104,8 @@ class Packets:
             self._relay(stream, peer, source, data)
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host
+            if has_learned:
+                self._observers.learned(session, stream, now)
             self._offloading.replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:
@@ -113,19 +127,19 @@ class Packets:
         self._totals.packets_discarded += 1
 
     def _send(self, peer: Stream, to: Endpoint, data: bytes) -> bool:
-        is_sent = self._media.send(peer, peer.local_host, to, data)
+        is_sent = self._sender.send(peer, peer.local_host, to, data)
         if is_sent and len(data) < self._double_below:
-            self._media.send(peer, peer.local_host, to, data)
+            self._sender.send(peer, peer.local_host, to, data)
         return is_sent
 
 
 def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
-    """Whether a packet would come back to where it was sent from: it would go round for ever."""
+    """Tell if a packet would be sent to one of the session's own ports, and so go round for ever."""
     return to[1] in (stream.local_port, peer.local_port) and to[0] in (stream.local_host, peer.local_host)
 
 
 def _is_going_round(stream: Stream, arrival: Arrival, now: float) -> bool:
-    """Whether a packet that repeats a number, has none, or starts the numbers anew is one too many."""
+    """Tell if a packet that repeats a number, has none, or starts the numbers anew is one too many."""
     if arrival is _OUT_OF_ORDER:
         return False
     guard = stream.loop_guard

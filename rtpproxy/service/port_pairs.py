@@ -1,4 +1,4 @@
-"""Which port pairs are open, on which of our addresses (protocol.md 7.1)."""
+"""Opens and closes port pairs on our addresses (protocol.md 7.1)."""
 
 import logging
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from rtpproxy.session.ports import PortAllocator
 log = logging.getLogger(__name__)
 
 
-class Media(Protocol):
-    """Who owns ports: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
+class PortOwner(Protocol):
+    """Holds ports of the host: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
     def add_local(self, address: LocalAddress) -> None: ...
     def open(self, address: LocalAddress, rtp_port: int) -> None: ...
@@ -20,16 +20,18 @@ class Media(Protocol):
 
 
 class PortPairs:
-    """All port pairs of one relay."""
+    """The port pairs of one relay. A pair is the RTP port and the next one, for RTCP."""
 
-    def __init__(self, local_addresses: LocalAddresses, media: Media, new_ports: Callable[[], PortAllocator]) -> None:
+    def __init__(
+        self, local_addresses: LocalAddresses, owner: PortOwner, new_ports: Callable[[], PortAllocator]
+    ) -> None:
         """`new_ports` makes the allocator of a port space."""
         self._locals = local_addresses
-        self._media = media
+        self._owner = owner
         self._ports = {one.slot: new_ports() for one in local_addresses.known}
 
     def open(self, local: LocalAddress) -> tuple[LocalAddress, int]:
-        """Open a pair on one of our addresses: the address as it is known from now on, and the RTP port.
+        """Open the next free pair on one of our addresses; the address as it is known from now on, and the RTP port.
 
         Raises PortSpaceError.
         """
@@ -41,15 +43,15 @@ class PortPairs:
 
     def close(self, local: LocalAddress, rtp_port: int) -> None:
         """Give a pair back."""
-        self._media.close(local, rtp_port)
+        self._owner.close(local, rtp_port)
         self._ports[local.slot].release(rtp_port)
 
     def _use(self, local: LocalAddress) -> LocalAddress:
-        """The address, made known to everybody if it was not. Raises OSError where it cannot be used."""
+        """Make an address known if it is not. Raises OSError where it cannot be used."""
         known = self._locals.known_as(local)
         if known is not None:
             return known
-        self._media.add_local(local)
+        self._owner.add_local(local)
         self._locals.join(local)
         return local
 
@@ -57,7 +59,7 @@ class PortPairs:
         ports = self._ports[local.slot]
         for port in ports.candidates():
             try:
-                self._media.open(local, port)
+                self._owner.open(local, port)
             except PortBusyError as error:
                 log.debug("%s", error)
                 continue

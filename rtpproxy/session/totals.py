@@ -1,65 +1,50 @@
-"""What happened in the whole process since it started, as `I` and `G` tell it (protocol.md 11.2, 11.3)."""
+"""Totals of the process since it started (protocol.md 11.2, 11.3)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class Tiers:
-    """Who forwards the streams that there are now, and what became of frames since the start."""
-
-    kernel: Mapping[str, int]
-    """Streams by the program that forwards them."""
-    userspace: Mapping[str, int]
-    """Streams that it relays, by why the kernel does not."""
-    frames: Mapping[str, int]
-    """Frames that the kernel programs saw, by verdict; empty without them."""
-    rest: str
-    """Why streams that are not counted here are relayed by userspace."""
-
-
 @dataclass(slots=True, eq=False)
 class Totals:
-    """Counts of sessions and packets. Those of packets hold what userspace saw; the kernel's are added when asked."""
+    """Counts sessions and packets. Packets are those that userspace saw; the kernel's are added when somebody asks."""
 
     sessions_created: int = 0
     sessions_destroyed: int = 0
     sessions_timed_out: int = 0
     sessions_completed: int = 0
-    """That got their second leg."""
+    """Sessions that got their second leg."""
     sessions_without_rtp: int = 0
-    """Complete ones that ended without a packet."""
+    """Complete sessions that ended without a packet."""
     sessions_with_one_way_rtp: int = 0
     sessions_without_rtcp: int = 0
     sessions_with_one_way_rtcp: int = 0
     players_created: int = 0
     players_destroyed: int = 0
     packets_received: int = 0
-    """RTP and RTCP, on complete sessions, accepted or not."""
+    """RTP and RTCP of complete sessions, accepted or not."""
     packets_relayed: int = 0
     packets_played: int = 0
     packets_to_repacketize: int = 0
     packets_repacketized: int = 0
     packets_not_repacketized: int = 0
     packets_discarded: int = 0
-    """Wrong source, not sendable, before completion, or to a port just closed."""
+    """From a wrong source, impossible to send on, too early for the session, or to a port just closed."""
     total_duration_s: float = 0.0
-    """Of the sessions that ended."""
+    """Sum over the sessions that ended."""
     sent: int = 0
-    """Sequence statistics of the sessions that ended: what parties sent, by their numbers."""
+    """Packets that parties sent, by sequence numbers. This and what follows: of the sessions that ended."""
     received: int = 0
     duplicates: int = 0
     lost: int = 0
     parse_errors: int = 0
     packets_per_second: float = 0.0
-    """Packets received during the last second."""
+    """Packets received in the last second."""
 
     @property
     def active_sessions(self) -> int:
-        """Sessions that have not ended."""
+        """Count the sessions that have not ended."""
         return self.sessions_created - self.sessions_destroyed
 
     def add_ended(self, session: Session, now: float) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 
 from rtpproxy.config import Config
-from rtpproxy.offload.forwarder import Forwarder
+from rtpproxy.offload.off import NoEntries
 from rtpproxy.offload.tier import Programs
 from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
-from tests.fakes import FakeNotifier
 from tests.running import RunningRelay
 
 HELD_CALLS = 15_000
@@ -53,7 +52,9 @@ def measure_idle_check() -> None:
 
     try:
         service = Service(
-            *(config, local_addresses, _NoMedia(), _CountersOnly(programs), new_ports, FakeNotifier(), 2 * HELD_CALLS)
+            *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables, new_ports),
+            observers=(),
+            capacity=2 * HELD_CALLS,
         )
         for number in range(HELD_CALLS):
             call_id = b"call%d" % number
@@ -78,16 +79,6 @@ class _NoMedia:
     def close(self, *_: object) -> None: ...
     def send(self, *_: object) -> bool:
         return True
-
-
-class _CountersOnly(Forwarder):
-    """The kernel's counters, with nothing to install."""
-
-    def __init__(self, programs: Programs) -> None:
-        super().__init__(programs.tables, None)
-
-    def apply(self, *_: object) -> tuple[int, ...]:
-        return ()
 
 
 def _relay(directory: str, *options: str) -> RunningRelay:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rtpproxy.service.answers import PortLine, SessionCounters
+from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Issuer, Role
-from rtpproxy.session.totals import Tiers, Totals
+from rtpproxy.session.totals import Totals
 from tests.fakes import make_session
 
 COUNTERS = SessionCounters(60, 1, 2, 3, 4, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0)
@@ -58,7 +58,7 @@ class FakeService:
     def tiers(self, *arguments: Any) -> Tiers:
         self._note("tiers", *arguments)
         many = {f"reason {number:02}": 1 for number in range(25)}
-        return Tiers({"XDP": 3, "TC": 1}, {"it is link-local": 2, **many}, {"up_no_entry": 7}, "")
+        return Tiers({"XDP": 3, "TC": 1}, {"it is link-local": 2, **many}, {"up_no_entry": 7})
 
     def answer(self, *arguments: Any) -> PortLine:
         self._note("answer", *arguments)

@@ -216,7 +216,7 @@ def test_only_a_named_interface_is_used(start, topology):
         for number in range(2, 10):
             call.cross(rtp(number))
         assert not is_attached(topology, "callee")
-        reason = "its way in: nothing is forwarded that arrives via 10.0.2.2 dev to-callee"
+        reason = "ingress: nothing is forwarded that arrives via 10.0.2.2 dev to-callee"
         assert f"stream at port {call.callee.to[1]} stays in userspace: {reason}" in relay.log
     assert relay.stop() == 0
     assert relay.forwarded() == 8

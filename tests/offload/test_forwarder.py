@@ -1,4 +1,4 @@
-"""What the forwarder keeps: what is installed is always what is wanted, as far as routes allow."""
+"""The forwarder: what is installed is always what is wanted, as far as routes allow."""
 
 import logging
 from dataclasses import replace
@@ -8,102 +8,36 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, NotOffloaded, Tier
 from rtpproxy.offload.forwarder import Forwarder
-from rtpproxy.offload.nexthop import NoRoute, Route
+from rtpproxy.offload.nexthop import NoRoute
 from rtpproxy.rtp.statistics import RtpState
+from tests.offload.fake_kernel import OTHER_ROUTE, ROUTE, FakeNextHops, FakeRows
 
 TO = Endpoint("10.0.2.2", 6006)
-ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1", 64, Tier.XDP, True)
-OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2", 64, Tier.XDP, True)
 NO_ROUTE = NoRoute("no route to 10.0.2.2: Network is unreachable")
 ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO, 0xB8)
 RTCP = replace(ENTRY, port=35001, is_rtp=False)
-WAY_BACK = "10.0.1.2", "10.0.1.1"
+INGRESS = "10.0.1.2", "10.0.1.1"
 """The route that tells where packets arrive."""
 
 
-class FakeRows:
-    """Rows as they stand: port to (entry, address of ours, next hop)."""
+class FakeOwner:
+    """Notes what it is told of its entries: key, program or reason, and time."""
 
-    def __init__(self):
-        self.rows = {}
-        self.held = []
-        self.seeded = []
-        """Key, whether an entry was there, and SSRC."""
+    def __init__(self, label):
+        self.label = label
+        self.heard = []
 
-    def install(self, entry, from_host, next_hop, ttl):
-        self.rows[entry.port] = entry, from_host, next_hop
+    def entered_kernel(self, key, program, now):
+        self.heard.append(("entered", key, program, now))
 
-    def withdraw(self, port):
-        del self.rows[port]
-
-    def counters(self, port):
-        return f"counters of {port}"
-
-    def forwarded(self, port):
-        return port + 1
-
-    def seen_at(self, port):
-        return port + 0.5
-
-    def hold(self, key):
-        self.held.append(key)
-
-    def seed(self, key, state):
-        self.seeded.append((key, key in self.rows, state.ssrc))
-
-    def total_forwarded(self):
-        return 11
-
-    def total_dropped(self):
-        return 22
-
-    def total_parse_errors(self):
-        return 33
-
-    def verdicts(self):
-        return {"forwarded": 5, "up_vlan": 0}
-
-    def last_seen(self):
-        return "last seen"
-
-    def row(self, port):
-        return port - 1
-
-
-class FakeNextHops:
-    """Routes that the test writes, with the number of users of each; `changed` is what `reroute` has to find."""
-
-    def __init__(self):
-        self.routes = {}
-        self.users = {}
-        self.changed = []
-
-    def acquire(self, to_host, from_host):
-        target = to_host, from_host
-        self.users[target] = self.users.get(target, 0) + 1
-        return self.current(to_host, from_host)
-
-    def release(self, to_host, from_host):
-        target = to_host, from_host
-        self.users[target] -= 1
-        if not self.users[target]:
-            del self.users[target]
-
-    def current(self, to_host, from_host):
-        assert (to_host, from_host) in self.users
-        return self.routes.get(to_host, ROUTE)
-
-    def reroute(self, most):
-        found, self.changed = self.changed[:most], self.changed[most:]
-        return found
-
-    @property
-    def is_rerouted(self):
-        return not self.changed
+    def left_kernel(self, key, reason, now):
+        self.heard.append(("left", key, reason, now))
 
 
 class Scene:
     def __init__(self):
+        self.now = 1.0
+        self.owners = {}
         self.rows, self.next_hops = FakeRows(), FakeNextHops()
         self.forwarder = Forwarder(self.rows, self.next_hops)
 
@@ -111,7 +45,14 @@ class Scene:
         """Apply entries, and reasons as (port, reason)."""
         by_port = {want.port: want for want in wanted if isinstance(want, ForwardingEntry)}
         by_port.update(want for want in wanted if isinstance(want, tuple))
-        self.forwarder.apply(label, by_port)
+        owner = self.owners.setdefault(label, FakeOwner(label))
+        self.forwarder.apply(owner, by_port, self.now)
+
+    def reroute(self, most=10):
+        return self.forwarder.reroute(most, self.now)
+
+    def withdraw(self, port, reason="deleted"):
+        self.forwarder.withdraw(port, reason, self.now)
 
 
 @pytest.fixture
@@ -135,20 +76,20 @@ def log(caplog):
 def test_install_and_withdraw(scene, log):
     scene.apply(ENTRY, RTCP)
     assert scene.rows.rows == {35000: (ENTRY, "10.0.2.1", 7), 35001: (RTCP, "10.0.2.1", 7)}
-    assert scene.next_hops.users == {("10.0.2.2", ""): 2, WAY_BACK: 2}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 2, INGRESS: 2}
     enters = "10.0.1.2:5004 -> port {} -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; enters the kernel, XDP"
     assert log() == [f"call 1: stream {enters.format(port)}" for port in (35000, 35001)]
 
-    scene.forwarder.withdraw(35000, "deleted")
+    scene.withdraw(35000)
     assert list(scene.rows.rows) == [35001]
     assert log() == ["call 1: stream at port 35000 leaves the kernel: deleted"]
 
-    scene.forwarder.withdraw(35001, "deleted")
+    scene.withdraw(35001)
     assert (scene.rows.rows, scene.next_hops.users) == ({}, {})
 
 
 def test_withdraw_of_what_never_was(scene, log):
-    scene.forwarder.withdraw(35000, "deleted")
+    scene.withdraw(35000)
     assert (scene.rows.rows, log()) == ({}, [])
 
 
@@ -157,7 +98,7 @@ def test_same_again_does_nothing(scene, log):
     log()
     scene.rows.rows.clear()
     scene.apply(ENTRY)
-    assert (scene.rows.rows, log(), scene.next_hops.users) == ({}, [], {("10.0.2.2", ""): 1, WAY_BACK: 1})
+    assert (scene.rows.rows, log(), scene.next_hops.users) == ({}, [], {("10.0.2.2", ""): 1, INGRESS: 1})
 
 
 def test_reason_instead_of_an_entry(scene, log):
@@ -177,7 +118,7 @@ def test_ports_of_other_sessions_stay(scene):
     assert list(scene.rows.rows) == [35000]
 
 
-def test_changed_entry_on_the_same_way(scene, log):
+def test_changed_entry_on_the_same_route(scene, log):
     scene.apply(ENTRY)
     log()
     moved = replace(ENTRY, source=Endpoint("10.0.1.9", 9))
@@ -194,7 +135,7 @@ def test_changed_entry_to_another_peer(scene):
     moved = replace(ENTRY, to=Endpoint("10.0.3.2", 1))
     scene.apply(moved)
     assert scene.rows.rows == {35000: (moved, "10.0.3.1", 8)}
-    assert scene.next_hops.users == {("10.0.3.2", ""): 1, WAY_BACK: 1}
+    assert scene.next_hops.users == {("10.0.3.2", ""): 1, INGRESS: 1}
 
 
 def test_changed_entry_to_a_peer_without_route(scene, log):
@@ -203,13 +144,13 @@ def test_changed_entry_to_a_peer_without_route(scene, log):
     log()
     scene.apply(replace(ENTRY, to=Endpoint("10.0.3.2", 1)))
     assert scene.rows.rows == {}
-    assert scene.next_hops.users == {("10.0.3.2", ""): 1, WAY_BACK: 1}
+    assert scene.next_hops.users == {("10.0.3.2", ""): 1, INGRESS: 1}
     assert log() == [f"call 1: stream at port 35000 leaves the kernel: {NO_ROUTE.reason}"]
 
 
-def test_our_address_is_part_of_the_way(scene):
+def test_our_address_is_part_of_the_route(scene):
     scene.apply(ENTRY, replace(RTCP, from_host="10.0.9.9"))
-    assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.2.2", "10.0.9.9"): 1, WAY_BACK: 2}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, ("10.0.2.2", "10.0.9.9"): 1, INGRESS: 2}
     scene.apply((35000, NOT_LEARNED), (35001, NOT_LEARNED))
     assert scene.next_hops.users == {}
 
@@ -218,10 +159,10 @@ def test_without_a_route(scene, log):
     scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
     scene.apply(ENTRY)
     assert scene.rows.rows == {}
-    assert scene.next_hops.users == {("10.0.2.2", ""): 1, WAY_BACK: 1}
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, INGRESS: 1}
     assert log() == [f"call 1: stream at port 35000 stays in userspace: {NO_ROUTE.reason}"]
 
-    scene.forwarder.withdraw(35000, "deleted")
+    scene.withdraw(35000)
     assert (scene.next_hops.users, log()) == ({}, [])
 
 
@@ -236,7 +177,7 @@ def test_route_that_comes_changes_and_goes(scene, log):
     for route, number, what in steps:
         scene.next_hops.routes["10.0.2.2"] = route
         scene.next_hops.changed = [("10.0.2.2", "")]
-        assert not scene.forwarder.reroute(10)
+        assert not scene.reroute()
         assert {port: row[1:] for port, row in scene.rows.rows.items()} == {
             port: (route.from_host, number) for port in (35000, 35001)
         }
@@ -244,7 +185,7 @@ def test_route_that_comes_changes_and_goes(scene, log):
 
     scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
     scene.next_hops.changed = [("10.0.2.2", "")]
-    scene.forwarder.reroute(10)
+    scene.reroute()
     assert scene.rows.rows == {}
     assert sorted(log()) == [
         f"call 1: stream at port {port} leaves the kernel: {NO_ROUTE.reason}" for port in (35000, 35001)
@@ -257,60 +198,60 @@ def test_reroute_in_parts(scene):
     for host in hosts:
         scene.next_hops.routes[host] = OTHER_ROUTE
     scene.next_hops.changed = [(host, "") for host in hosts]
-    assert scene.forwarder.reroute(2)
+    assert scene.reroute(2)
     assert [row[2] for row in scene.rows.rows.values()] == [8, 8, 7]
-    assert not scene.forwarder.reroute(2)
+    assert not scene.reroute(2)
     assert [row[2] for row in scene.rows.rows.values()] == [8, 8, 8]
 
 
 def test_reroute_of_a_peer_that_nobody_wants(scene, log):
     scene.next_hops.changed = [("10.0.2.2", "")]
-    assert not scene.forwarder.reroute(10)
+    assert not scene.reroute()
     assert (scene.rows.rows, log()) == ({}, [])
 
 
-def test_way_in_without_the_program(scene, log):
-    """As long as it is so; the way out alone forwards nothing."""
+def test_ingress_without_a_program(scene, log):
+    """Nothing is forwarded as long as no program is at the ingress interface, whatever the egress interface has."""
     report = "eth0: userspace (not named by --interface)"
     unnamed = NoRoute(f"its way out has no native XDP: {report}", report)
     scene.next_hops.routes["10.0.1.2"] = unnamed
     scene.apply(ENTRY)
     assert scene.rows.rows == {}
-    reason = f"its way in: {report}"
+    reason = f"ingress: {report}"
     assert log() == [f"call 1: stream at port 35000 stays in userspace: {reason}"]
     for back, is_installed in ((ROUTE, True), (unnamed, False)):
         scene.next_hops.routes["10.0.1.2"] = back
-        scene.next_hops.changed = [WAY_BACK]
-        scene.forwarder.reroute(10)
+        scene.next_hops.changed = [INGRESS]
+        scene.reroute()
         assert (35000 in scene.rows.rows) is is_installed
     assert log()[-1] == f"call 1: stream at port 35000 leaves the kernel: {reason}"
-    scene.forwarder.withdraw(35000, "deleted")
+    scene.withdraw(35000)
     assert scene.next_hops.users == {}
 
 
-def test_way_in_that_changes_does_not_touch_the_row(scene, log):
+def test_ingress_that_changes_does_not_touch_the_row(scene, log):
     scene.apply(ENTRY)
     scene.rows.rows.clear()
     log()
     scene.next_hops.routes["10.0.1.2"] = OTHER_ROUTE
-    scene.next_hops.changed = [WAY_BACK]
-    scene.forwarder.reroute(10)
+    scene.next_hops.changed = [INGRESS]
+    scene.reroute()
     assert (scene.rows.rows, log()) == ({}, [])
 
 
 def test_sender_without_a_route_back(scene):
-    """Its packets arrive somewhere, by whatever interface."""
+    """Its packets arrive all the same, by some interface."""
     scene.next_hops.routes["10.0.1.2"] = NoRoute("no route to 10.0.1.2: Network is unreachable")
     scene.apply(ENTRY)
     assert list(scene.rows.rows) == [35000]
 
 
 def test_sender_that_hears_its_own_packets(scene):
-    """Where the way out and the way back are one, it is given up once."""
+    """Where the routes to the peer and to the sender are the same, it is released once."""
     echo = replace(ENTRY, to=ENTRY.source, from_host=ENTRY.local_host)
     scene.apply(echo)
-    assert scene.next_hops.users == {WAY_BACK: 1}
-    scene.forwarder.withdraw(35000, "deleted")
+    assert scene.next_hops.users == {INGRESS: 1}
+    scene.withdraw(35000)
     assert scene.next_hops.users == {}
 
 
@@ -352,7 +293,7 @@ def test_statistics_wait_for_a_route(scene):
     assert (scene.rows.held, scene.rows.seeded) == ([], [])
     scene.next_hops.routes["10.0.2.2"] = ROUTE
     scene.next_hops.changed = [("10.0.2.2", "")]
-    scene.forwarder.reroute(10)
+    scene.reroute()
     assert scene.rows.seeded == [(35000, False, 3)]
 
 
@@ -360,18 +301,51 @@ def test_statistics_of_an_entry_that_never_came_are_forgotten(scene):
     scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
     scene.apply(ENTRY)
     scene.forwarder.seed(35000, FakeTracker(3))
-    scene.forwarder.withdraw(35000, "deleted")
+    scene.withdraw(35000)
     scene.next_hops.routes.clear()
     scene.apply(ENTRY)
     assert scene.rows.seeded == []
 
 
-def test_counters_are_those_of_the_rows(scene):
-    forwarder = scene.forwarder
-    assert forwarder.counters(35000) == "counters of 35000"
-    assert (forwarder.forwarded(5), forwarder.seen_at(5)) == (6, 5.5)
-    assert (forwarder.total_forwarded(), forwarder.total_dropped()) == (11, 22)
-    assert (forwarder.last_seen(), forwarder.row(35000)) == ("last seen", 34999)
+# What owners are told
+
+
+def heard(scene, label="call 1"):
+    return scene.owners[label].heard
+
+
+def test_owner_hears_of_its_own_streams(scene):
+    scene.apply(ENTRY)
+    scene.apply(replace(ENTRY, port=40000), label="call 2")
+    scene.now = 2.0
+    scene.withdraw(35000)
+    scene.apply((40000, REFLECTED), label="call 2")
+    assert heard(scene) == [("entered", 35000, "XDP", 1.0), ("left", 35000, "deleted", 2.0)]
+    assert heard(scene, "call 2") == [("entered", 40000, "XDP", 1.0), ("left", 40000, REFLECTED, 2.0)]
+
+
+def test_owner_hears_of_routes_that_change(scene):
+    """Of the program when it is another, and of no change that leaves the stream where it is."""
+    scene.apply(ENTRY)
+    for route in (OTHER_ROUTE, replace(OTHER_ROUTE, is_by_xdp=False), NO_ROUTE, NO_ROUTE, ROUTE):
+        scene.now += 1
+        scene.next_hops.routes["10.0.2.2"] = route
+        scene.next_hops.changed = [("10.0.2.2", "")]
+        scene.reroute()
+    assert heard(scene) == [
+        ("entered", 35000, "XDP", 1.0),
+        ("entered", 35000, "TC", 3.0),
+        ("left", 35000, NO_ROUTE.reason, 4.0),
+        ("entered", 35000, "XDP", 6.0),
+    ]
+
+
+def test_owner_hears_nothing_of_what_stays_in_userspace(scene):
+    scene.next_hops.routes["10.0.2.2"] = NO_ROUTE
+    scene.apply(ENTRY, (35001, LINK_LOCAL))
+    scene.apply((35000, NOT_LEARNED))
+    scene.withdraw(35001)
+    assert heard(scene) == []
 
 
 # Who forwards what
@@ -390,32 +364,30 @@ def test_counters_are_those_of_the_rows(scene):
 def test_program(scene, log, route, back, program):
     scene.next_hops.routes = {"10.0.2.2": route, "10.0.1.2": back}
     scene.apply(ENTRY)
-    assert scene.forwarder.tiers().kernel == {program: 1}
+    assert scene.forwarder.by_program() == {program: 1}
     assert log()[0].endswith(f"enters the kernel, {program}")
-    scene.forwarder.withdraw(35000, "deleted")
-    assert scene.forwarder.tiers().kernel == {}
+    scene.withdraw(35000)
+    assert scene.forwarder.by_program() == {}
 
 
-def test_way_in_where_nothing_is_forwarded(scene):
+def test_ingress_where_nothing_is_forwarded(scene):
     scene.next_hops.routes["10.0.1.2"] = replace(ROUTE, tier=Tier.USERSPACE)
     scene.apply(ENTRY)
-    reason = "its way in: nothing is forwarded that arrives via 10.0.2.2 dev eth1"
-    assert scene.forwarder.tiers().userspace == {reason: 1}
+    reason = "ingress: nothing is forwarded that arrives via 10.0.2.2 dev eth1"
+    assert scene.forwarder.by_reason() == {reason: 1}
 
 
 def test_reasons_are_kept_and_told_once(scene, log):
     for _ in range(2):
         scene.apply((35000, LINK_LOCAL), (35001, NOT_LEARNED))
     assert log() == [f"call 1: stream at port 35000 stays in userspace: {LINK_LOCAL}"]
-    tiers = scene.forwarder.tiers()
-    assert (tiers.userspace, tiers.rest) == ({LINK_LOCAL: 1}, "not complete or not learned yet")
-    assert tiers.frames == {"forwarded": 5, "forwarded_though_not_rtp": 33}
+    assert scene.forwarder.by_reason() == {LINK_LOCAL: 1}
     scene.apply(ENTRY)
-    assert scene.forwarder.tiers().userspace == {}
+    assert scene.forwarder.by_reason() == {}
     scene.apply((35000, REFLECTED))
-    assert scene.forwarder.tiers().userspace == {REFLECTED: 1}
+    assert scene.forwarder.by_reason() == {REFLECTED: 1}
     scene.apply((35000, NOT_LEARNED))
-    assert scene.forwarder.tiers().userspace == {}
+    assert scene.forwarder.by_reason() == {}
     scene.apply((35000, LINK_LOCAL))
-    scene.forwarder.withdraw(35000, "deleted")
-    assert scene.forwarder.tiers().userspace == {}
+    scene.withdraw(35000)
+    assert scene.forwarder.by_reason() == {}

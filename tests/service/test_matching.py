@@ -134,7 +134,7 @@ def test_nothing_is_planned_before_completion(play):
     assert play.offload.applied == 0
     play.command("L call 10.0.2.2 5000 f t", "20002")
     assert play.offload.installed == dict.fromkeys(range(20000, 20004), NOT_LEARNED)
-    assert set(play.offload.labels.values()) == {"call"}
+    assert {owner.label for owner in play.offload.owners.values()} == {"call"}
 
 
 # Addresses that commands bring (2.3, 7.4)

@@ -1,5 +1,6 @@
 """What `It` is answered: every stream is counted once."""
 
+from rtpproxy.offload.off import NoCounters, NoEntries
 from tests.fakes import ForwardingEntry
 from tests.scenario import Scenario, start_talking
 
@@ -9,7 +10,8 @@ def tiers(play: Scenario) -> list[str]:
 
 
 def test_streams_by_tier(play):
-    assert tiers(play) == ["streams by XDP: 0", "streams by userspace: 0", "frames up_no_entry: 5"]
+    frames = ["frames up_no_entry: 5", "frames forwarded_though_not_rtp: 6"]
+    assert tiers(play) == ["streams by XDP: 0", "streams by userspace: 0", *frames]
     play.call("call")
     start_talking(play)
     entries = [want for want in play.offload.installed.values() if isinstance(want, ForwardingEntry)]
@@ -19,3 +21,10 @@ def test_streams_by_tier(play):
     play.ask("U half 10.0.1.2 4000 f")
     assert tiers(play)[1:3] == ["streams by userspace: 2", "userspace, not complete: 2"]
     play.ask("D half f")
+
+
+def test_without_a_kernel_tier_everything_has_one_reason():
+    play = Scenario(entries=NoEntries("--offload off"), counters=NoCounters())
+    play.call("call")
+    start_talking(play)
+    assert tiers(play) == ["streams by userspace: 4", "userspace, --offload off: 4"]
