@@ -1,4 +1,4 @@
-"""Everything at random, against a simple model."""
+"""Commands, packets and time at random, against a simple model."""
 
 import math
 
@@ -35,7 +35,7 @@ calls, tags = st.sampled_from(["a", "b"]), st.sampled_from(TAGS)
 
 
 class SessionsComeAndGo(RuleBasedStateMachine):
-    """Which session a command means, and who holds which port, is worked out twice."""
+    """Work out a second time which session a command means, who holds which port, and how long a session lives."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class SessionsComeAndGo(RuleBasedStateMachine):
         return None, 0
 
     def took(self, reply):
-        """Whether the reply names a port, which then was free or of this session; else none can be had."""
+        """Tell whether the reply names a port. If it does not, no pair may be free but the one taken last."""
         if reply in ("E71", "E72"):
             free = {20000 + 2 * number for number in range(8)} - {port for m in self.all for port in m.ports}
             assert len(free) <= 1, "the pair taken last is the only one that may be withheld"
@@ -121,17 +121,28 @@ class SessionsComeAndGo(RuleBasedStateMachine):
 
     @rule(port=st.integers(20000, 20016), source=st.sampled_from(ENDPOINTS), sequence=st.integers(0, 999))
     def packet(self, port, source, sequence):
-        model = next((m for m in self.all if port & ~1 in m.ports), None)
+        """One that is accepted renews the idle time, also if it cannot be sent on (protocol.md 4.6)."""
+        call, model = next(
+            ((call, model) for call, models in self.models.items() for model in models if port & ~1 in model.ports),
+            (None, None),
+        )
         is_complete = model is not None and None not in model.ports
+        dropped = self.dropped(call, model)
         before, sent = self.play.service.totals().packets_discarded, len(self.play.media.sent)
         self.play.service.datagram(port, rtp(sequence), tuple(source), OUR_HOST, self.play.now)
         is_sent = len(self.play.media.sent) > sent
         assert is_sent is (self.play.service.totals().packets_discarded == before)
-        if is_sent:
+        is_accepted = is_sent or self.dropped(call, model) > dropped
+        if is_accepted:
             assert is_complete
+            model.seen = self.play.now
+        if is_sent:
             # It leaves from the other leg's port of the same component.
             assert {port, self.play.last_sent.from_port} == {held + port % 2 for held in model.ports}
-            model.seen = self.play.now
+
+    def dropped(self, call, model):
+        """Packets of a session that were accepted, but not sent on."""
+        return 0 if model is None else self.play.counters(f"{call} {model.from_tag}")["ndropped"]
 
     @rule(port=st.integers(20000, 20016), packets=st.integers(1, 5))
     def forward(self, port, packets):
@@ -178,5 +189,17 @@ class SessionsComeAndGo(RuleBasedStateMachine):
         self.play.assert_nothing_is_left()
 
 
-SessionsComeAndGo.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+SessionsComeAndGo.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestSessionsComeAndGo = SessionsComeAndGo.TestCase
+
+
+def test_packet_that_cannot_be_sent_on_renews_the_idle_time():
+    """Both parties say that they are at one address: what comes from there is accepted, and not sent back."""
+    state = SessionsComeAndGo()
+    state.update(call="a", from_tag="f", to_tag="f", is_weak=False, to=CALLER)
+    state.lookup(call="a", from_tag="f", to_tag="f", is_weak=False, to=CALLER)
+    state.wait(seconds=1)
+    state.packet(port=20000, source=CALLER, sequence=0)
+    assert state.play.counters("a f")["ndropped"] == 1
+    state.time_left_is_known()
+    state.teardown()
