@@ -19,9 +19,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-_FALSIFYING = re.compile(r"Falsifying example: (?:\w+\.)*\w+\((.*?)^\s*\)", re.DOTALL | re.MULTILINE)
-_STEPS = re.compile(r"Falsifying example:\n(.*?\.teardown\(\))", re.DOTALL)
-_COMMENT = re.compile(r"\s*#.*$", re.MULTILINE)
+_HEAD = r"(?:Falsifying example|Failing test case):"
+_ARGUMENTS = re.compile(_HEAD + r" (?:\w+\.)*\w+\((.*?)^\s*\)", re.DOTALL | re.MULTILINE)
+_STEPS = re.compile(_HEAD + r"[^\n(]*\n(.*?\.teardown\(\))", re.DOTALL)
+_COMMENT = re.compile(r"\s*# or any other generated value$", re.MULTILINE)
 _INTERNAL = re.compile(r"^self=.*?,\s*")
 
 
@@ -47,7 +48,7 @@ def lines_to_add(text: str) -> list[str]:
     text = "\n".join(re.sub(r"^E  ?", "", line) for line in text.splitlines())
     steps = [f"as a test of its own:\n{found}" for found in _STEPS.findall(text)]
     examples = []
-    for found in _FALSIFYING.findall(text):
+    for found in _ARGUMENTS.findall(text):
         values = " ".join(_COMMENT.sub("", found).split()).rstrip(",")
         examples.append(f"@example({_INTERNAL.sub('', values)})")
     return steps + examples
