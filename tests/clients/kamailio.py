@@ -41,11 +41,12 @@ class Kamailio:
         callee: str,
         offer: Sequence[str] = (USUAL_FLAGS,),
         answer: Sequence[str] = (USUAL_FLAGS,),
+        patience_s: int = round(DEADLINE_S),
     ) -> None:
         """`relays` as rtpproxy_sock names them, one set; `callee` is the host that every call goes to.
 
         `offer` and `answer` are what rtpproxy_manage() is given: flags, and where the relay does not say at which
-        address it is, the address to tell.
+        address it is, the address to tell. A relay that answers nothing in `patience_s` is asked again.
         """
         values = {
             "RELAYS": [" ".join(relays)],
@@ -57,6 +58,7 @@ class Kamailio:
             *("-f", _CONFIGURATION),
             *(part for ip in ips for part in ("-l", f"udp:{ip}:{SIP_PORT}")),
             *(part for name, texts in values.items() for part in ("-A", f"{name}={_quoted(texts)}")),
+            *("-A", f"PATIENCE={patience_s}"),
         ]
         self._start(host, directory, arguments)
 

@@ -85,6 +85,12 @@ def expect_failure(setting, created_before: int, calling: UserAgent, status: int
     assert setting.relay.totals()["sessions created"] == created_before + 1
 
 
+def impatient(setting, directory) -> UserAgent:
+    """A caller whose calls Kamailio gives up after two seconds."""
+    options = ("-s", "impatient")
+    return UserAgent(setting.topology.caller, directory, "failed_call", *options, proxy=setting.proxy)
+
+
 @pytest.fixture
 def created(setting) -> int:
     """Sessions so far."""
@@ -102,13 +108,13 @@ def test_a_refused_call_leaves_nothing(setting, start, tmp_path, created, status
 
 def test_a_call_that_nobody_takes_leaves_nothing(setting, start, tmp_path, created):
     with PhonePort(setting.topology.callee, setting.topology.callee.ip, SIP_PORT):
-        calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
+        calling = start(setting, impatient(setting, tmp_path))
         expect_failure(setting, created, calling, 408)
 
 
 def test_a_call_that_only_rings_leaves_nothing(setting, start, tmp_path, created):
     ringing = start(setting, UserAgent(setting.topology.callee, tmp_path, "ringing"))
-    calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
+    calling = start(setting, impatient(setting, tmp_path))
     expect_failure(setting, created, calling, 408)
     ringing.wait()
 

@@ -12,6 +12,8 @@ from tests.waiting import DEADLINE_S, wait_for
 
 CALLS = 8
 """Kamailio chooses by the sum of the call-id's characters; those that SIPp counts up alternate."""
+PATIENCE_S = 3
+"""Until a relay is asked again. One that hangs is noticed after three times that."""
 RANGES = (("-m", "20000", "-M", "29999"), ("-m", "30000", "-M", "39999"))
 
 
@@ -34,6 +36,7 @@ def setting(request, topology, tmp_path):
             callee=callee.ip,
             offer=(USUAL_FLAGS, callee.gateway.ip),
             answer=(USUAL_FLAGS, caller.gateway.ip),
+            patience_s=PATIENCE_S,
         )
         with kamailio:
             yield Setting(topology, relays, kamailio, (callee.gateway.ip, caller.gateway.ip))

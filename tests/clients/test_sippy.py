@@ -413,7 +413,7 @@ def test_timeout_is_notified(start, tmp_path, kind):
         name: value.format(directory=tmp_path) if isinstance(value, str) else value for name, value in listen.items()
     }
     target, notify_socket = (text.format(directory=tmp_path) for text in (target, notify_socket))
-    relay, client = start("udp", "-n", target, "-T", "1", "-W", "1", notify_socket=notify_socket, **listen)
+    relay, client = start("udp", "-n", target, notify_socket=notify_socket, **listen)
     assert "20081224" in client.do("state")["capable"]
     for call, number in (("c", 17), ("ended", 18)):
         client.do("open", call=call, number=number)
@@ -422,6 +422,9 @@ def test_timeout_is_notified(start, tmp_path, kind):
     assert client.do("sent")[-8] == f"U c-0 {HOST} 40000 cf {notify_socket} r%2017"
     assert "ERR:" not in relay.log
     client.do("delete", call="ended")
+    client.wait_totals(active=2)
+    for media in (0, 1):
+        assert not relay.ask(f"Q c-{media} cf ct && S ttl=1").startswith("E")
     wait_for(lambda: len(client.do("notified")) == 2, DEADLINE_S, "two notifications")
     assert sorted(client.do("notified")) == ["r 17", "r 17 1"]
     client.wait_totals(active=0)
