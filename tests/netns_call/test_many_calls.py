@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.netns_call.call import KERNEL, Call, Limited, paused
 from tests.running import rtp
+from tests.waiting import DEADLINE_S
 
 CALLS = 15_000
 FILES = 1024
@@ -18,7 +19,7 @@ MEMORY_PER_CALL_KB = 4
 def ask_many(path, commands):
     """Commands over a control socket that stays open; their replies in order."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
+        client.settimeout(DEADLINE_S)
         client.connect(str(path))
         replies = client.makefile("r")
         for start in range(0, len(commands), LINES):
