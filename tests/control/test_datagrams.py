@@ -219,6 +219,8 @@ class HeldUp(Echo):
 
 
 SENDERS, COMMANDS = 5, 2000
+RESEND_S = 0.2
+"""Without any reply, what was sent and not answered is sent again."""
 
 
 @pytest.mark.root
@@ -268,8 +270,8 @@ def check_answers(client: socket.socket, index: int) -> None:
     texts = {b"c%d" % number: b"%d" % (100_000 * index + number) for number in range(COMMANDS)}
     open_ends = collections.Counter({cookie: 1 if int(cookie[1:]) % 10 else 2 for cookie in texts})
     missing = set(texts)
-    client.settimeout(0.05)
-    rounds = 200
+    client.settimeout(RESEND_S)
+    rounds = round(DEADLINE_S / RESEND_S)
     while missing and rounds:
         try:
             cookie, _, reply = client.recv(2048).partition(b" ")

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -68,16 +69,17 @@ def unix_sender(sender_to, unix_side: Side) -> Sender:
 
 
 def full_listener(controllers, backlog_filler):
-    """A TCP port whose host answers no SYN: its queue of connections is full, and nobody accepts."""
+    """A TCP port whose host answers no SYN: its queue, of one connection, is full, and nobody accepts."""
     controller = controllers(socket.AF_INET, ("127.0.0.1", 0), backlog=0)
-    while True:
-        filler = socket.socket()
-        backlog_filler.append(filler)
-        filler.settimeout(0.2)
-        try:
-            filler.connect(("127.0.0.1", controller.port))
-        except TimeoutError:
-            return controller
+    backlog_filler.append(socket.create_connection(("127.0.0.1", controller.port), DEADLINE_S))
+
+    def is_full():
+        """Whether the receive queue of the listening socket, the fifth field, holds a connection."""
+        table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        return any(line[1].endswith(f":{controller.port:04X}") and line[4].endswith(":00000001") for line in table)
+
+    wait_for(is_full, DEADLINE_S, "a full queue")
+    return controller
 
 
 def test_nothing_is_opened_before_there_is_something_to_say(sender, side):
