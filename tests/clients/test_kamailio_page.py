@@ -1,9 +1,10 @@
-"""docs/kamailio.md: its configurations and command lines, as they stand there, with real calls."""
+"""docs/kamailio.md, and what docs/migrate.md adds to it: what readers copy from them, with real calls."""
 
 import re
 import shutil
 import subprocess
 import tempfile
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,58 @@ def test_set_of_relays(topology, configuration, run, start, tmp_path):
     setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), text)
     make_call(setting, start, tmp_path, "set@caller")
     wait_for_sessions(setting.relay, 0)
+
+
+def with_migration(text, customer):
+    """The complete configuration with the lines of migrate.md, put where that page says."""
+    (_, sets, routes) = [textwrap.dedent(block) for block in blocks("migrate.md", "Switch over, call by call")]
+    (head,) = re.findall(r'^modparam\("rtpproxy", "rtpproxy_sock".*\n', text, re.MULTILINE)
+    first_offer = "\troute(OFFER);\n\troute(RELAY);\n"
+    places = {
+        head: sets,
+        "request_route {\n": placed(routes, {"203.0.113.30": customer}) + "\nrequest_route {\n",
+        '\tif (is_method("INVITE")) {\n\t\tif (!t_newtran())': "\troute(CHOOSE);\n"
+        '\tif (is_method("INVITE")) {\n\t\tif (!t_newtran())',
+        first_offer: f"\troute(CHOOSE);\n{first_offer}",
+        "route[MEDIA] {\n": "route[MEDIA] {\n\troute(SET);\n",
+        "route[DELETE] {\n": "route[DELETE] {\n\troute(SET);\n",
+    }
+    return placed(text, places)
+
+
+@pytest.fixture(params=["new", "old"])
+def migrating(request, topology, directory, configuration, run):
+    """Two relays, which are both this program here; the setting, the relay that the call is for, and the other one."""
+    (line, *_) = blocks("migrate.md", "Switch over, call by call")
+    here = {ADDRESS: topology.caller.gateway.ip, "/var/run/rtpproxy-new.pid": str(directory / "new.pid")}
+    (words,) = options(placed(line, here))
+    is_new = request.param == "new"
+    text = with_migration(configuration, topology.caller.ip if is_new else "203.0.113.30")
+    with RunningRelay(directory, *words, host=topology.relay, name="new") as new:
+        setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), text)
+        yield (setting, new, setting.relay) if is_new else (setting, setting.relay, new)
+
+
+def test_all_commands_of_a_call_go_to_the_relay_of_its_set(migrating, start, tmp_path):
+    setting, chosen, other = migrating
+    media = Media(setting.topology.caller.ip, CALLER_PORT)
+    with SignalledCall(setting, tmp_path, "migrated@caller", start, relay=chosen) as call:
+        told = call.offer(media)
+        call.cross(rtp(1))
+        assert call.offer(media) == told
+        call.hang_up()
+    assert [relay.totals()["sessions created"] for relay in (chosen, other)] == [1, 0]
+    assert setting.kamailio.complaints == []
+
+
+def test_a_refused_call_is_deleted_at_the_relay_of_its_set(migrating, start, tmp_path):
+    setting, chosen, _ = migrating
+    refusing = start(setting, UserAgent(setting.topology.callee, tmp_path, "refusing", status="486 Busy Here"))
+    calling = start(setting, UserAgent(setting.topology.caller, tmp_path, "failed_call", proxy=setting.proxy))
+    calling.wait()
+    refusing.wait()
+    assert chosen.totals()["sessions created"] == 1
+    wait_for_sessions(chosen, 0)
 
 
 def test_timeout_socket_has_no_tag(topology, configuration, run, start, tmp_path):
