@@ -157,6 +157,17 @@ def test_call_without_an_offer_in_its_invite(topology, configuration, run, start
     assert setting.kamailio.complaints == []
 
 
+def test_a_cancelled_call_is_deleted(topology, configuration, run, start, tmp_path):
+    setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), configuration)
+    ringing = start(setting, UserAgent(topology.callee, tmp_path, "ringing"))
+    calling = start(setting, UserAgent(topology.caller, tmp_path, "cancelled_call", proxy=setting.proxy))
+    calling.wait()
+    ringing.wait()
+    assert calling.statuses[-1] == 487
+    assert setting.relay.totals()["sessions created"] == 1
+    wait_for_sessions(setting.relay, 0)
+
+
 def test_call_over_a_unix_socket(topology, directory, configuration, run, start, tmp_path):
     socket = f"unix:{directory}/control"
     places = {ADDRESS: topology.caller.gateway.ip, UNIX: socket}
