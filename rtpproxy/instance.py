@@ -23,7 +23,7 @@ from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.portrange import Claims, Reservation, check_local
 from rtpproxy.media.sockets import OnDatagram, route_source
 from rtpproxy.media.steered import SteeredMedia
-from rtpproxy.offload.off import NoCounters, NoEntries
+from rtpproxy.offload.off import NoKernelTier
 from rtpproxy.offload.tier import KernelTier, Programs, instance_name
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
@@ -128,28 +128,6 @@ class VerdictReport:
             self._logged = verdicts
             counts = ", ".join(f"{name} {count}" for name, count in verdicts.items() if count)
             log.info("frames by verdict: %s", counts or "none")
-
-
-class NoKernelTier:
-    """Stands in for KernelTier where userspace relays everything."""
-
-    def __init__(self, why: str, on_routes: Callable[[], None]) -> None:
-        """`on_routes` makes the media path ask for routes again: here nobody follows their changes."""
-        self._why = why
-        self._on_routes = on_routes
-        self.forwarder = NoEntries(why)
-        self.counters = NoCounters()
-
-    def start(self, _: AbstractEventLoop) -> None:
-        """Log that the kernel forwards nothing."""
-        log.info("all interfaces: userspace (%s)", self._why)
-
-    def tick(self) -> None:
-        """Forget what is known of routes. To be called every second."""
-        self._on_routes()
-
-    def close(self) -> None:
-        """Nothing to take down."""
 
 
 @dataclass(frozen=True, slots=True)

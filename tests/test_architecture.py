@@ -122,7 +122,6 @@ UNTESTED = {
     "network.vlan": "words only",
     "offload.syscall": _REAL_KERNEL,
     "session.session": "values without rules: tests/service",
-    "offload.off": "says nothing to everything: test_mistakes and process/test_daemon run with it",
 }
 """Modules without a test file of their name, and why."""
 

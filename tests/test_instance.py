@@ -10,6 +10,7 @@ import pytest
 from rtpproxy import instance
 from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress, OffloadMode, PortsMode
 from rtpproxy.errors import StartError
+from rtpproxy.offload.off import NoKernelTier
 
 BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offload=OffloadMode.OFF)
 
@@ -41,7 +42,7 @@ def test_all_parts_are_there_once_they_are_built():
 
     parts = in_a_loop(build)
     assert None not in [getattr(parts, field.name) for field in dataclasses.fields(parts)]
-    assert isinstance(parts.kernel, instance.NoKernelTier)
+    assert isinstance(parts.kernel, NoKernelTier)
 
 
 def test_what_was_built_is_taken_down_when_a_later_part_fails():
@@ -102,14 +103,3 @@ def test_verdicts_are_logged_when_they_changed(caplog):
         counters["forwarded"] = 7
         report.log_changes()
     assert caplog.messages == ["frames by verdict: none", "frames by verdict: forwarded 7"]
-
-
-def test_without_a_kernel_tier_routes_are_asked_again_every_second(caplog):
-    asked = []
-    tier = instance.NoKernelTier("--offload off", lambda: asked.append(1))
-    with caplog.at_level(logging.INFO):
-        in_a_loop(lambda: tier.start(asyncio.get_running_loop()))
-    tier.tick()
-    tier.tick()
-    tier.close()
-    assert (caplog.messages, asked) == (["all interfaces: userspace (--offload off)"], [1, 1])

@@ -1,9 +1,13 @@
 """Stands in for the kernel tier where there is none: userspace relays everything."""
 
-from collections.abc import Collection, Mapping
+import logging
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Collection, Mapping
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner
 from rtpproxy.rtp.statistics import SequenceTracker
+
+log = logging.getLogger(__name__)
 
 
 class NoEntries:
@@ -75,3 +79,25 @@ class NoCounters:
     def verdicts(self) -> Mapping[str, int]:
         """Return no verdict: no program sees frames."""
         return {}
+
+
+class NoKernelTier:
+    """Same interface as `tier.KernelTier`, where userspace relays everything."""
+
+    def __init__(self, why: str, on_routes: Callable[[], None]) -> None:
+        """`on_routes` makes the media path ask for routes again: here nobody follows their changes."""
+        self._why = why
+        self._on_routes = on_routes
+        self.forwarder = NoEntries(why)
+        self.counters = NoCounters()
+
+    def start(self, _: AbstractEventLoop) -> None:
+        """Log that the kernel forwards nothing."""
+        log.info("all interfaces: userspace (%s)", self._why)
+
+    def tick(self) -> None:
+        """Forget what is known of routes. To be called every second."""
+        self._on_routes()
+
+    def close(self) -> None:
+        """Nothing to take down."""

@@ -1,0 +1,26 @@
+"""Without a kernel tier: nothing is forwarded or counted, and routes are asked again."""
+
+import asyncio
+import contextlib
+import logging
+
+from rtpproxy.offload.off import NoKernelTier
+
+
+def test_without_a_kernel_tier_routes_are_asked_again_every_second(caplog):
+    asked = []
+    tier = NoKernelTier("--offload off", lambda: asked.append(1))
+    with caplog.at_level(logging.INFO), contextlib.closing(asyncio.new_event_loop()) as loop:
+        tier.start(loop)
+    tier.tick()
+    tier.tick()
+    tier.close()
+    assert (caplog.messages, asked) == (["all interfaces: userspace (--offload off)"], [1, 1])
+
+
+def test_nothing_is_forwarded_or_counted():
+    tier = NoKernelTier("--offload off", lambda: None)
+    assert tier.forwarder.rest == "--offload off"
+    assert list(tier.forwarder.apply(1, {}, 0.0)) == []
+    assert (tier.forwarder.by_program(), tier.forwarder.by_reason()) == ({}, {})
+    assert (tier.counters.total_forwarded(), tier.counters.total_dropped(), tier.counters.verdicts()) == (0, 0, {})
