@@ -64,7 +64,7 @@ class Stream:
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Take its place at a port."""
-        if local != self.local:
+        if local is not self.local and local != self.local:
             self.local, self.local_host = local, local.host
         self.local_port = port
         self.key = local.key(port)
