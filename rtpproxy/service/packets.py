@@ -55,8 +55,9 @@ class Packets:
 
     def add(self, session: Session, leg: Leg) -> None:
         """Relay what arrives at a leg's ports from now on."""
-        for stream, peer in zip(leg.streams, session.leg(leg.role.peer).streams, strict=True):
-            self._streams[stream.key] = session, stream, peer
+        peer = session.caller if leg is session.callee else session.callee
+        self._streams[leg.rtp.key] = session, leg.rtp, peer.rtp
+        self._streams[leg.rtcp.key] = session, leg.rtcp, peer.rtcp
 
     def remove(self, leg: Leg) -> None:
         """Discard what arrives at a leg's ports from now on."""

@@ -31,9 +31,8 @@ class Timers:
 
     def watch(self, leg: Leg) -> None:
         """Let what the kernel sees at a leg's ports count as activity."""
-        for stream in leg.streams:
-            row = self._counters.row(stream.key)
-            self._activity.set_row(stream.activity, 2 * leg.role + stream.component, row)
+        for position, stream in enumerate(leg.streams, 2 * leg.role):
+            self._activity.set_row(stream.activity, position, self._counters.row(stream.key))
 
     def complete(self, session: Session) -> None:
         """Replace the setup timeout by the idle timeout, where no request set another."""
