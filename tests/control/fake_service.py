@@ -1,4 +1,4 @@
-"""A service that remembers what it was asked and answers as told."""
+"""A service that notes what it is asked, and answers as it is told to."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ LOCAL = LocalAddress(0, "192.0.2.1")
 
 
 class FakeService:
-    """Knows every session, unless `error` is set: that is then raised by each call."""
+    """Knows every session, or raises `error` in each call if that is set."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []

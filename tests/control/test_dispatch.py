@@ -1,4 +1,4 @@
-"""Texts in, texts out: which call each command makes, and what it is answered (protocol.md 2.6, 3.3, 11.4)."""
+"""Texts in, texts out: the service call that each command makes, and its reply (protocol.md 2.6, 3.3, 11.4)."""
 
 import logging
 
@@ -77,7 +77,7 @@ def test_info_has_five_lines_or_six(dispatcher: Dispatcher) -> None:
 
 
 def test_info_with_tiers(dispatcher: Dispatcher) -> None:
-    """After the usual lines; so many reasons are told, the most frequent first."""
+    """They follow the usual lines; at most 20 reasons are listed, the most frequent first."""
     usual = dispatcher.execute(b"I", 0.0)
     lines = dispatcher.execute(b"It", 0.0).removeprefix(usual).decode().splitlines()
     assert lines[:4] == [
@@ -138,7 +138,7 @@ def test_errors(dispatcher: Dispatcher, service: FakeService, text: bytes, error
     assert len(service.calls) == 2
 
 
-# What is not built yet
+# Features that are not built yet
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_the_first_that_fails_ends_the_list(
 
 
 def test_subcommands_speak_for_the_issuer(dispatcher: Dispatcher, service: FakeService) -> None:
-    """The fake's caller issues `U` and `Q`, its callee `L`; after `&& L` it is the other one."""
+    """In the fake, the caller issues `U` and `Q`, the callee `L`; after `&& L` it is the other leg."""
     dispatcher.execute(
         OFFER_TO + b" && S ttl=5 && L 192.0.2.1 5000 && Sr tos=6 && D && L 192.0.2.1 5000 && S tos=7", 9.0
     )
@@ -285,7 +285,7 @@ def test_commands_are_counted_as_in_the_example(dispatcher: Dispatcher) -> None:
     ],
 )
 def test_outcome_is_counted(dispatcher: Dispatcher, service: FakeService, text: bytes, is_error: bool) -> None:
-    """`L` answered 0 is an error, a sub-command that fails is none."""
+    """An `L` that is answered 0 counts as an error, a sub-command that fails does not."""
     service.is_known = False
     dispatcher.execute(text, 0.0)
     assert dispatcher.execute(COUNTS, 0.0) == (

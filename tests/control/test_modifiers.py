@@ -1,4 +1,4 @@
-"""What the modifiers and address of a `U` or `L` say (protocol.md 2.3, 7.3, 7.4)."""
+"""Modifiers and address of a `U` or `L` (protocol.md 2.3, 7.3, 7.4)."""
 
 import pytest
 
@@ -105,7 +105,7 @@ def test_repacketization_is_checked_and_refused(modifiers: bytes, code: int) -> 
     ],
 )
 def test_local_address_that_is_configured(modifiers: bytes, host: str) -> None:
-    """It is the configured one itself, with its label and what it advertises."""
+    """The result is the configured address itself, with its label and advertised name."""
     ours = all_addresses()
     assert media(modifiers, ours=ours).local in ours.known
     found = media(modifiers, ours=ours).local
@@ -125,7 +125,7 @@ def test_local_address_that_is_configured(modifiers: bytes, host: str) -> None:
 def test_local_address_that_is_not_configured(modifiers: bytes, expected: LocalAddress) -> None:
     ours = addresses()
     assert media(modifiers, ours=ours).local == expected
-    assert len(ours.known) == 1  # it joins when it is used, not when it is named
+    assert len(ours.known) == 1  # it joins when a port is opened on it, not when it is named
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_local_address_refused(modifiers: bytes, code: int) -> None:
 
 
 def test_no_label_is_no_label() -> None:
-    """The first address may have none, which `l{}` does not find."""
+    """The first address may have no label; `l{}` does not find it."""
     assert refusal(b"l{}", ours=addresses(FIRST)) == ErrorCode.LOCAL_ADDRESS
 
 
@@ -191,14 +191,14 @@ def hosts_of(*hosts: str) -> LocalAddresses:
     [
         (["192.0.2.10"], b"", None),
         (["2001:db8::1"], b"6", None),
-        # The family of the first address is asked for: that address, whatever came later.
+        # The family of the first address selects that address, whatever joined later.
         (["192.0.2.10", "2001:db8::1", "192.0.2.20"], b"", None),
         (["2001:db8::1", "192.0.2.10", "2001:db8::2"], b"6", None),
-        # The other one: the latest of that family.
+        # The other family selects the address of it that joined last.
         (["192.0.2.10", "2001:db8::1"], b"6", "2001:db8::1"),
         (["192.0.2.10", "2001:db8::1", "192.0.2.20", "2001:db8::2"], b"6", "2001:db8::2"),
         (["2001:db8::1", "192.0.2.10", "192.0.2.20"], b"", "192.0.2.20"),
-        # An address that is named is taken as it is, also of the other family.
+        # An address that is named is used as it is, even if it is of the other family.
         (["192.0.2.10", "2001:db8::1"], b"6l192.0.2.10", "192.0.2.10"),
         (["192.0.2.10"], b"6l192.0.2.10", "192.0.2.10"),
         (["2001:db8::1"], b"r[2001:db8::99]", "2001:db8::10"),
@@ -217,7 +217,7 @@ def test_family_that_we_do_not_have(host: str, modifiers: bytes) -> None:
 
 
 def test_trap_of_a_bridge_between_families() -> None:
-    """An answer `L6` without letters moves the reply's side to IPv6; letters switch that off."""
+    """`L6` without letters puts the leg of the reply on IPv6; letters prevent that."""
     bridge = addresses(FIRST, ListenAddress("2001:db8::10", is_ipv6=True), is_bridging=True)
     trapped = media(b"6", b"2001:db8::9", ours=bridge)
     assert (trapped.local, trapped.directions) == (bridge.external, ())

@@ -1,4 +1,4 @@
-"""Texts to commands: shape, limits, and the order in which faults are found (protocol.md 1.5, 2, 3.4)."""
+"""Reading texts into commands: shape, limits, and the order of checks (protocol.md 1.5, 2, 3.4)."""
 
 import pytest
 from hypothesis import given
@@ -224,7 +224,7 @@ def test_token_limits(text: bytes, code: int) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        # Letter, number of arguments, modifiers where there are none.
+        # Letter, number of arguments, modifiers where none are allowed.
         (b"Zz x && D", 0),
         (b"Vz x", 1),
         (b"VFz", 1),
@@ -236,7 +236,7 @@ def test_token_limits(text: bytes, code: int) -> None:
         (b"Rx c", 1),
         (b"Cx c n", 1),
         (b"Ux c 127.0.0.1 5", 1),
-        # Sub-commands where none are allowed come after the shape and before the command's own options.
+        # Sub-commands where none are allowed are refused after the shape and before the command's own arguments.
         (b"V && V", 3),
         (b"Vz && V", 2),
         (b"V x && V", 1),
@@ -252,7 +252,7 @@ def test_token_limits(text: bytes, code: int) -> None:
         (b"Rx c f && D", 3),
         (b"Nx c f && D", 3),
         (b"Cx c n f && D", 3),
-        # Where they are allowed, they are parsed after those options.
+        # Where they are allowed, they are parsed after those arguments.
         (b"U c 127.0.0.1 5 f && Z", 3),
         (b"U c 127.0.0.1 5 && Z", 1),
         (b"U c 127.0.0.1 5 f ns % && Z", 10),
@@ -342,7 +342,7 @@ def test_subcommand_refused(command: bytes, text: bytes) -> None:
     assert refusal(command + b" && S ttl=5 && " + text + b" && D") == ErrorCode.SUBCOMMAND
 
 
-# Anything
+# Any bytes
 
 LETTERS = st.sampled_from([b"U", b"L", b"D", b"Q", b"V", b"VF", b"I", b"G", b"X", b"P", b"S", b"C", b"R", b"N"])
 MODIFIERS = st.lists(
@@ -383,7 +383,7 @@ def test_any_bytes_are_a_command_or_refused(text: bytes) -> None:
     [b"9", b".", b"1.", b"[", b"[:", b"{", b"%41", b"%", b"a", b"l", b"l1", b"c0", b"z-", b" ", b"&& ", b"& "],
 )
 def test_the_longest_commands_keep_nobody_waiting(filler: bytes) -> None:
-    """A pattern that went back over its text again and again would not come to an end here."""
+    """A pattern that backtracks over its text again and again would not finish."""
     for pattern in (b"U%s c 127.0.0.1 5 f t", b"U c %s 5 f t", b"U c 127.0.0.1 %s f t", b"U c 127.0.0.1 5 f t ns %s"):
         whole = pattern % (filler * ((8191 - len(pattern)) // len(filler)))
         assert isinstance(outcome(whole), Command | ErrorCode)

@@ -78,7 +78,7 @@ def test_counter_unknown(name: bytes) -> None:
 
 
 def numbered_totals() -> Totals:
-    """Totals of which each has a value of its own: 1, 2, 3 and so on in their order."""
+    """Make totals with values 1, 2, 3 and so on in the order of the fields."""
     names = [field.name for field in dataclasses.fields(Totals)]
     return Totals(**{name: number for number, name in enumerate(names, 1)})  # type: ignore[arg-type]
 
@@ -162,7 +162,7 @@ def test_error() -> None:
 
 
 def test_extensions_say_what_works() -> None:
-    """Of those of protocol.md 2.2 only recording, copying, playback and repacketization are missing."""
+    """Of the extensions of protocol.md 2.2, only recording, copying, playback and repacketization are missing."""
     missing = {
         *(b"20071116", b"20071218", b"20081102", b"20200226", b"20230205", b"20250523", b"20260309"),
     }

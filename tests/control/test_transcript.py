@@ -1,8 +1,7 @@
-"""The recorded dialogues of the reference, replayed against the real daemon.
+"""Replays recorded dialogues of the C RTPproxy against the real daemon.
 
-What is not built yet is named here, row by row or as a whole group, each with what it waits for, and what is better
-on purpose with the reason. A row that is named must really be answered differently: whoever builds the feature takes
-it out.
+Rows and groups that need a feature that is not built yet are listed here with the feature, and rows that are answered
+better on purpose with the reason. A listed row must really be answered differently: who builds the feature removes it.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 GROUPS = load()
 
 MISSING_GROUPS = {"record_adhoc": "recording: -r is refused at start"}
-"""Groups that are not replayed at all, and why."""
+"""Groups that are not replayed at all, with the reason."""
 
 COPYING, RECORDING, PLAYBACK, REPACKETIZATION = "copying", "recording", "playback", "repacketization"
 MISSING_ROWS: dict[str, dict[str, str]] = {
@@ -60,22 +59,22 @@ MISSING_ROWS: dict[str, dict[str, str]] = {
         "Gv nplrs_created nplrs_destroyed": PLAYBACK,
     },
 }
-"""By group: the requests that are answered differently today, and what they wait for."""
+"""By group: requests that are answered differently today, and the feature that they need."""
 
 IMPROVED: dict[str, dict[str, tuple[str, str]]] = {
     "ports_tiny": {"U a x 5 f": ("20000 127.0.0.1\n", "a range of one pair can be used")},
 }
-"""By group: the requests that are answered differently on purpose, what we answer, and why (protocol.md 16)."""
+"""By group: requests that are answered differently on purpose, our answer, and the reason (protocol.md 16)."""
 
 
 def other_answers(name: str) -> set[str]:
-    """The rows of a group that are not to be answered like the reference."""
+    """Return the rows of a group that must be answered differently from the C RTPproxy."""
     return MISSING_ROWS.get(name, {}).keys() | IMPROVED.get(name, {}).keys()
 
 
 @pytest.fixture(scope="module", params=["bound", pytest.param("steered", marks=pytest.mark.kernel)])
 def ports(request: pytest.FixtureRequest) -> str:
-    """How the relay owns its ports."""
+    """The way in which the relay owns its ports."""
     return str(request.param)
 
 
@@ -83,7 +82,7 @@ def ports(request: pytest.FixtureRequest) -> str:
 def replayed(
     request: pytest.FixtureRequest, ports: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, list[Outcome]]:
-    """A group's name and its outcomes on a fresh daemon."""
+    """Return a group's name and its outcomes on a fresh daemon."""
     group = GROUPS[request.param]
     directory = tmp_path_factory.mktemp(group.name)
     for codec in (0, 8):
@@ -114,7 +113,7 @@ def free_port(transport: str) -> int:
 
 @contextlib.contextmanager
 def daemon(directory: Path, flags: list[str], transport: str, port: int) -> Iterator[None]:
-    """The real daemon, ready for commands; SIGTERM and a clean exit at the end."""
+    """Run the real daemon until it takes commands; end it by SIGTERM, which must be a clean exit."""
     log = directory / "log"
     command = [sys.executable, "-m", "rtpproxy", *flags, "-p", str(directory / "pid")]
     with log.open("wb") as output:
@@ -135,7 +134,7 @@ def daemon(directory: Path, flags: list[str], transport: str, port: int) -> Iter
 
 
 def is_listening(transport: str, path: Path, port: int) -> bool:
-    """Whether commands would be received, found out without sending one: some groups count them."""
+    """Tell if commands would be received, without sending one: some groups count them."""
     if transport in ("udp", "tcp"):
         bound = f":{port:04X} "
         return any(bound in line for line in Path(f"/proc/net/{transport}").read_text().splitlines())
@@ -181,7 +180,7 @@ def test_rows_of_a_group_have_names_of_their_own() -> None:
 
 
 def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
-    """Prints, whether or not output is captured, how much is replayed and what is still missing."""
+    """Print how much is replayed and what is still missing, even if output is captured."""
     missing = Counter(reason for rows in MISSING_ROWS.values() for reason in rows.values())
     improved = Counter(reason for rows in IMPROVED.values() for _, reason in rows.values())
     group_rows_missing = sum(len(GROUPS[name].rows) for name in MISSING_GROUPS)

@@ -1,4 +1,4 @@
-"""What is wanted for a session, and the way there from what is installed."""
+"""Entries that a session wants, and the steps to them from those that are installed."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from tests.fakes import make_session
 
 CALLER, CALLEE = Endpoint("10.0.1.2", 5004), Endpoint("10.0.2.2", 6006)
 NEAR, FAR = "10.0.1.1", "10.0.2.1"
-"""Our addresses as the caller and the callee know them."""
+"""Our addresses that the caller and the callee send to."""
 TO_CALLER_TOS, TO_CALLEE_TOS = 0x20, 0x48
 
 
@@ -31,7 +31,7 @@ def after(endpoint):
 
 
 def learned_session():
-    """Both legs have ports, and all four streams are locked: ports 35000, 35001 face the caller, 36000, 36001 not."""
+    """Make a session with all four streams locked: ports 35000, 35001 face the caller, 36000, 36001 the callee."""
     session = make_session()
     session.is_complete = True
     for role, remote, port, local_host, tos in (
@@ -63,7 +63,7 @@ def test_all_four_streams():
 
 
 def test_ports_are_told_by_their_keys():
-    """Both legs may have the same number in different port spaces."""
+    """Both legs may have the same port number in different port spaces."""
     session = learned_session()
     for stream in session.callee.streams:
         stream.settle(LocalAddress(3, FAR), 35000 + stream.component, 0.0)
@@ -89,7 +89,7 @@ def test_route_decides_where_the_peers_side_is_not_known():
 
 
 def test_one_leg():
-    """New ports for it completed the session (tests/service/test_matching.py)."""
+    """New ports for the other leg completed the session (tests/service/test_matching.py)."""
     session = learned_session()
     for stream in session.callee.streams:
         stream.local_port = 0
@@ -129,7 +129,7 @@ def test_asymmetric_party_is_locked_before_it_is_heard():
 
 
 def move(session, role, host, local_host):
-    """Put a party and our address for it somewhere else."""
+    """Move a party, and our address for it."""
     leg = session.leg(role)
     for stream in leg.streams:
         stream.settle(LocalAddress(1, local_host, is_ipv6=":" in local_host), stream.local_port, 0.0)
@@ -153,7 +153,7 @@ def test_families_are_forwarded_in_all_pairs(roles):
 
 @pytest.mark.parametrize("role", Role)
 def test_signalled_address_of_another_family_is_not_sent_to(role):
-    """What the party really sends decides (protocol.md 7.4)."""
+    """The family of the packets that the party sends decides (protocol.md 7.4)."""
     session = learned_session()
     session.leg(role).rtp.latch.remote = Endpoint("2001:db8::1", 5004)
     wanted = plan(session)
@@ -187,7 +187,7 @@ def test_nothing_is_sent_back_to_its_sender():
 
 
 def test_asymmetric_party_at_the_peers_host_may_be_the_peer():
-    """It may send from any port, also from the one that it would be sent to."""
+    """It may send from any port of its host, so the peer may be the sender itself."""
     session = learned_session()
     session.callee.rtp.latch.remote = Endpoint(CALLER.host, 9000)
     session.caller.rtp.latch.is_asymmetric = True

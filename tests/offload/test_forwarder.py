@@ -17,7 +17,7 @@ NO_ROUTE = NoRoute("no route to 10.0.2.2: Network is unreachable")
 ENTRY = ForwardingEntry(35000, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 36000, TO, 0xB8)
 RTCP = replace(ENTRY, port=35001, is_rtp=False)
 INGRESS = "10.0.1.2", "10.0.1.1"
-"""The route that tells where packets arrive."""
+"""The route back to the sender, which tells where its packets arrive."""
 
 
 class FakeOwner:
@@ -42,7 +42,7 @@ class Scene:
         self.forwarder = Forwarder(self.rows, self.next_hops)
 
     def apply(self, *wanted, label="call 1"):
-        """Apply entries, and reasons as (port, reason)."""
+        """Apply entries, and reasons for none as (port, reason)."""
         by_port = {want.port: want for want in wanted if isinstance(want, ForwardingEntry)}
         by_port.update(want for want in wanted if isinstance(want, tuple))
         owner = self.owners.setdefault(label, FakeOwner(label))
@@ -62,7 +62,7 @@ def scene():
 
 @pytest.fixture
 def log(caplog):
-    """The lines logged so far, which are then forgotten."""
+    """Return a function that takes the lines logged so far, and forgets them."""
     caplog.set_level(logging.INFO, "rtpproxy.offload.forwarder")
 
     def take():
@@ -256,7 +256,7 @@ def test_sender_that_hears_its_own_packets(scene):
 
 
 class FakeTracker:
-    """Stands where a test says."""
+    """Has the state that a test says."""
 
     def __init__(self, ssrc):
         self.ssrc = ssrc
@@ -307,7 +307,7 @@ def test_statistics_of_an_entry_that_never_came_are_forgotten(scene):
     assert scene.rows.seeded == []
 
 
-# What owners are told
+# Owners
 
 
 def heard(scene, label="call 1"):
@@ -325,7 +325,7 @@ def test_owner_hears_of_its_own_streams(scene):
 
 
 def test_owner_hears_of_routes_that_change(scene):
-    """Of the program when it is another, and of no change that leaves the stream where it is."""
+    """It hears when the program is another one, but not when only the next hop changes."""
     scene.apply(ENTRY)
     for route in (OTHER_ROUTE, replace(OTHER_ROUTE, is_by_xdp=False), NO_ROUTE, NO_ROUTE, ROUTE):
         scene.now += 1
@@ -348,7 +348,7 @@ def test_owner_hears_nothing_of_what_stays_in_userspace(scene):
     assert heard(scene) == []
 
 
-# Who forwards what
+# Streams by program and by reason
 
 
 @pytest.mark.parametrize(

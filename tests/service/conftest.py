@@ -1,4 +1,4 @@
-"""Sessions to begin with."""
+"""Sessions for tests to start from."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def play():
 
 @pytest.fixture
 def talk():
-    """A call in which both parties have sent a packet from where they said."""
+    """A call in which both parties have sent a packet from their signalled endpoints."""
     play = Scenario()
     play.call()
     start_talking(play)

@@ -1,4 +1,4 @@
-"""Which of our addresses ports are on: protocol.md 2.3 (`l`, `r`), 7.1 to 7.4."""
+"""Addresses of ours that ports are on: protocol.md 2.3 (`l`, `r`), 7.1 to 7.4."""
 
 import pytest
 
@@ -81,7 +81,7 @@ def test_new_port_goes_where_the_second_letter_says():
     play = bridge()
     play.command(f"U {OFFER}", "20000 10.0.1.1")
     play.command(f"L {ANSWER}", "20002 10.0.1.1")
-    play.command(f"Une {OFFER} t", "20004 10.0.1.1")  # one letter moves nothing
+    play.command(f"Une {OFFER} t", "20004 10.0.1.1")  # a single letter moves no existing port
     play.command(f"Unie {OFFER} t", "20000 10.0.2.1")
     play.command(f"Lnei {ANSWER}", "20006 10.0.1.1")
     play.command(f"Lnie {ANSWER}", "20002 10.0.2.1")
@@ -97,17 +97,17 @@ def test_bridge_advertises_a_name_a_side():
 
 
 def test_asymmetric_by_default_unless_a_command_says_otherwise():
-    """What bridge mode and `--force_asymmetric` come to (5.5)."""
+    """Bridge mode and `--force_asymmetric` decide which leg learns (5.5)."""
     play = Scenario(is_asymmetric=True)
     play.command(f"U {OFFER}", "20000")
     play.command(f"Ls {ANSWER}", "20002")
     other_port = Endpoint(CALLER.host, 7)
     play.packet(other_port, FACES_CALLER, rtp(1), TO_CALLEE)
-    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER)  # learns nothing: it goes where the command said
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER)  # not learned: media goes to the signalled endpoint
     other = Endpoint(CALLEE.host, 7)
-    play.packet(other, FACES_CALLEE, rtp(2), TO_CALLER)  # the symmetric party goes on from another port
+    play.packet(other, FACES_CALLEE, rtp(2), TO_CALLER)  # the symmetric party changes its port
     play.packet(CALLER, FACES_CALLER, rtp(2), (FACES_CALLEE, other))
-    # Each command sets the mode afresh.
+    # Each command sets the mode anew.
     play.command(f"Us {OFFER} t", "20000")
     play.packet(other_port, FACES_CALLER, rtp(3))
     play.command(f"U {OFFER} t", "20000")
@@ -147,7 +147,7 @@ def test_labels_select_for_each_command():
     play = Scenario(listen=(INSIDE, ListenAddress("10.0.2.1", label="out", advertised="relay.example"), SIX))
     play.command(f"Ul{{out}} {OFFER}", "20000 relay.example")
     play.command(f"Ll{{six}} {ANSWER}", "20000 2001:db8::1 6")
-    play.command(f"Ll10.0.1.1 {ANSWER}", "20000 2001:db8::1 6")  # too late: that side has its port
+    play.command(f"Ll10.0.1.1 {ANSWER}", "20000 2001:db8::1 6")  # too late: that leg has its ports
     play.command("Ul{Out} other 10.0.1.2 4000 f", "E31")
 
 
@@ -215,7 +215,7 @@ def test_address_under_a_wildcard_shares_its_ports():
 
 @pytest.mark.parametrize("listen", [(ListenAddress(),), (ListenAddress(OUR_HOST),), (INSIDE,)])
 def test_packets_to_another_of_our_addresses_are_not_taken(listen):
-    """A session on one address, though it shares the ports of the wildcard or of the default, hears that one only."""
+    """A session on one address hears only that one, although it shares the ports of the wildcard or the default."""
     play = Scenario(listen=listen)
     play.command(f"Ul{OUR_HOST} {OFFER}", f"20000 {OUR_HOST}")
     play.command(f"L {ANSWER}", f"20002 {OUR_HOST}")
@@ -256,14 +256,14 @@ def test_wildcards_of_both_families():
 
 
 def test_trap_of_an_answer_without_letters():
-    """`L6` puts the caller's side on IPv6, though the caller is on IPv4: nothing can be sent to anybody."""
+    """`L6` puts the caller's leg on IPv6 although the caller is on IPv4: nothing can be sent to either party."""
     play = Scenario(listen=(INSIDE, ListenAddress("2001:db8::1", is_ipv6=True)), is_bridging=True)
     play.command(f"UIE {OFFER}", "20000 2001:db8::1 6")
     play.command(f"L6 call {CALLEE6.host} 5000 f t", "20002 2001:db8::1 6")
 
 
 def test_call_between_families():
-    """Letters for each leg, as controllers send them."""
+    """One letter for each leg, as controllers send them."""
     play = Scenario(listen=(INSIDE, ListenAddress("2001:db8::1", is_ipv6=True)), is_bridging=True)
     play.command(f"UIE {OFFER}", "20000 2001:db8::1 6")
     play.command(f"L6EI call {CALLEE6.host} 5000 f t", "20000 10.0.1.1")
@@ -283,7 +283,7 @@ def test_call_between_families_by_routes():
 
 
 def test_nothing_is_sent_to_a_party_of_the_other_family():
-    """Our port towards the caller is of IPv6, the caller signalled IPv4: dropped, counted, and still heard (6.2)."""
+    """Packets from our IPv6 port to an IPv4 address are dropped and counted; those that come are accepted (6.2)."""
     play = Scenario(listen=(INSIDE, SIX))
     play.command(f"U {OFFER}", "20000 10.0.1.1")
     play.command(f"L6 call {CALLEE6.host} 5000 f t", "20000 2001:db8::1 6")

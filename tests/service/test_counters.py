@@ -1,4 +1,4 @@
-"""What `Q`, `I` and `G` tell, of both tiers: protocol.md 11."""
+"""Counters of `Q`, `I` and `G`, of userspace and kernel together: protocol.md 11."""
 
 import pytest
 
@@ -102,7 +102,7 @@ def test_ssrc_that_changed_in_the_kernel_is_remembered(talk):
 
 
 def test_ssrc_that_changed_in_the_kernel_before_a_command_is_remembered(talk):
-    """The change was outside the window that the command opens, though it is noticed only then."""
+    """The change happened outside the window that the command opens, although it is noticed inside."""
     talk.at(1)
     talk.offload.forward(FACES_CALLER, 10, talk.now, ssrc=0x1234, sequence=210)
     talk.at(5)
@@ -159,7 +159,7 @@ def test_packets_are_counted(play):
     assert values(play, PACKETS) == (4, 3, 2)  # wrong source
     play.media.unreachable.add(CALLER.host)
     play.packet(CALLEE, FACES_CALLEE, rtp(101))
-    assert values(play, PACKETS) == (5, 3, 3)  # not sendable
+    assert values(play, PACKETS) == (5, 3, 3)  # impossible to send on
     play.command("D call f t", "0")
     play.packet(CALLEE, FACES_CALLEE, rtp(102))
     assert values(play, PACKETS) == (5, 3, 4)  # to a port just closed
@@ -257,7 +257,7 @@ def test_what_the_kernel_forwarded_just_before_the_end_is_added(talk, ending):
 
 
 def test_packets_a_second_are_those_since_the_last_tick(talk):
-    """Whoever forwarded them; the second may be a long one."""
+    """Packets of both tiers count, and the time between ticks may be longer than a second."""
     talk.tick(1)
     for number in range(101, 121):
         talk.packet(CALLEE, FACES_CALLEE, rtp(number), TO_CALLER)
@@ -274,7 +274,7 @@ def test_packets_a_second_are_those_since_the_last_tick(talk):
 
 
 def test_packets_before_the_first_tick_are_of_no_second(play):
-    """There is nothing yet to measure from, and the clock may have started at anything."""
+    """The first tick has nothing to compare with, and the clock may start at any number."""
     play.call()
     play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER)
     play.tick(0.5)

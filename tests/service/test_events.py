@@ -1,4 +1,4 @@
-"""What observers are told of a session's life: which events, with what, in which order."""
+"""Events of a session's life as observers hear them: which, with what, and in which order."""
 
 import logging
 
@@ -31,14 +31,14 @@ NO_ROUTE = NoRoute("no route to 10.0.1.2: Network is unreachable")
 
 
 class Diary(Observer):
-    """Writes down everything: the event, what came with it, and the seconds since the start."""
+    """Writes everything down: the event, its arguments, and the seconds since the start."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[object, ...]] = []
         self.sessions: set[Session] = set()
 
     def take(self) -> list[tuple[object, ...]]:
-        """The entries so far, which are then torn out."""
+        """Return the entries so far, and forget them."""
         entries, self.entries = self.entries, []
         return entries
 
@@ -72,7 +72,7 @@ class Diary(Observer):
 
 
 def place(session: Session, stream: Stream) -> tuple[Role, Component]:
-    """Where in its session a stream is."""
+    """Tell which stream of its session it is."""
     return next((leg.role, stream.component) for leg in session.legs if stream in leg.streams)
 
 
@@ -93,7 +93,7 @@ def forwarder(next_hops):
 
 @pytest.fixture
 def play(diary, forwarder):
-    """With the real forwarder, of which only the rows and the routes are faked."""
+    """A service with the real forwarder on rows and routes that are faked."""
     return Scenario(observers=[diary], entries=forwarder, listen_host=OUR_HOST)
 
 
@@ -123,7 +123,7 @@ def test_a_call_from_its_first_command_to_its_timeout(play, diary, forwarder, ne
     routes_lead(NO_ROUTE, 3)
     assert set(diary.take()) == {
         ("left kernel", CALLEE_RTP, NO_ROUTE.reason, 3.0),
-        ("entered kernel", CALLER_RTP, "XDP or TC", 3.0),  # nobody knows by which interface its packets come
+        ("entered kernel", CALLER_RTP, "XDP or TC", 3.0),  # its ingress interface is unknown now
     }
 
     routes_lead(OTHER_ROUTE, 4)
@@ -227,7 +227,7 @@ def test_refused_sessions_are_no_events(diary):
 
 
 def test_session_is_whole_when_it_is_told(play):
-    """Its tags, what was signalled, whom to notify; at the end, all counters."""
+    """At `created` it has tags and signalled endpoints, at `ended` all counters."""
 
     class Careful(Observer):
         def created(self, session, now):
@@ -245,11 +245,11 @@ def test_session_is_whole_when_it_is_told(play):
     assert seen == [(b"call", b"f", CALLER, True), (True, 6, FACES_CALLEE)]
 
 
-# Observers among each other
+# Several observers
 
 
 def test_observers_are_told_in_their_order():
-    """The totals first, of which an observer reads what includes its event."""
+    """The totals come first, so what an observer reads of them includes its event."""
 
     class Reader(Observer):
         def created(self, session, now):
@@ -263,7 +263,7 @@ def test_observers_are_told_in_their_order():
 
 
 def test_an_observer_that_fails_costs_nobody_anything(diary, caplog):
-    """Its first failure is an error in the log, the later ones are told at debug level."""
+    """Its first failure is logged as an error, later ones at debug level."""
 
     class Broken(Observer):
         def created(self, session, now):

@@ -1,4 +1,4 @@
-"""Where packets are accepted from and sent to: protocol.md 5 and 6.2."""
+"""Sources that packets are accepted from, and endpoints that they are sent to: protocol.md 5 and 6.2."""
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_learned_rtp_address_is_a_guess_for_rtcp(play):
     play.ask("L call 10.0.2.2 5000 f t")
     play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE)
     play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))
-    # Only a guess: the first real packet corrects the port, and then it is certain.
+    # A guess: the first RTCP packet corrects the port, which is then certain.
     real = Endpoint(CALLER.host, 33333)
     play.packet(real, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP))
     play.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, real))
@@ -86,7 +86,7 @@ def test_rtcp_of_the_same_host_is_not_guessed_again(play):
 
 
 def test_rtcp_that_is_known_is_not_guessed_again_when_only_our_address_changes(play):
-    """RTCP may come from another host than RTP; what it taught stands until RTP moves."""
+    """RTCP may come from another host than RTP; what was learned from it holds until RTP moves."""
     play.ask("U call 192.168.0.7 4000 f")
     play.ask("L call 10.0.2.2 5000 f t")
     play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE)
@@ -116,7 +116,7 @@ def test_hold_of_ipv6_lets_media_flow():
 
 
 def test_hold_opens_no_window(talk):
-    """Nothing is said of where the party is, so nobody else may take its stream (5.2, 5.7)."""
+    """The command names no endpoint, so it opens no window for other sources (5.2, 5.7)."""
     talk.command("U call 0.0.0.0 4000 f t", "20000")
     talk.packet(STRANGER, FACES_CALLER, rtp(9000, ssrc=0x666))
     talk.command("U call foo 4000 f t", "20000")
@@ -206,7 +206,7 @@ def test_third_source_is_ignored_and_leaves_no_trace(talk):
     talk.packet(STRANGER, FACES_CALLEE, rtp(5000, ssrc=0x666))
     talk.packet(STRANGER, FACES_CALLEE, b"")
     talk.packet(STRANGER, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, CALLER_RTCP))  # not latched yet
-    talk.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP)  # so the true one comes too late
+    talk.packet(CALLEE_RTCP, FACES_CALLEE_RTCP, RTCP)  # so the real phone comes too late
     assert talk.counters(f"call f t {ALL_COUNTERS}") == before
     assert talk.service.totals().packets_discarded == 3
     assert talk.offload.applied == applied + 1
@@ -236,7 +236,7 @@ def test_any_source_takes_a_stream_within_ten_seconds_of_a_command(talk):
     talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
     talk.at(110.1)
     talk.packet(STRANGER, FACES_CALLER, rtp(9001, ssrc=0x666))
-    # The window is that of the party that the command described.
+    # The window belongs to the leg that the command described.
     talk.packet(STRANGER, FACES_CALLEE, rtp(9002, ssrc=0x666))
 
 
@@ -246,7 +246,7 @@ def test_stream_without_memory_is_not_taken_even_in_the_window(play):
     play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE)
     play.command("U call 10.0.1.2 4000 f t", "20000")
     play.packet(STRANGER, FACES_CALLER, rtp(2))
-    # Until its source changes the SSRC, which makes a memory; outside the window, for the memory to be made.
+    # Until its source changes the SSRC: outside the window, that makes a memory.
     play.at(11)
     play.packet(CALLER, FACES_CALLER, rtp(10, ssrc=0x77), TO_CALLEE)
     play.packet(STRANGER, FACES_CALLER, rtp(11, ssrc=0x77), TO_CALLEE)
@@ -306,7 +306,7 @@ def test_call_ids_are_logged_on_one_line(play, caplog):
 
 
 def test_nothing_is_sent_back_to_its_sender(play):
-    """Parties that signal the very same address and port would hear themselves."""
+    """Parties that signal the same address and port would hear themselves."""
     play.call(callee=CALLER)
     play.packet(CALLER, FACES_CALLER, rtp(1))
     play.packet(CALLER, FACES_CALLEE, rtp(1))
@@ -327,7 +327,7 @@ def test_repeated_numbers_are_believed_so_often_a_second(play):
             play.packet(CALLER, FACES_CALLER, rtp(7), TO_CALLEE)
         for _ in range(5):
             play.packet(CALLER, FACES_CALLER, rtp(7))
-        # Others are not held up by it.
+        # Other packets still pass.
         play.packet(CALLER, FACES_CALLER, rtp(7 + second), TO_CALLEE)
         play.packet(CALLEE, FACES_CALLEE, rtp(6 + second), TO_CALLER)
     assert play.counters("call f t")["ndropped"] == 10
@@ -335,7 +335,7 @@ def test_repeated_numbers_are_believed_so_often_a_second(play):
 
 @pytest.mark.parametrize("ssrcs", [(1, 2), (1, 1)], ids=["two SSRCs", "far apart"])
 def test_numbers_that_start_anew_are_believed_so_often_a_second(play, ssrcs):
-    """Two packets that go round make each other look new."""
+    """Of two packets that go round, each makes the other look new."""
     play.call()
     packets = [rtp(7 + 1000 * number, ssrc=ssrc) for number, ssrc in enumerate(ssrcs)]
     for number in range(UNNUMBERED_PER_SECOND):
@@ -362,7 +362,7 @@ def test_what_has_no_number_is_believed_so_often_a_second(play, source, key, dat
 
 
 def test_packet_is_not_sent_to_a_port_of_its_own_session():
-    """Parties that signal the relay's own address would make it go round for ever."""
+    """Packets to parties that signal the relay's own address would go round for ever."""
     play = Scenario(listen_host=OUR_HOST)
     play.ask(f"U call {OUR_HOST} {FACES_CALLEE} f")
     play.ask(f"L call {OUR_HOST} {FACES_CALLER} f t")

@@ -1,4 +1,4 @@
-"""Which session, leg and port a command means: protocol.md 4.2 to 4.4."""
+"""Matching of commands to sessions, legs and ports: protocol.md 4.2 to 4.4."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.scenario import (
     start_talking,
 )
 
-# Which port is answered (4.3)
+# The port in the reply (4.3)
 
 
 def test_each_command_is_answered_with_the_port_for_the_other_party(play):
@@ -44,7 +44,7 @@ def test_second_leg_completes_the_session(play, completing):
 
 
 def test_answered_with_tags_exchanged_before_the_second_leg(play):
-    """Until the caller-facing port exists, `L` from the other side names the first port and completes nothing."""
+    """Until the port for the caller exists, `L` with reversed tags names the first port and completes nothing."""
     play.command("U call 10.0.1.2 4000 f", "20000")
     play.command("L call 10.0.1.2 4000 t f", "20000")
     play.packet(CALLEE, FACES_CALLEE, rtp(1))
@@ -124,7 +124,7 @@ def test_packets_before_completion_are_thrown_away(play):
     assert play.service.totals().packets_discarded == 2
     assert play.totals()["packets received"] == 0
     play.command("L call 10.0.2.2 5000 f t", "20002")
-    # Nothing was learned from them.
+    # Nothing was learned from these packets.
     play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE)
     play.command("Q call f t", "60 1 0 1 0")
 
@@ -142,7 +142,7 @@ def test_nothing_is_planned_before_completion(play):
 
 @pytest.mark.parametrize("listen_host", ["", "10.0.0.1"], ids=["wildcard", "one address"])
 def test_an_address_that_a_command_brings_has_one_port_space(listen_host):
-    """For both legs of a session, and for a sub-command that was read before the address joined."""
+    """An address joins once for both legs, and for a sub-command that was parsed before it joined."""
     play = Scenario(listen_host=listen_host)
     play.command("Ul10.0.0.8 call 10.0.1.2 4000 f", "20000 10.0.0.8")
     play.command("L call 10.0.2.2 5000 f t", "20002 10.0.0.8")

@@ -1,4 +1,4 @@
-"""The modifier `n`: a new port pair in place of the one a party was told (protocol.md 2.3, 4.4)."""
+"""Modifier `n`: a new port pair in place of the one that a party was told (protocol.md 2.3, 4.4)."""
 
 import errno
 
@@ -41,7 +41,7 @@ NEW = 20004
 def test_replaces_the_pair_of_the_side_that_the_reply_names(talk, command, kept, replaced):
     talk.command(command, str(NEW))
     assert talk.ports.held == talk.media.open_ports == {kept, NEW}
-    talk.command(command.replace("n ", " "), str(NEW))  # and it is the port of that side from now on
+    talk.command(command.replace("n ", " "), str(NEW))  # and it stays the port of that leg
     talk.packet(CALLEE if replaced == 20000 else CALLER, replaced, rtp(1000))
     assert talk.discarded == 1
     talk.command("D call f t", "0")
@@ -65,7 +65,7 @@ def test_remote_and_latching_of_the_side_are_kept(talk):
     talk.packet(CALLER, FACES_CALLER, rtp(201), (NEW, moved))
     talk.packet(STRANGER, NEW, rtp(1, ssrc=0x666))
     talk.packet(moved, NEW, rtp(102), TO_CALLER)
-    talk.packet(Endpoint("10.0.2.98", 1), NEW, rtp(103), TO_CALLER)  # goes on where the memory ends
+    talk.packet(Endpoint("10.0.2.98", 1), NEW, rtp(103), TO_CALLER)  # continues where the memory ends
 
 
 def test_kernel_entries_follow(talk):
@@ -170,7 +170,7 @@ def test_new_port_on_a_given_address():
     play = Scenario(listen=(ListenAddress("10.0.1.1"),))
     play.command(f"U {OFFER}", "20000 10.0.1.1")
     play.command(f"L {ANSWER}", "20002 10.0.1.1")
-    play.command(f"Ul10.0.9.9 {OFFER} t", "20000 10.0.1.1")  # without n nothing moves
+    play.command(f"Ul10.0.9.9 {OFFER} t", "20000 10.0.1.1")  # without n, the port stays
     play.command(f"Unl10.0.9.9 {OFFER} t", "20004 10.0.9.9")
     play.packet(CALLER, 20002, rtp(1), (20004, CALLEE), local_host="10.0.1.1")
     assert play.last_sent.from_host == "10.0.9.9"
@@ -185,7 +185,7 @@ def test_under_the_wildcard_the_address_that_the_party_sends_to_is_kept(talk):
 
 
 def test_what_a_younger_session_left_at_the_port_is_not_remembered():
-    """The kernel keeps the last sequence number of a port, whoever has it, until the next is due."""
+    """The kernel keeps the last sequence number of a port until the next refresh, even for another stream."""
     play = Scenario(pairs=4)
     play.call()
     start_talking(play)

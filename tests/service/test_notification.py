@@ -1,4 +1,4 @@
-"""Who is told of idle sessions: protocol.md 2.4, 10.2."""
+"""Timeout notification: protocol.md 2.4, 10.2."""
 
 import pytest
 
@@ -120,7 +120,7 @@ def test_without_targets_nothing_is_done():
 
 
 def test_order_of_refusals():
-    """After the text is understood: `E75`, then slow stop, then ports (3.4)."""
+    """A text is parsed first; then come `E75`, slow stop and ports (3.4)."""
     play = Scenario(pairs=1)
     play.service.stop_slowly()
     play.command(f"U {OFFER} /run/c.sock %", "E10")

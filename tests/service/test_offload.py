@@ -1,4 +1,4 @@
-"""What the kernel is to forward."""
+"""Entries that the kernel is given."""
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry
@@ -62,7 +62,7 @@ def test_plan_is_not_made_again_for_ordinary_packets(talk):
 def test_under_the_wildcard_packets_leave_from_the_address_that_the_party_sends_to(play):
     play.call()
     play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER, local_host="10.0.2.1")
-    assert play.last_sent.from_host == ""  # the caller has not told yet which of our addresses it knows
+    assert play.last_sent.from_host == ""  # it is unknown so far which of our addresses the caller uses
     play.packet(CALLER, FACES_CALLER, rtp(1), TO_CALLEE, local_host="10.0.1.1")
     assert play.last_sent.from_host == "10.0.2.1"
     play.packet(CALLEE, FACES_CALLEE, rtp(2), TO_CALLER, local_host="10.0.2.1")

@@ -1,4 +1,4 @@
-"""Strong and weak references, and what the end of a session gives back: protocol.md 4.5, 4.7."""
+"""Strong and weak references, and what is released when a session ends: protocol.md 4.5, 4.7."""
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_dropping_a_reference_that_is_not_held_succeeds_and_ends_nothing(play):
 
 
 def test_strong_delete_of_a_weak_session_with_no_reference_left_ends_it(play):
-    """`D` looks at what is left, not at what it dropped."""
+    """`D` ends a session that has no reference left, even if it dropped none."""
     play.ask("Uw call 10.0.1.2 4000 f")
     play.command("D call f t", "0")
     assert play.sessions == 1

@@ -83,7 +83,7 @@ def test_refused_command_changes_nothing(talk, command, reply):
     before = talk.ask("Q call f t"), talk.totals(), dict(talk.offload.installed), list(talk.journal)
     talk.command(command, reply)
     assert (talk.ask("Q call f t"), talk.totals(), dict(talk.offload.installed), list(talk.journal)) == before
-    # Nor did the command open the window for other sources.
+    # The command did not open the window for other sources either.
     talk.packet(STRANGER, FACES_CALLER, rtp(1, ssrc=0x666))
     talk.packet(CALLEE, FACES_CALLEE, rtp(101), TO_CALLER)
 

@@ -1,4 +1,4 @@
-"""What sub-commands do to a session: protocol.md 2.6, 4.6, 6.3."""
+"""Effects of sub-commands on a session: protocol.md 2.6, 4.6, 6.3."""
 
 import pytest
 
@@ -90,9 +90,9 @@ def test_nothing_follows_the_end_of_the_session(play, after, caplog):
 
 
 def test_delete_uses_the_sessions_own_tag(play):
-    """Whoever issues it, and whatever the tags of the command: the same reference as `D` from-tag."""
+    """It drops the same reference as `D` with the session's from-tag, whatever leg issues it."""
     play.ask(f"Uw {OFFER}")
-    play.command("L call 10.0.2.2 5000 f t && Dw", "20002")  # the caller's, which nobody holds
+    play.command("L call 10.0.2.2 5000 f t && Dw", "20002")  # the caller's reference, which is not held
     play.command("U call 10.0.2.2 5000 t f && Dw", "20002")
     assert play.sessions == 1
     play.command("Dw call t f", "0")
@@ -160,7 +160,7 @@ def test_timeout_of_an_established_session(talk):
     ],
 )
 def test_independent_timeouts_are_set_for_one_party(command, sets_caller):
-    """Only that of the party that is meant: the other one goes on with the usual."""
+    """Only the timeout of the leg that is meant changes; the other keeps the configured one."""
     play = Scenario(is_independent=True)
     play.call()
     play.ask(command)
@@ -214,13 +214,13 @@ def test_tos_of_packets_to_one_party(talk, command, to_caller, to_callee):
     assert talk.last_sent.tos == to_caller
     talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
     assert talk.last_sent.tos == to_callee
-    # What arrives from the callee leaves for the caller, in the kernel as well, and at once.
+    # Packets from the callee leave for the caller with the new TOS at once, in the kernel as well.
     assert talk.offload.entry(FACES_CALLEE).tos == to_caller
     assert talk.offload.entry(FACES_CALLER).tos == to_callee
 
 
 def test_tos_is_of_one_socket(talk):
-    """RTCP has another."""
+    """RTCP keeps the configured TOS."""
     talk.packet(CALLEE, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, (CALLER.host, 4001)))
     talk.ask(f"U {OFFER} && S tos=16")
     talk.packet(CALLEE, FACES_CALLEE_RTCP, RTCP, (FACES_CALLER_RTCP, (CALLER.host, 4001)))

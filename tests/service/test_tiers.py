@@ -1,4 +1,4 @@
-"""What `It` is answered: every stream is counted once."""
+"""The reply to `It`: every stream is counted once."""
 
 from rtpproxy.offload.off import NoCounters, NoEntries
 from tests.fakes import ForwardingEntry

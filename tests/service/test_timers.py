@@ -1,4 +1,4 @@
-"""When sessions end by themselves: protocol.md 4.6."""
+"""Sessions that time out: protocol.md 4.6."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_answer_replaces_the_setup_timeout():
     ids=["caller's set", "callee's set"],
 )
 def test_answer_replaces_the_setup_timeout_of_the_side_that_no_command_set(letter, other, port, out):
-    """With a counter for each party: one was set by a command, the other goes on to that of answered calls."""
+    """With a timer for each leg: a command set one, the other changes to that of answered calls."""
     play = Scenario(setup_timeout_s=10, idle_timeout_s=25, is_independent=True)
     play.ask(f"U call 10.0.1.2 4000 f && {letter} ttl=30")
     play.ask("L call 10.0.2.2 5000 f t")
@@ -156,7 +156,7 @@ def test_idle_session_is_withdrawn_before_its_ports_are_free(talk):
 
 
 def test_lives_for_its_timeout_and_a_tick(play):
-    """Looked at every second: it ends between timeout and timeout plus one."""
+    """Idle sessions are looked for every second, so one ends at most a second after its timeout."""
     play.at(0.5)
     play.ask("U call 10.0.1.2 4000 f")
     for second in range(1, 61):
@@ -164,7 +164,7 @@ def test_lives_for_its_timeout_and_a_tick(play):
     assert not is_alive_after(play, 61)
 
 
-# One timer a direction (-i)
+# One timer for each direction (-i)
 
 
 @pytest.fixture

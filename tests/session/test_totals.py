@@ -1,4 +1,4 @@
-"""protocol.md 4.7, 11.2, 11.3: what a session leaves behind when it ends."""
+"""Totals after sessions have ended: protocol.md 4.7, 11.2, 11.3."""
 
 from dataclasses import asdict
 
@@ -12,7 +12,7 @@ from tests.fakes import make_session
 
 
 def ended(*, is_complete=True, rtp=(0, 0), rtcp=(0, 0), trackers=(None, None), created_at=0.0, now=0.0):
-    """The totals after one session; pairs are of callee and caller."""
+    """Return the totals after one session; pairs are of callee and caller."""
     session = make_session(created_at=created_at)
     session.is_complete = is_complete
     for leg, rtp_packets, rtcp_packets, tracker in zip(session.legs, rtp, rtcp, trackers, strict=True):
