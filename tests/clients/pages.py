@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from tests.docs.pages import DOCS, section_blocks
 
+QUICK = ("--ports", "bound", "--offload", "off")
+"""Options that start a relay sooner, for tests that are not about the kernel."""
+
 
 def blocks(page: str, heading: str) -> list[str]:
     """The code blocks of a section of docs/`page`."""

@@ -12,7 +12,7 @@ import pytest
 from tests.clients.calls import CALLER_PORT, SignalledCall, wait_for_sessions
 from tests.clients.conftest import Setting
 from tests.clients.kamailio import ControlTap, Kamailio
-from tests.clients.pages import blocks, options, placed
+from tests.clients.pages import QUICK, blocks, options, placed
 from tests.clients.sipp import SIP_PORT, Media, UserAgent, media_of
 from tests.netns import Topology
 from tests.netns_call.call import KERNEL
@@ -144,7 +144,7 @@ def test_call_over_udp(topology, configuration, run, start, tmp_path):
 
 def test_call_without_an_offer_in_its_invite(topology, configuration, run, start, tmp_path):
     """The callee offers, and the caller answers in its ACK: RFC 3261 13.2.1."""
-    setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), configuration)
+    setting = run([*page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), *QUICK], configuration)
     answering = start(setting, UserAgent(topology.callee, tmp_path, "callee"))
     calling = start(setting, UserAgent(topology.caller, tmp_path, "late_offer", "-d", "0", proxy=setting.proxy))
     calling.wait()
@@ -158,7 +158,7 @@ def test_call_without_an_offer_in_its_invite(topology, configuration, run, start
 
 
 def test_a_cancelled_call_is_deleted(topology, configuration, run, start, tmp_path):
-    setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), configuration)
+    setting = run([*page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), *QUICK], configuration)
     ringing = start(setting, UserAgent(topology.callee, tmp_path, "ringing"))
     calling = start(setting, UserAgent(topology.caller, tmp_path, "cancelled_call", proxy=setting.proxy))
     calling.wait()
@@ -182,7 +182,7 @@ def test_call_over_a_unix_socket(topology, directory, configuration, run, start,
 
 def test_without_the_group_kamailio_cannot_open_the_unix_socket(topology, directory, configuration, run):
     socket = f"unix:{directory}/rtpproxy.sock"
-    kamailio = run(["-l", topology.caller.gateway.ip], placed(configuration, {UDP: socket})).kamailio
+    kamailio = run(["-l", topology.caller.gateway.ip, *QUICK], placed(configuration, {UDP: socket})).kamailio
     (errors, *_) = blocks(PAGE, "Unix socket")
     expected = errors.replace(UNIX, socket).splitlines()
     wait_for(lambda: all(line in kamailio.log for line in expected), DEADLINE_S, f"{expected} in the log")
@@ -265,8 +265,9 @@ def migrating(request, topology, directory, configuration, run):
     (words,) = options(placed(line, here))
     is_new = request.param == "new"
     text = with_migration(configuration, topology.caller.ip if is_new else "203.0.113.30")
-    with RunningRelay(directory, *words, host=topology.relay, name="new") as new:
-        setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), text)
+    old_words = page_options("UDP", {ADDRESS: topology.caller.gateway.ip})
+    with RunningRelay(directory, *words, *QUICK, host=topology.relay, name="new") as new:
+        setting = run([*old_words, *QUICK], text)
         yield (setting, new, setting.relay) if is_new else (setting, setting.relay, new)
 
 
@@ -298,7 +299,7 @@ def test_timeout_socket_has_no_tag(topology, configuration, run, start, tmp_path
         'modparam("rtpproxy", "rtpproxy_tout"',
         'modparam("rtpproxy", "timeout_socket", "unix:/run/to.sock")\nmodparam("rtpproxy", "rtpproxy_tout"',
     )
-    setting = run(page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), text)
+    setting = run([*page_options("UDP", {ADDRESS: topology.caller.gateway.ip}), *QUICK], text)
     media = Media(topology.caller.ip, CALLER_PORT)
     with SignalledCall(setting, tmp_path, "to@caller", start) as call:
         call.offer(media)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clients import opensips
 from tests.clients.opensips import Node, Udp
-from tests.clients.pages import blocks, options, placed
+from tests.clients.pages import QUICK, blocks, options, placed
 from tests.docs.pages import DOCS, text
 from tests.running import RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
@@ -18,7 +18,7 @@ INSIDE, OUTSIDE, OUTSIDE6 = "127.0.0.1", "127.0.0.2", "::1"
 CONTROL = ("127.0.0.1", 22222)
 TAGS = "ftag;1 ttag;1"
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,7 +34,7 @@ def run(tmp_path):
 
     def run(heading, number, places, *more):
         (words,) = options(placed(blocks(PAGE, heading)[number], places))
-        running.append(RunningRelay(tmp_path, *words, *more).__enter__())
+        running.append(RunningRelay(tmp_path, *words, *QUICK, *more).__enter__())
         node = Node(Udp(*CONTROL))
         running.append(node)
         node.probe()
@@ -103,7 +103,7 @@ def test_unix_socket_belongs_to_the_group(tmp_path):
     """The group `opensips` is not on every host; `nogroup` stands for it."""
     places = {"192.0.2.10": INSIDE, "/var/run/rtpproxy.sock": f"{tmp_path}/control", "opensips": "nogroup"}
     (words,) = options(placed(blocks(PAGE, "The control socket")[1], places))
-    with RunningRelay(tmp_path, *words):
+    with RunningRelay(tmp_path, *words, *QUICK):
         control = tmp_path / "control"
         wait_for(control.exists, DEADLINE_S, "the control socket")
         assert (control.stat().st_mode & 0o7777, control.owner(), control.group()) == (0o770, "nobody", "nogroup")
