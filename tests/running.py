@@ -51,8 +51,9 @@ class RunningRelay:
         name: str = "rtpproxy",
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        program: str = PROGRAM,
     ) -> None:
-        """`prefix` is a command that runs the program, such as setpriv(1); `environment` is added to this process's."""
+        """`prefix` is a command that runs `program`, such as setpriv(1); `environment` is added to this process's."""
         self.socket_path = directory / f"{name}.sock"
         self.log_path = directory / f"{name}.log"
         self.pid_path = directory / f"{name}.pid"
@@ -61,7 +62,7 @@ class RunningRelay:
         self._environment = {**os.environ, **(environment or {})}
         self._arguments = [
             *prefix,
-            *(PROGRAM, "-f", "-d", "INFO", "-s", f"unix:{self.socket_path}", "-p", str(self.pid_path)),
+            *(program, "-f", "-d", "INFO", "-s", f"unix:{self.socket_path}", "-p", str(self.pid_path)),
             *options,
         ]
         self._process: subprocess.Popen | None = None
