@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PEER ?=
+BEFORE ?=
 FUZZ_SECONDS ?= 3600
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
@@ -24,7 +25,8 @@ help:
 	@echo "make lint            ruff and mypy only"
 	@echo "make test [ARGS=...] every test, as root: on all cores at once, then those that must run alone"
 	@echo "make fuzz            tests with random input, an hour of new input (FUZZ_SECONDS=3600)"
-	@echo "make bench [PEER=...]  measure, beside a bare redirect and kernel NAT, or another program"
+	@echo "make bench [BEFORE=DIRECTORY] [PEER=COMMAND] [ARGS=--quick]"
+	@echo "                     measure, beside a bare redirect and kernel NAT, another checkout or another program"
 	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make install-man     the same, for man(1) to find"
 	@echo "make docs            docs/options.md, from the table of options"
@@ -53,7 +55,7 @@ fuzz: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 bench: $(VENV)/test.ok
-	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(PEER),--peer '$(PEER)') $(ARGS)
+	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(BEFORE),--before '$(BEFORE)') $(if $(PEER),--peer '$(PEER)') $(ARGS)
 
 man: $(VENV)/run.ok
 	$(BIN)/python -m rtpproxy.cli.manual > rtpproxy.8

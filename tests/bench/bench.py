@@ -1,39 +1,148 @@
-"""`make bench`: what the relay forwards and relays, beside the limit of the same machine, in one run.
+"""`make bench`: measures the relay beside other ways to do the same, prints tables and writes the results as JSON.
 
-Bare redirect (the limit), XDP and TC in and between the IP families, and the kernel's NAT run in turn, on the same kind
-of veth topology, with the same generator and sink; each round gives ratios, and their medians are printed. Then the
-userspace tier, call set-ups over both kinds of control socket, media while they go on, the idle check, and memory.
+`docs/benchmarks.md` explains what is measured and how; `page` writes it from the JSON of one run.
 """
 
+import json
+import os
 import resource
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 
+from tests.bench import page
 from tests.bench.control import measure_control
-from tests.bench.forwarding import bench_forwarding
-from tests.bench.loaded import bench_media_under_commands
+from tests.bench.forwarding import measure_before, measure_forwarding, measure_peer, measure_userspace
+from tests.bench.loaded import measure_media_under_commands
+from tests.bench.machine import ROOT, commit_of, describe_machine
+from tests.bench.plan import FULL, QUICK, Plan
+from tests.bench.priority import put_first
+from tests.bench.progress import say
+from tests.bench.relays import make_room_for_connections
 from tests.bench.resources import measure_idle_check, measure_memory
+from tests.bench.runs import MeasuringError
+from tests.bench.walk import measure_walks
+from tests.running import PROGRAM
+from tests.workers import enter_own_namespaces
+
+_FORMAT = 1
+_PARTS = "forwarding", "program", "userspace", "control", "loaded", "resources"
+_QUIET_LOAD = 0.5
+_TOOLS = "ip", "ethtool", "nft"
 
 
 @click.command()
-@click.option("--rounds", default=7, show_default=True, help="Runs of each relay, as many ratios.")
-@click.option("--seconds", default=0.3, show_default=True, help="Length of a run.")
-@click.option("--calls", "sizes", multiple=True, type=int, default=(500, 7500), show_default=True)
-@click.option("--only", type=click.Choice(["forwarding", "control", "idle"]), help="Leave the other parts out.")
+@click.option("--quick", is_flag=True, help="Two minutes instead of ten; figures are rough.")
+@click.option("--before", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIRECTORY",
+              help="Another checkout of this relay, to compare the kernel tiers with, in turn.")  # fmt: skip
 @click.option("--peer", default="", metavar="COMMAND", help="Another RTPproxy, for media and call set-ups beside ours.")
-def main(rounds: int, seconds: float, sizes: tuple[int, ...], only: str | None, peer: str) -> None:
-    """Measure and print."""
+@click.option("--only", "parts", multiple=True, type=click.Choice(_PARTS), help="Leave the other parts out.")
+@click.option("--rounds", type=click.IntRange(1), help=f"Runs of each relay in the kernel.  [default: {FULL.rounds}]")
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), default=Path("bench.json"),
+              show_default=True, help="Where results go.")  # fmt: skip
+@click.option("--publish", is_flag=True, help=f"Also make {page.PAGE.name} of them, and keep them beside it.")
+def main(
+    quick: bool,
+    before: Path | None,
+    peer: str,
+    parts: tuple[str, ...],
+    rounds: int | None,
+    path: Path,
+    publish: bool,
+) -> None:
+    """Measure, print tables, and write the results as JSON. Takes root, and some ten minutes of an idle machine."""
+    if publish and (quick or parts):
+        raise click.UsageError("only a whole run can be published, without --quick and --only")
+    _check_machine()
+    plan = QUICK if quick else FULL
+    plan = replace(plan, rounds=rounds or plan.rounds)
+    results = _describe(plan, quick)
+    if results["machine"]["load"] > _QUIET_LOAD:
+        say(f"this machine is busy (load {results['machine']['load']}), so expect worse figures than it can reach")
+    before_program = _program_of(before) if before else ""
+    if before:
+        results["before"] = {"commit": commit_of(before)}
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if only in (None, "forwarding"):
-        bench_forwarding(list(sizes), rounds, seconds, peer)
-    if only in (None, "control"):
-        measure_control(peer)
-        bench_media_under_commands(sizes[0])
-    if only in (None, "idle"):
-        measure_idle_check()
-        measure_memory()
+    make_room_for_connections(2 * max(plan.sizes))
+    enter_own_namespaces()
+    put_first(os.getpid())
+    try:
+        for part, measure in _steps(plan, results, before_program, peer):
+            if part in (parts or _PARTS):
+                measure()
+    except (MeasuringError, AssertionError) as error:
+        say("failed")
+        raise click.ClickException(str(error)) from error
+    say("done")
+    path.write_text(_as_json(results))
+    click.echo(page.render_tables(results))
+    click.echo(f"results: {path}", err=True)
+    if publish:
+        page.RESULTS.write_text(_as_json(results))
+        page.PAGE.write_text(page.render(results))
+        click.echo(f"published: {page.RESULTS.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}", err=True)
+
+
+def _steps(
+    plan: Plan, results: dict[str, Any], before_program: str, peer: str
+) -> list[tuple[str, Callable[[], object]]]:
+    """The parts in order, each with a function that measures and puts its results in their place."""
+
+    def put(name: str, measure: Callable[[], Any], into: dict[str, Any] = results) -> Callable[[], object]:
+        return lambda: into.update({name: measure()})
+
+    programs = {"now": PROGRAM, **({"before": before_program} if before_program else {})}
+    steps = [("forwarding", put("forwarding", lambda: measure_forwarding(plan)))]
+    if before_program:
+        steps.append(("forwarding", put("relays", lambda: measure_before(plan, before_program), results["before"])))
+    steps.append(("program", put("program", lambda: measure_walks(plan, programs))))
+    steps.append(("userspace", put("userspace", lambda: measure_userspace(plan))))
+    if peer:
+        steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))
+    steps.append(("control", put("control", lambda: measure_control(plan, peer))))
+    steps.append(("loaded", put("loaded", lambda: measure_media_under_commands(plan))))
+    steps.append(("resources", put("idle_check", lambda: measure_idle_check(plan))))
+    steps.append(("resources", put("memory", lambda: measure_memory(plan))))
+    return steps
+
+
+def _describe(plan: Plan, quick: bool) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit_of(ROOT),
+        "is_quick": quick,
+        "machine": describe_machine(),
+        "options": asdict(plan),
+    }
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        raise click.ClickException("needs root: it makes network namespaces and loads BPF programs")
+    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
+        raise click.ClickException(f"missing commands: {', '.join(missing)}")
+    if len(os.sched_getaffinity(0)) < 2:
+        raise click.ClickException("needs two cores: one for the media, one for the controller")
+
+
+def _program_of(checkout: Path) -> str:
+    program = checkout.resolve() / ".venv" / "bin" / "rtpproxy"
+    if not program.is_file():
+        raise click.ClickException(f"{program} is missing: run `make .venv/run.ok` in that checkout")
+    return str(program)
+
+
+def _as_json(results: dict[str, Any]) -> str:
+    return json.dumps(results, indent=1) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

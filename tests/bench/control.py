@@ -1,4 +1,4 @@
-"""Call set-ups a second over the control sockets, beside another program, and media while they go on."""
+"""Call set-ups a second over the control sockets, beside another program."""
 
 import contextlib
 import os
@@ -7,16 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import click
-
+from tests.bench.plan import Plan
 from tests.bench.programs import REPLY_DEADLINE_S, ask_unix, started
+from tests.bench.progress import say
 from tests.running import PROGRAM
 
-CALLS = 3000
-"""Set up in one run."""
-HELD_CALLS = 1000
-ROUNDS = 5
 CLIENT_CPU = 0
 PORT = 22990
 Address = tuple[str, int]
@@ -24,7 +21,7 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class Run:
-    """Calls a second, and what single commands took."""
+    """Calls a second, and the microseconds that single commands took."""
 
     rate: float
     p50_us: float
@@ -34,17 +31,18 @@ class Run:
 class Server:
     """A program with the command line of an RTPproxy, on a core of its own, that holds calls."""
 
-    def __init__(self, name: str, command: str, port: int) -> None:
+    def __init__(self, name: str, command: str, port: int, calls: int) -> None:
         self.name = name
         self.udp = "127.0.0.1", port
         self._command = command
+        self._calls = calls
 
     def __enter__(self) -> "Server":
         with contextlib.ExitStack() as stack:
             low = 10000 + (self.udp[1] - PORT) * 25000
             options = f"-l 127.0.0.1 -m {low} -M {low + 24999} -s udp:127.0.0.1:{self.udp[1]}"
             _, self.unix = stack.enter_context(started(self._command, options))
-            hold_calls(udp_socket(self.udp), HELD_CALLS)
+            hold_calls(udp_socket(self.udp), self._calls)
             self._stack = stack.pop_all()
         return self
 
@@ -52,37 +50,52 @@ class Server:
         self._stack.close()
 
 
-def measure_control(peer: str) -> None:
-    """Print the table of call set-ups; `peer` is the command of another program, empty for none."""
-    click.echo(
-        f"\n{HELD_CALLS:,} calls held; medians of {ROUNDS} rounds, in turn\n"
-        "| program | control socket | in flight | set-ups (U, L, D)/s | of peer | p50 us | p99 us |\n"
-        "|---|---|---|---|---|---|---|"
-    )
+def measure_control(plan: Plan, peer: str) -> list[dict[str, Any]]:
+    """Call set-ups over both kinds of control socket; `peer` is the command of another program, empty for none."""
+    calls = plan.control_calls
     with contextlib.ExitStack() as stack:
         stack.enter_context(on_client_cpu())
-        servers = [stack.enter_context(Server("rtpproxy", f"{PROGRAM} -d ERR", PORT))]
-        if peer:
-            servers.append(stack.enter_context(Server("peer", peer, PORT + 1)))
+        commands = {"rtpproxy": f"{PROGRAM} -d ERR", **({"peer": peer} if peer else {})}
+        servers = [
+            stack.enter_context(Server(name, command, PORT + number, plan.controlled_calls))
+            for number, (name, command) in enumerate(commands.items())
+        ]
+        results = []
         for in_flight in (1, 8, 64):
-            _compare(servers, "udp", in_flight, lambda server, n=in_flight: udp_calls(udp_socket(server.udp), n, CALLS))
-        _compare(servers, "unix", 1, lambda server: unix_calls(server.unix, CALLS))
+
+            def measure(server: Server, in_flight: int = in_flight) -> Run:
+                return udp_calls(udp_socket(server.udp), in_flight, calls)
+
+            results += _compare(servers, "udp", in_flight, measure, plan.control_rounds)
+        results += _compare(servers, "unix", 1, lambda server: unix_calls(server.unix, calls), plan.control_rounds)
+    return results
 
 
-def _compare(servers: list[Server], transport: str, in_flight: int, measure: Callable[[Server], Run]) -> None:
-    rounds = [[measure(server) for server in servers] for _ in range(ROUNDS)]
-    ratio = statistics.median(runs[0].rate / runs[-1].rate for runs in rounds)
+def _compare(
+    servers: list[Server], transport: str, in_flight: int, measure: Callable[[Server], Run], rounds: int
+) -> list[dict[str, Any]]:
+    """The servers in turn; a result for each."""
+    say(f"call set-ups over {transport}, {in_flight} in flight")
+    in_turn = [[measure(server) for server in servers] for _ in range(rounds)]
+    results = []
     for number, server in enumerate(servers):
-        runs = [of_round[number] for of_round in rounds]
-        rate, p50_us, p99_us = (statistics.median(getattr(run, name) for run in runs) for name in Run.__annotations__)
-        share = f"{ratio:.2f}" if len(servers) > 1 and number == 0 else "-"
-        click.echo(
-            f"| {server.name} | {transport} | {in_flight} | {rate:,.0f} | {share} | {p50_us:.0f} | {p99_us:.0f} |"
-        )
+        runs = [one[number] for one in in_turn]
+        result = {
+            "program": server.name,
+            "transport": transport,
+            "in_flight": in_flight,
+            "set_ups_per_s": round(statistics.median(run.rate for run in runs)),
+            "p50_us": round(statistics.median(run.p50_us for run in runs)),
+            "p99_us": round(statistics.median(run.p99_us for run in runs)),
+        }
+        if server is not servers[-1]:
+            result["of_peer"] = round(statistics.median(one[0].rate / one[-1].rate for one in in_turn), 2)
+        results.append(result)
+    return results
 
 
 def udp_socket(address: Address, make: Callable[[], socket.socket] | None = None) -> socket.socket:
-    """A client's socket; `make` makes it elsewhere than here."""
+    """A client's socket; `make` makes it in another namespace."""
     client = make() if make else socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.connect(address)
     client.settimeout(REPLY_DEADLINE_S)
@@ -99,7 +112,7 @@ def _commands(number: int) -> tuple[bytes, bytes, bytes]:
 
 
 def hold_calls(client: socket.socket, calls: int) -> None:
-    """Set calls up, and leave them."""
+    """Set calls up without ending them."""
     with client:
         for number in range(calls):
             for step, command in enumerate(_commands(-1 - number)[:2]):
@@ -108,7 +121,7 @@ def hold_calls(client: socket.socket, calls: int) -> None:
 
 
 def udp_calls(client: socket.socket, in_flight: int, calls: int, until: Callable[[], bool] = lambda: False) -> Run:
-    """Calls, each U then L then D, so many at once, up to `calls` or until told."""
+    """Make calls, each U then L then D, `in_flight` at once, up to `calls` of them or until `until` says so."""
     prefix = b"%d_%d_" % (time.monotonic_ns(), in_flight)
     sent: dict[bytes, tuple[float, int, int]] = {}
     delays: list[float] = []
@@ -138,7 +151,7 @@ def udp_calls(client: socket.socket, in_flight: int, calls: int, until: Callable
 
 
 def unix_calls(path: str, calls: int) -> Run:
-    """Calls, each U then L then D, one connection a command."""
+    """Make calls, each U then L then D, with a connection for each command."""
     delays = []
     start = time.perf_counter()
     for number in range(calls):
@@ -156,7 +169,7 @@ def _run(delays: list[float], elapsed_s: float) -> Run:
 
 @contextlib.contextmanager
 def on_client_cpu() -> Iterator[None]:
-    """This process on the core that clients share."""
+    """Keep this process on the core that clients share."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {CLIENT_CPU})
     try:

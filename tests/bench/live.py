@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 
+from tests.bench.priority import put_first
 from tests.bpf.prog_run import run_live
 
 _PR_SET_PDEATHSIG = 1
-_HIGHEST_PRIORITY = -20  # of what shares the core, the generator is measured
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.alarm(limit_s)
     os.sched_setaffinity(0, {cpu})
-    os.setpriority(os.PRIO_PROCESS, 0, _HIGHEST_PRIORITY)
+    put_first(os.getpid())
     while True:
         run_live(prog_fd, bytes([filler]) * frame_bytes, batch_size=batch_size)
 

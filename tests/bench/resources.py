@@ -1,4 +1,4 @@
-"""What a relay holds: the time of an idle check, memory, open files."""
+"""Memory and open files of a relay that holds calls, and the time of its idle check."""
 
 import os
 import random
@@ -7,8 +7,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-
-import click
+from typing import Any
 
 from rtpproxy.config import Config
 from rtpproxy.offload.off import NoEntries
@@ -17,32 +16,41 @@ from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
+from tests.bench.plan import Plan
+from tests.bench.progress import say
 from tests.running import RunningRelay
 
-HELD_CALLS = 15_000
+_CHECKS = 50
 
 
-def measure_memory() -> None:
-    """Print what the process holds when idle, on the default range and on the widest, and for each call."""
+def measure_memory(plan: Plan) -> dict[str, Any]:
+    """Memory of the process when idle, on the default range of ports and on the widest, and of each call."""
+    calls = plan.held_calls
+    say(f"memory, {calls:,} calls held")
     with tempfile.TemporaryDirectory() as directory:
         with _relay(directory) as relay:
             default = _resident_kb(relay)
         with _relay(directory, "-m", "2048", "-M", "65000") as relay:
             idle = _resident_kb(relay)
-            for number in range(HELD_CALLS):
+            for number in range(calls):
                 relay.port(f"U call{number}@host.example 192.0.2.7 {2 * number % 60000} from{number}")
                 relay.port(f"L call{number}@host.example 192.0.2.8 {2 * number % 60000} from{number} to{number}")
             held = _resident_kb(relay)
-            descriptors = len(os.listdir(f"/proc/{relay.process.pid}/fd"))
-    click.echo(
-        f"\nmemory: {default / 1024:.1f} MB idle on 30,000 ports, {idle / 1024:.1f} MB on 63,000; "
-        f"{HELD_CALLS:,} calls held: {held / 1024:.1f} MB, "
-        f"{(held - idle) / HELD_CALLS:.2f} KB a call, {descriptors} descriptors"
-    )
+            files = len(os.listdir(f"/proc/{relay.process.pid}/fd"))
+    return {
+        "calls": calls,
+        "default_mb": round(default / 1024, 1),
+        "widest_mb": round(idle / 1024, 1),
+        "held_mb": round(held / 1024, 1),
+        "call_kb": round((held - idle) / calls, 2),
+        "files": files,
+    }
 
 
-def measure_idle_check() -> None:
-    """Print how long it takes to find the idle ones among 60,000 streams that the kernel's counters belong to."""
+def measure_idle_check(plan: Plan) -> dict[str, Any]:
+    """The time that it takes to find the idle ones among all streams, by the kernel's counters."""
+    calls = plan.held_calls
+    say(f"idle check, {4 * calls:,} streams")
     config = Config(lowest_port=2048, highest_port=65001)
     local_addresses = LocalAddresses(config.listen, False, lambda _: None)
     programs = Programs(config)
@@ -54,24 +62,28 @@ def measure_idle_check() -> None:
         service = Service(
             *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables, new_ports),
             observers=(),
-            capacity=2 * HELD_CALLS,
+            capacity=2 * calls,
         )
-        for number in range(HELD_CALLS):
+        for number in range(calls):
             call_id = b"call%d" % number
             service.update(Update(call_id, b"f", None, MediaDescription()), "", 0.0)
             service.lookup(Lookup(call_id, b"f", b"t", MediaDescription()), 0.0)
-        # All sessions are idle but for what the kernel saw, so that it is asked about each.
+        # Userspace has seen no packet for too long, the kernel has: so it is asked about each stream.
         now = 2.0 * config.idle_timeout_s
         programs.tables._last_seen_ns[:] = int(now * 1e9)
         times = []
-        for _ in range(50):
+        for _ in range(_CHECKS):
             start = time.perf_counter()
             service.tick(now)
             times.append(time.perf_counter() - start)
     finally:
         programs.close()
-    median, worst = statistics.median(times) * 1e3, max(times) * 1e3
-    click.echo(f"\nidle check of {4 * HELD_CALLS:,} streams: {median:.2f} ms (worst of {len(times)}: {worst:.2f} ms)")
+    return {
+        "streams": 4 * calls,
+        "checks": _CHECKS,
+        "median_ms": round(statistics.median(times) * 1e3, 2),
+        "worst_ms": round(max(times) * 1e3, 2),
+    }
 
 
 class _NoMedia:

@@ -1,0 +1,59 @@
+"""How much is measured, and how often."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the benchmark. Times are in seconds, rates in packets a second."""
+
+    sizes: tuple[int, ...] = (500, 7500)
+    """Calls."""
+    rounds: int = 11
+    """Runs of each relay, in turn."""
+    run_s: float = 0.3
+    """Length of a run at full speed."""
+    paced_s: float = 2.0
+    """Length of a run at a pace."""
+    paced_rate: int = 100_000
+    """At which the kernel's delays are measured."""
+    has_all_families: bool = True
+    """IPv6 and both changes of family, too."""
+    userspace_rates: tuple[int, ...] = (40_000, 80_000, 100_000)
+    peer_calls: int = 500
+    peer_rates: tuple[int, ...] = (20_000, 40_000)
+    peer_rounds: int = 5
+    rows: tuple[int, ...] = (1, 2000, 30_000)
+    """Rows that the XDP program is walked over."""
+    walks: int = 61
+    control_rounds: int = 5
+    control_calls: int = 3000
+    """Set up in one run."""
+    controlled_calls: int = 1000
+    """Held meanwhile."""
+    loaded_in_flight: int = 8
+    """Commands, while media is measured."""
+    loaded_s: float = 5.0
+    """Length of a run with commands in flight."""
+    held_calls: int = 15_000
+    """For memory and for the idle check."""
+
+
+FULL = Plan()
+QUICK = replace(
+    FULL,
+    sizes=(500,),
+    rounds=5,
+    run_s=0.1,
+    paced_s=0.5,
+    has_all_families=False,
+    userspace_rates=(40_000,),
+    peer_rates=(20_000,),
+    peer_rounds=1,
+    rows=(1, 2000),
+    walks=15,
+    control_rounds=2,
+    control_calls=500,
+    loaded_s=1.0,
+    held_calls=1000,
+)
