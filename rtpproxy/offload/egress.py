@@ -1,274 +1,61 @@
-"""What each interface of the host can do for the relay, and our programs on them: XDP, else TC.
+"""What can leave by each interface: who can send there, with which VLAN tags, and up to which size."""
 
-Programs attached by netlink stay when their process dies. Their names carry the instance of the relay, so a successor
-recognizes what a killed predecessor left, and nobody touches a program that somebody else attached.
-"""
+from collections.abc import Callable
 
-import logging
-from collections.abc import Collection
-from dataclasses import dataclass
-
-from pyroute2.netlink.rtnl import RTM_SETLINK
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
-from rtpproxy.addr import is_link_local
-from rtpproxy.config import OffloadMode
-from rtpproxy.errors import OffloadError
-from rtpproxy.network.addresses import addresses_of_host
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.network.links import MAX_TAGS, Link, Links, redirected_mtu
-from rtpproxy.network.netlink import Message, Rtnetlink
-from rtpproxy.offload.clsact import Clsact
-from rtpproxy.offload.entry import Tier, XdpWay
-from rtpproxy.offload.syscall import program_id, program_name
-
-log = logging.getLogger(__name__)
-
-_XDP_IF_NOEXIST, _XDP_DRIVER_MODE = 1, 4
-_NATIVE = "xdp"  # what pyroute2 calls the driver mode
-PROGRAM_PREFIX = "rtpp_"
+from rtpproxy.offload.entry import XdpWay
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Which tier an interface got, and why not a better one, or by which other interface it has it."""
+class Egress:
+    """What the kernel can send by the links of this network namespace."""
 
-    name: str
-    tier: Tier
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.tier.value}" + (f" ({self.reason})" if self.reason else "")
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramSet:
-    """The loaded programs: descriptor and name of each."""
-
-    xdp: tuple[int, str]
-    tc: tuple[int, str]
-    tc_behind_xdp: tuple[int, str]
-
-
-class Interfaces:
-    """The links of this network namespace, and our programs on them."""
-
-    def __init__(
-        self,
-        netlink: Rtnetlink,
-        programs: ProgramSet,
-        names: Collection[str] = (),
-        mode: OffloadMode = OffloadMode.AUTO,
-    ) -> None:
-        """`names` are the only interfaces to attach to; when empty, any may be."""
-        self._netlink = netlink
-        self._programs = programs
-        self._names = frozenset(names)
-        self._mode = mode
-        self.links = Links(netlink)
-        self._clsact = Clsact(netlink, (programs.tc[1], programs.tc_behind_xdp[1]))
-        self._reports: dict[int, Report] = {}
+    def __init__(self, links: Links, has_our_xdp: Callable[[int], bool]) -> None:
+        """`has_our_xdp` tells if our XDP program is attached to the interface with that number."""
+        self._links = links
+        self._has_our_xdp = has_our_xdp
         self._features = XdpFeatures()
         self._can_send: dict[int, bool] = {}
-        self._with_xdp: set[int] = set()
-        """Interfaces that the XDP program was attached to."""
-        self._is_backed = False
 
     def close(self) -> None:
         """Ask no more."""
         self._features.close()
 
-    def clear_leftovers(self) -> list[str]:
-        """Detach what a killed predecessor of this instance left; names of the interfaces it was on."""
-        cleared = []
-        for link in self.links.all():
-            if link.xdp_mode == _NATIVE and program_name(link.xdp_program_id) == self._programs.xdp[1]:
-                self._set_program(link.index, -1, _XDP_DRIVER_MODE)
-                cleared.append(link.name)
-        if cleared:
-            self.links.reload()
-        try:
-            for index in self._clsact.clear_leftovers():
-                found = self.links.get(index)
-                cleared.append(found.name if found else f"interface {index}")
-        except OffloadError as error:
-            log.warning("cannot look for TC programs that a killed predecessor left: %s", error)
-        return list(dict.fromkeys(cleared))
-
-    def attach(self, index: int) -> Report:
-        """Attach to an interface, unless that was tried before. The report says what came of it, and is logged once."""
-        known = self._reports.get(index)
-        if known is not None:
-            return known
-        link = self.links.get(index)
-        if link is None:
-            # Its event is still to come; then it is tried again.
-            return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
-        report = self._reports[index] = self._attach(link)
-        log.info("%s", report)
-        return report
-
-    def _attach(self, link: Link) -> Report:
-        if self._names and link.name not in self._names:
-            return Report(link.name, Tier.USERSPACE, "not named by --interface")
-        if not link.is_ethernet:
-            return Report(link.name, Tier.USERSPACE, "not an Ethernet interface")
-        lower, tags = self.links.lower(link)
-        reason = "--offload tc"
-        if self._mode is not OffloadMode.TC:
-            reason = self._attach_xdp(lower) if len(tags) <= MAX_TAGS else f"over {MAX_TAGS} VLAN tags"
-            if not reason:
-                return Report(link.name, Tier.XDP, f"by {lower.name}, which carries it" if tags else "")
-            if self._mode is OffloadMode.XDP:
-                return Report(link.name, Tier.USERSPACE, reason)
-        try:
-            self._clsact.attach(link.index, *self._programs.tc)
-        except OffloadError as error:
-            return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {error}")
-        return Report(link.name, Tier.TC, reason)
-
-    def _attach_xdp(self, link: Link) -> str:
-        """Attach the XDP program; why that cannot be, or nothing."""
-        if link.index in self._with_xdp:
-            return ""
-        if link.xdp_mode and link.xdp_program_id == program_id(self._programs.xdp[0]):
-            # It went to another namespace and came back.
-            self._with_xdp.add(link.index)
-            return ""
-        if link.xdp_mode:
-            return _taken_by(program_name(link.xdp_program_id))
-        try:
-            self._set_program(link.index, self._programs.xdp[0], _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
-        except OffloadError as error:
-            return f"no native XDP: {error}"
-        self._with_xdp.add(link.index)
-        if self._is_backed:
-            self._back_up(link)
-        return ""
-
-    def reports(self) -> list[Report]:
-        """What became of every interface that was tried."""
-        return list(self._reports.values())
-
     def xdp_way(self, link: Link) -> XdpWay | None:
         """How XDP sends by an interface, None when it cannot."""
-        lower, tags = self.links.lower(link)
+        lower, tags = self._links.lower(link)
         return XdpWay(lower.index, tags) if len(tags) <= MAX_TAGS and self.can_send(lower.index) else None
 
     def mtu(self, link: Link) -> int:
-        """Of what leaves by an interface, bytes of IP packet, whoever sends."""
-        lower, tags = self.links.lower(link)
+        """The size up to which every program can send by an interface, in bytes of IP packet."""
+        lower, tags = self._links.lower(link)
         return min(link.mtu, redirected_mtu(lower, tags)) if self.can_send(lower.index) else link.mtu
-
-    def back_up_xdp(self) -> bool:
-        """Let TC send what XDP cannot, where XDP runs, too, from now on; False when TC may not be used."""
-        if self._mode is OffloadMode.XDP:
-            return False
-        if not self._is_backed:
-            self._is_backed = True
-            for index in self._with_xdp:
-                link = self.links.get(index)
-                if link is not None:
-                    self._back_up(link)
-        return True
-
-    def _back_up(self, link: Link) -> None:
-        try:
-            self._clsact.attach(link.index, *self._programs.tc_behind_xdp)
-        except OffloadError as error:
-            log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, error)
-        else:
-            log.info("%s: TC behind XDP, for what leaves by interfaces that take no redirected frames", link.name)
 
     def can_send(self, index: int) -> bool:
         """Whether frames that XDP redirects to that interface leave it, as far as the kernel tells."""
         known = self._can_send.get(index)
         if known is None:
-            # That our program runs there is what lets drivers send such frames.
-            known = self._can_send[index] = index in self._with_xdp and self._can_transmit(index)
+            # Drivers send such frames only while our program runs there.
+            known = self._can_send[index] = self._has_our_xdp(index) and self._can_transmit(index)
         return known
 
-    def check_senders(self) -> list[int]:
-        """Ask again; numbers of the interfaces that could send and cannot now, or the other way round."""
+    def check(self) -> list[int]:
+        """Ask again. Returns the numbers of the interfaces whose answer changed."""
         before, self._can_send = self._can_send, {}
         return [index for index, could_send in before.items() if self.can_send(index) != could_send]
+
+    def forget(self, index: int) -> None:
+        """The interface is gone."""
+        self._can_send.pop(index, None)
+
+    def known(self) -> set[int]:
+        """Numbers of the interfaces that were asked about."""
+        return set(self._can_send)
 
     def _can_transmit(self, index: int) -> bool:
         answer = self._features.can_transmit(index)
         if answer is None:
             # A kernel before 6.3. With our program attached all drivers can; a veth depends on its far end.
-            link = self.links.get(index)
+            link = self._links.get(index)
             return link is not None and link.kind != "veth"
         return answer
-
-    def detach_all(self) -> None:
-        """Take our programs off every interface; what somebody else put there meanwhile stays."""
-        self.links.reload()
-        for index in self._with_xdp:
-            link = self.links.get(index)
-            if link is None or not link.xdp_program_id:
-                continue
-            if link.xdp_program_id != program_id(self._programs.xdp[0]):
-                log.warning("%s: our XDP program was replaced by somebody else's; left alone", link.name)
-                continue
-            try:
-                self._set_program(index, -1, _XDP_DRIVER_MODE)
-            except OffloadError as error:
-                log.error("%s: cannot detach the XDP program: %s", link.name, error)
-        behind = self._with_xdp if self._is_backed else ()
-        for index in {*behind, *(index for index, report in self._reports.items() if report.tier is Tier.TC)}:
-            link = self.links.get(index)
-            if link is None:
-                continue
-            try:
-                self._clsact.detach(index)
-            except OffloadError as error:
-                log.error("%s: cannot detach the TC program: %s", link.name, error)
-        self._with_xdp.clear()
-        self._is_backed = False
-        self._reports.clear()
-
-    def on_event(self, message: Message) -> int | None:
-        """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
-        index = self.links.on_event(message)
-        if index is not None and self.links.get(index) is None:
-            self._forget(index)
-        return index
-
-    def reload(self) -> None:
-        """Events were lost: ask for all links, and forget those that went. Raises OffloadError."""
-        self.links.reload()
-        for index in {*self._reports, *self._can_send, *self._with_xdp}:
-            if self.links.get(index) is None:
-                self._forget(index)
-
-    def _forget(self, index: int) -> None:
-        self._reports.pop(index, None)
-        self._can_send.pop(index, None)
-        self._with_xdp.discard(index)
-        self._clsact.forget(index)
-
-    def _set_program(self, index: int, fd: int, flags: int) -> None:
-        message = ifinfmsg()
-        message["index"] = index
-        message["attrs"] = [("IFLA_XDP", {"attrs": [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", flags)]})]
-        self._netlink.request(message, RTM_SETLINK)
-
-
-def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = False) -> list[int]:
-    """Numbers of the interfaces that carry one of a family's addresses; the empty one stands for any.
-
-    A link-local address, which every interface has in IPv6, does not count as any.
-    """
-    found = (
-        index
-        for host, index in addresses_of_host(netlink)
-        if (":" in host) == is_ipv6 and (host in hosts or ("" in hosts and not is_link_local(host)))
-    )
-    return list(dict.fromkeys(found))
-
-
-def _taken_by(name: str) -> str:
-    if name.startswith(PROGRAM_PREFIX):
-        return f"another rtpproxy instance has it: XDP program {name}"
-    return f"somebody else's XDP program {name or 'without name'} is attached; it was left alone"

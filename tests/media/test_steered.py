@@ -24,7 +24,7 @@ from rtpproxy.media import receiving, sending
 from rtpproxy.media.receiving import BATCH, SOCKETS
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
-from rtpproxy.offload.tier import Programs
+from rtpproxy.offload.programs import Programs
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
@@ -72,7 +72,7 @@ class Steered:
 
     def _add_local(self, address):
         try:
-            self.programs.add_local(address.host, address.slot)
+            self.programs.host_maps.add_local(address.host, address.slot)
         except OffloadError as error:
             raise OSError(0, str(error)) from error
 
