@@ -234,7 +234,8 @@ def _build_steered(
         media_ports = range(config.port_min, config.port_max + 2)
         on_failure.callback(media.close_all)
         try:
-            receivers = media.start(asyncio.get_running_loop(), local_addresses.known, media_ports)
+            sockets = programs.host_maps.sockets_per_family
+            receivers = media.start(asyncio.get_running_loop(), local_addresses.known, sockets, media_ports)
         except PermissionError as error:
             raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
         programs.steer(receivers)
