@@ -22,7 +22,8 @@ from rtpproxy.offload.layout import NUMBER, Layout, MapLayout, fingerprint
 
 log = logging.getLogger(__name__)
 
-LOAD_DEADLINE_S = 30.0
+LOAD_DEADLINE_S = 120.0
+"""A compiler that hangs must not hang the relay; on a busy machine loading takes most of a minute."""
 _MAPS = (
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
     *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
@@ -68,7 +69,7 @@ class Loaded:
 
 
 def bpf_directory() -> Path:
-    """Where `relay.c` is: inside the installed package, or at the top of a checkout."""
+    """The directory of `relay.c`: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parent.parent
     for directory in (package / "bpf", package.parent / "bpf"):
         if (directory / "relay.c").is_file():

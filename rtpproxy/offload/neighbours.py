@@ -68,7 +68,7 @@ class Neighbours:
         self._load_macs()
 
     def take(self, hop: Hop) -> int | None:
-        """The row for a hop, one user more; None when the table is full."""
+        """The row for a hop, which has one user more; None when the table is full."""
         neighbour, mtu = hop
         rows = self._rows.get(neighbour, {})
         row = rows.get(mtu)
@@ -122,7 +122,7 @@ class Neighbours:
                 self._confirm(key)
 
     def confirm_some(self) -> None:
-        """Confirm a share of the neighbours. To be called every second."""
+        """Confirm a part of the neighbours. To be called every second."""
         if not self._unconfirmed:
             self._unconfirmed = list(self._rows)
             self._share = -(-len(self._unconfirmed) // CONFIRM_INTERVAL_S)
@@ -132,13 +132,13 @@ class Neighbours:
                 self._confirm(key)
 
     def on_link(self, index: int) -> None:
-        """The link with that number changed, came or went."""
+        """The link with that number changed, came or went: write the rows that depend on it."""
         for neighbour in self._rows:
             if self._leads_over(neighbour[0], index):
                 self._update(neighbour)
 
     def _leads_over(self, index: int, lower: int) -> bool:
-        """Whether frames for one interface go by another, or it is the same."""
+        """Whether frames of interface `index` go by interface `lower`, or the two are the same."""
         link = self._interfaces.links.get(index)
         return index == lower or (link is not None and self._interfaces.links.lower(link)[0].index == lower)
 
@@ -162,9 +162,9 @@ class Neighbours:
                 log.info("next hop %s on %s %s", host, link.name if link else f"interface {index}", what)
 
     def _confirm(self, key: Neighbour) -> None:
-        """As if a packet were sent to the neighbour: forwarded frames are no news to the kernel.
+        """Make the kernel resolve an unknown neighbour, and probe one that it has not heard from.
 
-        It resolves an unknown neighbour, and asks one that it has not heard from whether it is still there.
+        The request stands for a packet that is sent to it: forwarded frames do not count for the kernel.
         """
         message = ndmsg()
         family = _AF_INET6 if is_ipv6(key[1]) else _AF_INET

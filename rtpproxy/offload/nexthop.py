@@ -84,7 +84,7 @@ class NextHops:
         return known[0]
 
     def release(self, to_host: str, from_host: str) -> None:
-        """One user of a route less."""
+        """Give up one use of a route; it is forgotten with the last one."""
         target = to_host, from_host
         self._users[target] -= 1
         if not self._users[target]:
@@ -97,12 +97,12 @@ class NextHops:
 
     def start_reroute(self) -> None:
         """Routes may have changed: let `reroute` go over all of them."""
-        # What was not asked since the last time comes first, or events that go on would starve it.
+        # Routes that were not asked since the last time come first, or a flow of events would starve them.
         self._unchecked = list(dict.fromkeys([*self._unchecked, *self._routes]))
         self._is_ours.clear()
 
     def reroute(self, most: int) -> list[_Target]:
-        """Ask the kernel again for up to `most` routes; the peers whose route is another now.
+        """Ask the kernel again for up to `most` routes. Returns the peers whose route changed.
 
         Their entries must be placed anew before the next call of `acquire` or `reroute`.
         """
@@ -120,9 +120,9 @@ class NextHops:
         return changed
 
     def recheck_some(self) -> None:
-        """Let `reroute` go over a share of the routes: no event tells that a path's MTU was learned, or forgotten.
+        """Let `reroute` go over a part of the routes: no event tells that a path's MTU was learned, or forgotten.
 
-        To be called every second. While all of them are asked anyway it does nothing.
+        To be called every second. Does nothing while `reroute` goes over all of them.
         """
         if self._unchecked:
             return
@@ -160,7 +160,7 @@ class NextHops:
         return answer
 
     def _is_of_host(self, host: str) -> bool:
-        """Whether packets to an address are for this host: IPv6 routes do not tell when the source is not ours."""
+        """Whether an address is one of this host's: the kernel gives IPv6 routes for any source address."""
         known = self._is_ours.get(host)
         if known is None:
             try:
@@ -206,18 +206,18 @@ class NextHops:
 
 
 def _no_way_in(report: Report) -> str:
-    """The interface, and why nothing that arrives there is forwarded, where that is so."""
+    """The interface, and why nothing that arrives there is forwarded; empty where it is forwarded."""
     return str(report) if report.tier is Tier.USERSPACE else ""
 
 
 def _ipv6_settings(name: str) -> tuple[int, int]:
-    """Hop limit of what leaves by an interface, and its MTU for IPv6, in bytes: a router on the link may set both."""
+    """IPv6 hop limit and MTU (bytes) of what leaves by an interface: a router on the link may set both."""
     settings = _IPV6_SETTINGS / name
     return _number(settings / "hop_limit", _USUAL_TTL), _number(settings / "mtu", _ANY_MTU)
 
 
 def _number(path: Path, default: int) -> int:
-    """What a setting of the kernel is, `default` where it went with its interface."""
+    """A setting of the kernel, `default` where it is gone with its interface."""
     try:
         return int(path.read_text())
     except OSError:
