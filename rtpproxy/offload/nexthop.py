@@ -49,7 +49,7 @@ class NoRoute:
     """Why the kernel tier cannot reach a peer."""
 
     reason: str
-    no_way_in: str = field(default="", compare=False)
+    no_ingress: str = field(default="", compare=False)
     """Why nothing that arrives from the peer is forwarded either; empty when it may be. Part of the reason, too."""
 
 
@@ -175,19 +175,19 @@ class NextHops:
         link = self._interfaces.links.get(index) if index else None
         if answer["type"] == _LOCAL:
             return NoRoute(
-                f"{to_host} is an address of this host", _no_way_in(self._interfaces.attach(index or 0))
+                f"{to_host} is an address of this host", _no_ingress(self._interfaces.attach(index or 0))
             ), None
         if answer["type"] != _UNICAST or link is None or not source:
             return NoRoute(f"{to_host} is not reached by an ordinary route"), None
         if attribute(answer, "RTA_ENCAP"):
             return NoRoute(f"the route to {to_host} wraps the packet"), None
         report = self._interfaces.attach(index)
-        no_way_in = _no_way_in(report)
+        no_ingress = _no_ingress(report)
         if not link.is_ethernet:
-            return NoRoute(f"{link.name} is not an Ethernet interface", no_way_in), None
+            return NoRoute(f"{link.name} is not an Ethernet interface", no_ingress), None
         xdp_way = self._interfaces.egress.xdp_way(link)
         if xdp_way is None and not self._interfaces.back_up_xdp():
-            return NoRoute(f"its egress interface cannot send redirected frames: {report}", no_way_in), None
+            return NoRoute(f"the egress interface cannot send redirected frames: {report}", no_ingress), None
         via = attribute(answer, "RTA_VIA")
         neighbour_host = attribute(answer, "RTA_GATEWAY") or (via["addr"] if via else to_host)
         metrics = attribute(answer, "RTA_METRICS")
@@ -205,7 +205,7 @@ class NextHops:
             self._neighbours.drop(hop)
 
 
-def _no_way_in(report: Report) -> str:
+def _no_ingress(report: Report) -> str:
     """The interface, and why nothing that arrives there is forwarded; empty where it is forwarded."""
     return str(report) if report.tier is Tier.USERSPACE else ""
 

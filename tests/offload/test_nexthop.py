@@ -55,7 +55,7 @@ def test_egress_without_native_xdp_where_tc_is_forbidden(topology, loaded, netwo
     route = strict.next_hops.acquire("10.0.7.2", "")
     assert isinstance(route, NoRoute)
     assert route.reason.startswith(
-        "its egress interface cannot send redirected frames: br0: userspace (no native XDP: "
+        "the egress interface cannot send redirected frames: br0: userspace (no native XDP: "
     )
     assert (strict.rows, strict.tc_programs()) == ({}, {})
     strict.close()
@@ -88,7 +88,7 @@ def test_egress_that_is_not_ethernet(network):
     network.ip("tuntap add tun0 mode tun", "link set tun0 up", "addr add 10.0.7.1/24 dev tun0")
     network.follow(lambda: network.interfaces.links.by_name("tun0") is not None, "the tunnel")
     route = network.next_hops.acquire("10.0.7.2", "")
-    assert (route.reason, bool(route.no_way_in)) == ("tun0 is not an Ethernet interface", True)
+    assert (route.reason, bool(route.no_ingress)) == ("tun0 is not an Ethernet interface", True)
 
 
 # Routes
@@ -215,7 +215,7 @@ def test_no_way(network, host, reason):
 def test_where_nothing_is_forwarded_that_comes_by_the_way(network):
     """Told apart from a peer that cannot be reached for another reason."""
     network.ip("route add unreachable 203.0.113.1/32")
-    reasons = [network.next_hops.acquire(host, "").no_way_in for host in ("10.0.1.1", "203.0.113.1")]
+    reasons = [network.next_hops.acquire(host, "").no_ingress for host in ("10.0.1.1", "203.0.113.1")]
     assert reasons == ["lo: userspace (not an Ethernet interface)", ""]
 
 
