@@ -10,8 +10,9 @@ from rtpproxy.offload.entry import ForwardingEntry, NextHop, Tier, XdpWay
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
 from tests.conftest import TC_BEHIND_NAME, TC_NAME
+from tests.offload.fake_kernel import FakeRows
 from tests.offload.relay_network import CAPACITY, MAC, OTHER_MAC, RelayNetwork, known_neighbour, to_callee
-from tests.offload.test_forwarder import FakeRows
+from tests.offload.test_forwarder import FakeOwner
 from tests.path_mtu import require_mtu
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -323,7 +324,8 @@ def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
     for port, (peer, (before, _)) in enumerate(peers.items(), 1):
         network.ip(f"route add {peer}/32 via {before}")
         to, source = Endpoint(peer, 1), Endpoint("10.0.1.2", 5004)
-        forwarder.apply("call", {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to, 0xB8)})
+        wanted = {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to, 0xB8)}
+        forwarder.apply(FakeOwner("call"), wanted, 0.0)
     ways = []
 
     def record(number, hop):
@@ -335,7 +337,7 @@ def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
         network.ip(f"route replace {peer}/32 via {after}")
     network.take_events()
     network.next_hops.start_reroute()
-    forwarder.reroute(CAPACITY)
+    forwarder.reroute(CAPACITY, 0.0)
 
     macs = {peer: {gateways[before], gateways[after]} for peer, (before, after) in peers.items()}
     assert [way for way in ways if way[1] and way[1].to_mac not in macs[way[0]]] == []
