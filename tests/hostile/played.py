@@ -156,7 +156,7 @@ class Played:
         self._check_timers(sessions)
         totals = self.play.totals()
         assert (totals["active sessions"], totals["sessions created"]) == (len(sessions), self.model.created)
-        assert service._totals.sessions_timed_out == self.model.expired
+        assert service.totals().sessions_timed_out == self.model.expired
         self.play.journal.clear()
         self.play.media.sent.clear()
 
@@ -166,7 +166,7 @@ class Played:
         assert self.play.media.open_ports == keys
         assert self.play.service._packets._streams.keys() == {key + odd for key in keys for odd in (0, 1)}
         spaces = {space for space, _ in held}
-        for space, ports in self.play.service._pairs._ports.items():
+        for space, ports in self.play.service._legs._pairs._ports.items():
             assert {(space, port) for port in ports.held} == {pair for pair in held if pair[0] == space}
             assert ports.taken == len(ports.held)
             spaces.discard(space)
@@ -182,7 +182,7 @@ class Played:
         assert self.play.offload.installed == wanted
 
     def _check_timers(self, sessions: list) -> None:
-        activity, numbers = self.play.service._activity, self.play.service._sessions
+        activity, numbers = self.play.service._timers._activity, self.play.service._timers._sessions
         used = set()
         for session, model in zip(sessions, self.model.sessions, strict=True):
             for side, leg in enumerate(session.legs):
