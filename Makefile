@@ -41,7 +41,7 @@ demo: $(VENV)/demo.ok
 	$(SUDO) $(BIN)/python -m tests.demo $(ARGS)
 
 check: $(VENV)/check.ok lint
-	$(BIN)/python -m pytest -n auto -m "not root and not kernel and not alone" $(ARGS)
+	QUICK=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "not root and not kernel and not alone" $(ARGS)
 
 lint: $(VENV)/lint.ok
 	$(BIN)/ruff check .

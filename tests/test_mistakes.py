@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind
-from rtpproxy.offload.programs import instance_name
+from rtpproxy.offload.tier import instance_name
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -184,8 +184,8 @@ def test_control_host_that_is_not_found(refused, name):
 
 
 def test_socket_of_a_live_instance(refused, start):
-    running = start("-m", "20000", "-M", "20100", *BOUND)
-    line = refused("-s", f"unix:{running.socket_path}", "-m", "21000", "-M", "21100", *BOUND)
+    running = start("-m", "26000", "-M", "26100", *BOUND)
+    line = refused("-s", f"unix:{running.socket_path}", "-m", "26200", "-M", "26300", *BOUND)
     assert line == f"rtpproxy: control socket unix:{running.socket_path}: in use by another process"
     assert running.ask("V") == "20040107"
 
@@ -480,7 +480,7 @@ def test_steered_ports_of_two_relays_overlap(refused, start, tmp_path):
 
 
 def test_bound_ports_of_two_relays_may_overlap(start):
-    options = (*BOUND, "-b", "-m", "20000", "-M", "20100")
+    options = (*BOUND, "-b", "-m", "26000", "-M", "26100")
     first, second = start(*options), start(*options, name="second")
     ports = [relay.port(f"U {call} 127.0.0.1 4000 f") for call in ("a", "b") for relay in (first, second)]
     assert len(set(ports)) == 4

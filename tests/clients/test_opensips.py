@@ -11,19 +11,21 @@ import pytest
 
 from tests.clients import opensips
 from tests.clients.opensips import CallFailedError, Media, Node, Stream, Udp
+from tests.ports import free_port
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
 HOST = "127.0.0.1"
-BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "20000", "-M", "21000")
+CONTROL_PORT, NOTIFY_PORT = free_port(HOST), free_port(HOST, socket.SOCK_STREAM)
+BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "25000", "-M", "25599")
 """Starts sooner, and needs no privilege."""
 TRANSPORTS = {
     "unix": "unix:{directory}/control",
     "cunix": "cunix:{directory}/control",
-    "udp": "udp:127.0.0.1:22222",
-    "tcp": "tcp:127.0.0.1:22222",
-    "udp6": "udp6:::1:22222",
-    "tcp6": "tcp6:::1:22222",
+    "udp": f"udp:{HOST}:{CONTROL_PORT}",
+    "tcp": f"tcp:{HOST}:{free_port(HOST, socket.SOCK_STREAM)}",
+    "udp6": f"udp6:::1:{free_port('::1')}",
+    "tcp6": f"tcp6:::1:{free_port('::1', socket.SOCK_STREAM)}",
 }
 CALLER = ("192.0.2.7", 49170)
 CALLEE = ("198.51.100.9", 30000)
@@ -58,7 +60,7 @@ def shared_spec(tmp_path_factory, namespace):
     """The control socket of a relay without options, for all tests that need no other."""
     directory = tmp_path_factory.mktemp("shared")
     spec = f"cunix:{directory}/control"
-    with RunningRelay(directory, *BOUND, "-l", HOST, "-m", "30000", "-M", "31000", "-s", spec):
+    with RunningRelay(directory, *BOUND, "-l", HOST, "-m", "25600", "-M", "25999", "-s", spec):
         yield spec
 
 
@@ -144,7 +146,7 @@ def test_capabilities_follow_what_is_there(node):
 def test_command_repeated_before_its_reply_is_executed_once(start):
     """A relay that stands still for longer than a try: two datagrams wait for it, and the second is a repetition."""
     relay, _ = start("udp")
-    transport = Udp(HOST, 22222)
+    transport = Udp(HOST, CONTROL_PORT)
     with Node(transport) as node, ThreadPoolExecutor(1) as background:
         relay.process.send_signal(signal.SIGSTOP)
         try:
@@ -253,11 +255,11 @@ def test_offer_with_notification_of_a_socket_that_is_not_there(start):
 
 def test_timeout_is_notified(start):
     """A line with what the dialog was named, on one connection, from the address of the relay."""
-    with socket.create_server((HOST, 22223)) as listening:
+    with socket.create_server((HOST, NOTIFY_PORT)) as listening:
         listening.settimeout(DEADLINE_S)
-        _, node = start("udp", "-n", "tcp:%%CC_SELF%%:22223", "-T", "1", "-W", "1")
+        _, node = start("udp", "-n", f"tcp:%%CC_SELF%%:{NOTIFY_PORT}", "-T", "1", "-W", "1")
         for number in (1, 2):
-            node.offer(f"U c{number}@h 192.0.2.7 49170 ftag;1 tcp:%%CC_SELF%%:22223 T3a1.{number}f")
+            node.offer(f"U c{number}@h 192.0.2.7 49170 ftag;1 tcp:%%CC_SELF%%:{NOTIFY_PORT} T3a1.{number}f")
         connection, source = listening.accept()
         with connection, connection.makefile("r") as lines:
             connection.settimeout(DEADLINE_S)
@@ -349,7 +351,7 @@ def test_no_well_formed_offer_takes_the_node_out_of_service(node):
 
 def test_calls_that_do_not_fit_take_nobody_out_of_service(start):
     """No ports: the call fails, and the next one has its chance."""
-    _, node = start("udp", "-m", "20000", "-M", "20004")
+    _, node = start("udp", "-m", "25000", "-M", "25004")
     node.offer("U c1@h 192.0.2.7 49170 ftag;1")
     node.answer(f"L c1@h 198.51.100.9 30000 {TAGS}")
     with pytest.raises(CallFailedError) as refused:

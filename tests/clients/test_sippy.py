@@ -14,21 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
-BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "20000", "-M", "21000")
+BOUND = ("--ports", "bound", "--offload", "off", "-F", "-m", "24000", "-M", "24999")
 """Starts sooner, and needs no privilege."""
 PROBES = ["V", *(f"VF {date}" for date in ("20071218", "20080403", "20081224", "20090810", "20150617", "20250523"))]
 TRANSPORTS = {
     "unix": "unix:{directory}/control",
     "cunix": "cunix:{directory}/control",
-    "udp": "udp:127.0.0.1:22222",
-    "tcp": "tcp:127.0.0.1:22222",
-    "udp6": "udp6:::1:22222",
-    "tcp6": "tcp6:::1:22222",
+    "udp": f"udp:127.0.0.1:{free_port('127.0.0.1')}",
+    "tcp": f"tcp:127.0.0.1:{free_port('127.0.0.1', socket.SOCK_STREAM)}",
+    "udp6": f"udp6:::1:{free_port('::1')}",
+    "tcp6": f"tcp6:::1:{free_port('::1', socket.SOCK_STREAM)}",
 }
 
 
@@ -397,9 +398,14 @@ def test_media_over_ipv6(start):
         talk(caller, callee, for_caller, for_callee)
 
 
+NOTIFY_PORT = free_port("127.0.0.1", socket.SOCK_STREAM)
 NOTIFY = {
-    "tcp": ("tcp:127.0.0.1:22223", "tcp:127.0.0.1:22223", {"listen_port": 22223}),
-    "tcp-wildcard": ("tcp:%%CC_SELF%%:22223", "tcp:%%CC_SELF%%:22223", {"listen_port": 22223}),
+    "tcp": (f"tcp:127.0.0.1:{NOTIFY_PORT}", f"tcp:127.0.0.1:{NOTIFY_PORT}", {"listen_port": NOTIFY_PORT}),
+    "tcp-wildcard": (
+        f"tcp:%%CC_SELF%%:{NOTIFY_PORT}",
+        f"tcp:%%CC_SELF%%:{NOTIFY_PORT}",
+        {"listen_port": NOTIFY_PORT},
+    ),
     "unix": ("unix:{directory}/b2bua", "{directory}/b2bua", {"listen_path": "{directory}/b2bua"}),
 }
 """`-n` of the relay, the name of the socket in commands, and where the client listens."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
+from tests.ports import free_port
 from tests.waiting import DEADLINE_S
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -115,9 +116,7 @@ def cunix(path: Path) -> ControlAddress:
 def free(kind: ControlKind) -> ControlAddress:
     """An address of `kind` on loopback whose port is free."""
     host = "::1" if kind.is_ipv6 else "127.0.0.1"
-    with socket.socket(family_of(kind), type_of(kind)) as probe:
-        probe.bind((host, 0))
-        return ControlAddress(kind, host=host, port=probe.getsockname()[1])
+    return ControlAddress(kind, host=host, port=free_port(host, type_of(kind)))
 
 
 def free_udp() -> ControlAddress:

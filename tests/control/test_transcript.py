@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.transcript import Outcome, client, fill, load, replay
 from tests.waiting import DEADLINE_S, wait_for
+
+pytestmark = pytest.mark.xdist_group("ports of the transcripts")
 
 ROOT = Path(__file__).parents[2]
 GROUPS = load()
@@ -87,7 +90,8 @@ def replayed(
     directory = tmp_path_factory.mktemp(group.name)
     for codec in (0, 8):
         (directory / f"prompt.{codec}").write_bytes(bytes(800))
-    port = free_port(group.transport)
+    kind = socket.SOCK_DGRAM if group.transport == "udp" else socket.SOCK_STREAM
+    port = free_port("127.0.0.1", kind)
     places = {
         "SOCK": str(directory / "sock"),
         "PORT": str(port),
@@ -101,14 +105,6 @@ def replayed(
         client(group.transport, places["SOCK"], port) as ask,
     ):
         return group.name, replay(group.rows, ask, places)
-
-
-def free_port(transport: str) -> int:
-    kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

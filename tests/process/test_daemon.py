@@ -439,16 +439,16 @@ def test_sessions_end_by_the_clock(tmp_path):
 
 def test_media_never_get_the_control_port(tmp_path):
     """The port is left out although it is free on the media address."""
-    options = (*BOUND, "-F", "-s", "udp:127.0.0.1:20000", "-l", "127.0.0.2", "-b", "-m", "20000", "-M", "20003")
+    options = (*BOUND, "-F", "-s", "udp:127.0.0.1:27000", "-l", "127.0.0.2", "-b", "-m", "27000", "-M", "27003")
     with RunningRelay(tmp_path, *options) as relay:
-        assert relay.port("U call 192.0.2.1 5000 f") == 20002
+        assert relay.port("U call 192.0.2.1 5000 f") == 27002
         assert relay.ask("L call 192.0.2.2 5000 f t") == "E71"
 
 
 # Control
 
 
-CONTROL = ("127.0.0.1", 20001)
+CONTROL = ("127.0.0.1", 27005)
 SENDERS, CALLS = 4, 840
 SO_RCVBUFFORCE = 33
 
@@ -456,7 +456,7 @@ SO_RCVBUFFORCE = 33
 @pytest.fixture
 def controllers(tmp_path):
     """Several UDP clients of a stopped relay, so that their commands wait. The test lets `relay.process` continue."""
-    with RunningRelay(tmp_path, *BOUND, "-F", "-s", "udp:127.0.0.1:20001") as relay, contextlib.ExitStack() as stack:
+    with RunningRelay(tmp_path, *BOUND, "-F", "-s", "udp:127.0.0.1:27005") as relay, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(SENDERS)]
         for client in clients:
             client.connect(CONTROL)
