@@ -211,6 +211,13 @@ class FakeOffload:
         )
         self._last_seen[key] = now
 
+    def forward_again(self, key: int, packets: int) -> None:
+        """Count so many packets whose numbers came before at a port that has an entry."""
+        assert self.entry(key) is not None, f"the kernel has no entry for port {key}"
+        before = self.counters(key)
+        totals = before.totals._replace(duplicates=before.totals.duplicates + packets)
+        self._counters[key] = replace(before, packets=before.packets + packets, totals=totals)
+
     def drop_others(self, key: int, packets: int) -> None:
         """Count so many packets dropped for their source."""
         before = self.counters(key)

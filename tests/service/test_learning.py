@@ -333,6 +333,16 @@ def test_repeated_numbers_are_believed_so_often_a_second(play):
     assert play.counters("call f t")["ndropped"] == 10
 
 
+def test_repeats_that_the_kernel_forwarded_are_none_of_the_packets_of_userspace(talk):
+    """As when a sender's fragments go to userspace, and its small packets, sent twice, through the kernel."""
+    for number in range(REPEATS_PER_SECOND + 10):
+        talk.offload.forward_again(FACES_CALLER, 1)
+        talk.packet(CALLER, FACES_CALLER, rtp(201 + number, ssrc=0x1234), TO_CALLEE)
+    assert talk.counters("call f t")["ndropped"] == 0
+    assert talk.counters("call t f rtpa_ndups")["rtpa_ndups"] == 0
+    assert talk.counters("call f t rtpa_ndups")["rtpa_ndups"] == REPEATS_PER_SECOND + 10
+
+
 @pytest.mark.parametrize("ssrcs", [(1, 2), (1, 1)], ids=["two SSRCs", "far apart"])
 def test_numbers_that_start_anew_are_believed_so_often_a_second(play, ssrcs):
     """Of two packets that go round, each makes the other look new."""
