@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* The maps: who writes what. Lookups stand in relay.c, because bcc rewrites only the main file. */
+/* The maps, and who writes them. Look-ups are in relay.c, because bcc rewrites the main file only. */
 #pragma once
 #include "types.h"
 
 #ifndef MAX_NEXT_HOPS
 #define MAX_NEXT_HOPS 4096
 #endif
-/* Of each family; those of IPv6 come after those of IPv4. */
+/* Sockets of each family; those of IPv6 come after those of IPv4. */
 #ifndef STEERED_SOCKETS
 #define STEERED_SOCKETS 8
 #endif
@@ -28,14 +28,14 @@
 #define UNTAGGED_LINKS 1024
 #endif
 #define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
-/* Addresses that join later; they share the port space of another. */
+/* Room for addresses that commands bring later; they share the port space of another. */
 #ifndef MORE_ADDRESSES
 #define MORE_ADDRESSES 64
 #endif
 
 /*
  * BPF_F_MMAPABLE: elements are aligned to cache lines, and the controller maps these arrays, so that a row or a counter
- * costs it a memory access. Only `port_hosts6` it does not map: that would count as memory of every relay.
+ * costs it one memory access. It does not map `port_hosts6`, which would count as memory of every relay.
  */
 #define MAPPED 1024
 
@@ -46,29 +46,30 @@
 BPF_F_TABLE("array", __u32, struct port_row, port_rows, PORT_ROWS, MAPPED);
 BPF_F_TABLE("array", __u32, struct port_hosts6, port_hosts6, PORT_ROWS, MAPPED);
 
-/* Apart from the rows, so that counting never writes to the line that other CPUs read. */
+/* Separate from the rows, so that counting never writes to a cache line that other CPUs read. */
 BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORT_ROWS, MAPPED);
 
-/* Apart from the counters, so that a packet that is like most of them touches one line only. */
+/* Separate from the counters, so that a usual packet touches one cache line only. */
 BPF_F_TABLE("array", __u32, struct port_events, port_events, PORT_ROWS, MAPPED);
 
-/* Apart from the rows, so that a neighbour that moves changes one row, not ten thousand. */
+/* Separate from the port rows, so that a neighbour with a new MAC changes one row, not ten thousand. */
 BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);
 
 /* One element; per CPU, because every packet of the host counts in it. */
 BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 
-/* Port spaces by local address, written by the controller; not asked where one space holds a whole family. */
+/* Port spaces by local address, written by the controller; not looked up where one space holds a whole family. */
 BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_ADDRESSES);
 
-/* Addresses of this host, followed by the controller; those beyond the last are taken for other machines'. */
+/* Addresses of this host, kept up to date by the controller. Those without room are taken for other machines'. */
 BPF_TABLE("hash", struct local_address, __u8, host_addresses, MAX_HOST_ADDRESSES);
 
-/* Apart from the others, by number, because most frames ask here: a hash costs a twentieth of all that is forwarded. */
+/* Interfaces by number, separate from `links`, because most frames need this one: a hash costs 5 % of the throughput. */
 BPF_TABLE("array", __u32, struct link, untagged_links, UNTAGGED_LINKS);
 
-/* Interfaces and VLAN interfaces of this host, followed by the controller; frames of those beyond the last go up. */
+/* Other interfaces and VLANs of this host, kept up to date by the controller. Frames of those without room go to
+ * userspace. */
 BPF_TABLE("hash", struct link_key, struct link, links, MAX_LINKS);
 
-/* The controller's UDP sockets for all ports; a port always goes to the same one. */
+/* The controller's UDP sockets for all ports. A port always leads to the same one. */
 BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Reading a frame. Functions return PARSE_OK or true and fill their result, or say why not; every access is checked
- * against data_end here, and nowhere else.
+ * Parses a frame. Functions fill their result and return PARSE_OK or true, or say why not. Every access is checked
+ * against data_end.
  */
 #pragma once
 #include <linux/if_ether.h>
@@ -27,7 +27,7 @@ struct datagram {
 	struct udphdr *udp;
 	struct iphdr *ip;        /* where is_ipv6 is not set */
 	struct ipv6hdr *ipv6;    /* where it is */
-	/* Those that offsets depend on are long: verifiers before Linux 5.16 remember no shorter numbers on the stack. */
+	/* Members that offsets depend on have 64 bits: verifiers before Linux 5.16 do not track shorter ones on the stack. */
 	__u64 is_ipv6;           /* 0 or 1 */
 	__be16 tags[4] __attribute__((aligned(8))); /* as in struct link_key */
 	__u64 tag_count;         /* in the frame, those with the reserved VLAN id 0 included */
@@ -44,7 +44,7 @@ struct rtp_mark {
 	bool is_marker;
 };
 
-/* Why a frame is not one that can be forwarded. */
+/* Why a frame cannot be forwarded. */
 enum parse_result {
 	PARSE_OK,
 	PARSE_NOT_IP,
@@ -61,7 +61,7 @@ static __always_inline bool parse_is_tag(__be16 type)
 	return type == __constant_htons(ETH_P_8021Q) || type == __constant_htons(ETH_P_8021AD);
 }
 
-/* Note a tag, unless it says no more than a priority (802.1Q, VLAN id 0). */
+/* Note a tag, unless it is only a priority tag (802.1Q, VLAN id 0). */
 static __always_inline void parse_note_tag(struct datagram *d, __be16 type, __be16 tci)
 {
 	__be16 id = tci & __constant_htons(VLAN_ID_MASK);
@@ -77,7 +77,7 @@ static __always_inline void parse_note_tag(struct datagram *d, __be16 type, __be
 	}
 }
 
-/* The Ethernet header with up to `most` tags; `type` is that of the packet in it. */
+/* Parse the Ethernet header with up to `most` tags. `type` becomes the EtherType of the packet behind them. */
 static __always_inline enum parse_result parse_ethernet(void *data, void *data_end, __u32 most, struct datagram *d,
 							__be16 *type)
 {
@@ -147,8 +147,8 @@ static __always_inline enum parse_result parse_ipv6(void *data_end, struct datag
 }
 
 /*
- * The same number, of which the verifier knows nothing any more: else it would follow all that comes after the tags once
- * for each number of them. `noise` is any number that it does not know.
+ * Returns the same number and makes the verifier forget its value: else it would follow everything behind the tags once
+ * for each number of tags. `noise` is any number that the verifier does not know.
  */
 static __always_inline __u64 parse_forget(__u64 number, __u64 noise)
 {
@@ -157,7 +157,7 @@ static __always_inline __u64 parse_forget(__u64 number, __u64 noise)
 	return number ^ noise;
 }
 
-/* All headers of a frame of `frame_bytes`, the last of which may lie beyond data_end. `most` tags are allowed. */
+/* Parse all headers of a frame of `frame_bytes`, whose end may lie beyond data_end. Up to `most` tags are allowed. */
 static __always_inline enum parse_result parse_datagram(void *data, void *data_end, __u32 frame_bytes, __u32 most,
 							struct datagram *d)
 {
@@ -171,7 +171,7 @@ static __always_inline enum parse_result parse_datagram(void *data, void *data_e
 	d->tag_count = parse_forget(d->tag_count, frame_bytes) & 3;
 	*tags = parse_forget(*tags, frame_bytes);
 	ip_at = sizeof(*d->eth) + TAG_BYTES * d->tag_count;
-	/* The compiler must ask this once, or the verifier sees packets that are of one family here and of the other there. */
+	/* Makes the compiler test this once: else the verifier follows packets that change their family on the way. */
 	asm volatile("" : "+r"(is_ipv6));
 	d->is_ipv6 = is_ipv6;
 	if (is_ipv6) {
@@ -195,7 +195,7 @@ static __always_inline enum parse_result parse_datagram(void *data, void *data_e
 	return PARSE_OK;
 }
 
-/* Whether version is 2, and CSRC list, extension and padding fit into a payload of at least 12 bytes. */
+/* Is the version 2, and do CSRC list, extension and padding fit into a payload of at least 12 bytes? */
 static __always_inline bool parse_rtp_extras(void *data_end, const __u8 *rtp, __u32 size)
 {
 	__u32 payload_at = RTP_HEADER_BYTES + 4 * (rtp[0] & 0x0f), padding = 0, last = size - 1;
@@ -217,7 +217,7 @@ static __always_inline bool parse_rtp_extras(void *data_end, const __u8 *rtp, __
 	return payload_at + padding <= size;
 }
 
-/* Whether the IPv4 header's checksum is right. */
+/* Is the IPv4 header's checksum right? */
 static __always_inline bool parse_is_ipv4_header_right(const struct iphdr *ip)
 {
 	const __u32 *words = (const void *)ip;
@@ -230,7 +230,7 @@ static __always_inline bool parse_is_ipv4_header_right(const struct iphdr *ip)
 	return sum == 0xffff;
 }
 
-/* True when the payload is an RTP packet (protocol.md 5.8). */
+/* Parse the RTP header. False when the payload is not an RTP packet (protocol.md 5.8). */
 static __always_inline bool parse_rtp(void *data_end, const struct datagram *d, struct rtp_mark *mark)
 {
 	__u8 *rtp = (void *)(d->udp + 1);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Turning a received frame into the one that leaves. A relay is the end of one path and the start of another: the IP
- * header is written anew (TTL or hop limit as a socket's, the stream's DSCP with ECN cleared, don't-fragment set or no
- * flow label), only the identification is kept where IPv4 stays IPv4. The UDP checksum is updated incrementally (RFC
- * 1624), so a wrong one stays wrong and the receiver notices; where there is none to update it is computed.
+ * Turns a received frame into the one that leaves. A relay is the end of one path and the start of another: it writes a
+ * new IP header (TTL or hop limit of a socket, the stream's DSCP with ECN cleared, don't-fragment set or no flow label)
+ * and keeps only the identification where IPv4 stays IPv4. The UDP checksum is updated incrementally (RFC 1624), so a
+ * wrong one stays wrong and the receiver notices; where there is none to update, it is computed.
  */
 #pragma once
 #include "verdict.h"
@@ -27,13 +27,13 @@ static __always_inline __be16 rewrite_finish(__u32 sum)
 	return check ? check : 0xffff;
 }
 
-/* What a sender whose interface was to finish the checksum leaves there: the sum of the pseudo-header. */
+/* Is the checksum unfinished? Senders that leave it to their interface put the sum of the pseudo-header there. */
 static __always_inline bool rewrite_is_unfinished(const struct datagram *d, const struct entry *e)
 {
 	return d->udp->check == rewrite_fold((__u32)e->pseudo_sum + d->udp->len);
 }
 
-/* The checksum of a datagram that had a right one. */
+/* The updated checksum of a datagram that came with one. */
 static __always_inline __be16 rewrite_update(const struct udphdr *udp, const struct entry *e)
 {
 	return rewrite_finish((__u32)(__u16)~udp->check + e->udp_delta + (__u16)~udp->source);
@@ -51,7 +51,7 @@ static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d
 
 	if (size > MAX_SUMMED_BYTES)
 		return false;
-	/* What is known of it must not make the compiler drop the bounds that the verifier counts on. */
+	/* Keeps the compiler from dropping the bounds checks that the verifier needs. */
 	asm volatile("" : "+r"(size));
 	for (__u32 end = SUM_BLOCK_BYTES; end <= MAX_SUMMED_BYTES && end <= size; end += SUM_BLOCK_BYTES) {
 		if ((void *)(at + SUM_BLOCK_BYTES) > data_end)
@@ -90,7 +90,7 @@ static __always_inline __be16 rewrite_compute(const struct udphdr *udp, const st
 	return rewrite_finish((__u32)e->udp_delta + e->pseudo_sum + udp->dest + 2 * (__u32)udp->len + payload_sum);
 }
 
-/* An IPv4 header, as words and in place. */
+/* Write an IPv4 header in place. */
 static __always_inline void rewrite_ipv4(struct iphdr *ip, const struct entry *e, __u32 ip_bytes, __be16 id)
 {
 	__be16 tot_len = __builtin_bswap16(ip_bytes);
@@ -125,7 +125,7 @@ static __always_inline void rewrite_ipv6(struct ipv6hdr *ipv6, const struct entr
 	rewrite_address6(&ipv6->daddr, &e->to_host6);
 }
 
-static __always_inline void rewrite_macs(struct ethhdr *eth, const struct way_out *out)
+static __always_inline void rewrite_macs(struct ethhdr *eth, const struct egress *out)
 {
 	*(__u32 *)&eth->h_dest[0] = out->to_mac_head;
 	*(__u16 *)&eth->h_dest[4] = out->to_mac_tail;
@@ -133,7 +133,7 @@ static __always_inline void rewrite_macs(struct ethhdr *eth, const struct way_ou
 	*(__u32 *)&eth->h_source[2] = out->from_mac_tail;
 }
 
-/* The type of the packet in the frame that leaves. */
+/* EtherType of the frame that leaves. */
 static __always_inline __be16 rewrite_type(const struct entry *e)
 {
 	return e->is_to_ipv6 ? __constant_htons(ETH_P_IPV6) : __constant_htons(ETH_P_IP);

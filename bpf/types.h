@@ -8,7 +8,7 @@
 #include <linux/types.h>
 
 /*
- * One row per media port of every port space, written by the controller, only read here. Two facts live in it:
+ * One row per media port of every port space, written by the controller, only read here. It holds two things:
  * `is_open` (the port belongs to a stream, so its packets are steered to the controller's socket), and the
  * forwarding entry, everything from `sequence` on. An entry changes as a whole: the writer makes `sequence` odd,
  * writes the members and makes it even again; a reader that saw it odd, or sees another value after copying, leaves
@@ -19,15 +19,15 @@ struct port_row {
 	__u8 reserved[3];
 	__u32 sequence;
 	__u8 is_forwarding;      /* an entry is installed */
-	__u8 is_any_source_port; /* asymmetric party: only the source host is locked */
+	__u8 is_any_source_port; /* asymmetric leg: only the source host is locked */
 	__u8 is_rtp;             /* remember SSRC and sequence number */
 	__u8 tos;
 	__be32 remote_host;      /* locked source */
-	__be32 local_host;       /* our address it sends to */
+	__be32 local_host;       /* our address that it sends to */
 	__be16 remote_port;      /* locked source port, unless is_any_source_port */
-	__be16 from_port;        /* what leaves comes from here */
+	__be16 from_port;        /* source port of what leaves */
 	__be32 from_host;
-	__be32 to_host;          /* and goes there */
+	__be32 to_host;          /* destination of what leaves */
 	__be16 to_port;
 	__be16 udp_delta;        /* one's complement sum: all new words, less all old ones but the source port */
 	__be16 ip_sum;           /* one's complement sum of the new IPv4 header, total length and id left out */
@@ -41,8 +41,8 @@ struct port_row {
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
 
 /*
- * In place of the addresses in the row, those of its sides that are IPv6. Same index as the row, and part of its entry;
- * apart from it, so that nobody pays for it who has IPv4 only.
+ * The IPv6 addresses of an entry, in place of those in the row. Same index as the row, and part of its entry; separate,
+ * so that hosts with IPv4 only do not pay for it.
  */
 struct port_hosts6 {
 	__be32 remote_host[4];
@@ -53,26 +53,26 @@ struct port_hosts6 {
 _Static_assert(sizeof(struct port_hosts6) == 64, "the addresses of a row are one cache line");
 
 /*
- * What happened at a port, as far as every packet changes it. Same index as the row. The totals are never reset. The
- * rest is where the RTP statistics stand (protocol.md 11.1): the controller writes it while `sequence` of the row is
- * odd, so that counting goes on where it stopped, and reads it to go on itself. A program that was past the row by then
- * counts its packet after that, one on each CPU at most. A stream's packets reach one CPU at a time (its flow decides);
- * where they do not, totals are right, and a packet may count as lost or twice.
+ * Counters of a port that every packet changes. Same index as the row. The totals are never reset. The rest is the state
+ * of the RTP statistics (protocol.md 11.1): the controller writes it while `sequence` of the row is odd, so that the
+ * kernel goes on where userspace stopped, and reads it for the other way round. A program that had read the row before
+ * counts its packet after that, at most one on each CPU. The packets of a stream reach one CPU at a time (its flow
+ * decides); where they do not, totals are right, but a packet may count as lost or twice.
  */
 struct port_counters {
-	__u64 packets;       /* forwarded; counted last, so that who sees it sees the rest of the packet counted */
+	__u64 packets;       /* forwarded; counted last: the other members have every packet that is counted here */
 	__u64 jitter_sum;    /* of `jitter` after each measured packet */
 	__u32 jitter_count;  /* packets measured */
 	__u32 ssrc;          /* of the latest RTP packet, host order */
 	__u64 last_seen_ns;  /* last packet; 0: none */
-	__u64 arrived_ns;    /* jitter is measured from a packet that came then; 0: no packet of `ssrc` had a known clock */
-	__u32 highest;       /* sequence number, extended beyond 16 bits, of the run */
+	__u64 arrived_ns;    /* arrival of the packet that jitter is measured from; 0: no packet of `ssrc` had a known clock */
+	__u32 highest;       /* sequence number of the run, extended beyond 16 bits */
 	__u32 timestamp;     /* of the packet that came at arrived_ns */
 	__u32 jitter;        /* RFC 3550 6.4.1, in 1/256 of a timestamp unit; of the newest SSRC that has any */
 	__u32 jitter_max;
 	__u32 longest_gap;   /* between two packets, in 1024 ns */
-	__u8 is_running;     /* `ssrc` and `highest` mean something */
-	__u8 is_jitter_new;  /* no packet of `ssrc` was measured yet; an SSRC that comes back starts anew too */
+	__u8 is_running;     /* `ssrc` and `highest` are valid */
+	__u8 is_jitter_new;  /* no packet of `ssrc` was measured yet; an SSRC that comes back starts anew, too */
 	__u8 reserved[2];
 };
 _Static_assert(sizeof(struct port_counters) == 64, "counters are one cache line");
@@ -84,24 +84,24 @@ _Static_assert(sizeof(struct port_counters) == 64, "counters are one cache line"
 _Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a bit");
 
 /*
- * What only unusual packets change, and every stream about once a second. Same index as the row; totals are never
- * reset. `lowest` and what follows is part of where the statistics stand.
+ * Counters that only unusual packets change, and every stream about once a second. Same index as the row; totals are
+ * never reset. `lowest` and what follows is part of the state of the statistics.
  */
 struct port_events {
-	__u32 window_since;        /* when the second began that the next two count in: units of 2^20 ns, modulo 2^32 */
-	__u16 others_passed;       /* packets from other sources passed up */
-	__u16 suspects;            /* packets that may be going round (account.h) */
+	__u32 window_since;        /* start of the second that the next two count in: units of 2^20 ns, modulo 2^32 */
+	__u16 others_passed;       /* packets from other sources passed to userspace */
+	__u16 suspects;            /* packets that may be in a loop (account.h) */
 	__u64 others_dropped;      /* packets from other sources */
-	__u64 ssrc_changed_ns;     /* when the SSRC became what it is; 0: no RTP seen */
+	__u64 ssrc_changed_ns;     /* when the SSRC last changed; 0: no RTP seen */
 	__u64 sequence_set_ns;     /* when `sequence` was set */
 	__u16 sequence;            /* a recent one of the SSRC, host order */
 	__u16 reserved;
-	__u32 lost;                /* sent and not received; goes down when a late packet comes */
+	__u32 lost;                /* sent but not received; goes down when a late packet comes */
 	__u32 duplicates;
 	__u32 parse_errors;        /* forwarded though they are not RTP */
-	__u32 lowest;              /* number of the run, extended like `highest`; not over MISSING_BITS behind it when seeded */
-	__u32 settled;             /* `missing` is true of the numbers up to here; those after it have all come */
-	__u64 missing[MISSING_WORDS]; /* bit n % MISSING_BITS: number n of the run has not come */
+	__u32 lowest;              /* first number of the run, extended like `highest`; at most MISSING_BITS behind it when seeded */
+	__u32 settled;             /* `missing` is right up to this number; those after it were all received */
+	__u64 missing[MISSING_WORDS]; /* bit n % MISSING_BITS: number n of the run was not received */
 };
 _Static_assert(sizeof(struct port_events) == 128, "events are two cache lines");
 
@@ -112,9 +112,9 @@ struct local_address {
 _Static_assert(sizeof(struct local_address) == 16, "a hash key has no padding");
 
 /*
- * Frames of this host: those that come by an interface with these VLAN tags, none of which is a reserved 0, and to this
- * MAC. An interface has an element of its own, in `untagged_links` if its number is small, and one in `links` for each
- * VLAN interface of the host that it carries; behind two tags also one without the outer tag, which a driver may take off.
+ * Frames for this host: received by an interface with these VLAN tags (none has the reserved id 0), and sent to this MAC.
+ * Every interface has an element, in `untagged_links` if its number is small, and one in `links` for each VLAN interface
+ * that it carries. A VLAN behind two tags also has one without the outer tag, which a driver may take off.
  */
 struct link_key {
 	__u32 ifindex;
@@ -131,8 +131,8 @@ _Static_assert(sizeof(struct link) == 8, "read as one word");
 /* A neighbour on an interface. Written by the controller as a whole, with `sequence` as in port_row. */
 struct next_hop {
 	__u32 sequence;
-	__u32 ifindex;     /* of the interface, by which TC sends; 0: not usable now */
-	__u32 xdp_ifindex; /* by which XDP sends: the same, or what carries it; 0: frames cannot be redirected there */
+	__u32 ifindex;     /* of the interface that TC sends by; 0: not usable now */
+	__u32 xdp_ifindex; /* XDP sends by this one: the same, or what carries it; 0: frames cannot be redirected there */
 	__u32 mtu;         /* of the IP packet, bytes */
 	__u8 to_mac[6];
 	__u8 from_mac[6];
@@ -143,43 +143,46 @@ struct next_hop {
 _Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");
 
 /*
- * Packets that were not forwarded, by reason, for the whole process, one copy a CPU. Those named dropped_ were dropped,
- * all others went up to the kernel's stack. What was forwarded is the sum over `port_counters`. This is the only list
- * of reasons: names are never reused for something else, and new ones go last.
+ * Frames that were not forwarded, by reason, for the whole relay, one copy for each CPU. Those named dropped_ were
+ * dropped, all others went to the kernel's stack, and from there to userspace if they were ours. Forwarded packets are
+ * the sum over `port_counters`. This is the only list of reasons: names are never reused, and new ones go last.
  */
 struct verdicts {
-	__u64 dropped_other_source; /* not the locked source, and enough of those went up this second */
+	__u64 dropped_other_source; /* not from the locked source, and over the limit of those for this second */
 	__u64 up_not_ip;            /* ARP, MPLS, ... */
-	__u64 up_vlan;              /* tags of no VLAN interface of this host, or more than two; or an unknown interface */
+	__u64 up_vlan;              /* tags of no VLAN interface of this host, or over two tags; or an unknown interface */
 	__u64 up_not_udp;
 	__u64 up_not_ours;          /* UDP to an address or a port that no stream owns */
 	__u64 up_fragment;
 	__u64 up_ip_options;        /* IPv4 */
 	__u64 up_malformed;         /* lengths that contradict each other, or a multicast MAC */
 	__u64 up_no_entry;          /* ours, but still learning, or relayed by userspace */
-	__u64 up_entry_changing;    /* the entry or its next hop changed while we looked */
-	__u64 up_other_address;     /* to another address of ours than the phone used before */
-	__u64 up_other_source;      /* not the locked source: userspace applies the latching rules */
+	__u64 up_entry_changing;    /* the entry or its next hop changed while it was read */
+	__u64 up_other_address;     /* sent to another of our addresses than before */
+	__u64 up_other_source;      /* not from the locked source: userspace applies the latching rules */
 	__u64 up_no_next_hop;       /* the neighbour is unknown, or its interface is down */
-	__u64 up_too_long;          /* over the MTU of the way out: a socket can fragment */
-	__u64 up_doubled;           /* short, and short packets are to be sent twice */
+	__u64 up_too_long;          /* over the MTU of the egress interface: a socket can fragment */
+	__u64 up_doubled;           /* short, and short packets must be sent twice */
 	__u64 up_extension_header;  /* IPv6 */
-	__u64 up_other_mac;         /* to the MAC of another host, seen by a promiscuous interface */
-	__u64 up_bad_checksum;      /* of the IPv4 header; that of UDP is the receiver's to judge */
-	__u64 up_no_checksum;       /* none over IPv6, or none or an unfinished one, and too long to be summed here */
+	__u64 up_other_mac;         /* sent to the MAC of another host, seen by a promiscuous interface */
+	__u64 up_bad_checksum;      /* of the IPv4 header; that of UDP is checked by the receiver */
+	__u64 up_no_checksum;       /* none over IPv6; or none or an unfinished one, and too long to be summed here */
 	__u64 up_no_headroom;       /* the driver left no room before the frame for a longer header */
-	__u64 up_aggregated;        /* several packets put together on the way (GRO): the stack takes them apart */
-	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: TC's, on the same interface */
-	__u64 dropped_going_round;  /* repeats, or packets without a number, so many that they must be in a loop */
-	__u64 dropped_no_memory;    /* the kernel had none when the frame was rewritten in part */
+	__u64 up_aggregated;        /* several packets joined on reception (GRO): the stack takes them apart */
+	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: left to TC on the ingress interface */
+	__u64 dropped_going_round;  /* repeated packets, or packets without a number, so many that they must be in a loop */
+	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
 };
 
-/* Packets from other sources than the locked one that go up, per port and second. */
+/* Limit of packets from other sources than the locked one that go to userspace, per port and second. */
 #ifndef OTHERS_PER_SECOND
 #define OTHERS_PER_SECOND 8
 #endif
 
-/* Of RTP packets that repeat a number, and of packets without one or that start anew, so many go on a second and port. */
+/*
+ * Limits per port and second of RTP packets that repeat a number, and of packets that have none or start a new run. The
+ * excess is dropped, which ends a loop.
+ */
 #ifndef REPEATS_PER_SECOND
 #define REPEATS_PER_SECOND 200
 #endif

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* What to do with a datagram, given the row of its port. Pure: nothing is written but the result. */
+/* Verdicts, and what the row of a port says of a datagram. Pure: only results are written. */
 #pragma once
 #include "parse.h"
 #include "types.h"
 
-/* An IPv6 address as the words that it is copied by. */
+/* The number of a counter in `struct verdicts`, by its name. */
+#define VERDICT(name) (__builtin_offsetof(struct verdicts, name) / sizeof(__u64))
+/* The one verdict without a counter there. */
+#define FORWARD (sizeof(struct verdicts) / sizeof(__u64))
+
+/* An IPv6 address as two words, for copying. */
 struct address6 {
 	__u64 head;
 	__u64 tail;
 };
 
-/* What an entry says, copied out of its row as a whole. Each side has addresses of one family. */
+/* A forwarding entry, copied out of its row as a whole. Each side has addresses of one family. */
 struct entry {
 	__be32 remote_host;
 	__be32 local_host;
@@ -50,8 +55,8 @@ static __always_inline void verdict_read_address6(const __be32 *words, struct ad
 }
 
 /*
- * Copy the entry; ENTRY_CHANGING when the controller wrote to it meanwhile. `hosts6` may be NULL where the row did not
- * need it before.
+ * Copy the entry; ENTRY_CHANGING when the controller wrote to it meanwhile. `hosts6` may be NULL if the row did
+ * not need it before.
  */
 static __always_inline enum entry_result verdict_read_entry(struct port_row *row, struct port_hosts6 *hosts6,
 							    struct entry *e)
@@ -101,7 +106,7 @@ static __always_inline bool verdict_is_same(const struct in6_addr *there, const 
 	return ((__u64)words[1] << 32 | words[0]) == address->head && ((__u64)words[3] << 32 | words[2]) == address->tail;
 }
 
-/* Whether the datagram comes from the source that the stream is locked to. */
+/* Does the datagram come from the source that the stream is locked to? */
 static __always_inline bool verdict_is_locked_source(const struct entry *e, const struct datagram *d)
 {
 	if (d->udp->source != e->remote_port && !e->is_any_source_port)
@@ -111,7 +116,7 @@ static __always_inline bool verdict_is_locked_source(const struct entry *e, cons
 	return !e->is_ipv6 && d->ip->saddr == e->remote_host;
 }
 
-/* Whether it comes to the address of ours that the party uses. */
+/* Is it sent to the local address of the entry? */
 static __always_inline bool verdict_is_local_host(const struct entry *e, const struct datagram *d)
 {
 	if (d->is_ipv6)
@@ -119,8 +124,8 @@ static __always_inline bool verdict_is_local_host(const struct entry *e, const s
 	return !e->is_ipv6 && d->ip->daddr == e->local_host;
 }
 
-/* A next hop, copied as a whole; MACs and tags as the words they are written with. */
-struct way_out {
+/* A next hop, copied as a whole. MACs and tags are held as the words that they are written with. */
+struct egress {
 	__u32 ifindex;
 	__u32 xdp_ifindex;
 	__u32 mtu;
@@ -133,7 +138,7 @@ struct way_out {
 	__be32 inner_tag;
 };
 
-static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *hop, struct way_out *out)
+static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *hop, struct egress *out)
 {
 	__u32 sequence = READ_ONCE(hop->sequence);
 
@@ -156,8 +161,36 @@ static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *
 	return out->ifindex ? ENTRY_OK : ENTRY_NONE;
 }
 
-/* Whether a frame is addressed to the interface that it came by. */
+/* Is the frame addressed to the MAC of its ingress interface? */
 static __always_inline bool verdict_is_to_link(const struct ethhdr *eth, const struct link *link)
 {
 	return *(__u32 *)&eth->h_dest[0] == *(__u32 *)&link->mac[0] && *(__u16 *)&eth->h_dest[4] == *(__u16 *)&link->mac[4];
+}
+
+/* Does the verdict drop the frame? All others leave it to the stack. */
+static __always_inline bool verdict_is_dropped(__u32 verdict)
+{
+	return verdict == VERDICT(dropped_other_source) || verdict == VERDICT(dropped_going_round) ||
+	       verdict == VERDICT(dropped_no_memory);
+}
+
+/* The verdict on a frame that is no datagram we could forward. */
+static __always_inline __u32 verdict_of_unparsed(enum parse_result why)
+{
+	switch (why) {
+	case PARSE_NOT_IP:
+		return VERDICT(up_not_ip);
+	case PARSE_VLAN:
+		return VERDICT(up_vlan);
+	case PARSE_NOT_UDP:
+		return VERDICT(up_not_udp);
+	case PARSE_FRAGMENT:
+		return VERDICT(up_fragment);
+	case PARSE_IP_OPTIONS:
+		return VERDICT(up_ip_options);
+	case PARSE_EXTENSION_HEADER:
+		return VERDICT(up_extension_header);
+	default:
+		return VERDICT(up_malformed);
+	}
 }

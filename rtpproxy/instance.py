@@ -24,7 +24,8 @@ from rtpproxy.media.portrange import Claims, Reservation, check_local
 from rtpproxy.media.sockets import OnDatagram, route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.off import NoKernelTier
-from rtpproxy.offload.tier import KernelTier, Programs, instance_name
+from rtpproxy.offload.programs import Programs, instance_name
+from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
 from rtpproxy.process.privileges import identity
@@ -169,7 +170,7 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         service.datagram(key, data, source, local_host, now)
 
     ports = _build_ports(config, local_addresses, on_datagram, clock, stack)
-    verdicts = VerdictReport(ports.programs.tables.verdicts if ports.programs else dict)
+    verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     kernel = _build_kernel(config, ports, verdicts, stack)
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
@@ -233,7 +234,8 @@ def _build_steered(
         media_ports = range(config.port_min, config.port_max + 2)
         on_failure.callback(media.close_all)
         try:
-            receivers = media.start(asyncio.get_running_loop(), local_addresses.known, media_ports)
+            sockets = programs.host_maps.sockets_per_family
+            receivers = media.start(asyncio.get_running_loop(), local_addresses.known, sockets, media_ports)
         except PermissionError as error:
             raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
         programs.steer(receivers)
@@ -252,7 +254,7 @@ def _listen_on(address: LocalAddress, claims: Claims, programs: Programs) -> Non
     except StartError as error:
         raise OSError(errno.EADDRINUSE, str(error)) from error
     try:
-        programs.add_local(address.host, address.slot)
+        programs.host_maps.add_local(address.host, address.slot)
     except OffloadError as error:
         claims.remove(address)
         raise OSError(errno.ENOSPC, str(error)) from error

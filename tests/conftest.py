@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +23,8 @@ from hypothesis import settings
 
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.offload import loader
-from rtpproxy.offload.syscall import map_write
-from rtpproxy.offload.tables import Tables, mac_bytes, tag_bytes
+from rtpproxy.offload.host_maps import HostMaps
+from rtpproxy.offload.tables import Tables
 from tests.plain_xdp import load_plain_xdp
 from tests.workers import enter_own_namespaces
 
@@ -127,10 +126,10 @@ def load_programs(**defines: str) -> loader.Loaded:
     span = LAST_PORT + 1 - FIRST_PORT
     ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1"}
     slots = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "0"}
-    loaded = loader.load({**PROGRAM_NAMES, **ports, **slots, **defines})
-    map_write(loaded.map_fds["untagged_links"], 1, mac_bytes(RELAY_MAC) + bytes(2))
-    for tags in (VLAN, QINQ):
-        map_write(loaded.map_fds["links"], struct.pack("=I", 1) + tag_bytes(tags), mac_bytes(RELAY_MAC) + bytes(2))
+    loaded = loader.load({**PROGRAM_NAMES, **ports, **slots, **defines}, is_strict=True)
+    host_maps = HostMaps(loaded)
+    for tags in ((), VLAN, QINQ):
+        host_maps.mark_frames((1, tags), RELAY_MAC)
     return loaded
 
 

@@ -81,16 +81,26 @@ LOGS = {
 FOREIGN = {
     "bcc": {"offload.loader"},
     "click": {"cli.command"},
-    "numpy": {"offload.tables", "session.reaper", "service.offloading"},
+    "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
     "pyroute2": {
         *("network.netlink", "network.addresses", "network.links"),
-        *("offload.attach", "offload.clsact", "offload.nexthop"),
+        *("offload.attach", "offload.clsact", "offload.neighbours", "offload.nexthop"),
     },
     "uvloop": {"process.daemon"},
     "urllib": {"control.parser"},
     "time": {"process.daemon"},
     "gc": {"process.daemon"},
 }
+PACKERS = {
+    "offload.layout": "keys and values of maps: nothing else turns members into their bytes",
+    "offload.syscall": "the attributes of bpf(2)",
+    "network.netlink": "headers of netlink messages",
+    "network.features": "messages of generic netlink",
+    "media.sending": "UDP headers, and options of sockets",
+    "rtp.header": "RTP headers",
+    "addr": "words of IPv6 addresses",
+}
+"""Modules that pack and unpack bytes by hand (`struct`), and which."""
 TYPES_ONLY = {"service.offloading": "numpy"}
 """Modules that use a library in annotations only."""
 
@@ -213,6 +223,11 @@ def test_imports_from_outside(module):
 @pytest.mark.parametrize("name", FOREIGN)
 def test_lists_of_places_are_not_longer_than_needed(name):
     assert {module for module in MODULES if name in outside(module)} == FOREIGN[name]
+
+
+def test_bytes_are_packed_in_few_places():
+    """So that no layout of a map is stated a second time, least of all in numbers."""
+    assert {module for module in MODULES if "struct" in outside(module)} == PACKERS.keys()
 
 
 @pytest.mark.parametrize(("module", "package"), TYPES_ONLY.items())

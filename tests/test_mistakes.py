@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind
-from rtpproxy.offload.tier import instance_name
+from rtpproxy.offload.programs import instance_name
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
 

@@ -17,8 +17,6 @@ from rtpproxy.session.local import LocalAddress, port_key
 
 log = logging.getLogger(__name__)
 
-SOCKETS = 8
-"""Receiving sockets of a family. A port always uses the same one, so a flood at one fills an eighth of the buffers."""
 BATCH = 64
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_REMEMBERED = 100_000
@@ -48,17 +46,20 @@ class Receivers:
         self.has_ipv6 = True
         """False on a host that has no IPv6; known from `start` on."""
 
-    def start(self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], media_ports: range) -> list[int]:
+    def start(
+        self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], sockets: int, media_ports: range
+    ) -> list[int]:
         """Open the sockets; their descriptors, in the order that the kernel's socket map expects.
 
-        First those of IPv4, then, if an IPv6 address is listened on or may be, those of IPv6. They are bound, as the
-        map demands, but not to one of `media_ports` where any other is free.
+        First `sockets` of IPv4, then, if an IPv6 address is listened on or may be, as many of IPv6. A port always uses
+        the same one, so a flood at one fills a part of the buffers only. They are bound, as the map demands, but not to
+        one of `media_ports` where any other is free.
         """
         self._loop = loop
         for address in listen:
             self.listen(address)
         for family in self._families(listen):
-            for _ in range(SOCKETS):
+            for _ in range(sockets):
                 self._receivers.append(self._open(loop, family, media_ports))
         return [receiver.fileno() for receiver in self._receivers]
 

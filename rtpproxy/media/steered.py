@@ -44,15 +44,16 @@ class SteeredMedia:
         """By slot: 1 for each RTP port whose pair is open, else 0."""
 
     def start(
-        self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], media_ports: range = range(0)
+        self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], sockets: int, media_ports: range = range(0)
     ) -> list[int]:
         """Open the receiving sockets; their descriptors, to be put into the kernel's socket map in this order.
 
-        They are bound, as the map demands, but not to one of `media_ports` where any other is free.
+        There are `sockets` of each family, as many as the map has room for. They are bound, as the map demands, but not
+        to one of `media_ports` where any other is free.
         """
         for address in listen:
             self._listened[address.slot].append(address)
-        receivers = self._receivers.start(loop, listen, media_ports)
+        receivers = self._receivers.start(loop, listen, sockets, media_ports)
         self._senders.check_permitted()
         return receivers
 

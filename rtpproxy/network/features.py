@@ -1,8 +1,8 @@
-"""Whether an interface can send redirected frames, as the kernel's `netdev` netlink family tells (Linux 6.3).
+"""Asks the kernel if an interface can send redirected frames, by its `netdev` netlink family (Linux 6.3).
 
-A frame that is redirected to an interface that cannot send it is lost without a trace. On a veth it depends on the
-far end, which must run an XDP program or have GRO on, and can change at any time; other drivers can once they have an
-XDP program themselves.
+A frame that is redirected to an interface that cannot send it is lost without a trace. A veth can if its far end runs
+an XDP program or has GRO on, which can change at any time; other drivers can once they have an XDP program
+themselves.
 """
 
 import socket
@@ -30,6 +30,7 @@ class XdpFeatures:
         self._family = struct.unpack("=H", found[_FAMILY_ID])[0] if _FAMILY_ID in found else None
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def can_transmit(self, index: int) -> bool | None:

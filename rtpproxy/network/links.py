@@ -1,4 +1,4 @@
-"""The links of this network namespace, kept true by events; which of them carry others, and whose frames are ours."""
+"""The links of this network namespace, kept up to date by events, and the frames that are for this host."""
 
 import logging
 from collections import defaultdict
@@ -18,12 +18,12 @@ _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _ETHERNET = 1
 _8021Q = 0x8100
 MAX_TAGS = 2
-"""More in one frame are left to the kernel's stack."""
+"""Frames with more are left to the kernel's stack."""
 _AGGREGATES = ("bond", "team")
 """Kinds whose XDP programs run on their ports."""
 
 FrameKey = tuple[int, tuple[VlanTag, ...]]
-"""The interface that a frame comes by, and the VLAN tags in it, outer first."""
+"""The ingress interface of a frame, and its VLAN tags, outer first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Link:
     """pyroute2's word for how an XDP program is attached, empty for none."""
     xdp_program_id: int
     parent: int = 0
-    """The interface that it is on top of, 0 for none, or one of another namespace."""
+    """The interface that carries it; 0 for none, or for one of another namespace."""
     master: int = 0
     """The bond, bridge, ... that it is a port of; 0 for none."""
     vlan: VlanTag | None = None
-    """Of a VLAN interface."""
+    """The tag of a VLAN interface."""
 
 
 class Links:
@@ -75,7 +75,7 @@ class Links:
         return next((link for link in self._links.values() if link.name == name), None)
 
     def lower(self, link: Link) -> tuple[Link, tuple[VlanTag, ...]]:
-        """What a VLAN interface's frames come and leave by, and the tags in them, outer first; else the link itself."""
+        """The interface that a VLAN's frames use, and their tags, outer first; for other links the link itself."""
         tags: tuple[VlanTag, ...] = ()
         while link.vlan is not None and link.parent in self._links:
             tags = (link.vlan, *tags)
@@ -83,7 +83,7 @@ class Links:
         return link, tags
 
     def frames(self) -> dict[FrameKey, str]:
-        """Which frames are for this host: by where they come in and their tags, the MAC they are addressed to.
+        """The frames for this host: by ingress interface and tags, the MAC that they are addressed to.
 
         A frame whose outer tag the driver took off, before XDP saw it, counts as one of the interface behind both.
         """
@@ -95,7 +95,7 @@ class Links:
         for link in self._links.values():
             if not link.is_ethernet:
                 continue
-            # As TC sees them, at the interface itself.
+            # At the interface itself, as TC sees them.
             found[link.index, ()] = link.mac
             lower, tags = self.lower(link)
             if not tags or len(tags) > MAX_TAGS:
@@ -103,13 +103,13 @@ class Links:
             for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
                 found[index, tags] = link.mac
                 without_outer[index, tags[1:]] = link.mac
-        # Last, because those that have such tags for their own come first, also where there is no room for all.
+        # Last: interfaces that have these tags themselves come first, also where there is no room for all.
         for key, mac in without_outer.items():
             found.setdefault(key, mac)
         return found
 
     def on_event(self, message: Message) -> int | None:
-        """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
+        """Take in an event. Returns the number of the link that came, changed or went, None for other events."""
         # Bridges report their ports under another family; that is no change of the link.
         if message["family"] not in (0, None):
             return None
@@ -124,7 +124,7 @@ class Links:
 
 
 class OurFrames:
-    """Keeps the kernel's copy of `Links.frames` true."""
+    """Keeps the kernel's copy of `Links.frames` up to date."""
 
     def __init__(self, write: Callable[[FrameKey, str | None], None]) -> None:
         """`write(key, mac)` changes the copy; None takes the key out. It raises OffloadError when it cannot."""
@@ -133,7 +133,7 @@ class OurFrames:
         self._is_warned = False
 
     def follow(self, frames: Mapping[FrameKey, str]) -> None:
-        """These are the frames for this host now. Those that cannot be written go up."""
+        """Take over the frames that are for this host now. Those that cannot be written go to userspace."""
         for key in [key for key in self._written if key not in frames]:
             del self._written[key]
             self._try(key, None)
@@ -153,7 +153,7 @@ class OurFrames:
 
 
 def redirected_mtu(lower: Link, tags: Sequence[VlanTag]) -> int:
-    """Bytes of IP packet that a redirected frame may have: the kernel allows it one tag over the interface's MTU."""
+    """Largest IP packet in a redirected frame, in bytes: the kernel allows one tag above the interface's MTU."""
     return lower.mtu - TAG_BYTES * max(0, len(tags) - 1)
 
 

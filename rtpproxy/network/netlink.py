@@ -1,7 +1,7 @@
-"""Requests to and events from rtnetlink, in pyroute2's messages.
+"""Requests to rtnetlink, and its events, in pyroute2's messages.
 
-pyroute2's own sockets want an event loop of their own, which uvloop is not, so the two sockets here are plain ones:
-the kernel answers a request before `send` returns, and events are read when the loop says so.
+pyroute2's own sockets need an event loop of a kind that uvloop is not, so the two sockets here are plain ones: the
+kernel answers a request before `send` returns, and events are read when the loop says so.
 """
 
 import errno
@@ -56,6 +56,7 @@ class Rtnetlink:
         self._sequence = 0
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def request(self, message: Message, kind: int, flags: int = 0) -> list[Message]:
@@ -91,7 +92,7 @@ class Rtnetlink:
 
 
 class Events:
-    """A socket that hears of links, neighbours, routes, rules and addresses."""
+    """A socket that gets the events of links, neighbours, routes, rules and addresses."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -101,14 +102,15 @@ class Events:
         self._marshal = MarshalRtnl()
 
     def fileno(self) -> int:
-        """For the event loop."""
+        """The descriptor, for the event loop."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def read(self) -> list[Message] | None:
-        """The events that wait; None when some were lost, so that everything must be asked again."""
+        """The pending events; None when some were lost, so that everything must be asked for again."""
         events: list[Message] = []
         is_complete = True
         while True:

@@ -1,6 +1,6 @@
-"""What each interface of the host can do for the relay, and our programs on them: XDP, else TC.
+"""Our programs on the host's interfaces: XDP, else TC.
 
-Programs attached by netlink stay when their process dies. Their names carry the instance of the relay, so a successor
+Programs attached by netlink stay when their process dies. Their names contain the instance of the relay, so a successor
 recognizes what a killed predecessor left, and nobody touches a program that somebody else attached.
 """
 
@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pyroute2.netlink.rtnl import RTM_SETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from rtpproxy.addr import is_ipv6 as is_ipv6_host
 from rtpproxy.addr import is_link_local
 from rtpproxy.config import OffloadMode
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.addresses import addresses_of_host
-from rtpproxy.network.features import XdpFeatures
-from rtpproxy.network.links import MAX_TAGS, Link, Links, redirected_mtu
+from rtpproxy.network.links import MAX_TAGS, Link, Links
 from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.clsact import Clsact
-from rtpproxy.offload.entry import Tier, XdpWay
+from rtpproxy.offload.egress import Egress
+from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.syscall import program_id, program_name
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ PROGRAM_PREFIX = "rtpp_"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Which tier an interface got, and why not a better one, or by which other interface it has it."""
+    """The tier that an interface got, and why not a better one, or which other interface gives it this one."""
 
     name: str
     tier: Tier
@@ -68,18 +69,17 @@ class Interfaces:
         self.links = Links(netlink)
         self._clsact = Clsact(netlink, (programs.tc[1], programs.tc_behind_xdp[1]))
         self._reports: dict[int, Report] = {}
-        self._features = XdpFeatures()
-        self._can_send: dict[int, bool] = {}
         self._with_xdp: set[int] = set()
         """Interfaces that the XDP program was attached to."""
+        self.egress = Egress(self.links, self._with_xdp.__contains__)
         self._is_backed = False
 
     def close(self) -> None:
-        """Ask no more."""
-        self._features.close()
+        """Close what asks the kernel. Programs stay attached."""
+        self.egress.close()
 
     def clear_leftovers(self) -> list[str]:
-        """Detach what a killed predecessor of this instance left; names of the interfaces it was on."""
+        """Detach what a killed predecessor of this instance left. Returns the names of the interfaces."""
         cleared = []
         for link in self.links.all():
             if link.xdp_mode == _NATIVE and program_name(link.xdp_program_id) == self._programs.xdp[1]:
@@ -96,13 +96,13 @@ class Interfaces:
         return list(dict.fromkeys(cleared))
 
     def attach(self, index: int) -> Report:
-        """Attach to an interface, unless that was tried before. The report says what came of it, and is logged once."""
+        """Attach to an interface, unless that was tried before. The report tells the result, and is logged once."""
         known = self._reports.get(index)
         if known is not None:
             return known
         link = self.links.get(index)
         if link is None:
-            # Its event is still to come; then it is tried again.
+            # Its event has not been read yet; it is tried again then.
             return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
         report = self._reports[index] = self._attach(link)
         log.info("%s", report)
@@ -128,7 +128,7 @@ class Interfaces:
         return Report(link.name, Tier.TC, reason)
 
     def _attach_xdp(self, link: Link) -> str:
-        """Attach the XDP program; why that cannot be, or nothing."""
+        """Attach the XDP program. Returns the reason when that is not possible, else nothing."""
         if link.index in self._with_xdp:
             return ""
         if link.xdp_mode and link.xdp_program_id == program_id(self._programs.xdp[0]):
@@ -147,21 +147,11 @@ class Interfaces:
         return ""
 
     def reports(self) -> list[Report]:
-        """What became of every interface that was tried."""
+        """The result for every interface that was tried."""
         return list(self._reports.values())
 
-    def xdp_way(self, link: Link) -> XdpWay | None:
-        """How XDP sends by an interface, None when it cannot."""
-        lower, tags = self.links.lower(link)
-        return XdpWay(lower.index, tags) if len(tags) <= MAX_TAGS and self.can_send(lower.index) else None
-
-    def mtu(self, link: Link) -> int:
-        """Of what leaves by an interface, bytes of IP packet, whoever sends."""
-        lower, tags = self.links.lower(link)
-        return min(link.mtu, redirected_mtu(lower, tags)) if self.can_send(lower.index) else link.mtu
-
     def back_up_xdp(self) -> bool:
-        """Let TC send what XDP cannot, where XDP runs, too, from now on; False when TC may not be used."""
+        """From now on, let TC send what XDP cannot on interfaces with XDP. False when TC may not be used."""
         if self._mode is OffloadMode.XDP:
             return False
         if not self._is_backed:
@@ -178,31 +168,12 @@ class Interfaces:
         except OffloadError as error:
             log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, error)
         else:
-            log.info("%s: TC behind XDP, for what leaves by interfaces that take no redirected frames", link.name)
-
-    def can_send(self, index: int) -> bool:
-        """Whether frames that XDP redirects to that interface leave it, as far as the kernel tells."""
-        known = self._can_send.get(index)
-        if known is None:
-            # That our program runs there is what lets drivers send such frames.
-            known = self._can_send[index] = index in self._with_xdp and self._can_transmit(index)
-        return known
-
-    def check_senders(self) -> list[int]:
-        """Ask again; numbers of the interfaces that could send and cannot now, or the other way round."""
-        before, self._can_send = self._can_send, {}
-        return [index for index, could_send in before.items() if self.can_send(index) != could_send]
-
-    def _can_transmit(self, index: int) -> bool:
-        answer = self._features.can_transmit(index)
-        if answer is None:
-            # A kernel before 6.3. With our program attached all drivers can; a veth depends on its far end.
-            link = self.links.get(index)
-            return link is not None and link.kind != "veth"
-        return answer
+            log.info(
+                "%s: TC behind XDP, for streams that leave by interfaces that take no redirected frames", link.name
+            )
 
     def detach_all(self) -> None:
-        """Take our programs off every interface; what somebody else put there meanwhile stays."""
+        """Detach our programs from every interface. Programs that somebody else attached meanwhile stay."""
         self.links.reload()
         for index in self._with_xdp:
             link = self.links.get(index)
@@ -229,7 +200,7 @@ class Interfaces:
         self._reports.clear()
 
     def on_event(self, message: Message) -> int | None:
-        """Take in a link event; the number of the link that came, changed or went, if the event is of that kind."""
+        """Take in an event. Returns the number of the link that came, changed or went, None for other events."""
         index = self.links.on_event(message)
         if index is not None and self.links.get(index) is None:
             self._forget(index)
@@ -238,14 +209,14 @@ class Interfaces:
     def reload(self) -> None:
         """Events were lost: ask for all links, and forget those that went. Raises OffloadError."""
         self.links.reload()
-        for index in {*self._reports, *self._can_send, *self._with_xdp}:
+        for index in {*self._reports, *self.egress.known(), *self._with_xdp}:
             if self.links.get(index) is None:
                 self._forget(index)
 
     def _forget(self, index: int) -> None:
         self._reports.pop(index, None)
-        self._can_send.pop(index, None)
         self._with_xdp.discard(index)
+        self.egress.forget(index)
         self._clsact.forget(index)
 
     def _set_program(self, index: int, fd: int, flags: int) -> None:
@@ -256,14 +227,14 @@ class Interfaces:
 
 
 def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = False) -> list[int]:
-    """Numbers of the interfaces that carry one of a family's addresses; the empty one stands for any.
+    """Numbers of the interfaces that have one of these addresses of a family; an empty one stands for any address.
 
-    A link-local address, which every interface has in IPv6, does not count as any.
+    Link-local addresses do not count as any: in IPv6 every interface has one.
     """
     found = (
         index
         for host, index in addresses_of_host(netlink)
-        if (":" in host) == is_ipv6 and (host in hosts or ("" in hosts and not is_link_local(host)))
+        if is_ipv6_host(host) == is_ipv6 and (host in hosts or ("" in hosts and not is_link_local(host)))
     )
     return list(dict.fromkeys(found))
 

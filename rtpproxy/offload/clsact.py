@@ -1,7 +1,7 @@
 """The TC program on an interface: a filter at the ingress of its `clsact` qdisc, which others may use as well.
 
-The qdisc is taken away again if it was we who added it and nobody else has a filter in it. What a killed predecessor
-left is known by the filter's name.
+The qdisc is removed again if we added it and nobody else has a filter in it. Leftovers of a killed predecessor are
+recognized by the filter's name.
 """
 
 import errno
@@ -26,17 +26,17 @@ _QDISC_HANDLE = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _ALL_PROTOCOLS = 0x0003
 _PRIORITY = 100
-"""Lower ones come before ours; ours lets those after it have their say, another instance's among them."""
+"""Filters with a lower one come before ours. Ours lets later ones decide, too, also those of another instance."""
 _DIRECT_ACTION = 1
 _GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
-"""What the kernel says of filters, qdiscs and interfaces that are not there any more."""
+"""Errors of the kernel for filters, qdiscs and interfaces that are gone."""
 
 
 class Clsact:
-    """Filters of ours, and the qdiscs that were added for them."""
+    """Our filters, and the qdiscs that were added for them."""
 
     def __init__(self, netlink: Rtnetlink, names: Collection[str]) -> None:
-        """`names` are those of our programs, by which filters are recognized."""
+        """`names` are the names of our programs, by which filters are recognized."""
         self._netlink = netlink
         self._names = frozenset(names)
         self._added: set[int] = set()
@@ -54,7 +54,7 @@ class Clsact:
             raise
 
     def detach(self, index: int) -> bool:
-        """Take our program off an interface; False when it is not there any more. Raises OffloadError."""
+        """Detach our program from an interface; False when it was gone already. Raises OffloadError."""
         ours = [found["handle"] for found in self._filters(index, _INGRESS) if self._is_ours(found)]
         for handle in ours:
             self._forgiving(_filter(index, handle), RTM_DELTFILTER)
@@ -66,7 +66,7 @@ class Clsact:
         self._added.discard(index)
 
     def clear_leftovers(self) -> list[int]:
-        """Take off what a predecessor of this instance left; the interfaces that it was on. Raises OffloadError."""
+        """Detach what a predecessor of this instance left. Returns the interfaces' numbers. Raises OffloadError."""
         answers = self._netlink.request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP)
         kinds = {
             answer["index"]: attribute(answer, "TCA_KIND") for answer in answers if answer["parent"] == TC_H_CLSACT
@@ -74,7 +74,7 @@ class Clsact:
         cleared = []
         for index, kind in kinds.items():
             if self.detach(index):
-                # Whether a clsact was the predecessor's, nobody knows; without a filter it does nothing.
+                # Nobody knows if the predecessor added this clsact; without a filter it does nothing.
                 self._remove_qdisc(index, is_ours=kind == "clsact")
                 cleared.append(index)
         return cleared
@@ -96,7 +96,7 @@ class Clsact:
             self._forgiving(_qdisc(index), RTM_DELQDISC)
 
     def _forgiving(self, message: Message, kind: int) -> None:
-        """Take something off that may have gone by itself."""
+        """Remove something that may be gone already."""
         try:
             self._netlink.request(message, kind)
         except OffloadError as error:
@@ -131,7 +131,7 @@ def _qdisc(index: int) -> Message:
 
 
 def _filter(index: int, handle: int = 0) -> Message:
-    """A filter of ours; a new one gets its handle from the kernel."""
+    """Our filter; a new one gets its handle from the kernel."""
     message = tcmsg()
     message["index"], message["handle"], message["parent"] = index, handle, _INGRESS
     message["info"] = _PRIORITY << 16 | socket.htons(_ALL_PROTOCOLS)

@@ -129,12 +129,12 @@ class Forwarder:
         if isinstance(route, NoRoute):
             self._leave(wish, route.reason, now)
             return
-        no_way_in = back.no_way_in if isinstance(back, NoRoute) else ""
+        no_ingress = back.no_ingress if isinstance(back, NoRoute) else ""
         if isinstance(back, Route) and back.tier is Tier.USERSPACE:
-            no_way_in = f"nothing is forwarded that arrives {back.description}"
-        if no_way_in:
+            no_ingress = f"nothing is forwarded that arrives {back.description}"
+        if no_ingress:
             # An entry would forward nothing, and cost a hand-over of the statistics for each packet in userspace.
-            self._leave(wish, f"ingress: {no_way_in}", now)
+            self._leave(wish, f"ingress: {no_ingress}", now)
             return
         installed = self._installed.get(entry.key)
         program = _program(route, back)

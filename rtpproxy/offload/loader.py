@@ -2,7 +2,7 @@
 
 bcc maps a whole compiler into the process (some 135 MB), which the controller must not carry for years. So this
 module is run as a child process: it compiles, loads, sends the descriptors of programs and maps over a socket pair
-together with the layout of every struct, and exits. Maps and programs live on in the parent's descriptors.
+together with the layout of every map, and exits. Maps and programs live on in the parent's descriptors.
 """
 
 import array
@@ -18,34 +18,32 @@ from pathlib import Path
 from typing import Any
 
 from rtpproxy.errors import OffloadError
+from rtpproxy.offload.layout import NUMBER, Layout, MapLayout, fingerprint
 
 log = logging.getLogger(__name__)
 
-LOAD_DEADLINE_S = 30.0
-_TABLES = ("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts")
-_MAPS = (*_TABLES, "local_slots", "host_addresses", "untagged_links", "links", "steered_sockets")
-UNTAGGED_LINKS = 1024
-"""Interfaces with a smaller number have an element of their own in the map of that name."""
+LOAD_DEADLINE_S = 120.0
+"""A compiler that hangs must not hang the relay; on a busy machine loading takes most of a minute."""
+_MAPS = (
+    *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
+    *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
+)
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
 _CAPS_TO_LOAD = (38, 39)
 """CAP_PERFMON and CAP_BPF; CAP_SYS_ADMIN stands for both."""
 _MAX_MESSAGE_BYTES = 1 << 16
 _LOGGED_LINES = 40
-"""Of what compiler and verifier say of a program that is refused; the reason is at the end."""
+"""Last lines of what compiler and verifier say of a program that is refused; the reason is at the end."""
 PROGRAM_MACROS = ("ON_XDP", "ON_TC", "ON_TC_BEHIND_XDP", "ON_STEER")
 """Name each program, in the order of their descriptors in `Loaded`."""
+_GEOMETRY_MACROS = (
+    *("FIRST_PORT", "PORT_SPAN", "LOCAL_SLOTS", "ANY_IPV4_SLOT", "ANY_IPV6_SLOT"),
+    *("FIRST_IPV4", "FIRST_IPV4_SLOT", "FIRST_IPV6", "FIRST_IPV6_SLOT"),
+)
+"""Those that tell which row belongs to which port of which address."""
+_WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _DESCRIPTORS = len(PROGRAM_MACROS) + len(_MAPS)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the members of a map's value lie: name -> (struct format character or `Ns`, offset in bytes)."""
-
-    members: dict[str, tuple[str, int]]
-    size: int
-    """Of the value, bytes."""
-    entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +54,13 @@ class Loaded:
     tc_fd: int
     """For interfaces without XDP."""
     tc_behind_xdp_fd: int
-    """For those with XDP, where something leaves by an interface that takes no redirected frames."""
+    """For interfaces with XDP, where frames leave by an interface that takes no redirected ones."""
     steer_fd: int
     map_fds: dict[str, int]
-    layouts: dict[str, Layout]
+    layouts: dict[str, MapLayout]
+    """Of the same maps."""
+    fingerprint: str
+    """Equal where the contents of all maps mean the same (see `layout.fingerprint`)."""
 
     def close(self) -> None:
         """Let go of all programs and maps; what is attached lives on."""
@@ -68,7 +69,7 @@ class Loaded:
 
 
 def bpf_directory() -> Path:
-    """Where `relay.c` is: inside the installed package, or at the top of a checkout."""
+    """The directory of `relay.c`: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parent.parent
     for directory in (package / "bpf", package.parent / "bpf"):
         if (directory / "relay.c").is_file():
@@ -76,12 +77,15 @@ def bpf_directory() -> Path:
     raise OffloadError(f"bpf/relay.c is missing beside {package}: the installation is incomplete")
 
 
-def load(defines: dict[str, str]) -> Loaded:
+def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
     """Load the programs with the given macros, of which those that PROGRAM_MACROS lists name them.
+
+    Where it is strict, a warning of the compiler is an error. Tests ask for that; a relay must start, whatever a newer
+    compiler warns of.
 
     Raises OffloadError with the reason in one line: no bcc, no privilege, an old kernel, a missing header.
     """
-    request = json.dumps({"defines": defines, "directory": str(bpf_directory())})
+    request = json.dumps({"defines": defines, "directory": str(bpf_directory()), "is_strict": is_strict})
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         child = subprocess.Popen(
@@ -99,10 +103,17 @@ def load(defines: dict[str, str]) -> Loaded:
             child.kill()
             child.communicate()
             raise OffloadError(f"loading the BPF programs took over {LOAD_DEADLINE_S:.0f} s") from None
-        return _receive(ours, messages.decode(errors="replace"))
+        programs, map_fds, layouts = _receive(ours, messages.decode(errors="replace"))
+    geometry = {name: defines[name] for name in _GEOMETRY_MACROS if name in defines}
+    loaded = Loaded(*programs, map_fds, layouts, fingerprint(layouts, geometry))
+    log.debug("fingerprint of the BPF maps: %s", loaded.fingerprint)
+    return loaded
 
 
-def _receive(ours: socket.socket, messages: str) -> Loaded:
+def _receive(
+    ours: socket.socket, messages: str
+) -> tuple[tuple[int, int, int, int], dict[str, int], dict[str, MapLayout]]:
+    """Descriptors of programs and maps, and the maps' layouts. Raises OffloadError with what the child says."""
     ours.setblocking(False)
     try:
         data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, _DESCRIPTORS)
@@ -123,11 +134,16 @@ def _receive(ours: socket.socket, messages: str) -> Loaded:
             os.close(fd)
         raise OffloadError("the descriptors of programs and maps did not all arrive: Too many open files")
     layouts = {
-        name: Layout({key: (form, offset) for key, form, offset in members}, size, entries)
-        for name, (members, size, entries) in answer["layouts"].items()
+        name: MapLayout(_layout(key), _layout(value), entries)
+        for name, (key, value, entries) in answer["layouts"].items()
     }
     xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, *map_fds = fds
-    return Loaded(xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, dict(zip(_MAPS, map_fds, strict=True)), layouts)
+    return (xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd), dict(zip(_MAPS, map_fds, strict=True)), layouts
+
+
+def _layout(described: tuple[list[tuple[str, str, int]], int]) -> Layout:
+    members, size = described
+    return Layout({name: (form, offset) for name, form, offset in members}, size)
 
 
 def _lines(text: str) -> list[str]:
@@ -150,7 +166,7 @@ def _child_main(channel_fd: int, request: str) -> None:
         channel.sendmsg(payload)
 
 
-def _compile_and_load(defines: dict[str, str], directory: str) -> tuple[dict[str, Any], list[int]]:
+def _compile_and_load(defines: dict[str, str], directory: str, is_strict: bool) -> tuple[dict[str, Any], list[int]]:
     os.environ["BCC_KERNEL_SOURCE"] = str(Path(directory) / "kernel")
     try:
         from bcc import BPF, lib
@@ -165,9 +181,8 @@ def _compile_and_load(defines: dict[str, str], directory: str) -> tuple[dict[str
         f"-I{directory}",
         *("-isystem", "/usr/include"),
         *("-isystem", f"/usr/include/{os.uname().machine}-linux-gnu"),
-        f"-DUNTAGGED_LINKS={UNTAGGED_LINKS}",
         *(f"-D{name}={value}" for name, value in defines.items()),
-        "-Wno-macro-redefined",
+        *(_WARNINGS if is_strict else ("-Wno-macro-redefined",)),
     ]
     module = _attempt("compile", lambda: BPF(src_file=str(Path(directory) / "relay.c"), cflags=flags))
     kinds = (("XDP", BPF.XDP), ("TC", BPF.SCHED_CLS), ("TC", BPF.SCHED_CLS), ("sk_lookup", _SK_LOOKUP_TYPE))
@@ -176,9 +191,9 @@ def _compile_and_load(defines: dict[str, str], directory: str) -> tuple[dict[str
         options = {"attach_type": _SK_LOOKUP_ATTACH} if kind == _SK_LOOKUP_TYPE else {}
         step = _loading(module, defines[macro], kind, options)
         program_fds.append(_attempt(f"load the {what} program", step).fd)
-    layouts = {name: _describe(module[name]) for name in _TABLES}
-    # bcc 0.26 has no Python class for a sockmap, so descriptors are asked of its library.
+    # bcc 0.26 has no Python class for a sockmap, so descriptors and layouts are asked of its library.
     map_fds = [lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
+    layouts = {name: _describe_map(BPF, lib, module.module, name.encode()) for name in _MAPS}
     return {"layouts": layouts}, [*program_fds, *map_fds]
 
 
@@ -203,22 +218,36 @@ def _hint(reason: str) -> str:
 
 
 def _is_privileged() -> bool:
-    """Whether this process may load: capabilities, not the user, decide that (capabilities(7))."""
+    """Whether this process may load programs: its capabilities decide that, not its user (capabilities(7))."""
     status = Path("/proc/self/status").read_text()
     held = int(status.partition("CapEff:")[2].split()[0], 16)
     return all(held & (1 << number | _CAP_SYS_ADMIN) for number in _CAPS_TO_LOAD) and bool(held & _CAP_NET_ADMIN)
 
 
-def _describe(table: Any) -> tuple[list[tuple[str, str, int]], int, int]:  # noqa: ANN401 - bcc is untyped
+def _describe_map(bpf: Any, lib: Any, module: int, name: bytes) -> tuple[Any, Any, int]:  # noqa: ANN401
+    key, value = (
+        _describe(bpf._decode_table_type(json.loads(text)))
+        for text in (lib.bpf_table_key_desc(module, name), lib.bpf_table_leaf_desc(module, name))
+    )
+    return key, value, lib.bpf_table_max_entries_id(module, lib.bpf_table_id(module, name))
+
+
+def _describe(kind: Any) -> tuple[list[tuple[str, str, int]], int]:  # noqa: ANN401 - a ctypes structure or number
     import ctypes
 
-    leaf = getattr(table, "sLeaf", table.Leaf)  # of one CPU, where there are several
+    size = ctypes.sizeof(kind)
+    if not hasattr(kind, "_fields_"):
+        return [(NUMBER, _form(size), 0)], size
     members = []
-    for name, ctype in getattr(leaf, "_fields_", ()):
-        is_array = issubclass(ctype, ctypes.Array)
-        form = f"{ctypes.sizeof(ctype)}s" if is_array else {1: "B", 2: "H", 4: "I", 8: "Q"}[ctypes.sizeof(ctype)]
-        members.append((name, form, getattr(leaf, name).offset))
-    return members, ctypes.sizeof(leaf), table.max_entries
+    for name, member in kind._fields_:
+        size_of_member = ctypes.sizeof(member)
+        form = f"{size_of_member}s" if issubclass(member, ctypes.Array) else _form(size_of_member)
+        members.append((name, form, getattr(kind, name).offset))
+    return members, size
+
+
+def _form(size: int) -> str:
+    return {1: "B", 2: "H", 4: "I", 8: "Q"}[size]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""bpf(2) and what else of the kernel's interface Python has no call for; each function one command."""
+"""bpf(2) and other kernel interfaces that Python has no call for; each function is one command."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ import struct
 from rtpproxy.errors import OffloadError
 
 _NUMBERS = {"x86_64": 321}
-"""Of the call, on machines whose stores other processors see in order, as `tables` needs."""
+"""The call's number, on machines whose stores other processors see in order, as `maps` needs."""
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
 _ATTACH_SK_LOOKUP = 36
@@ -30,9 +30,9 @@ def bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def map_read(map_fd: int, key: int | bytes, value_bytes: int) -> bytes:
-    """The value under a key, a number for 32 bits. For a per-CPU map `value_bytes` covers all possible CPUs."""
-    value, key_buffer = ctypes.create_string_buffer(value_bytes), _key_buffer(key)
+def map_read(map_fd: int, key: bytes, value_bytes: int) -> bytes:
+    """The value under a key. For a per-CPU map `value_bytes` covers all possible CPUs."""
+    value, key_buffer = ctypes.create_string_buffer(value_bytes), _buffer(key)
     bpf(
         _MAP_LOOKUP_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0),
@@ -40,9 +40,9 @@ def map_read(map_fd: int, key: int | bytes, value_bytes: int) -> bytes:
     return value.raw
 
 
-def map_write(map_fd: int, key: int | bytes, value: bytes) -> None:
-    """Put a value, as the map lays it out, under a key, a number for 32 bits."""
-    key_buffer, value_buffer = _key_buffer(key), ctypes.create_string_buffer(value, len(value))
+def map_write(map_fd: int, key: bytes, value: bytes) -> None:
+    """Put a value under a key. A sockmap takes a socket's descriptor, and keeps the socket until it is closed."""
+    key_buffer, value_buffer = _buffer(key), _buffer(value)
     bpf(
         _MAP_UPDATE_ELEM,
         struct.pack("=I4xQQQ", map_fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), 0),
@@ -51,18 +51,12 @@ def map_write(map_fd: int, key: int | bytes, value: bytes) -> None:
 
 def map_delete(map_fd: int, key: bytes) -> None:
     """Take a key out of a map. Raises FileNotFoundError when it is not there."""
-    key_buffer = _key_buffer(key)
+    key_buffer = _buffer(key)
     bpf(_MAP_DELETE_ELEM, struct.pack("=I4xQ16x", map_fd, ctypes.addressof(key_buffer)))
 
 
-def _key_buffer(key: int | bytes) -> ctypes.Array[ctypes.c_char]:
-    packed = key if isinstance(key, bytes) else struct.pack("=I", key)
-    return ctypes.create_string_buffer(packed, len(packed))
-
-
-def sockmap_set(map_fd: int, key: int, socket_fd: int) -> None:
-    """Put a socket into a sockmap; the map keeps it until it is closed."""
-    map_write(map_fd, key, struct.pack("=Q", socket_fd))
+def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(data, len(data))
 
 
 def attach_sk_lookup(program_fd: int) -> int:

@@ -34,7 +34,7 @@ class Entries(Protocol):
 
 
 class KernelCounters(Protocol):
-    """What the kernel counted: the counters of `offload.tables`, or `offload.off.NoCounters`. Ports come as keys."""
+    """What the kernel counted: `offload.counters.CounterTables`, or `offload.off.NoCounters`. Ports come as keys."""
 
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...

@@ -11,7 +11,7 @@ from typing import Any
 
 from rtpproxy.config import Config
 from rtpproxy.offload.off import NoEntries
-from rtpproxy.offload.tier import Programs
+from rtpproxy.offload.programs import Programs
 from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
@@ -60,7 +60,7 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
 
     try:
         service = Service(
-            *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables, new_ports),
+            *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables.counts, new_ports),
             observers=(),
             capacity=2 * calls,
         )
@@ -70,7 +70,7 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
             service.lookup(Lookup(call_id, b"f", b"t", MediaDescription()), 0.0)
         # Userspace has seen no packet for too long, the kernel has: so it is asked about each stream.
         now = 2.0 * config.idle_timeout_s
-        programs.tables._last_seen_ns[:] = int(now * 1e9)
+        programs.tables.counts._last_seen_ns[:] = int(now * 1e9)
         times = []
         for _ in range(_CHECKS):
             start = time.perf_counter()

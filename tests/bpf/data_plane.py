@@ -2,7 +2,6 @@
 
 import itertools
 import mmap
-import struct
 import time
 from typing import NamedTuple
 
@@ -57,22 +56,22 @@ class DataPlane:
 
     def __exit__(self, *_: object) -> None:
         for port in self._open:
-            self.tables.withdraw(port)
-            self.tables.close_port(port)
+            self.tables.ports.withdraw(port)
+            self.tables.ports.close_port(port)
         for memory in self._memories.values():
             memory.close()
 
     def open_port(self) -> int:
         """A port that belongs to a stream, without an entry."""
         port = next(_ports)
-        self.tables.open_port(port)
+        self.tables.ports.open_port(port)
         self._open.append(port)
         return port
 
     def next_hop(self, hop: NextHop | None = HOP) -> int:
         """The number of a new next hop."""
         number = next(_hops)
-        self.tables.write_next_hop(number, hop)
+        self.tables.next_hops.write(number, hop)
         return number
 
     def install(self, hop: NextHop | None = HOP, **changes: object) -> ForwardingEntry:
@@ -93,7 +92,7 @@ class DataPlane:
             "tos": TOS,
         }
         entry = ForwardingEntry(**{**fields, **changes})
-        self.tables.install(entry, entry.from_host, number, TTL)
+        self.tables.ports.install(entry, entry.from_host, number, TTL)
         return entry
 
     def install_between(
@@ -106,9 +105,9 @@ class DataPlane:
 
     def run(self, frame: bytes, metadata_bytes: int = 0) -> Outcome:
         """Run the program on a frame."""
-        before = self.tables.verdicts()
+        before = self.tables.counts.verdicts()
         result = run(getattr(self._loaded, f"{self.hook}_fd"), frame, metadata_bytes=metadata_bytes)
-        after = self.tables.verdicts()
+        after = self.tables.counts.verdicts()
         moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
         verdict = result.verdict if self.hook == "xdp" else _AS_XDP[result.verdict]
         return Outcome(verdict, result.frame, moved)
@@ -128,15 +127,14 @@ class DataPlane:
         self._access(map_name, index, member, value)
 
     def _access(self, map_name: str, index: int, member: str, value: int | None) -> int:
-        layout = self._loaded.layouts[map_name]
+        layout, entries = self._loaded.layouts[map_name].value, self._loaded.layouts[map_name].entries
         if map_name.startswith("port_"):
-            index = self.tables.row(index)
-        form, offset = layout.members[member]
-        position = index * layout.size + offset
+            index = self.tables.ports.row(index)
+        position = index * layout.size + layout.offset(member)
         memory = self._memories.get(map_name)
         if memory is None:
-            memory = mmap.mmap(self._loaded.map_fds[map_name], layout.size * layout.entries)
+            memory = mmap.mmap(self._loaded.map_fds[map_name], layout.size * entries)
             self._memories[map_name] = memory
         if value is not None:
-            struct.pack_into("=" + form, memory, position, value)
-        return int(struct.unpack_from("=" + form, memory, position)[0])
+            layout.packer(member).pack_into(memory, position, value)
+        return int(layout.packer(member).unpack_from(memory, position)[0])

@@ -3,9 +3,10 @@
 import ctypes
 import json
 import os
-import socket
 import struct
+import sys
 
+from rtpproxy.offload.network_order import mapped_address
 from rtpproxy.offload.syscall import bpf, map_read
 from tests.netns import Host
 
@@ -46,12 +47,12 @@ class ProgramMaps:
 
     def forwarded(self, row: int) -> int:
         """Packets that the kernel forwarded from the port of a row; the first member of its counters."""
-        return int.from_bytes(map_read(self._fds["port_counters"], row, 64)[:8], "little")
+        return int.from_bytes(map_read(self._fds["port_counters"], _number(row), 64)[:8], "little")
 
     def is_ours(self, host: str) -> bool:
         """Whether the program takes an IPv4 address for one of this host's."""
         try:
-            map_read(self._fds["host_addresses"], b"\0" * 10 + b"\xff\xff" + socket.inet_aton(host), 1)
+            map_read(self._fds["host_addresses"], mapped_address(host), 1)
         except FileNotFoundError:
             return False
         return True
@@ -61,11 +62,15 @@ class ProgramMaps:
         used, row = 0, 0
         while True:
             try:
-                content = map_read(self._fds["port_rows"], row, 64)
+                content = map_read(self._fds["port_rows"], _number(row), 64)
             except OSError:  # beyond the last
                 return used
             used += any(content[:4] + content[8:])
             row += 1
+
+
+def _number(row: int) -> bytes:
+    return row.to_bytes(4, sys.byteorder)
 
 
 def _info(fd: int, info: bytearray) -> bytes:

@@ -1,8 +1,8 @@
 """A process that changes one row between two contents as fast as it can, until its standard input ends."""
 
+import operator
 import pickle
 import select
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
 from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.maps import MappedArray
 from rtpproxy.offload.tables import Tables
 from tests.conftest import FIRST_PORT, LAST_PORT
 
 CHANGES_A_LOOK = 200
 
 Change = tuple[str, tuple[object, ...]]
-"""Name of a method of Tables, and its arguments."""
+"""Path to a method of Tables, and its arguments."""
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = Tr
 
 def main() -> None:
     map_fds, layouts, changes, is_sequenced = pickle.load(sys.stdin.buffer)
-    tables = Tables(Loaded(-1, -1, -1, -1, map_fds, layouts), FIRST_PORT, LAST_PORT)
+    tables = Tables(Loaded(-1, -1, -1, -1, map_fds, layouts, ""), FIRST_PORT, LAST_PORT)
     apply = _sequenced if is_sequenced else _unsequenced
     steps = [apply(tables, method, arguments) for method, arguments in changes]
     print(end=".", flush=True)
@@ -51,31 +52,32 @@ def main() -> None:
 
 
 def _sequenced(tables: Tables, method: str, arguments: tuple[object, ...]) -> Callable[[], None]:
-    return lambda: getattr(tables, method)(*arguments)
+    change = operator.attrgetter(method)(tables)
+    return lambda: change(*arguments)
 
 
 def _unsequenced(tables: Tables, method: str, arguments: tuple[object, ...]) -> Callable[[], None]:
     """The same change as stores of single members, which a reader may see in between."""
-    mapping, index = _place(tables, method, arguments)
-    getattr(tables, method)(*arguments)
-    start, end = mapping.offset(index), mapping.offset(index) + mapping.layout.size
-    content = mapping.memory[start:end]
-    members = [place for name, place in mapping.layout.members.items() if name != "sequence"]
-    stores = [("=" + form, start + offset, struct.unpack_from("=" + form, content, offset)) for form, offset in members]
+    array, index = _place(tables, method, arguments)
+    operator.attrgetter(method)(tables)(*arguments)
+    places = [
+        (array.layout.packer(name), array.offset(index, name)) for name in array.layout.members if name != "sequence"
+    ]
+    stores = [(packer, position, packer.unpack_from(array.memory, position)) for packer, position in places]
 
     def step() -> None:
-        for form, position, values in stores:
-            struct.pack_into(form, mapping.memory, position, *values)
+        for packer, position, values in stores:
+            packer.pack_into(array.memory, position, *values)
 
     return step
 
 
-def _place(tables: Tables, method: str, arguments: tuple[object, ...]) -> tuple[object, int]:
+def _place(tables: Tables, method: str, arguments: tuple[object, ...]) -> tuple[MappedArray, int]:
     match method, arguments[0]:
-        case "install", ForwardingEntry(port=port):
-            return tables._rows, tables.row(port)
-        case "write_next_hop", int(number) if isinstance(arguments[1], NextHop):
-            return tables._hops, number
+        case "ports.install", ForwardingEntry(port=port):
+            return tables.ports._rows, tables.ports.row(port)
+        case "next_hops.write", int(number) if isinstance(arguments[1], NextHop):
+            return tables.next_hops._rows, number
     raise ValueError(method)
 
 

@@ -40,24 +40,24 @@ def test_payloads(plane, size, is_rtp):
     entry = plane.install(is_rtp=is_rtp)
     payload = rtp(size=size)[:size]
     assert plane.run(received(entry.port, payload)) == redirected(forwarded(entry, payload))
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.packets, counters.others_dropped) == (1, 0)
 
 
 def test_totals_add_up(plane):
-    entry, start = plane.install(), plane.tables.total_forwarded()
+    entry, start = plane.install(), plane.tables.counts.total_forwarded()
     for size in (5, 0, 100):
         plane.run(received(entry.port, bytes(size)))
-    assert plane.tables.counters(entry.port).packets == 3
-    assert plane.tables.total_forwarded() - start == 3
+    assert plane.tables.counts.counters(entry.port).packets == 3
+    assert plane.tables.counts.total_forwarded() - start == 3
 
 
 def test_last_seen_is_of_the_monotonic_clock(plane):
     entry, before = plane.install(), time.monotonic()
     plane.run(received(entry.port))
-    seen = plane.tables.seen_at(entry.port)
+    seen = plane.tables.counts.seen_at(entry.port)
     assert before <= seen <= time.monotonic()
-    assert plane.tables.last_seen()[plane.tables.row(entry.port)] == seen
+    assert plane.tables.counts.last_seen()[plane.tables.ports.row(entry.port)] == seen
 
 
 def test_absent_checksum_stays_absent(plane):
@@ -142,7 +142,7 @@ def test_longest_packet_for_the_mtu(plane):
     assert plane.run(received(entry.port, fits)) == redirected(forwarded(entry, fits))
     frame = received(entry.port, over)
     assert plane.run(frame) == passed_up(frame, "up_too_long")
-    assert plane.tables.counters(entry.port).packets == 1
+    assert plane.tables.counts.counters(entry.port).packets == 1
 
 
 def test_padding_does_not_make_a_packet_too_long(plane):
@@ -157,16 +157,16 @@ def test_streams_that_share_a_next_hop(plane):
 
 
 def test_last_row_and_last_next_hop(plane):
-    number = plane.tables.max_next_hops - 1
-    plane.tables.write_next_hop(number, HOP)
-    plane.tables.open_port(65535)
+    number = plane.tables.next_hops.capacity - 1
+    plane.tables.next_hops.write(number, HOP)
+    plane.tables.ports.open_port(65535)
     try:
         entry = plane.install_by(number, port=65535)
         assert plane.run(received(65535)) == redirected(forwarded(entry))
     finally:
-        plane.tables.withdraw(65535)
-        plane.tables.close_port(65535)
-        plane.tables.write_next_hop(number, None)
+        plane.tables.ports.withdraw(65535)
+        plane.tables.ports.close_port(65535)
+        plane.tables.next_hops.write(number, None)
 
 
 # What is passed up: whatever is not a plain datagram
@@ -236,7 +236,7 @@ def test_passed_up_unchanged(plane, name):
     entry = plane.install(is_any_source_port=True)
     frame = bytes(build(entry.port))
     assert plane.run(frame) == passed_up(frame, reason)
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.packets, counters.state.seen_at, counters.ssrc_changed_at) == (0, 0.0, 0.0)
 
 
@@ -247,7 +247,7 @@ def test_every_beginning_of_a_frame(plane, size):
     for length in range(14, len(whole)):  # the kernel hands no XDP program less than an Ethernet header
         frame = whole[:length]
         assert plane.run(frame) == passed_up(frame, "up_malformed"), length
-    assert plane.tables.counters(entry.port).packets == 0
+    assert plane.tables.counts.counters(entry.port).packets == 0
     assert plane.run(whole).action == XDP_REDIRECT
 
 
@@ -261,7 +261,7 @@ def test_port_that_no_stream_owns(plane):
 
 def test_closed_port_beats_its_entry(plane):
     entry = plane.install()
-    plane.tables.close_port(entry.port)
+    plane.tables.ports.close_port(entry.port)
     frame = received(entry.port)
     assert plane.run(frame) == passed_up(frame, "up_not_ours")
 
@@ -274,10 +274,10 @@ def test_port_without_an_entry(plane):
 def test_withdrawn_entry(plane):
     entry = plane.install()
     plane.run(received(entry.port, b"abc"))
-    plane.tables.withdraw(entry.port)
+    plane.tables.ports.withdraw(entry.port)
     frame = received(entry.port, b"abc")
     assert plane.run(frame) == passed_up(frame, "up_no_entry")
-    assert plane.tables.counters(entry.port).packets == 1
+    assert plane.tables.counts.counters(entry.port).packets == 1
 
 
 def test_replaced_entry(plane):
@@ -301,9 +301,9 @@ def test_unusable_next_hop(plane):
     entry = plane.install_by(number)
     frame = received(entry.port)
     assert plane.run(frame) == passed_up(frame, "up_no_next_hop")
-    plane.tables.write_next_hop(number, HOP)
+    plane.tables.next_hops.write(number, HOP)
     assert plane.run(frame) == redirected(forwarded(entry))
-    plane.tables.write_next_hop(number, None)
+    plane.tables.next_hops.write(number, None)
     assert plane.run(frame) == passed_up(frame, "up_no_next_hop")
 
 
@@ -311,7 +311,7 @@ def test_moved_next_hop(plane):
     number = plane.next_hop()
     entry = plane.install_by(number)
     moved = NextHop(22, "02:aa:aa:aa:aa:aa", "02:bb:bb:bb:bb:bb", 1500, XdpWay(22))
-    plane.tables.write_next_hop(number, moved)
+    plane.tables.next_hops.write(number, moved)
     assert plane.run(received(entry.port)) == redirected(forwarded(entry, hop=moved))
 
 
@@ -321,12 +321,12 @@ def test_next_hop_that_is_being_written(plane):
     plane.poke("next_hops", number, "sequence", plane.peek("next_hops", number, "sequence") | 1)
     frame = received(entry.port)
     assert plane.run(frame) == passed_up(frame, "up_entry_changing")
-    plane.tables.write_next_hop(number, HOP)
+    plane.tables.next_hops.write(number, HOP)
     assert plane.run(frame) == redirected(forwarded(entry))
 
 
 def test_next_hop_beyond_the_table_is_counted(plane):
-    entry = plane.install_by(plane.tables.max_next_hops)
+    entry = plane.install_by(plane.tables.next_hops.capacity)
     frame = received(entry.port)
     assert plane.run(frame) == passed_up(frame, "up_no_next_hop")
 
@@ -351,17 +351,17 @@ def test_other_source_goes_up_a_few_times_a_second(plane, name):
     entry = plane.install(is_any_source_port=is_any_source_port)
     frame = other_frame(entry.port, ip_changes, sport)
     dropped = Outcome(XDP_DROP, frame, {"dropped_other_source": 1})
-    before = plane.tables.total_dropped()
+    before = plane.tables.counts.total_dropped()
 
     for _ in range(OTHERS_PER_SECOND):
         assert plane.run_this_second(entry.port, frame) == passed_up(frame, "up_other_source")
     for _ in range(3):
         assert plane.run_this_second(entry.port, frame) == dropped
     assert plane.run(received(entry.port)) == redirected(forwarded(entry))
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.packets, counters.others_dropped) == (1, 3)
     assert counters.ssrc_changed_at == 0.0
-    assert plane.tables.total_dropped() - before == 3
+    assert plane.tables.counts.total_dropped() - before == 3
 
 
 def test_other_source_goes_up_again_in_the_next_second(plane):
@@ -374,7 +374,7 @@ def test_other_source_goes_up_again_in_the_next_second(plane):
     actions = [plane.run(frame).action]
     actions += [plane.run_this_second(entry.port, frame).action for _ in range(OTHERS_PER_SECOND + 1)]
     assert actions == [XDP_PASS] * OTHERS_PER_SECOND + [XDP_DROP] * 2
-    assert plane.tables.counters(entry.port).others_dropped == 3
+    assert plane.tables.counts.counters(entry.port).others_dropped == 3
 
 
 def test_one_ports_flood_leaves_other_ports_their_share(plane):
@@ -389,7 +389,7 @@ def test_one_ports_flood_leaves_other_ports_their_share(plane):
 
 
 def memory(plane, entry):
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     return counters.ssrc, counters.sequence
 
 
@@ -397,7 +397,7 @@ def memory(plane, entry):
 def test_first_packet_sets_the_memory(plane, ssrc):
     entry = plane.install()
     plane.run(received(entry.port, rtp(sequence=500, ssrc=ssrc)))
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.ssrc, counters.sequence) == (ssrc, 500)
     assert counters.ssrc_changed_at == counters.sequence_set_at == counters.state.seen_at > 0.0
 
@@ -416,7 +416,7 @@ def test_sequence_is_refreshed_once_a_second(plane):
             expected = sequence
         assert memory(plane, entry) == (0xCAFEF00D, expected)
     assert expected >= 540
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert counters.ssrc_changed_at < counters.sequence_set_at
 
 
@@ -425,7 +425,7 @@ def test_change_of_ssrc_is_noted_at_once(plane):
     plane.run(received(entry.port, rtp(500, ssrc=1)))
     plane.poke("port_events", entry.port, "ssrc_changed_ns", 1)
     plane.run(received(entry.port, rtp(9, ssrc=2)))
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.ssrc, counters.sequence) == (2, 9)
     assert counters.ssrc_changed_at == counters.sequence_set_at == counters.state.seen_at
 
@@ -443,7 +443,7 @@ NOT_RTP = {
 def test_what_is_not_rtp_is_forwarded_and_not_remembered(plane, name):
     entry, payload = plane.install(), NOT_RTP[name]
     assert plane.run(received(entry.port, payload)) == redirected(forwarded(entry, payload))
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.packets, counters.ssrc, counters.sequence, counters.ssrc_changed_at) == (1, 0, 0, 0.0)
 
 
@@ -451,11 +451,11 @@ def test_padding_is_not_read_as_rtp(plane):
     entry, payload = plane.install(), rtp(size=0)
     frame = received(entry.port, payload[:11]) + payload[11:]
     assert plane.run(frame) == redirected(forwarded(entry, payload[:11]) + payload[11:])
-    assert plane.tables.counters(entry.port).ssrc_changed_at == 0.0
+    assert plane.tables.counts.counters(entry.port).ssrc_changed_at == 0.0
 
 
 def test_rtcp_port_has_no_memory(plane):
     entry = plane.install(is_rtp=False)
     assert plane.run(received(entry.port, rtp())) == redirected(forwarded(entry, rtp()))
-    counters = plane.tables.counters(entry.port)
+    counters = plane.tables.counts.counters(entry.port)
     assert (counters.packets, counters.ssrc, counters.ssrc_changed_at) == (1, 0, 0.0)

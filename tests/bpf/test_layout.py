@@ -1,6 +1,4 @@
-"""The layouts that the compiled headers have: what a relay and the programs it finds must agree on."""
-
-import struct
+"""The layouts that the compiled headers have: what a relay and the programs that it finds must agree on."""
 
 import pytest
 
@@ -8,7 +6,20 @@ from tests.conftest import FIRST_PORT, LAST_PORT
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-SIZES = {"port_rows": 64, "port_hosts6": 64, "port_counters": 64, "port_events": 128, "next_hops": 64, "verdicts": 192}
+SIZES = {
+    "port_rows": (4, 64),
+    "port_hosts6": (4, 64),
+    "port_counters": (4, 64),
+    "port_events": (4, 128),
+    "next_hops": (4, 64),
+    "verdicts": (4, 192),
+    "local_slots": (16, 4),
+    "host_addresses": (16, 1),
+    "untagged_links": (4, 8),
+    "links": (12, 8),
+    "steered_sockets": (4, 4),
+}
+"""Of keys and values, bytes."""
 PORTS = LAST_PORT + 1 - FIRST_PORT
 ENTRIES = {
     "port_rows": PORTS,
@@ -17,6 +28,11 @@ ENTRIES = {
     "port_events": PORTS,
     "next_hops": 4096,
     "verdicts": 1,
+    "local_slots": 1 + 64,
+    "host_addresses": 1024,
+    "untagged_links": 1024,
+    "links": 4096,
+    "steered_sockets": 2 * 8,
 }
 MEMBERS = {
     "port_rows": [
@@ -92,7 +108,18 @@ MEMBERS = {
         ("tag_bytes", "I", 36),
         ("reserved", "24s", 40),
     ],
+    "local_slots": [("", "I", 0)],
+    "host_addresses": [("", "B", 0)],
+    "untagged_links": [("mac", "6s", 0), ("reserved", "2s", 6)],
+    "links": [("mac", "6s", 0), ("reserved", "2s", 6)],
+    "steered_sockets": [("", "I", 0)],
 }
+KEYS = {
+    "local_slots": [("words", "16s", 0)],
+    "host_addresses": [("words", "16s", 0)],
+    "links": [("ifindex", "I", 0), ("tags", "8s", 4)],
+}
+"""Those that are no plain number."""
 # Never renumbered: a new one goes to the end, one that is no longer used stays as a placeholder.
 VERDICTS = [
     "dropped_other_source",
@@ -128,23 +155,29 @@ def members(layout):
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_members(loaded, name):
-    assert members(loaded.layouts[name]) == MEMBERS[name]
+    assert members(loaded.layouts[name].value) == MEMBERS[name]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_keys(loaded, name):
+    assert members(loaded.layouts[name].key) == KEYS.get(name, [("", "I", 0)])
 
 
 def test_verdicts_keep_their_places(loaded):
     expected = [(name, "Q", 8 * place) for place, name in enumerate(VERDICTS)]
-    assert members(loaded.layouts["verdicts"]) == expected
+    assert members(loaded.layouts["verdicts"].value) == expected
 
 
 def test_sizes(loaded):
-    assert {name: layout.size for name, layout in loaded.layouts.items()} == SIZES
+    assert {name: (layout.key.size, layout.value.size) for name, layout in loaded.layouts.items()} == SIZES
     assert {name: layout.entries for name, layout in loaded.layouts.items()} == ENTRIES
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_no_hidden_padding(loaded, name):
-    layout, end = loaded.layouts[name], 0
-    for form, offset in layout.members.values():
-        assert offset == end
-        end = offset + struct.calcsize("=" + form)
-    assert end == layout.size
+    for layout in (loaded.layouts[name].key, loaded.layouts[name].value):
+        end = 0
+        for member in layout.members:
+            assert layout.offset(member) == end
+            end += layout.member_bytes(member)
+        assert end == layout.size

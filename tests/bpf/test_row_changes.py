@@ -49,27 +49,31 @@ def changing_entry(plane):
     a = plane.install_by(number)
     b = plane.install_by(number, port=a.port, **OTHER_WAY)
     whole = {(XDP_REDIRECT, forwarded(entry, rtp())) for entry in (a, b)}
-    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number, TTL)) for entry in (a, b)]
+    return (
+        received(a.port, rtp()),
+        whole,
+        [("ports.install", (entry, entry.from_host, number, TTL)) for entry in (a, b)],
+    )
 
 
 def changing_next_hop(plane):
     number = plane.next_hop()
     entry = plane.install_by(number)
     whole = {(XDP_REDIRECT, forwarded(entry, rtp(), hop=hop)) for hop in (HOP, OTHER_HOP)}
-    return received(entry.port, rtp()), whole, [("write_next_hop", (number, hop)) for hop in (HOP, OTHER_HOP)]
+    return received(entry.port, rtp()), whole, [("next_hops.write", (number, hop)) for hop in (HOP, OTHER_HOP)]
 
 
 def entry_that_comes_and_goes(plane):
     number = plane.next_hop()
     entry = plane.install_by(number)
-    changes = [("install", (entry, entry.from_host, number, TTL)), ("withdraw", (entry.port,))]
+    changes = [("ports.install", (entry, entry.from_host, number, TTL)), ("ports.withdraw", (entry.port,))]
     return received(entry.port, rtp()), {(XDP_REDIRECT, forwarded(entry, rtp()))}, changes
 
 
 def next_hop_that_comes_and_goes(plane):
     number = plane.next_hop()
     entry = plane.install_by(number)
-    changes = [("write_next_hop", (number, hop)) for hop in (HOP, None)]
+    changes = [("next_hops.write", (number, hop)) for hop in (HOP, None)]
     return received(entry.port, rtp()), {(XDP_REDIRECT, forwarded(entry, rtp()))}, changes
 
 
@@ -83,10 +87,10 @@ def results(loaded, frame):
 )
 def test_every_frame_is_whole(plane, loaded, changing):
     frame, whole, changes = changing(plane)
-    before = plane.tables.verdicts()
+    before = plane.tables.counts.verdicts()
     with row_writer(loaded, changes):
         seen = results(loaded, frame)
-    after = plane.tables.verdicts()
+    after = plane.tables.counts.verdicts()
     moved = {name: after[name] - before[name] for name in after}
 
     assert set(seen) == whole | {(XDP_PASS, frame)}
@@ -119,7 +123,11 @@ def round_trip_entry(plane):
         for port in (1000, 2000)
     )
     whole = {forwarded(entry, rtp(), hop=BACK_HOP) for entry in (a, b)}
-    return received(a.port, rtp()), whole, [("install", (entry, entry.from_host, number, TTL)) for entry in (a, b)]
+    return (
+        received(a.port, rtp()),
+        whole,
+        [("ports.install", (entry, entry.from_host, number, TTL)) for entry in (a, b)],
+    )
 
 
 def multicast_next_hop(plane):
@@ -132,7 +140,7 @@ def multicast_next_hop(plane):
     entry = plane.install_by(
         number, port=port, to=Endpoint(RELAY_IN, port), from_host=CALLER.host, from_port=CALLER.port
     )
-    changes = [("write_next_hop", (number, hop)) for hop in (BACK_HOP, MULTICAST_HOP)]
+    changes = [("next_hops.write", (number, hop)) for hop in (BACK_HOP, MULTICAST_HOP)]
     return received(entry.port, rtp()), {forwarded(entry, rtp(), hop=BACK_HOP)}, changes
 
 
@@ -144,10 +152,10 @@ def frames_after_many_runs(loaded, frame):
 @pytest.mark.parametrize("changing", [round_trip_entry, multicast_next_hop])
 def test_no_run_of_millions_makes_a_mix(plane, loaded, changing):
     frame, whole, changes = changing(plane)
-    before = plane.tables.verdicts()
+    before = plane.tables.counts.verdicts()
     with row_writer(loaded, changes):
         left = frames_after_many_runs(loaded, frame)
-    after = plane.tables.verdicts()
+    after = plane.tables.counts.verdicts()
 
     assert left - {frame} == whole  # it stays as it was where the writer was held up all the while
     assert after["up_entry_changing"] > before["up_entry_changing"]

@@ -10,7 +10,7 @@ from scapy.packet import Raw
 
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.tier import Programs
+from rtpproxy.offload.programs import Programs
 from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import DataPlane, Outcome
 from tests.bpf.frames import CALLER, RELAY_IN, ethernet, forwarded, ipv4
@@ -22,8 +22,6 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 FIRST, LAST = 40000, 40098
 SLOTS = 3
-MORE_ADDRESSES = 64
-"""As in bpf/maps.h."""
 SECOND_HOST, THIRD_HOST, STRANGER = "10.0.8.1", "10.0.9.1", "10.0.7.1"
 SOCKETS = 8
 
@@ -32,7 +30,7 @@ SOCKETS = 8
 def programs_on(*listen):
     config = Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1)
     with contextlib.closing(Programs(config)) as programs:
-        programs.mark_frames((1, ()), RELAY_MAC)
+        programs.host_maps.mark_frames((1, ()), RELAY_MAC)
         yield programs
 
 
@@ -64,9 +62,9 @@ def test_same_port_at_three_addresses(plane, programs, port):
         for _ in range(times):
             outcome = plane.run(sent_to(host, port))
             assert outcome == Outcome(XDP_REDIRECT, forwarded(entry, b"x"), {"forwarded": 1})
-    assert [programs.tables.forwarded(entry.key) for entry in entries] == [1, 2, 3]
+    assert [programs.tables.counts.forwarded(entry.key) for entry in entries] == [1, 2, 3]
     for entry in entries:
-        programs.tables.withdraw(entry.key)
+        programs.tables.ports.withdraw(entry.key)
         programs.mark(entry.key, False)
 
 
@@ -99,24 +97,29 @@ def test_address_that_is_not_ours(plane, programs):
         programs.mark(port_key(slot, FIRST), False)
 
 
-def test_rows_are_those_of_the_port_spaces():
+def more_addresses(loaded):
+    """How many addresses may join one port space."""
+    return loaded.layouts["local_slots"].entries - 1
+
+
+def test_rows_are_those_of_the_port_spaces(loaded):
     """Addresses under a wildcard have that of the wildcard, however many there are."""
     any4, any6, one = ListenAddress(), ListenAddress(is_ipv6=True), ListenAddress(RELAY_IN)
     other = ListenAddress("::1", is_ipv6=True)
-    under = [ListenAddress(f"10.0.8.{number}") for number in range(2 * MORE_ADDRESSES)]
+    under = [ListenAddress(f"10.0.8.{number}") for number in range(2 * more_addresses(loaded))]
     cases = [((any4,), 1), ((any4, any6), 2), ((one, any4, any6), 2), ((one, other), 2), ((any4, *under, other), 2)]
     for listen, slots in cases:
         with programs_on(*listen) as programs:
-            last = programs.tables.row(port_key(slots - 1, LAST + 1))
-            assert last + 1 == len(programs.tables.last_seen()) == slots * (LAST + 2 - FIRST)
+            last = programs.tables.ports.row(port_key(slots - 1, LAST + 1))
+            assert last + 1 == len(programs.tables.counts.last_seen()) == slots * (LAST + 2 - FIRST)
 
 
 def test_room_for_addresses_is_limited():
     with programs_on(ListenAddress(RELAY_IN)) as programs:
-        for number in range(MORE_ADDRESSES):
-            programs.add_local(f"10.0.8.{number}", 0)
+        for number in range(more_addresses(programs._loaded)):
+            programs.host_maps.add_local(f"10.0.8.{number}", 0)
         with pytest.raises(OffloadError, match=r"^10\.0\.9\.9: cannot give it a port space: Argument list too long$"):
-            programs.add_local("10.0.9.9", 0)
+            programs.host_maps.add_local("10.0.9.9", 0)
 
 
 _receiver_ports = itertools.count(LAST + 1000)
@@ -205,7 +208,7 @@ def test_steering_address_that_joins(namespace):
         programs.mark(FIRST, True)
         for host in hosts:
             assert steered.send(host, FIRST) is None
-            programs.add_local(host, 0)
+            programs.host_maps.add_local(host, 0)
         assert [steered.send(host, FIRST) for host in hosts] == [
             (FIRST >> 1) % SOCKETS,
             8 + (FIRST >> 1) % SOCKETS,
@@ -217,16 +220,16 @@ def test_flood_at_another_address_under_a_wildcard():
     with programs_on(ListenAddress("")) as programs, DataPlane(programs._loaded, programs.tables) as plane:
         entry = plane.install(port=FIRST)
         programs.mark(entry.key, True)
-        programs.mark_host(SECOND_HOST, True)
+        programs.host_maps.mark_host(SECOND_HOST, True)
         floods = {
             host: bytes(ethernet() / ipv4(src=STRANGER, dst=host) / UDP(sport=9, dport=FIRST))
             for host in (RELAY_IN, SECOND_HOST, THIRD_HOST)
         }
         for _ in range(10):
-            outcomes = {host: plane.run(frame) for host, frame in floods.items()}
+            outcomes = {host: plane.run_this_second(entry.key, frame) for host, frame in floods.items()}
         dropped = {"dropped_other_source": 1}
         assert [outcome.counted for outcome in outcomes.values()] == [dropped, dropped, {"up_not_ours": 1}]
-        programs.mark_host(SECOND_HOST, False)
+        programs.host_maps.mark_host(SECOND_HOST, False)
         assert plane.run(floods[SECOND_HOST]) == Outcome(XDP_PASS, floods[SECOND_HOST], {"up_not_ours": 1})
         with pytest.raises(OffloadError, match=f"{SECOND_HOST}: the list of this host's addresses: No such file"):
-            programs.mark_host(SECOND_HOST, False)
+            programs.host_maps.mark_host(SECOND_HOST, False)

@@ -45,10 +45,10 @@ class Stream:
         self.alone = SequenceTracker()
         self._now = 1000.0
         self._real = time.monotonic()
-        counters = self._plane.tables.counters(self.key)
+        counters = self._plane.tables.counts.counters(self.key)
         self._packets = counters.packets
         self.tracker.skip_forwarded(counters.totals)
-        self._plane.tables.seed(self.key, self.tracker.state())
+        self._plane.tables.ports.seed(self.key, self.tracker.state())
 
     def send(self, packet: Packet) -> None:
         """Let time go by, and one packet come."""
@@ -60,7 +60,7 @@ class Stream:
 
     def absorb(self) -> None:
         """Bring userspace to where the kernel is."""
-        counters = self._plane.tables.counters(self.key)
+        counters = self._plane.tables.counts.counters(self.key)
         self.tracker.absorb_forwarded(counters.packets - self._packets, counters.state, counters.totals)
         self._packets = counters.packets
 
@@ -86,12 +86,12 @@ class Stream:
 
     def _observe(self, data: bytes) -> float:
         tables = self._plane.tables
-        tables.hold(self.key)
+        tables.ports.hold(self.key)
         assert self._run(data) == XDP_PASS
         self.absorb()
         now = time.monotonic()
         self.tracker.observe(parse_rtp(data), now)
-        tables.seed(self.key, self.tracker.state())
+        tables.ports.seed(self.key, self.tracker.state())
         return now
 
 
@@ -313,8 +313,8 @@ def test_state_survives_the_row(place):
     for number, sequence in enumerate([70, 80, 81, 90, 75, 90]):
         tracker.observe(parse_rtp(rtp(sequence, 9, 160 * number)), 50.0 + 0.021 * number)
     plane, key = place
-    plane.tables.seed(key, tracker.state())
-    state, wanted = plane.tables.counters(key).state, tracker.state()
+    plane.tables.ports.seed(key, tracker.state())
+    state, wanted = plane.tables.counts.counters(key).state, tracker.state()
     shift = state.highest - wanted.highest
     assert shift % 65536 == 0
     assert state.missing == {number + shift for number in wanted.missing}
@@ -330,9 +330,9 @@ def test_new_session_at_a_port_that_was_used(place):
     plane, key = place
     old = SequenceTracker()
     old.observe(parse_rtp(rtp(1)), 1.0)
-    plane.tables.seed(key, old.state())
-    plane.tables.seed(key, SequenceTracker().state())
-    assert plane.tables.counters(key).state._replace(highest=0, lowest=0) == RtpState()
+    plane.tables.ports.seed(key, old.state())
+    plane.tables.ports.seed(key, SequenceTracker().state())
+    assert plane.tables.counts.counters(key).state._replace(highest=0, lowest=0) == RtpState()
 
 
 def test_what_is_far_behind_is_not_seeded():

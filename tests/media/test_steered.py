@@ -21,10 +21,10 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError, PortBusyError
 from rtpproxy.media import receiving, sending
-from rtpproxy.media.receiving import BATCH, SOCKETS
+from rtpproxy.media.receiving import BATCH
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
-from rtpproxy.offload.tier import Programs
+from rtpproxy.offload.programs import Programs
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
@@ -36,6 +36,8 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 FIRST, LAST = 20000, 21998
 TOS = 0xB8
+SOCKETS = 8
+"""Receiving sockets of each family: what the map of the programs has room for."""
 LOOPBACK, NEAR, OTHER = "127.0.0.1", "10.0.0.1", "10.0.0.2"
 LOOPBACK6, NEAR6, OTHER6 = "::1", "fd00::1", "fd00::2"
 """Our addresses."""
@@ -67,12 +69,12 @@ class Steered:
         self.programs = Programs(Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1))
         self.locals = LocalAddresses(listen, False, route_source)
         self.media = SteeredMedia(self.inbox.on_datagram, self.inbox.clock, self.programs.mark, self._add_local)
-        self.receivers = self.media.start(self.loop, self.locals.known)
+        self.receivers = self.media.start(self.loop, self.locals.known, self.programs.host_maps.sockets_per_family)
         self.programs.steer(self.receivers)
 
     def _add_local(self, address):
         try:
-            self.programs.add_local(address.host, address.slot)
+            self.programs.host_maps.add_local(address.host, address.slot)
         except OffloadError as error:
             raise OSError(0, str(error)) from error
 
@@ -756,7 +758,7 @@ def test_closing_twice_and_before_the_start(namespace):
     media = SteeredMedia(lambda *_: None, lambda: 0.0, lambda *_: None, lambda _: None)
     media.close_all()
     loop = asyncio.new_event_loop()
-    assert len(set(media.start(loop, [IPV4]))) == 2 * SOCKETS
+    assert len(set(media.start(loop, [IPV4], SOCKETS))) == 2 * SOCKETS
     media.close_all()
     media.close_all()
     loop.close()

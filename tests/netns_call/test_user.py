@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind
-from rtpproxy.offload.tier import instance_name
+from rtpproxy.offload.programs import instance_name
 from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, TC, WAYS, Call, Tap, is_attached, paused, verdicts
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for

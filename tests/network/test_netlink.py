@@ -11,19 +11,12 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Events, Rtnetlink, attribute
+from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Events, attribute
 from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 STALE = 0x04
-
-
-@pytest.fixture
-def netlink(topology):
-    netlink = topology.relay.call(Rtnetlink)
-    yield netlink
-    netlink.close()
 
 
 @pytest.fixture

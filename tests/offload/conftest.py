@@ -3,6 +3,7 @@
 import pytest
 
 from rtpproxy.config import OffloadMode
+from tests.bpf.data_plane import DataPlane
 from tests.netns import Topology
 from tests.offload.relay_network import RelayNetwork
 
@@ -28,3 +29,16 @@ def tc_network(topology, loaded):
     network = RelayNetwork(topology.relay, loaded, OffloadMode.TC)
     yield network
     network.close()
+
+
+@pytest.fixture
+def callee_link(topology, told_senders):
+    """The relay's interface to the callee."""
+    return topology.callee.gateway
+
+
+@pytest.fixture
+def plane(loaded, tables):
+    """The loaded XDP program, and ports of this test's own."""
+    with DataPlane(loaded, tables) as plane:
+        yield plane

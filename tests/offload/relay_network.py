@@ -6,14 +6,16 @@ from collections.abc import Callable
 from rtpproxy.config import OffloadMode
 from rtpproxy.network.netlink import Events, Rtnetlink
 from rtpproxy.offload.attach import Interfaces, ProgramSet
-from rtpproxy.offload.entry import NextHop, Tier
+from rtpproxy.offload.entry import NextHop, Tier, XdpWay
 from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.neighbours import Neighbours
 from rtpproxy.offload.nexthop import NextHops
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
-from tests.netns import Host
+from tests.netns import Host, Interface
 from tests.waiting import DEADLINE_S, wait_for
 
 CAPACITY = 8
+MAC, OTHER_MAC = "02:00:00:00:00:77", "02:00:00:00:00:88"
 
 
 class RelayNetwork:
@@ -33,7 +35,8 @@ class RelayNetwork:
             tc_behind_xdp=(loaded.tc_behind_xdp_fd, TC_BEHIND_NAME),
         )
         self.interfaces = Interfaces(self.netlink, programs, mode=mode)
-        self.next_hops = NextHops(self.netlink, self.interfaces, self._write, CAPACITY)
+        self.neighbours = Neighbours(self.netlink, self.interfaces, self._write, CAPACITY)
+        self.next_hops = NextHops(self.netlink, self.interfaces, self.neighbours)
 
     def _write(self, number: int, hop: NextHop | None) -> None:
         self.rows[number] = hop
@@ -57,11 +60,11 @@ class RelayNetwork:
         assert messages is not None
         for message in messages:
             if message["event"] in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
-                self.next_hops.on_neighbour(message)
+                self.neighbours.on_neighbour(message)
             elif message["event"] in ("RTM_NEWLINK", "RTM_DELLINK"):
                 index = self.interfaces.on_event(message)
                 if index is not None:
-                    self.next_hops.on_link(index)
+                    self.neighbours.on_link(index)
         return [message["event"] for message in messages]
 
     def follow(self, condition: Callable[[], bool], what: str) -> None:
@@ -99,3 +102,20 @@ class RelayNetwork:
         self.interfaces.close()
         self.events.close()
         self.netlink.close()
+
+
+def to_callee(callee_link: Interface, mac: str, mtu: int = 1500) -> NextHop:
+    """The row for a neighbour on the callee's link."""
+    return NextHop(callee_link.ifindex, mac, callee_link.mac, mtu, XdpWay(callee_link.ifindex))
+
+
+def known_neighbour(network: RelayNetwork, host: str = "10.0.2.50", mac: str = MAC, dev: str = "to-callee") -> str:
+    """A neighbour that the kernel needs not ask for."""
+    network.ip(f"neigh replace {host} lladdr {mac} dev {dev} nud permanent")
+    network.take_events()
+    return host
+
+
+def row_becomes(network: RelayNetwork, number: int, expected: NextHop | None) -> None:
+    """Wait for a row to be written."""
+    network.follow(lambda: network.rows[number] == expected, f"row {number} to be {expected}")

@@ -318,34 +318,3 @@ def test_tc_behind_xdp(network, interfaces, topology, index):
     assert network.tier("to-caller") is Tier.XDP
     interfaces.detach_all()
     assert (programs(network), network.tc_programs()) == ({}, {})
-
-
-# Sending redirected frames
-
-
-def set_gro(phone, value):
-    phone.run(["ethtool", "-K", phone.ifname, "gro", value])
-
-
-def test_sender(told_senders, network, topology, interfaces, index):
-    assert not interfaces.can_send(index)
-    interfaces.check_senders()
-    interfaces.attach(index)
-    assert interfaces.check_senders() == [index]
-    assert interfaces.can_send(index)
-    assert interfaces.check_senders() == []
-    set_gro(topology.caller, "off")
-    assert interfaces.check_senders() == [index]
-    assert not interfaces.can_send(index)
-    set_gro(topology.caller, "on")
-    assert interfaces.check_senders() == [index]
-    assert interfaces.can_send(index)
-
-
-def test_sender_that_vanished(told_senders, network, interfaces, index):
-    interfaces.attach(index)
-    assert interfaces.can_send(index)
-    network.ip("link del to-caller")
-    assert interfaces.check_senders() == [index]
-    network.follow(lambda: interfaces.links.get(index) is None, "the link to be gone")
-    assert not interfaces.can_send(index)

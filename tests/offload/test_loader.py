@@ -17,7 +17,18 @@ from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
 NAMES = {macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)}
-TABLES = {"port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"}
+WILDCARDS = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "1", "LOCAL_SLOTS": "2"}
+ADDRESSES = {
+    "LOCAL_SLOTS": "2",
+    "FIRST_IPV4": "__constant_htonl(0xa000101)",
+    "FIRST_IPV4_SLOT": "0",
+    "FIRST_IPV6": "{1,2,3,4}",
+    "FIRST_IPV6_SLOT": "1",
+}
+MAPS = {
+    *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
+    *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
+}
 LOAD_ELSEWHERE = """
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
@@ -112,18 +123,10 @@ class TestLoaded:
         before = open_descriptors()
         loaded = load(NAMES)
         try:
-            assert set(loaded.map_fds) == {
-                *TABLES,
-                "local_slots",
-                "host_addresses",
-                "untagged_links",
-                "links",
-                "steered_sockets",
-            }
-            assert set(loaded.layouts) == TABLES
+            assert loaded.map_fds.keys() == loaded.layouts.keys() == MAPS
             assert run(loaded.xdp_fd, bytes(64))[:2] == (XDP_PASS, bytes(64))
             rows = loaded.layouts["port_rows"]
-            mmap.mmap(loaded.map_fds["port_rows"], rows.size * rows.entries).close()
+            mmap.mmap(loaded.map_fds["port_rows"], rows.value.size * rows.entries).close()
         finally:
             loaded.close()
         assert open_descriptors() == before
@@ -142,6 +145,56 @@ class TestLoaded:
         loaded.close()
         entries = [loaded.layouts[name].entries for name in ("next_hops", "port_rows", "port_counters", "port_events")]
         assert entries == [16, 300, 300, 300]
+
+    @pytest.mark.parametrize("options", [{}, WILDCARDS, {**ADDRESSES, "DOUBLED_BYTES": "100"}], ids=repr)
+    def test_compiler_warns_of_nothing(self, options):
+        """With -Wall -Wextra -Werror, for every way in which the relay defines macros."""
+        load({**NAMES, **options}, is_strict=True).close()
+
+    def test_warning_is_an_error_in_tests_only(self, tmp_path, monkeypatch):
+        directory = copy_of_programs(tmp_path, monkeypatch)
+        with (directory / "frame.h").open("a") as header:
+            header.write("static __always_inline int careless(int unused)\n{\n\treturn 0;\n}\n")
+        load(NAMES).close()
+        with pytest.raises(OffloadError, match=r"^cannot compile: "):
+            load(NAMES, is_strict=True)
+
+    def test_fingerprint(self, caplog):
+        """Equal for equal options whatever the programs' names, and told when programs are loaded."""
+        caplog.set_level(logging.DEBUG)
+        others = {macro: f"rtpp_{number}_other" for number, macro in enumerate(loader.PROGRAM_MACROS)}
+        found = []
+        for defines in (
+            NAMES,
+            others,
+            {**NAMES, **WILDCARDS},
+            {**NAMES, "FIRST_PORT": "1"},
+            {**NAMES, "MAX_LINKS": "9"},
+        ):
+            loaded = load(defines)
+            loaded.close()
+            found.append(loaded.fingerprint)
+            assert caplog.messages[-1] == f"fingerprint of the BPF maps: {loaded.fingerprint}"
+        assert found[0] == found[1]
+        assert len(set(found)) == len(found) - 1
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("__u8 mac[6];\n\t__u8 reserved[2];", "__u8 mac[6];\n\t__u8 spare[2];"),
+            ("__u8 mac[6];\n\t__u8 reserved[2];", "__u8 reserved[2];\n\t__u8 mac[6];"),
+        ],
+    )
+    def test_fingerprint_changes_with_the_header(self, tmp_path, monkeypatch, old, new):
+        before = load(NAMES)
+        before.close()
+        header = copy_of_programs(tmp_path, monkeypatch) / "types.h"
+        text = header.read_text()
+        assert text.count(old) == 1
+        header.write_text(text.replace(old, new))
+        after = load(NAMES)
+        after.close()
+        assert after.fingerprint != before.fingerprint
 
     def test_verifier_is_far_from_its_limit(self):
         """Of a million steps; another kernel takes twice or half as many. What one took is told since Linux 5.16."""

@@ -1,6 +1,5 @@
-"""Routes and neighbours as they come, change and go in a namespace; rows of the next hop table follow."""
+"""Routes that come, change and go in a namespace; rows of the next hop table follow."""
 
-import logging
 from dataclasses import replace
 
 import pytest
@@ -11,212 +10,22 @@ from rtpproxy.offload.entry import ForwardingEntry, NextHop, Tier, XdpWay
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
 from tests.conftest import TC_BEHIND_NAME, TC_NAME
-from tests.offload.relay_network import CAPACITY, RelayNetwork
-from tests.offload.test_forwarder import FakeRows
+from tests.offload.fake_kernel import FakeRows
+from tests.offload.relay_network import CAPACITY, MAC, OTHER_MAC, RelayNetwork, known_neighbour, to_callee
+from tests.offload.test_forwarder import FakeOwner
 from tests.path_mtu import require_mtu
 from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-MAC, OTHER_MAC = "02:00:00:00:00:77", "02:00:00:00:00:88"
 BEHIND = "198.51.100.9"
 """A peer that is not on a link of ours."""
-UNRESOLVED = "10.0.2.99"
-"""A peer that nobody answers for."""
 
 
-@pytest.fixture
-def callee_link(topology, told_senders):
-    """The relay's interface to the callee."""
-    return topology.callee.gateway
+# Egress interfaces
 
 
-def to_callee(callee_link, mac, mtu=1500):
-    return NextHop(callee_link.ifindex, mac, callee_link.mac, mtu, XdpWay(callee_link.ifindex))
-
-
-def known_neighbour(network, host="10.0.2.50", mac=MAC, dev="to-callee"):
-    """A neighbour that the kernel needs not ask for."""
-    network.ip(f"neigh replace {host} lladdr {mac} dev {dev} nud permanent")
-    network.take_events()
-    return host
-
-
-def row_becomes(network, number, expected):
-    network.follow(lambda: network.rows[number] == expected, f"row {number} to be {expected}")
-
-
-# Neighbours
-
-
-def test_neighbour_on_the_link(network, callee_link):
-    route = network.next_hops.acquire(known_neighbour(network), "")
-    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee", 64, Tier.XDP, True)
-    assert network.rows == {0: to_callee(callee_link, MAC)}
-    assert network.next_hops.current("10.0.2.50", "") is route
-
-
-def test_neighbour_that_was_there_before(topology, network, loaded, callee_link):
-    network.ip(f"neigh replace 10.0.2.50 lladdr {MAC} dev to-callee nud permanent")
-    later = RelayNetwork(topology.relay, loaded)
-    later.next_hops.acquire("10.0.2.50", "")
-    assert later.rows == {0: to_callee(callee_link, MAC)}
-    later.close()
-
-
-def test_neighbour_that_must_be_asked_for(network, topology, callee_link):
-    """The kernel resolves it, because a packet or the relay itself asks."""
-    network.next_hops.acquire(topology.callee.ip, "")
-    with topology.relay.socket() as any_socket:
-        any_socket.sendto(b"", (topology.callee.ip, 9))
-    row_becomes(network, 0, to_callee(callee_link, topology.callee.mac))
-
-
-def test_neighbour_changes_and_goes(network, callee_link, caplog):
-    caplog.set_level(logging.INFO, "rtpproxy.offload.nexthop")
-    host = known_neighbour(network)
-    network.next_hops.acquire(host, "")
-    known_neighbour(network, mac=OTHER_MAC)
-    row_becomes(network, 0, to_callee(callee_link, OTHER_MAC))
-    network.ip(f"neigh del {host} dev to-callee")
-    row_becomes(network, 0, None)
-    known_neighbour(network)
-    row_becomes(network, 0, to_callee(callee_link, MAC))
-    usable = f"next hop {host} on to-callee is {MAC}: its streams are forwarded by the kernel"
-    gone = f"next hop {host} on to-callee is not usable: its streams are relayed by userspace"
-    assert caplog.messages == [usable, gone, usable]
-
-
-def test_neighbour_that_does_not_answer(told_senders, network, topology):
-    route = network.next_hops.acquire(UNRESOLVED, "")
-    assert route == Route(0, "10.0.2.1", f"via {UNRESOLVED} dev to-callee", 64, Tier.XDP, True)
-    assert network.rows == {0: None}
-    network.host.run(["sysctl", "-w", "net.ipv4.neigh.to-callee.retrans_time_ms=10"])
-    with topology.relay.socket() as any_socket:
-        any_socket.sendto(b"", (UNRESOLVED, 9))
-    wait_state(network, UNRESOLVED, "FAILED")
-    network.take_events()
-    assert network.rows == {0: None}
-
-
-def wait_state(network, host, *states):
-    def state():
-        shown = network.host.run(["ip", "neigh", "show", host]).stdout.split()
-        return bool(shown) and shown[-1] in states
-
-    network.follow(state, f"{host} to be {' or '.join(states)}")
-
-
-def test_neighbour_that_was_not_heard_of_is_asked(network, topology):
-    network.ip(f"neigh replace {topology.callee.ip} lladdr {topology.callee.mac} dev to-callee nud stale")
-    network.take_events()
-    network.next_hops.acquire(topology.callee.ip, "")
-    wait_state(network, topology.callee.ip, "DELAY", "PROBE", "REACHABLE")
-
-
-def test_neighbour_in_use_that_becomes_stale_is_asked(network, topology):
-    network.next_hops.acquire(topology.callee.ip, "")
-    network.ip(f"neigh replace {topology.callee.ip} lladdr {topology.callee.mac} dev to-callee nud stale")
-    wait_state(network, topology.callee.ip, "DELAY", "PROBE", "REACHABLE")
-    assert network.rows[0].to_mac == topology.callee.mac
-
-
-def test_neighbours_of_others_are_not_looked_at(network):
-    network.next_hops.acquire(known_neighbour(network), "")
-    network.take_events()
-    written = len(network.written)
-    known_neighbour(network, "10.0.2.51", OTHER_MAC)
-    known_neighbour(network, "10.0.1.50", OTHER_MAC, "to-caller")
-    assert len(network.written) == written
-
-
-def test_all_neighbours_are_confirmed_in_turn(network, topology):
-    """Reachable ones too: forwarded frames keep nobody reachable. Permanent ones need it not."""
-    network.next_hops.acquire(known_neighbour(network), "")
-    for phone in (topology.caller, topology.callee):
-        network.next_hops.acquire(phone.ip, "")
-        network.ip(f"neigh replace {phone.ip} lladdr {phone.mac} dev {phone.gateway.ifname} nud reachable")
-    network.take_events()
-    for phone in (topology.caller, topology.callee):  # stale, and no event yet
-        network.ip(f"neigh replace {phone.ip} lladdr {phone.mac} dev {phone.gateway.ifname} nud stale")
-    for _ in range(3):
-        network.next_hops.confirm_some()
-    for phone in (topology.caller, topology.callee):
-        shown = topology.relay.run(["ip", "neigh", "show", phone.ip]).stdout.split()
-        assert shown[-1] in ("DELAY", "PROBE", "REACHABLE")
-
-
-def test_lost_events(network, callee_link):
-    network.next_hops.acquire(known_neighbour(network), "")
-    network.ip(f"neigh replace 10.0.2.50 lladdr {OTHER_MAC} dev to-callee nud permanent")
-    network.events.read()
-    assert network.rows == {0: to_callee(callee_link, MAC)}
-    network.next_hops.reload()
-    assert network.rows == {0: to_callee(callee_link, OTHER_MAC)}
-    network.ip("neigh del 10.0.2.50 dev to-callee")
-    network.events.read()
-    network.next_hops.reload()
-    assert network.rows == {0: None}
-
-
-# Links
-
-
-def test_carrier_goes_and_comes(network, topology, callee_link):
-    network.next_hops.acquire(known_neighbour(network), "")
-    topology.callee.run(["ip", "link", "set", topology.callee.ifname, "down"])
-    row_becomes(network, 0, None)
-    topology.callee.run(["ip", "link", "set", topology.callee.ifname, "up"])
-    row_becomes(network, 0, to_callee(callee_link, MAC))
-
-
-def test_link_is_set_down_and_up(network, callee_link):
-    host = known_neighbour(network)
-    network.next_hops.acquire(host, "")
-    network.ip("link set to-callee down")
-    row_becomes(network, 0, None)
-    assert network.reroute() == [(host, "")]
-    assert isinstance(network.next_hops.current(host, ""), NoRoute)
-    network.ip("link set to-callee up")
-    network.follow(lambda: network.interfaces.links.get(callee_link.ifindex).is_up, "the link")
-    known_neighbour(network)
-    assert network.reroute() == [(host, "")]
-    assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC)
-
-
-def test_link_vanishes(network):
-    host = known_neighbour(network)
-    network.next_hops.acquire(host, "")
-    network.ip("link del to-callee")
-    row_becomes(network, 0, None)
-    assert network.reroute() == [(host, "")]
-    assert network.next_hops.current(host, "") == NoRoute(f"no route to {host}: Network is unreachable")
-    network.next_hops.release(host, "")
-
-
-def test_mtu_and_mac_of_the_link(network, callee_link):
-    network.next_hops.acquire(known_neighbour(network), "")
-    network.ip("link set to-callee mtu 1400")
-    row_becomes(network, 0, to_callee(callee_link, MAC, mtu=1400))
-    network.ip("link set to-callee address 02:00:00:00:02:aa")  # the kernel forgets its neighbours
-    row_becomes(network, 0, None)
-    known_neighbour(network)
-    row_becomes(network, 0, replace(to_callee(callee_link, MAC, 1400), from_mac="02:00:00:00:02:aa"))
-
-
-def test_link_gets_a_larger_mtu(network, topology):
-    host = known_neighbour(network)
-    network.next_hops.acquire(host, "")
-    network.ip("link set to-callee mtu 2000")
-    network.follow(lambda: network.interfaces.links.by_name("to-callee").mtu == 2000, "the MTU")
-    network.reroute()
-    assert network.rows[0].mtu == 2000
-
-
-# Ways out
-
-
-def test_way_out_is_attached_on_demand(network, callee_link):
+def test_egress_is_attached_on_demand(network, callee_link):
     assert network.xdp_programs() == {}
     network.next_hops.acquire(known_neighbour(network), "")
     assert network.tier("to-callee") is Tier.XDP
@@ -233,7 +42,7 @@ def bridge(network):
     return network.interfaces.links.by_name("br0")
 
 
-def test_way_out_without_native_xdp_is_tcs(network, topology, bridge):
+def test_egress_without_native_xdp_is_by_tc(network, topology, bridge):
     """Also for what arrives where XDP runs."""
     network.interfaces.attach(topology.caller.gateway.ifindex)
     route = network.next_hops.acquire("10.0.7.2", "")
@@ -242,16 +51,18 @@ def test_way_out_without_native_xdp_is_tcs(network, topology, bridge):
     assert network.tc_programs() == {"br0": [TC_NAME], "to-caller": [TC_BEHIND_NAME]}
 
 
-def test_way_out_without_native_xdp_where_tc_is_forbidden(topology, loaded, network, bridge):
+def test_egress_without_native_xdp_where_tc_is_forbidden(topology, loaded, network, bridge):
     strict = RelayNetwork(topology.relay, loaded, OffloadMode.XDP)
     route = strict.next_hops.acquire("10.0.7.2", "")
     assert isinstance(route, NoRoute)
-    assert route.reason.startswith("its way out cannot send redirected frames: br0: userspace (no native XDP: ")
+    assert route.reason.startswith(
+        "the egress interface cannot send redirected frames: br0: userspace (no native XDP: "
+    )
     assert (strict.rows, strict.tc_programs()) == ({}, {})
     strict.close()
 
 
-def test_way_out_that_takes_no_redirected_frames(network, topology, callee_link):
+def test_egress_that_takes_no_redirected_frames(network, topology, callee_link):
     """A veth whose far end has neither XDP nor GRO."""
     host = known_neighbour(network)
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
@@ -259,26 +70,26 @@ def test_way_out_that_takes_no_redirected_frames(network, topology, callee_link)
     assert (route.tier, route.is_by_xdp) == (Tier.XDP, False)
     assert network.rows == {0: replace(to_callee(callee_link, MAC), xdp_way=None)}
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "on"])
-    for index in network.interfaces.check_senders():
-        network.next_hops.on_link(index)
+    for index in network.interfaces.egress.check():
+        network.neighbours.on_link(index)
     assert network.rows == {0: to_callee(callee_link, MAC)}
     assert network.reroute() == [(host, "")]
     assert network.next_hops.current(host, "").is_by_xdp
 
 
-def test_way_out_that_takes_no_redirected_frames_any_more(network, topology, callee_link):
+def test_egress_that_takes_no_redirected_frames_any_more(network, topology, callee_link):
     network.next_hops.acquire(known_neighbour(network), "")
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
-    for index in network.interfaces.check_senders():
-        network.next_hops.on_link(index)
+    for index in network.interfaces.egress.check():
+        network.neighbours.on_link(index)
     assert network.rows == {0: replace(to_callee(callee_link, MAC), xdp_way=None)}
 
 
-def test_way_out_that_is_not_ethernet(network):
+def test_egress_that_is_not_ethernet(network):
     network.ip("tuntap add tun0 mode tun", "link set tun0 up", "addr add 10.0.7.1/24 dev tun0")
     network.follow(lambda: network.interfaces.links.by_name("tun0") is not None, "the tunnel")
     route = network.next_hops.acquire("10.0.7.2", "")
-    assert (route.reason, bool(route.no_way_in)) == ("tun0 is not an Ethernet interface", True)
+    assert (route.reason, bool(route.no_ingress)) == ("tun0 is not an Ethernet interface", True)
 
 
 # Routes
@@ -405,7 +216,7 @@ def test_no_way(network, host, reason):
 def test_where_nothing_is_forwarded_that_comes_by_the_way(network):
     """Told apart from a peer that cannot be reached for another reason."""
     network.ip("route add unreachable 203.0.113.1/32")
-    reasons = [network.next_hops.acquire(host, "").no_way_in for host in ("10.0.1.1", "203.0.113.1")]
+    reasons = [network.next_hops.acquire(host, "").no_ingress for host in ("10.0.1.1", "203.0.113.1")]
     assert reasons == ["lo: userspace (not an Ethernet interface)", ""]
 
 
@@ -513,19 +324,20 @@ def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
     for port, (peer, (before, _)) in enumerate(peers.items(), 1):
         network.ip(f"route add {peer}/32 via {before}")
         to, source = Endpoint(peer, 1), Endpoint("10.0.1.2", 5004)
-        forwarder.apply("call", {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to, 0xB8)})
+        wanted = {port: ForwardingEntry(port, "10.0.1.1", source, False, True, "", 2, to, 0xB8)}
+        forwarder.apply(FakeOwner("call"), wanted, 0.0)
     ways = []
 
     def record(number, hop):
         network.rows[number] = hop
         ways.extend((entry.to.host, network.rows[row]) for entry, _, row in rows.rows.values())
 
-    network.next_hops._write = record
+    network.neighbours._write = record
     for peer, (_, after) in peers.items():
         network.ip(f"route replace {peer}/32 via {after}")
     network.take_events()
     network.next_hops.start_reroute()
-    forwarder.reroute(CAPACITY)
+    forwarder.reroute(CAPACITY, 0.0)
 
     macs = {peer: {gateways[before], gateways[after]} for peer, (before, after) in peers.items()}
     assert [way for way in ways if way[1] and way[1].to_mac not in macs[way[0]]] == []

@@ -1,0 +1,191 @@
+"""What the kernel counted, by port and by verdict, and the state from which its RTP statistics go on.
+
+Ports come as keys, which also tell the port space (`session.local`). Nanoseconds become seconds here.
+"""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from rtpproxy.offload.entry import PortCounters
+from rtpproxy.offload.layout import MapLayout, PortIndex
+from rtpproxy.offload.maps import CalledMap, MappedArray
+from rtpproxy.offload.syscall import possible_cpus
+from rtpproxy.rtp.statistics import MAX_JUMP, RtpState, RtpTotals
+
+_NS = 1_000_000_000
+_GAP_NS = 1024
+_JITTER_UNITS = 256
+_FIRST_NUMBER = 1 << 16
+"""What the kernel adds to the sequence number that a run starts with."""
+_WORD = (1 << 32) - 1
+
+
+class _Ring:
+    """Sets of sequence numbers as the kernel keeps them: bit n % size for number n."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._bytes = size_bytes
+        self.bits = 8 * size_bytes
+        self.empty = bytes(size_bytes)
+
+    def pack(self, numbers: Collection[int]) -> bytes:
+        word = 0
+        for number in numbers:
+            word |= 1 << number % self.bits
+        return word.to_bytes(self._bytes, "little")
+
+    def unpack(self, data: bytes, first: int, last: int) -> frozenset[int]:
+        """Those of the numbers from `first` to `last` whose bits are set."""
+        word = int.from_bytes(data, "little")
+        if not word:
+            return frozenset()
+        return frozenset(number for number in range(first, last + 1) if word >> number % self.bits & 1)
+
+
+class CounterTables:
+    """Counters of all ports and of all verdicts of one running relay."""
+
+    def __init__(self, map_fds: Mapping[str, int], layouts: Mapping[str, MapLayout], index: PortIndex) -> None:
+        """Map the arrays. Raises OSError."""
+        self.row = index.row
+        self._counters, self._events = (
+            MappedArray(map_fds[name], layouts[name]) for name in ("port_counters", "port_events")
+        )
+        self._verdicts = CalledMap(map_fds["verdicts"], layouts["verdicts"])
+        self._cpus = possible_cpus()
+        state = (
+            *("ssrc", "last_seen_ns", "arrived_ns", "highest", "timestamp", "jitter", "jitter_max", "longest_gap"),
+            *("is_running", "is_jitter_new"),
+        )
+        counters, events = self._counters.layout, self._events.layout
+        self._counter_struct = counters.packer("packets", "jitter_sum", "jitter_count", *state)
+        self._state_struct, self._state_at = counters.packer(*state), counters.offset(state[0])
+        run = "lowest", "settled", "missing"
+        self._event_struct = events.packer(
+            *("others_dropped", "ssrc_changed_ns", "sequence_set_ns", "sequence", "lost", "duplicates", "parse_errors"),
+            *run,
+        )
+        self._event_at = events.offset("others_dropped")
+        self._run_struct, self._run_at = events.packer(*run), events.offset(run[0])
+        self._ring = _Ring(events.member_bytes("missing"))
+        self._words = memoryview(self._counters.memory).cast("Q")
+        self._packets_at, self._seen_at = (counters.offset(name) // 8 for name in ("packets", "last_seen_ns"))
+        self._words_per_row = counters.size // 8
+        self._last_seen_ns = self._counters.column("last_seen_ns")
+        self._packets = self._counters.column("packets")
+        self._parse_errors = self._events.column("parse_errors")
+
+    def close(self) -> None:
+        """Unmap everything. No method may be called afterwards."""
+        del self._last_seen_ns, self._packets, self._parse_errors
+        self._words.release()
+        for array in (self._counters, self._events):
+            array.close()
+
+    def counters(self, key: int) -> PortCounters:
+        """What the kernel counted at this port up to now.
+
+        `packets` is read first, and written last by the kernel, so that the rest is of these packets or newer.
+        """
+        row = self.row(key)
+        packets, jitter_sum, jitter_count, ssrc, seen, arrived, highest, timestamp, jitter, jitter_max, gap, *flags = (
+            self._counter_struct.unpack_from(self._counters.memory, self._counters.offset(row))
+        )
+        dropped, changed, refreshed, sequence, lost, duplicates, parse_errors, lowest, settled, missing = (
+            self._event_struct.unpack_from(self._events.memory, self._events.offset(row) + self._event_at)
+        )
+        is_running, is_jitter_new = flags
+        state = RtpState(
+            ssrc if is_running else None,
+            highest,
+            lowest,
+            self._ring.unpack(missing, max(lowest, highest - MAX_JUMP), min(settled, highest)),
+            seen / _NS,
+            gap * _GAP_NS / _NS,
+            timestamp,
+            arrived / _NS,
+            jitter / _JITTER_UNITS,
+            jitter_max / _JITTER_UNITS,
+            bool(is_jitter_new),
+        )
+        return PortCounters(
+            packets=packets,
+            others_dropped=dropped,
+            ssrc=ssrc,
+            sequence=sequence,
+            ssrc_changed_at=changed / _NS,
+            sequence_set_at=refreshed / _NS,
+            state=state,
+            totals=RtpTotals(lost, duplicates, parse_errors, jitter_sum / _JITTER_UNITS, jitter_count),
+        )
+
+    def write_state(self, key: int, state: RtpState) -> None:
+        """Set the state from which the RTP statistics of a port go on. Its row must be held meanwhile."""
+        row = self.row(key)
+        highest = _FIRST_NUMBER + state.highest % _FIRST_NUMBER
+        shift = highest - state.highest
+        self._state_struct.pack_into(
+            self._counters.memory,
+            self._counters.offset(row) + self._state_at,
+            state.ssrc or 0,
+            int(state.seen_at * _NS),
+            int(state.arrived_at * _NS),
+            highest,
+            state.timestamp,
+            _bounded(state.jitter * _JITTER_UNITS),
+            _bounded(state.jitter_max * _JITTER_UNITS),
+            _bounded(state.longest_gap_s * _NS / _GAP_NS),
+            state.ssrc is not None,
+            state.is_jitter_new,
+        )
+        self._run_struct.pack_into(
+            self._events.memory,
+            self._events.offset(row) + self._run_at,
+            max(state.lowest + shift, highest - self._ring.bits),
+            highest,
+            self._ring.pack([number + shift for number in state.missing]) if state.missing else self._ring.empty,
+        )
+
+    def forwarded(self, key: int) -> int:
+        """Packets that the kernel forwarded from this port up to now."""
+        return self._words[self.row(key) * self._words_per_row + self._packets_at]
+
+    def seen_at(self, key: int) -> float:
+        """When a packet was last forwarded from this port: seconds, monotonic, 0.0 for never."""
+        return self._words[self.row(key) * self._words_per_row + self._seen_at] / _NS
+
+    def total_forwarded(self) -> int:
+        """Packets forwarded from all ports since the programs were loaded."""
+        return int(self._packets.sum())
+
+    def total_dropped(self) -> int:
+        """Packets dropped at all ports since the programs were loaded, for whatever reason."""
+        return sum(count for name, count in self._count_verdicts().items() if name.startswith("dropped_"))
+
+    def total_parse_errors(self) -> int:
+        """Packets forwarded from all ports of RTP though they are not RTP."""
+        return int(self._parse_errors.sum())
+
+    def last_seen(self) -> npt.NDArray[np.float64]:
+        """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
+        return self._last_seen_ns / _NS
+
+    def count(self, verdict: str) -> int:
+        """Frames of one verdict that `bpf/types.h` names, over all CPUs."""
+        return self._count_verdicts()[verdict]
+
+    def verdicts(self) -> dict[str, int]:
+        """Frames by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
+        return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
+
+    def _count_verdicts(self) -> dict[str, int]:
+        layout = self._verdicts.layout.value
+        copies = np.frombuffer(self._verdicts.read(0, self._cpus), dtype=np.uint64).reshape(self._cpus, -1)
+        totals = copies.sum(axis=0)
+        return {name: int(totals[offset // 8]) for name, (_, offset) in layout.members.items()}
+
+
+def _bounded(value: float) -> int:
+    return min(round(value), _WORD)

@@ -1,0 +1,99 @@
+"""The loaded programs and their maps, made from the configuration."""
+
+import hashlib
+import ipaddress
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from rtpproxy.config import SHORT_BYTES, Config, ListenAddress
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload import loader
+from rtpproxy.offload.attach import PROGRAM_PREFIX, ProgramSet
+from rtpproxy.offload.host_maps import HostMaps
+from rtpproxy.offload.syscall import attach_sk_lookup
+from rtpproxy.offload.tables import Tables
+from rtpproxy.session.local import slots_of
+
+
+def instance_name(config: Config) -> str:
+    """Eight characters that tell this relay from others; the names of its programs contain them."""
+    return hashlib.sha256(config.instance.encode()).hexdigest()[:8]
+
+
+class Programs:
+    """The loaded programs and their maps. `close` leaves only what is attached to interfaces."""
+
+    def __init__(self, config: Config) -> None:
+        """Load everything. Raises OffloadError, and leaves nothing loaded then."""
+        name = instance_name(config)
+        names = dict(zip(loader.PROGRAM_MACROS, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbs"), strict=True))
+        listen = config.listen
+        first_port, last_port = config.port_min, config.port_max + 1
+        self._steer_link = -1
+        with ExitStack() as stack:
+            self._loaded = loader.load(
+                {
+                    **names,
+                    "FIRST_PORT": str(first_port),
+                    "PORT_SPAN": str(last_port + 1 - first_port),
+                    "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
+                    "DOUBLED_BYTES": str(SHORT_BYTES if config.is_doubling else 0),
+                    **_slot_defines(listen),
+                }
+            )
+            stack.callback(self._loaded.close)
+            try:
+                self.tables = Tables(self._loaded, first_port, last_port)
+            except OSError as error:
+                raise OffloadError(f"cannot map the tables: {error.strerror}") from error
+            stack.callback(self.tables.close)
+            self.host_maps = HostMaps(self._loaded)
+            wildcards = {address.is_ipv6 for address in listen if not address.host}
+            for address, slot in zip(listen, slots_of(listen), strict=True):
+                if address.is_ipv6 not in wildcards:
+                    self.host_maps.add_local(address.host, slot)
+            stack.pop_all()
+        self.on_interfaces = ProgramSet(
+            xdp=(self._loaded.xdp_fd, names["ON_XDP"]),
+            tc=(self._loaded.tc_fd, names["ON_TC"]),
+            tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
+        )
+
+    def steer(self, receivers: Sequence[int]) -> None:
+        """Hand packets for open ports to these sockets: those of IPv4, then as many of IPv6 or none.
+
+        Raises OffloadError.
+        """
+        try:
+            self.host_maps.set_sockets(receivers)
+            self._steer_link = attach_sk_lookup(self._loaded.steer_fd)
+        except OSError as error:
+            raise OffloadError(f"cannot attach the sk_lookup program: {error.strerror}") from error
+
+    def mark(self, key: int, is_open: bool) -> None:
+        """Open or close a port in the port table."""
+        (self.tables.ports.open_port if is_open else self.tables.ports.close_port)(key)
+
+    def close(self) -> None:
+        """Stop steering, unmap the tables and close all descriptors."""
+        if self._steer_link >= 0:
+            os.close(self._steer_link)
+        self.tables.close()
+        self._loaded.close()
+
+
+def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
+    """The port spaces of `listen` that the programs know without a look-up."""
+    by_slot = list(zip(listen, slots_of(listen), strict=True))
+    defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for one, slot in by_slot if not one.host}
+    for is_ipv6, family in ((False, "IPV4"), (True, "IPV6")):
+        first = next(((one.host, slot) for one, slot in by_slot if one.host and one.is_ipv6 is is_ipv6), None)
+        if first is not None:
+            host, slot = first
+            packed = ipaddress.ip_address(host).packed
+            numbers = (int.from_bytes(packed[at : at + 4], "big") for at in range(0, len(packed), 4))
+            words = [f"__constant_htonl({number:#x})" for number in numbers]
+            defines[f"FIRST_{family}"] = f"{{{','.join(words)}}}" if is_ipv6 else words[0]
+            defines[f"FIRST_{family}_SLOT"] = str(slot)
+    return defines

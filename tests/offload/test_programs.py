@@ -1,0 +1,51 @@
+"""Programs and maps where something after loading fails; the rest is in tests/netns_call and tests/bpf."""
+
+import gc
+import os
+
+import pytest
+
+from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.programs import Programs, instance_name
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+ANY, ONE = ListenAddress(), ListenAddress("10.0.0.1")
+
+
+def refuse(reason, listen):
+    """Loading fails for that reason, and nothing stays open or mapped."""
+
+    def held():
+        gc.collect()
+        with open("/proc/self/maps") as maps:
+            return os.listdir("/proc/self/fd"), sum("bpf-map" in line for line in maps)
+
+    before = held()
+    with pytest.raises(OffloadError, match=f"^{reason}$"):
+        Programs(Config(listen=(listen,), lowest_port=30000, highest_port=30099))
+    assert held() == before
+
+
+def test_nothing_is_left_when_memory_is_short(monkeypatch):
+    def map_nothing(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("rtpproxy.offload.maps.mmap.mmap", map_nothing)
+    refuse("cannot map the tables: Cannot allocate memory", ANY)
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
+def test_machines_with_another_order_of_stores_are_refused(monkeypatch, machine):
+    """Rows are written with plain stores; and nothing is left when an address cannot be written."""
+    other = os.uname_result((*os.uname()[:4], machine))
+    monkeypatch.setattr(os, "uname", lambda: other)
+    refuse(f"only x86-64 is supported, and this machine is {machine}", ONE)
+
+
+def test_instance_has_a_name_of_its_own():
+    """Short enough for the name of a program, and the same for the same control socket."""
+    names = [instance_name(Config(control=(ControlAddress(ControlKind.UNIX, path),))) for path in ("/a", "/b", "/a")]
+    assert names[0] == names[2] != names[1]
+    assert [len(name) for name in names] == [8, 8, 8]
