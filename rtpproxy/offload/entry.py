@@ -137,7 +137,9 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
         return OTHER_FAMILY
     if source == to or (stream.latch.is_asymmetric and source.host == to.host):
         return REFLECTED
-    if any(is_link_local(host) for host in (source.host, stream.local_host, to.host, peer.local_host)):
+    if is_link_local(source.host) or is_link_local(stream.local_host):
+        return LINK_LOCAL
+    if is_link_local(to.host) or is_link_local(peer.local_host):
         return LINK_LOCAL
     return ForwardingEntry(
         port=stream.local_port,

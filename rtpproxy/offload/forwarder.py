@@ -116,7 +116,7 @@ class Forwarder:
         for target in targets:
             self._next_hops.acquire(*target)
         if old is not None:
-            self._release(old)
+            self._release(key, old)
         self._wishes[key] = wish
         for target in targets:
             self._keys_by_target.setdefault(target, set()).add(key)
@@ -136,22 +136,22 @@ class Forwarder:
             # An entry would forward nothing, and cost a hand-over of the statistics for each packet in userspace.
             self._leave(wish, f"ingress: {no_ingress}", now)
             return
-        installed = self._installed.get(entry.key)
-        program = _program(route, back)
+        key, program = entry.key, _program(route, back)
+        installed = self._installed.get(key)
         if installed == (entry, route, program):
             return
-        tracker = self._seeds.pop(entry.key, None)
+        tracker = self._seeds.pop(key, None)
         if tracker is not None:
-            self._rows.seed(entry.key, tracker.state())
+            self._rows.seed(key, tracker.state())
         self._rows.install(entry, route.from_host, route.number, route.ttl)
-        self._installed[entry.key] = entry, route, program
-        self._reasons.pop(entry.key, None)
+        self._installed[key] = entry, route, program
+        self._reasons.pop(key, None)
         if log.isEnabledFor(logging.INFO):
             what = "changed in" if installed else "enters"
             where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
             log.info("%s: stream %s; %s the kernel, %s", wish.owner.label, where, what, program)
         if not installed or installed[2] != program:
-            wish.owner.entered_kernel(entry.key, program, now)
+            wish.owner.entered_kernel(key, program, now)
 
     def _leave(self, wish: _Wish, reason: str, now: float) -> None:
         """Withdraw the row of a wish that stays, or is about to be forgotten."""
@@ -185,12 +185,12 @@ class Forwarder:
         self._seeds.pop(key, None)
         if key in self._installed:
             self._leave(wish, reason, now)
-        self._release(wish)
+        self._release(key, wish)
 
-    def _release(self, wish: _Wish) -> None:
+    def _release(self, key: int, wish: _Wish) -> None:
         for target in _targets(wish.entry):
             keys = self._keys_by_target[target]
-            keys.discard(wish.entry.key)
+            keys.discard(key)
             if not keys:
                 del self._keys_by_target[target]
             self._next_hops.release(*target)
