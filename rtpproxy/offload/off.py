@@ -44,7 +44,7 @@ class NoEntries:
 
 
 class NoCounters:
-    """Same interface as the counters of the kernel; nothing was counted."""
+    """Same interface as `counters.CounterTables`, as far as the service reads it; nothing was counted."""
 
     def counters(self, key: int) -> None:
         """Return None: no port has counters."""
