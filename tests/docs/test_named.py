@@ -1,4 +1,4 @@
-"""Options, make targets and files that the pages name are there."""
+"""Options, make targets, files and functions that the pages name are there."""
 
 import re
 
@@ -21,6 +21,14 @@ _ARGS = re.compile(r'ARGS="([^"]*)"')
 _FILE = re.compile(r"(?:[\w-]+/)+(?:[\w-]+\.(?:py|h|c|md|svg|jsonl|cfg))?")
 PLACES = (ROOT, ROOT / "rtpproxy", DOCS)
 """Where a path in a page may start: a page may leave out the name of the package."""
+
+
+_LOG_LINE = re.compile(r"^\s*(?:DBUG|INFO|WARN|ERR|CRIT):GLOBAL:(\w+):\d+: ")
+
+
+def functions() -> set[str]:
+    sources = "".join(path.read_text() for path in (ROOT / "rtpproxy").rglob("*.py"))
+    return set(re.findall(r"\bdef (\w+)\(", sources))
 
 
 def targets() -> set[str]:
@@ -56,3 +64,9 @@ def test_every_option_exists(page):
 def test_every_file_exists(page):
     named = {span for span in code_spans(page) if _FILE.fullmatch(span)}
     assert [path for path in named if not any((place / path).exists() for place in PLACES)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_log_line_names_a_function_that_exists(page):
+    named = {name for piece in pieces(page) for name in _LOG_LINE.findall(piece)}
+    assert not named - functions()
