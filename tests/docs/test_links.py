@@ -8,8 +8,8 @@ EXPECTED = {
     *("install", "kamailio", "opensips", "sippy", "migrate", "options", "operations", "troubleshooting", "protocol"),
     *("differences", "security", "architecture", "benchmarks", "limits"),
 }
-TO_COME = EXPECTED - {page.stem for page in DOCS.glob("*.md")}
-"""Pages that are still being written; links to them are believed."""
+TO_COME = {"benchmarks"} - {page.stem for page in DOCS.glob("*.md")}
+"""A page that a program is still to write; links to it are believed until it has."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -24,6 +24,10 @@ def test_every_link_resolves(page):
         if not is_inside or not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+def test_every_page_is_there():
+    assert {page.stem for page in DOCS.glob("*.md")} | TO_COME >= EXPECTED
 
 
 def test_every_page_is_reached_from_the_readme():
