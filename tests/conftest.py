@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.offload import loader
@@ -63,8 +63,10 @@ def _missing_bpf() -> str:
     return ""
 
 
-settings.register_profile("fixed", deadline=None, derandomize=True)
-settings.register_profile("fuzz", deadline=None, derandomize=False, print_blob=True)
+_SLOWLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine may take any time for an input, and to make one."""
+settings.register_profile("fixed", _SLOWLY, derandomize=True)
+settings.register_profile("fuzz", _SLOWLY, derandomize=False)
 settings.load_profile("fixed")  # `--hypothesis-profile=fuzz` in its place: `make fuzz`
 
 

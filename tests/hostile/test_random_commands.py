@@ -11,8 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.hostile.commands import Generator
 from tests.hostile.played import WORLDS, Played
 
-STEPS = 30_000 if os.environ.get("QUICK") else 125_000
-"""Four of five are commands. `make check` sets QUICK."""
+IS_QUICK = bool(os.environ.get("QUICK"))
+"""`make check` sets it."""
+EXAMPLES = 40 if IS_QUICK else 150
+STEPS = 30_000 if IS_QUICK else 125_000
+"""Four of five are commands."""
 CHECK_EVERY = 4
 SEED = int(os.environ.get("SEED", "1"))
 """`SEED=` repeats a failed run."""
@@ -45,7 +48,7 @@ class SessionsAtRandom(RuleBasedStateMachine):
 
 
 TestSessionsAtRandom = SessionsAtRandom.TestCase
-TestSessionsAtRandom.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestSessionsAtRandom.settings = settings(max_examples=EXAMPLES, stateful_step_count=50)
 
 
 @pytest.mark.seeded
