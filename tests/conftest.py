@@ -1,4 +1,4 @@
-"""What tests need of the machine, how they are divided among processes, and the loaded programs that they share.
+"""Requirements of tests, how tests are divided among processes, and the loaded programs that they share.
 
 A test marked `root` or `kernel` is skipped where a probe shows that it cannot run. The reason names what is missing
 and starts with `needs privilege:` or `needs software:`; a run that must be complete looks for these words.

@@ -25,7 +25,7 @@ from rtpproxy.session.session import Component, Leg, Role, Session, Stream
 from tests.waiting import DEADLINE_S, wait_for
 
 Journal = list[tuple[str, int]]
-"""What was asked for and at which port, in order."""
+"""Requests and their ports, in order."""
 
 NOTHING_COUNTED = PortCounters(
     packets=0,
@@ -185,7 +185,7 @@ class FakeOffload:
         return self._last_seen
 
     def entry(self, key: int) -> ForwardingEntry | None:
-        """What the kernel forwards for the port, if anything."""
+        """The entry of a port that the kernel forwards from, if it has one."""
         found = self.installed.get(key)
         return found if isinstance(found, ForwardingEntry) else None
 

@@ -111,7 +111,7 @@ class Host:
 
 
 class Phone(Host):
-    """A host with one interface, whose way out is the relay's interface `gateway`."""
+    """A host with one interface, whose gateway is the relay's interface `gateway`."""
 
     interface: Interface
     gateway: Interface
@@ -172,7 +172,7 @@ class Topology:
     def connect(self, phone: Phone, segment: int) -> None:
         """Join a host to the relay, for the first time or again after the pair was deleted."""
         name = phone.name
-        # Two ends with the same index, though in two namespaces, would get their carrier up to a second late.
+        # Two ends with the same index, even in two namespaces, get their carrier up to a second late.
         _ip(
             f"link add {name} netns {phone.ns} index {_index(segment, 2)} address {_mac(segment, 2)} type veth"
             f" peer name to-{name} netns {self.relay.ns} index {_index(segment, 1)} address {_mac(segment, 1)}"

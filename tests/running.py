@@ -1,4 +1,4 @@
-"""The installed daemon as a process of its own, and phones as sockets: what end-to-end tests talk to."""
+"""The installed daemon as a process, and phones as sockets, for end-to-end tests."""
 
 import contextlib
 import ctypes
@@ -179,7 +179,7 @@ class PhoneSocket:
         self._socket.sendto(data, to)
 
     def take(self) -> list[tuple[bytes, tuple[str, int]]]:
-        """What has arrived, with its sources; does not wait."""
+        """The datagrams that have arrived, with their sources; does not wait."""
         arrived = []
         while True:
             try:

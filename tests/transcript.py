@@ -33,11 +33,11 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What tells the row from others of its group, at a glance."""
+        """A short name that no other row of the group has."""
         return self.send.strip() + (f" #{self.number}" if self.number > 1 else "")
 
     def is_answered_by(self, reply: bytes) -> bool:
-        """Whether `reply` is the reference's, apart from what may vary."""
+        """Tell whether `reply` is the reference's, apart from parts that vary."""
         text = reply.decode("latin-1")
         return text == self.reply if self.reply_re is None else re.match(self.reply_re, text) is not None
 
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def is_same(self) -> bool:
-        """Whether the reference's answer was given."""
+        """Tell whether the reference's answer was given."""
         return self.row.is_answered_by(self.reply)
 
     def __str__(self) -> str:

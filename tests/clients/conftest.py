@@ -1,4 +1,4 @@
-"""For test_kamailio*.py: a relay, Kamailio and two phones. What they said is shown with a test that fails."""
+"""For test_kamailio*.py: a relay, Kamailio and two phones, whose logs are shown with a test that fails."""
 
 import functools
 import shutil
@@ -49,7 +49,7 @@ class Witness(Protocol):
 
 @dataclass
 class Setting:
-    """What a call goes through. Whatever a test starts beside it and calls as a witness is asked when it fails."""
+    """The network and the programs of a call. When a test fails, the witnesses that it named are shown, too."""
 
     topology: Topology
     relays: list[RunningRelay]

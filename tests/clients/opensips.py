@@ -32,7 +32,7 @@ CAPABILITIES = {
     "20071218": "RECORD",
     "20191015": "SUBCOMMAND",
 }
-"""What it asks for besides, in its order."""
+"""Further capabilities that it asks for, in its order."""
 NODE_TROUBLE = range(7, 11)
 """Errors of an offer that take the node out of service for a minute."""
 STATISTICS = (
@@ -165,12 +165,12 @@ def checked(reply: bytes) -> bytes:
     return reply
 
 
-# What the module reads out of a reply
+# How the module reads a reply
 
 
 @dataclasses.dataclass(frozen=True)
 class Media:
-    """What a session description gets; no host when the reply has none."""
+    """The media address for a session description; no host when the reply has none."""
 
     port: int
     host: str
@@ -261,7 +261,7 @@ class Node:
         return media(reply)
 
     def execute(self, command: str) -> None:
-        """What is answered by nothing but success. Raises CallFailedError, BadReplyError."""
+        """A command whose only answer is success. Raises CallFailedError, BadReplyError."""
         reply = self.ask(command)
         number = error_number(reply)
         if number is not None:

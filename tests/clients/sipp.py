@@ -26,7 +26,7 @@ _MESSAGE = re.compile(r"^-{40,} .*\n(?:UDP message (sent|received) .*:\n\n)?", r
 
 @dataclass(frozen=True)
 class Media:
-    """Where an SDP says that audio goes to: its one media line."""
+    """The address, port and direction of an SDP's only media line."""
 
     host: str
     port: int
@@ -53,7 +53,7 @@ class Media:
 
 
 def media_of(text: str) -> Media:
-    """What the SDP in a message says; a connection line of the media is not expected."""
+    """The media in a message's SDP, which must have no connection line of its own."""
     (host,) = re.findall(r"^c=IN IP[46] (\S+)", text, re.MULTILINE)
     (port,) = re.findall(r"^m=audio (\d+) ", text, re.MULTILINE)
     directions = re.findall(r"^a=(sendrecv|sendonly|recvonly|inactive)", text, re.MULTILINE)
@@ -127,12 +127,12 @@ class UserAgent:
 
     @property
     def offers(self) -> list[Media]:
-        """What the SDPs of the INVITEs that arrived said."""
+        """The media of the INVITEs that arrived."""
         return [media_of(message) for message in self.received if message.startswith("INVITE ")]
 
     @property
     def answers(self) -> list[Media]:
-        """What the SDPs of the final responses that arrived said."""
+        """The media of the final responses that arrived."""
         return [media_of(message) for message in self.received if re.match(r"SIP/2\.0 200 (.*\n)*m=audio ", message)]
 
     @property
@@ -196,7 +196,7 @@ class Caller(UserAgent):
 
 
 def is_bound(process: subprocess.Popen, port: int) -> bool:
-    """Whether a UDP port is bound, over IPv4 or IPv6, in the namespace that the process is in."""
+    """Tell whether a UDP port is bound, over IPv4 or IPv6, in the namespace of the process."""
     tables = (Path(f"/proc/{process.pid}/net/{name}") for name in ("udp", "udp6"))
     try:
         return any(f":{port:04X} " in table.read_text() for table in tables)

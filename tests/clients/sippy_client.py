@@ -78,7 +78,7 @@ class Driver:
         self._client.shutdown()
 
     def do_state(self, reply: Reply) -> None:
-        """Whether it is on-line, what it takes the relay to be capable of, commands repeated, the last heartbeat."""
+        """Its state: on-line or not, the relay's capabilities, commands repeated, the last heartbeat."""
         client = self._client
         totals = ("sessions_created", "active_sessions", "active_streams", "preceived", "ptransmitted")
         reply(
@@ -148,7 +148,7 @@ class Driver:
         self._sessions[call].stop_play_caller(reply)
 
     def do_copy(self, reply: Reply, call: str) -> None:
-        """What the caller sends, to somebody else as well."""
+        """Copy the caller's media to another host."""
         self._sessions[call].copy_caller("127.0.0.1", 7000, reply)
 
     def do_record(self, reply: Reply, call: str, name: str | None = None) -> None:

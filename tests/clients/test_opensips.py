@@ -290,7 +290,7 @@ def test_autobridge(node):
 
 
 def test_sub_commands(node):
-    """What it reads of a reply with results is the port before them."""
+    """It reads the port in front of the results of a reply."""
     assert "SUBCOMMAND" in node.capabilities
     found = node.offer(f"U c1@h 192.0.2.7 49170 {TAGS} && S ttl=30 && L 198.51.100.9 30000")
     reply = node.ask(f"U c1@h 192.0.2.7 49170 {TAGS} && S ttl=30 && L 198.51.100.9 30000")

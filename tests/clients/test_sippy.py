@@ -85,7 +85,7 @@ class Phone:
 
     @property
     def sdp(self):
-        """What it offers or answers: one audio stream."""
+        """Its offer or answer: one audio stream."""
         return describe(self._host, self._socket.getsockname()[1])
 
     def send(self, data, media):
@@ -287,7 +287,7 @@ def test_refusals_fail_what_was_asked_and_nothing_else(start, phones):
 
 
 def test_media_server_functions_are_refused_honestly(start, phones):
-    """What records, copies and plays is not there: neither said to be nor silently accepted."""
+    """Recording, copying and playback are missing: neither announced nor silently accepted."""
     _, client = start()
     for_caller, for_callee = client.call("c", *phones)
     assert not {"20071218", "20250523"} & set(client.do("state")["capable"])

@@ -28,7 +28,7 @@ class Address:
 
     @property
     def suffix(self) -> str:
-        """What follows the port in a reply."""
+        """The part of a reply behind the port."""
         shown = self.shown or self.host
         if not shown:
             return ""
@@ -77,7 +77,7 @@ class World:
 
 @dataclass
 class Media:
-    """What the modifiers and the address of a `U` or `L` say, or the code of what is wrong with them."""
+    """The meaning of modifiers and address of a `U` or `L`, or the error code that they deserve."""
 
     modifiers: str = ""
     remote: str = ""
@@ -118,14 +118,14 @@ class Command:
     """Target as written, and the tag decoded."""
     subcommands: tuple[Subcommand, ...] = ()
     late_error: str = ""
-    """What it is refused with once its session was found."""
+    """The error code once its session was found."""
     reply: str = ""
     """Of one that finds its session, where that is simple."""
     has_default_counters: bool = False
 
 
 def faulty(rng: Random) -> Command:
-    """What is wrong before anything is looked at: tokens, letter, arguments, modifiers, sub-commands."""
+    """A command that is refused before sessions are looked at: tokens, letter, arguments, modifiers, sub-commands."""
     call = "a 10.0.1.2 4000 f"
     text, error = rng.choice(
         (
@@ -236,7 +236,7 @@ class Generator:
         )
 
     def plain(self) -> Command:
-        """What concerns no session."""
+        """A command that concerns no session."""
         text, reply = self._rng.choice(
             (
                 *(("V", "20040107"), ("v", "20040107"), ("VF 20050322", "1"), ("vf 20040107", "1"), ("VF 1", "0")),
@@ -253,7 +253,7 @@ class Generator:
         return Command(text, "plain", reply=reply)
 
     def media_command(self) -> Command:
-        """Playing, recording, copying: what there is none of."""
+        """Playback, recording, copying, which do not exist yet."""
         call, from_tag, to_tag = self._names()
         who = f"{from_tag} {to_tag}" if to_tag else from_tag
         text, reply, error = self._rng.choice(

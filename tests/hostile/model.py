@@ -1,4 +1,4 @@
-"""What commands and time do to sessions, as protocol.md 4 and 7 say it, in as few words as can be.
+"""Sessions, and what commands and time do to them (protocol.md 4 and 7), written as simply as possible.
 
 The model does not choose ports: it takes the reply that was given and says whether it may be that one.
 """
@@ -28,7 +28,7 @@ class SessionModel:
 
     @property
     def is_held(self) -> bool:
-        """Whether any reference is left."""
+        """Tell whether any reference is left."""
         return self.is_strong or any(self.weak)
 
     @property
@@ -171,7 +171,7 @@ class Model:
         return session
 
     def _answer(self, session: SessionModel, side: int, media: Media, line: str, now: float) -> bool:
-        """What an update does to an existing session; `side` is that of the reply. False when it was refused."""
+        """Update an existing session; `side` is that of the reply. False when it was refused."""
         if session.ports[side] is None or media.is_new_port:
             local = media.local or session.locals[side]
             if media.local is None and media.is_new_port and len(media.letters) == 2:

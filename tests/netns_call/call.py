@@ -223,7 +223,7 @@ class Call:
         return self.relay.counters(self.tags)
 
     def _is_offloaded(self, port: int) -> bool:
-        """Whether the latest that the log has of a port is an entry, and of its next hop that it can be used."""
+        """Tell whether the port's last log line says that it is in the kernel, and that of its next hop, that it is usable."""
         log = self.relay.log
         lines = re.findall(rf"{re.escape(self.name)}: stream .*\bport {port}\b.*", log)
         entry = re.search(r" via (\S+) dev (\S+); (enters|changed in) the kernel", lines[-1]) if lines else None
@@ -262,13 +262,13 @@ def verdicts(relay: RunningRelay) -> dict[str, int]:
 
 
 def xdp_of(host: Host, ifname: str) -> str:
-    """What `ip -d link` says of the XDP program on an interface, empty for none."""
+    """The XDP program on an interface as `ip -d link` shows it; empty for none."""
     found = re.search(r"prog/xdp.*|\bxdp\S*/id:\d+", host.run(["ip", "-d", "link", "show", "dev", ifname]).stdout)
     return found[0] if found else ""
 
 
 def is_attached(topology: Topology, name: str) -> bool:
-    """Whether an XDP program is on the relay's interface to that phone."""
+    """Tell whether the relay's interface to that phone has an XDP program."""
     return bool(xdp_of(topology.relay, f"to-{name}"))
 
 
@@ -362,7 +362,7 @@ class Foreign:
         os.close(self._fd)
 
     def is_attached(self) -> bool:
-        """Whether the very same program is still there."""
+        """Tell whether the same program is still attached."""
         return xdp_of(self._host, self._ifname) == self._line != ""
 
     def _set(self, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""What end-to-end tests share. A topology takes 0.1 s and a relay 1 s, so most tests have their own."""
+"""Fixtures of end-to-end tests. A topology takes 0.1 s and a relay 1 s, so most tests have their own."""
 
 import pytest
 

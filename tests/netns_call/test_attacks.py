@@ -174,7 +174,7 @@ def test_nothing_is_learned_before_the_call_is_answered(stage):
 
 
 def test_whoever_comes_first_is_taken_for_the_phone(stage):
-    """What NAT needs, and so remains in strict mode too. A new offer helps: see the next but one assertion."""
+    """NAT needs this, so it is possible in strict mode, too. A new offer helps: see the next but one assertion."""
     with stage.call() as call:
         call.cross(rtcp(1), is_rtcp=True)
         call.callee.send(rtp(1))
@@ -311,7 +311,7 @@ def test_after_a_command_with_another_public_address(stage):
         assert stage.attacker.has_nothing()
 
 
-# Who sees the call's packets
+# An attacker who sees the call's packets
 
 
 def test_knowing_ssrc_and_sequence(stage):

@@ -129,7 +129,7 @@ def test_media_resumes_after_the_link_of_a_phone_was_down(call, topology, way):
 
 
 def udp_to(address):
-    """Whether a frame is UDP to that address and port."""
+    """Make a test for frames that carry UDP to that address and port."""
     host, port = address
     end = bytes(map(int, host.split("."))), port.to_bytes(2)
     return lambda frame: frame[23] == 17 and (frame[30:34], frame[36:38]) == end
@@ -176,7 +176,7 @@ def test_a_smaller_mtu_of_the_way_out_makes_fragments(call, topology, way):
         call.caller.send(sent[-1])
 
     def has_arrived(*wanted):
-        """Whether that, or anything, has."""
+        """Tell whether these payloads have arrived; without any named, whether one has."""
         arrived.extend(call.callee.rtp.take())
         return set(wanted) <= {data for data, _ in arrived} if wanted else bool(arrived)
 
@@ -191,7 +191,7 @@ def test_a_smaller_mtu_of_the_way_out_makes_fragments(call, topology, way):
 
 @kernel_only
 def test_a_path_that_takes_shorter_packets_only(call, topology, way):
-    """What is longer goes up, where the socket fragments it; no netlink event tells of such a path."""
+    """Longer packets go to userspace, where the socket fragments them; no netlink event reports such a path."""
     call.establish(way)
     long = rtp(2, payload=bytes(1300))
     call.cross(long)

@@ -1,4 +1,4 @@
-"""Packets that would go round: between two relays that take each other for phones, and between sessions of one."""
+"""Packets that would circulate: between two relays that take each other for phones, or two sessions of one relay."""
 
 import socket
 import struct
@@ -17,7 +17,7 @@ NOT_RTP = b"\0\1\2\3 neither RTP nor RTCP"
 
 
 class Circle:
-    """Two relays, in two namespaces or sessions of one, each of whose parties is the other's port."""
+    """Two sessions, of two relays or of one, whose legs have the other's ports as their endpoints."""
 
     def __init__(self, here: RunningRelay, there: RunningRelay, here_host: str, there_host: str) -> None:
         self.here, self.there = here, there
@@ -34,7 +34,7 @@ class Circle:
         return tuple(relay.totals()["packets received"] for relay in (self.here, self.there))
 
     def stands_still(self) -> bool:
-        """Whether nothing goes round any more: two looks with the same counts, some while apart."""
+        """Tell whether nothing circulates any more: the counts stay the same while both relays answer 20 commands."""
         before = self.counts()
         for _ in range(20):
             self.here.ask("V"), self.there.ask("V")
@@ -74,7 +74,7 @@ def test_two_packets_that_make_each_other_look_new(circle, topology, way):
 
 
 def comes_to_an_end(circle, most, send):
-    """What is sent goes round until one of the ports has enough of it this second.
+    """Packets circulate until one of the ports has seen too many of them within a second.
 
     A busy machine may be too slow for that with one packet under way, so more are sent after a while.
     """

@@ -1,4 +1,4 @@
-"""That the kernel forwards, where it does and where it cannot, and what the relay says of it."""
+"""When the kernel forwards, when it cannot, and what the relay logs about it."""
 
 import re
 import time
@@ -79,7 +79,7 @@ def test_userspace_has_nothing_to_do(call, relay, way):
     before = sleeps()
     for number in range(packets // 2):
         call.cross(rtp(2 + number))
-    # What remains is a few timers a second.
+    # A few timers a second remain.
     assert sleeps() - before < packets / 2
 
 

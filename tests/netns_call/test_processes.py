@@ -1,4 +1,4 @@
-"""What a relay leaves in its namespace when it ends, and how instances treat each other."""
+"""Nothing is left in the namespace of a relay that ends, and instances respect each other."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`Q` tells the same of a stream, whoever relays it."""
+"""`Q` reports the same of a stream in every tier."""
 
 import itertools
 import time
@@ -147,7 +147,7 @@ def test_totals_of_the_process(start, topology, way):
 
 
 def test_packets_a_second(call, way):
-    """Of the second before, whoever relayed them."""
+    """The rate of the last second, in every tier."""
     call.establish(way)
     rates = []
 

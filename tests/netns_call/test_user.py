@@ -23,7 +23,7 @@ KEPT = {KERNEL.name: 0x8000003000, TC.name: 0x8000003000, "steered": 0x800000300
 
 @pytest.fixture(autouse=True)
 def note(tmp_path):
-    """What is left of the note under /run, which is root's directory: that there is nothing to restore."""
+    """Check that the note under /run, which only root can remove, says that nothing is to be restored."""
     yield
     name = instance_name(Config(control=(ControlAddress(ControlKind.UNIX, f"{tmp_path}/rtpproxy.sock"),)))
     for note in Path("/run/rtpproxy").glob(f"{name}-*"):

@@ -111,7 +111,7 @@ class Traffic:
                         stream.send()
                     due += INTERVAL_S
                 self._receive(max(0.0, due - time.monotonic()) if self._is_sending else INTERVAL_S)
-        except Exception as error:  # raised again by whoever waits
+        except Exception as error:  # raised again by the waiting thread
             self._failures.append(error)
 
     def _receive(self, timeout_s: float) -> None:

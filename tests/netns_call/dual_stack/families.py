@@ -5,7 +5,7 @@ import pytest
 EVERYWHERE = ("-l", "*", "-6", "six@::")
 """Options of a relay on all addresses of both families."""
 PAIRS = {"4-4": (False, False), "6-6": (True, True), "4-6": (False, True), "6-4": (True, False)}
-"""Whether the caller and the callee have IPv6."""
+"""For caller and callee: true if it uses IPv6."""
 
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 """For tests of all of them."""

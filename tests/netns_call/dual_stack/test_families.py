@@ -1,4 +1,4 @@
-"""Calls of every pair of families in every tier: taken over by the kernel, and the same to the byte whoever relays."""
+"""Calls of every pair of families: the kernel takes them over, and frames are the same to the byte in every tier."""
 
 import itertools
 import socket
@@ -212,7 +212,7 @@ def test_labels_choose_addresses_of_both_families(start, topology, way):
     assert {reply.split()[0] for reply in replies.values()} == {"20000"}
 
 
-# What is not ours
+# Packets that are not the relay's
 
 
 def assert_echo(phone, host):

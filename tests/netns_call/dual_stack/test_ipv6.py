@@ -1,4 +1,4 @@
-"""Calls over IPv6, and between the families: whoever relays, phones cannot tell."""
+"""Calls over IPv6 and between the families look the same to phones in every tier."""
 
 import re
 import socket

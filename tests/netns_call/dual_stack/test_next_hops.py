@@ -94,7 +94,7 @@ def test_ipv4_by_an_ipv6_gateway(relay, topology, way):
 
 
 def test_rules_by_source_address(start, topology, way):
-    """What leaves from one address of ours takes another way than the main table's."""
+    """A rule sends packets from one of our addresses by another route than the main table's."""
     relay = start(*way.options, "-l", "10.0.2.1")
     other = topology.add_host("other")
     for host in (topology.callee, other):
@@ -295,7 +295,7 @@ def test_route_to_another_interface(relay, topology, way, is_ipv6):
                 ip(topology.relay, f"{family}route replace {far} via {gateways[1]}")
                 wait_for(lambda: stream.arrived[elsewhere], DEADLINE_S, "media to go the new way")
                 if way.is_kernel:
-                    # What arrived may have been relayed by userspace, before the row was changed.
+                    # Userspace may have relayed these packets, before the row was changed.
                     follows = f"via {gateways[1]} dev"
                     wait_for(lambda: follows in relay.log, DEADLINE_S, "the kernel tier to follow")
                     call.wait_offloaded(call.caller.to[1])

@@ -9,7 +9,7 @@ from tests.running import RunningRelay
 
 @pytest.fixture(scope="module")
 def topology():
-    """Caller and callee, of whom the caller has a second address, and a third host."""
+    """A caller with two addresses, a callee, and a third host."""
     with Topology() as topology:
         topology.caller.run(["ip", "addr", "add", "10.0.1.3/24", "dev", "caller"])
         allow_refusals(topology.relay)

@@ -1,4 +1,4 @@
-"""Who is let into a call: the learned source only, and the same phone from another port."""
+"""Only the learned source is let into a call, and the same phone from another port."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_stranger_is_not_relayed(call, stranger, relay, way, relay_host):
     def counted(what: str) -> int:
         return relay.totals()[what] - before[what]
 
-    # What went up may still wait its turn in userspace.
+    # Packets that went to userspace may still wait there.
     wait_for(lambda: counted("packets received") >= 22 + FLOOD, DEADLINE_S, "every packet to be counted")
     assert counted("packets received") == 22 + FLOOD
     assert counted("packets transmitted") == 22
@@ -71,7 +71,7 @@ def test_a_phone_that_moved_is_learned_again(call, topology, relay, way):
         with paused(relay):
             for number in range(22, 32):
                 call.cross(rtp(number))
-    # What still comes from the old port is not of this call any more.
+    # The old port no longer belongs to the call.
     old.send(rtp(30000), call.caller.to)
     call.cross(b"marker")
     assert old.take() == []

@@ -1,4 +1,4 @@
-"""What goes in at one port comes out at the other, whoever moves it."""
+"""Packets that arrive at one port leave from the other, in every tier."""
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_phones_behind_nat_are_learned_each_stream_by_itself(relay, topology, wa
         assert call.caller.rtp.expect() == [(rtp(1), call.caller.to)]
         call.caller.send(rtp(2))
         assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
-        # RTCP is guessed beside RTP until a packet tells.
+        # The RTCP port is taken to be RTP's plus one until a packet shows another.
         call.caller.send_rtcp(rtcp(1))
         assert call.callee.rtcp.expect() == [(rtcp(1), call.callee.to_rtcp)]
         call.callee.send_rtcp(rtcp(2))

@@ -9,7 +9,7 @@ from tests.running import rtp
 
 @pytest.mark.parametrize("command", ["L", "U"])
 def test_a_re_invite_moves_the_destination_at_once(call, topology, way, command):
-    """What is sent after the reply comes out at the new address, and all before it at one of the two."""
+    """Packets sent after the reply arrive at the new address, earlier ones at either of the two."""
     call.establish(way)
     sender, receiver = (call.caller, call.callee) if command == "L" else (call.callee, call.caller)
     move = call.lookup if command == "L" else call.update
@@ -22,7 +22,7 @@ def test_a_re_invite_moves_the_destination_at_once(call, topology, way, command)
             for number in range(20):
                 left = moved if number % 2 else receiver.rtp
                 move(host, port + (0 if number % 2 else 10))
-                # The next may be on its way already, though not counted as sent.
+                # The next packet may be under way already and not be counted as sent yet.
                 after_reply = stream.sent + 1
                 traffic.resumed(50)
                 assert all(arrived < after_reply for arrived in stream.arrived[left])
