@@ -223,7 +223,7 @@ class Call:
         return self.relay.counters(self.tags)
 
     def _is_offloaded(self, port: int) -> bool:
-        """Tell whether the port's last log line says that it is in the kernel, and that of its next hop, that it is usable."""
+        """Tell whether the last log lines say that the port is in the kernel, and its next hop usable."""
         log = self.relay.log
         lines = re.findall(rf"{re.escape(self.name)}: stream .*\bport {port}\b.*", log)
         entry = re.search(r" via (\S+) dev (\S+); (enters|changed in) the kernel", lines[-1]) if lines else None
