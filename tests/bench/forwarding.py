@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,8 @@ GENERATOR, NAT = "generator alone", "kernel NAT 4-4"
 _COMPARED_WITH_NAT = "TC 4-4"
 _ALL_FAMILIES = Families(4, 4), Families(6, 6), Families(4, 6), Families(6, 4)
 _BEFORE = ", before"
+_LOSS_S = 0.5
+"""Length of a paced run that is only to show losses."""
 _TOLERATED_SHARE = 0.01
 """Of packets that the kernel may leave to userspace without spoiling a figure."""
 
@@ -47,7 +50,11 @@ def measure_before(plan: Plan, program: str) -> list[Result]:
     families = _families(plan)
     now = {**_tier_makes("xdp", families), **_tier_makes("tc", families)}
     before = {**_tier_makes("xdp", families, program), **_tier_makes("tc", families, program)}
-    makes = {**_bare_makes(families), **now, **{name + _BEFORE: make for name, make in before.items()}}
+    makes = _bare_makes(families)
+    for number, name in enumerate(now):
+        pair = {name: now[name], name + _BEFORE: before[name]}
+        makes |= dict(reversed(pair.items())) if number % 2 else pair  # neither is always set up first
+    plan = replace(plan, paced_s=_LOSS_S)
     results = []
     for calls in plan.sizes:
         fast, paced = _measure(makes, calls, plan)

@@ -32,7 +32,7 @@ yours; it should do nothing else meanwhile.
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about two minutes |
-| `make bench ARGS="--only forwarding"` | one part: `forwarding`, `program`, `userspace`, `control`, `loaded` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `userspace`, `control`, `loaded` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json` |
@@ -178,7 +178,9 @@ def _before(results: Results) -> str:
     return _section(
         "Before and now",
         f"Commit {before['commit'] or 'unknown'} of this relay (*before*) and commit {results['commit'] or 'unknown'} "
-        "(*now*), in turn in the same run. *now - before* is the median of the rounds' differences, in nanoseconds.",
+        "(*now*), in turn in the same run. *now - before* is the median of the rounds' differences, in nanoseconds. "
+        "At 7,500 calls, two daemons with the same programs have differed by up to 12 ns; the next table compares the "
+        "programs more exactly.",
         _table(head, rows),
     )
 

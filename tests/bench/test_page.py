@@ -1,0 +1,37 @@
+"""The page of benchmarks is the one that the published results make."""
+
+import json
+import re
+
+from tests.bench.page import PAGE, RESULTS, render
+
+
+def published():
+    return json.loads(RESULTS.read_text())
+
+
+def strings(value):
+    """All texts anywhere in parsed JSON."""
+    if isinstance(value, dict):
+        return strings([*value, *value.values()])
+    if isinstance(value, list):
+        return [text for item in value for text in strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_page_is_made_from_the_results():
+    assert PAGE.read_text() == render(published()), "run `python -m tests.bench.page`"
+
+
+def test_published_run_was_whole():
+    results = published()
+    assert not results["is_quick"]
+    assert {"forwarding", "program", "userspace", "control", "loaded", "idle_check", "memory"} <= results.keys()
+    assert {row["rows"] for row in results["program"]} == {1, 2000, 30_000}
+    assert re.fullmatch(r"[0-9a-f]{12}", results["commit"]), "measured from a commit, without changes"
+
+
+def test_results_name_the_machine_but_no_path():
+    results = published()
+    assert {"cpu", "cores", "kernel", "bcc", "clang", "driver"} <= results["machine"].keys()
+    assert [text for text in strings(results) if text.startswith(("/", "./", "../"))] == []
