@@ -63,6 +63,8 @@ def main(
     plan = QUICK if quick else FULL
     plan = replace(plan, rounds=rounds or plan.rounds)
     results = _describe(plan, quick)
+    if publish and not results["commit"].isalnum():
+        raise click.ClickException("only a commit can be published: commit the changes in rtpproxy/ and bpf/ first")
     if results["machine"]["load"] > _QUIET_LOAD:
         say(f"this machine is busy (load {results['machine']['load']}), so expect worse figures than it can reach")
     before_program = _program_of(before) if before else ""
