@@ -64,7 +64,7 @@ BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_A
 /* Addresses of this host, kept up to date by the controller. Those without room are taken for other machines'. */
 BPF_TABLE("hash", struct local_address, __u8, host_addresses, MAX_HOST_ADDRESSES);
 
-/* Interfaces by number, separate from `links`, because most frames need this one: a hash costs 5 % of the throughput. */
+/* Interfaces by number, separate from `links`, because most frames look here: a hash costs 5 % of the throughput. */
 BPF_TABLE("array", __u32, struct link, untagged_links, UNTAGGED_LINKS);
 
 /* Other interfaces and VLANs of this host, kept up to date by the controller. Frames of those without room go to

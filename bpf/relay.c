@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The data plane: all look-ups, and all entry points. The controller decides and these programs execute: a frame without
- * an entry goes to userspace, for a counted reason. XDP and TC judge frames alike; rewriting and sending depend on the
- * hook. bcc rewrites map accesses in this file only, so all look-ups are here; what needs none is in the headers.
+ * The data plane: all look-ups, and all entry points. The controller decides and these programs execute: a frame
+ * without an entry goes to userspace, for a counted reason. XDP and TC judge frames alike; rewriting and sending depend
+ * on the hook. bcc rewrites map accesses in this file only, so all look-ups are here; what needs none is in headers.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -94,7 +94,7 @@ static __always_inline __u32 slot_of_datagram(const struct datagram *d)
 	return slot_of_ipv6(words[0], words[1], words[2], words[3]);
 }
 
-/* Is it for an address of this host? A router also sees packets for other machines, to ports of a wildcard's port space. */
+/* Is it for an address of this host? A router also sees packets to other machines, with ports of a wildcard's space. */
 static __always_inline bool is_host_address(const struct datagram *d)
 {
 	struct local_address address = {{0, 0, __constant_htonl(0xffff), 0}};
@@ -277,8 +277,8 @@ static __always_inline __u32 count_rtp(const struct frame *f)
 }
 
 /*
- * Count a frame that is ready to be forwarded; only one that is in a loop is still refused. This comes last, so that the
- * verifier has nothing else left to follow and follows it once for all kinds of frames.
+ * Count a frame that is ready to be forwarded; only one that is in a loop is still refused. This comes last, so that
+ * the verifier has nothing else left to follow and follows it once for all kinds of frames.
  */
 static __always_inline __u32 count_forwarded(const struct frame *f)
 {

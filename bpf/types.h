@@ -53,7 +53,7 @@ struct port_hosts6 {
 _Static_assert(sizeof(struct port_hosts6) == 64, "the addresses of a row are one cache line");
 
 /*
- * Counters of a port that every packet changes. Same index as the row. The totals are never reset. The rest is the state
+ * Counters of a port that every packet changes. Same index as the row. Totals are never reset. The rest is the state
  * of the RTP statistics (protocol.md 11.1): the controller writes it while `sequence` of the row is odd, so that the
  * kernel goes on where userspace stopped, and reads it for the other way round. A program that had read the row before
  * counts its packet after that, at most one on each CPU. The packets of a stream reach one CPU at a time (its flow
@@ -99,7 +99,7 @@ struct port_events {
 	__u32 lost;                /* sent but not received; goes down when a late packet comes */
 	__u32 duplicates;
 	__u32 parse_errors;        /* forwarded though they are not RTP */
-	__u32 lowest;              /* first number of the run, extended like `highest`; at most MISSING_BITS behind it when seeded */
+	__u32 lowest;              /* first number of the run, extended like `highest`; seeded at most MISSING_BITS behind it */
 	__u32 settled;             /* `missing` is right up to this number; those after it were all received */
 	__u64 missing[MISSING_WORDS]; /* bit n % MISSING_BITS: number n of the run was not received */
 };
@@ -112,9 +112,9 @@ struct local_address {
 _Static_assert(sizeof(struct local_address) == 16, "a hash key has no padding");
 
 /*
- * Frames for this host: received by an interface with these VLAN tags (none has the reserved id 0), and sent to this MAC.
- * Every interface has an element, in `untagged_links` if its number is small, and one in `links` for each VLAN interface
- * that it carries. A VLAN behind two tags also has one without the outer tag, which a driver may take off.
+ * Frames for this host: received by an interface with these VLAN tags (none has the reserved id 0), and sent to this
+ * MAC. Every interface has an element, in `untagged_links` if its number is small, and one in `links` for each VLAN
+ * interface that it carries. A VLAN behind two tags also has one without the outer tag, which a driver may take off.
  */
 struct link_key {
 	__u32 ifindex;
@@ -169,7 +169,7 @@ struct verdicts {
 	__u64 up_no_checksum;       /* none over IPv6; or none or an unfinished one, and too long to be summed here */
 	__u64 up_no_headroom;       /* the driver left no room before the frame for a longer header */
 	__u64 up_aggregated;        /* several packets joined on reception (GRO): the stack takes them apart */
-	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: left to TC on the ingress interface */
+	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: left to TC */
 	__u64 dropped_going_round;  /* repeated packets, or packets without a number, so many that they must be in a loop */
 	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
 };

@@ -34,7 +34,7 @@ class XdpFeatures:
         self._socket.close()
 
     def can_transmit(self, index: int) -> bool | None:
-        """Whether frames may be redirected to the interface with that number; None when this kernel cannot tell."""
+        """True if frames may be redirected to the interface with that number; None when this kernel cannot tell."""
         if self._family is None:
             return None
         found = self._ask(self._family, _GET_DEVICE, _DEVICE_INDEX, struct.pack("=I", index))

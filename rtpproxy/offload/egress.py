@@ -32,7 +32,7 @@ class Egress:
         return min(link.mtu, redirected_mtu(lower, tags)) if self.can_send(lower.index) else link.mtu
 
     def can_send(self, index: int) -> bool:
-        """Whether frames that XDP redirects to that interface leave it, as far as the kernel tells."""
+        """True if frames that XDP redirects to that interface leave it, as far as the kernel tells."""
         known = self._can_send.get(index)
         if known is None:
             # Drivers send such frames only while our program runs there.

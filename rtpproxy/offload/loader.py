@@ -218,7 +218,7 @@ def _hint(reason: str) -> str:
 
 
 def _is_privileged() -> bool:
-    """Whether this process may load programs: its capabilities decide that, not its user (capabilities(7))."""
+    """True if this process may load programs: its capabilities decide that, not its user (capabilities(7))."""
     status = Path("/proc/self/status").read_text()
     held = int(status.partition("CapEff:")[2].split()[0], 16)
     return all(held & (1 << number | _CAP_SYS_ADMIN) for number in _CAPS_TO_LOAD) and bool(held & _CAP_NET_ADMIN)

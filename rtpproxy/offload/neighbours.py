@@ -138,7 +138,7 @@ class Neighbours:
                 self._update(neighbour)
 
     def _leads_over(self, index: int, lower: int) -> bool:
-        """Whether frames of interface `index` go by interface `lower`, or the two are the same."""
+        """True if frames of interface `index` go by interface `lower`, or the two are the same."""
         link = self._interfaces.links.get(index)
         return index == lower or (link is not None and self._interfaces.links.lower(link)[0].index == lower)
 

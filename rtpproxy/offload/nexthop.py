@@ -134,7 +134,7 @@ class NextHops:
 
     @property
     def is_rerouted(self) -> bool:
-        """Whether `reroute` has gone over all routes."""
+        """True when `reroute` has gone over all routes."""
         return not self._unchecked
 
     def _resolve(self, target: _Target) -> tuple[Route | NoRoute, Hop | None]:
@@ -160,7 +160,7 @@ class NextHops:
         return answer
 
     def _is_of_host(self, host: str) -> bool:
-        """Whether an address is one of this host's: the kernel gives IPv6 routes for any source address."""
+        """True if an address is one of this host's. Must be asked: the kernel gives IPv6 routes for any source."""
         known = self._is_ours.get(host)
         if known is None:
             try:

@@ -1,4 +1,4 @@
-"""The loaded XDP program with rows that a test owns: put an entry in, run a frame, see what came of it."""
+"""The loaded XDP program with rows that a test owns: install an entry, run a frame, look at the outcome."""
 
 import itertools
 import mmap
@@ -29,11 +29,11 @@ _hops = itertools.count(1)
 WINDOW_SHIFT = 20
 """`window_since` counts units of 2^20 ns (bpf/types.h)."""
 _AS_XDP = {TC_ACT_REDIRECT: XDP_REDIRECT, TC_ACT_SHOT: XDP_DROP, TC_ACT_UNSPEC: XDP_PASS}
-"""What TC answers, in XDP's words."""
+"""Answers of TC, in XDP's words."""
 
 
 class Outcome(NamedTuple):
-    """What the program answered (in XDP's words), the frame as it left it, and the verdict counters that moved."""
+    """The program's answer (in XDP's words), the frame as it left it, and the verdict counters that moved."""
 
     action: int
     frame: bytes
@@ -41,10 +41,10 @@ class Outcome(NamedTuple):
 
 
 class DataPlane:
-    """Ports and next hops used here were used by no test before, so that their counters start at 0."""
+    """Gives out ports and next hops that no test used before, so that their counters start at 0."""
 
     def __init__(self, loaded: Loaded, tables: Tables, hook: str = "xdp") -> None:
-        """`hook` is where frames come by: `xdp`, `tc` or `tc_behind_xdp`."""
+        """`hook` is where frames arrive: `xdp`, `tc` or `tc_behind_xdp`."""
         self._loaded = loaded
         self.hook = hook
         self.tables = tables
@@ -123,7 +123,7 @@ class DataPlane:
         return self._access(map_name, index, member, None)
 
     def poke(self, map_name: str, index: int, member: str, value: int) -> None:
-        """Write one number into a map behind the back of its writer."""
+        """Write one number into a map past its writer."""
         self._access(map_name, index, member, value)
 
     def _access(self, map_name: str, index: int, member: str, value: int | None) -> int:

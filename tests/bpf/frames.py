@@ -28,7 +28,7 @@ def rtp(sequence: int = 7, ssrc: int = 0xCAFEF00D, size: int = 160) -> bytes:
 
 
 def ethernet(**changes: object) -> Packet:
-    """The Ethernet header that the caller's frames come in with."""
+    """The Ethernet header of frames from the caller."""
     return Ether(**{"src": CALLER_MAC, "dst": RELAY_MAC, "type": 0x0800, **changes})
 
 
@@ -42,7 +42,7 @@ def tagged(header: Packet, tags: Sequence[VlanTag]) -> Packet:
 
 
 def ipv4(**changes: object) -> Packet:
-    """The IPv4 header of the caller's packets; all that is written anew differs from what leaves."""
+    """The IPv4 header of the caller's packets; every field that the relay sets differs from what leaves."""
     fields = {"src": CALLER.host, "dst": RELAY_IN, "id": 0x1234, "ttl": 57, "tos": 0x03, "flags": 0}
     return IP(**{**fields, **changes})
 

@@ -50,7 +50,7 @@ class ProgramMaps:
         return int.from_bytes(map_read(self._fds["port_counters"], _number(row), 64)[:8], "little")
 
     def is_ours(self, host: str) -> bool:
-        """Whether the program takes an IPv4 address for one of this host's."""
+        """True if the program takes an address for one of this host's."""
         try:
             map_read(self._fds["host_addresses"], mapped_address(host), 1)
         except FileNotFoundError:
@@ -58,7 +58,7 @@ class ProgramMaps:
         return True
 
     def used_rows(self) -> int:
-        """Rows of the port table with an open port or an entry: what is not the sequence number is not all zero."""
+        """Count the rows of the port table that are in use: something besides the sequence number is not zero."""
         used, row = 0, 0
         while True:
             try:

@@ -20,7 +20,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 class Result(NamedTuple):
-    """What a program answered and left of the frame. `duration_ns` is the mean of all repeats."""
+    """A program's answer, and the frame as it left it. `duration_ns` is the mean of all repeats."""
 
     verdict: int
     frame: bytes
@@ -53,7 +53,7 @@ class _Attr(ctypes.Structure):
 def run(
     prog_fd: int, frame: bytes, *, ingress_ifindex: int | None = None, repeat: int = 1, metadata_bytes: int = 0
 ) -> Result:
-    """Run the program on `frame`; an XDP program may be given the interface that the frame came in by.
+    """Run the program on `frame`; an XDP program may be given the interface that the frame arrived by.
 
     Metadata before the frame takes that much of an XDP program's headroom.
 

@@ -22,7 +22,7 @@ Change = tuple[str, tuple[object, ...]]
 
 @contextmanager
 def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = True) -> Iterator[None]:
-    """Apply `changes` in turn, over and over, in a process of its own; without `sequence` where asked to."""
+    """Apply `changes` in turn, over and over, in a process of its own, with or without `sequence`."""
     fds = loaded.map_fds.values()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bpf.row_writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds

@@ -130,7 +130,7 @@ def test_padding_after_the_packet_is_kept(plane, padding):
     assert plane.run(received(entry.port, b"12") + tail) == redirected(forwarded(entry, b"12") + tail)
 
 
-def test_asymmetric_party_may_use_any_port(plane):
+def test_asymmetric_leg_may_use_any_port(plane):
     entry = plane.install(is_any_source_port=True)
     for sport in (0, 1, CALLER.port, 65535):
         assert plane.run(received(entry.port, b"x", sport=sport)) == redirected(forwarded(entry, b"x")), sport
@@ -169,7 +169,7 @@ def test_last_row_and_last_next_hop(plane):
         plane.tables.next_hops.write(number, None)
 
 
-# What is passed up: whatever is not a plain datagram
+# Left to the stack: frames that are no plain datagram
 
 
 def udp(port, payload=b"abcdefgh", **fields):
@@ -251,7 +251,7 @@ def test_every_beginning_of_a_frame(plane, size):
     assert plane.run(whole).action == XDP_REDIRECT
 
 
-# What is passed up: ports, entries and next hops
+# Left to the stack: ports, entries and next hops
 
 
 def test_port_that_no_stream_owns(plane):

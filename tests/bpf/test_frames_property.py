@@ -60,7 +60,7 @@ def take_tags(frame):
 
 
 def read(frame):
-    """The datagram in a frame, None where the relay has to leave the frame alone."""
+    """The datagram in a frame, None where the relay must leave the frame alone."""
     found = take_tags(frame)
     if frame[:6] != bytes.fromhex(RELAY_MAC.replace(":", "")) or found is None:
         return None
@@ -86,13 +86,13 @@ def read(frame):
 
 
 def checksum(ip, udp, payload):
-    """What scapy finds for a datagram with these headers."""
+    """The checksum that scapy computes for a datagram with these headers."""
     header = type(ip)(src=ip.src, dst=ip.dst) / UDP(sport=udp.sport, dport=udp.dport) / Raw(payload)
     return type(ip)(bytes(header))[UDP].chksum
 
 
 def is_unfinished(datagram):
-    """Whether the checksum is the sum of the pseudo-header, as a sender leaves it to an interface."""
+    """True if the checksum is the sum of the pseudo-header, as senders leave it for an interface to finish."""
     hosts = inet_pton(datagram.ip.src) + inet_pton(datagram.ip.dst)
     return datagram.udp.chksum == ones_sum(hosts + (17).to_bytes(2) + datagram.udp.len.to_bytes(2))
 
@@ -102,7 +102,7 @@ def inet_pton(host):
 
 
 def expected(frame, entry, hook):
-    """The frame that leaves, None where the relay has to leave the frame alone."""
+    """The frame that leaves, None where the relay must leave the frame alone."""
     datagram = read(frame)
     if datagram is None:
         return None
@@ -194,7 +194,7 @@ PAIRS = [(False, False), (True, True), (False, True), (True, False)]
 
 @pytest.fixture(scope="module", params=["xdp", "tc"])
 def installed(request, unlimited, unlimited_tables):
-    """One plane for all examples, and entries by port: of a symmetric and of an asymmetric party, for all families."""
+    """One plane for all examples, and entries by port: for a symmetric and for an asymmetric leg, in all families."""
     with DataPlane(unlimited, unlimited_tables, request.param) as plane:
         entries = [
             plane.install_between(*pair, is_any_source_port=is_any) for pair in PAIRS for is_any in (False, True)

@@ -1,4 +1,4 @@
-"""Every way through the kernel tier, frame in and whole frame out: families, hooks, tags, RTP and RTCP, all lengths."""
+"""Every path through the kernel tier, from frame to whole frame: families, hooks, tags, RTP and RTCP, all lengths."""
 
 import errno
 from dataclasses import replace
@@ -46,7 +46,7 @@ def hop_with(tags, hop=JUMBO_HOP):
 
 
 def expected(plane, entry, payload, tags, **changes):
-    """What leaves: XDP writes the tags, TC leaves that to the interface that it sends by."""
+    """The next hop as the hook uses it: XDP writes the tags, TC leaves them to the egress interface."""
     frame = forwarded(entry, payload, hop=JUMBO_HOP, tags=tags if plane.hook == "xdp" else (), **changes)
     return Outcome(XDP_REDIRECT, frame, {"forwarded": 1})
 
@@ -92,7 +92,7 @@ def test_checksums_over_many_payloads(plane, families, start):
 
 
 def checksum_at(entry):
-    """Where it is in an untagged frame that leaves."""
+    """Its offset in an untagged frame that leaves."""
     return 14 + (40 if ":" in entry.to.host else 20) + 6
 
 
@@ -149,14 +149,14 @@ def test_absent_checksum_stays_absent_in_ipv4(plane):
 
 @pytest.mark.parametrize("is_to_ipv6", [True, False])
 def test_absent_checksum_of_ipv6_goes_up(plane, is_to_ipv6):
-    """Where the stack throws it away (RFC 8200 8.1)."""
+    """To the stack, which drops it (RFC 8200, section 8.1)."""
     entry = plane.install_between(True, is_to_ipv6, hop_with(()))
     frame = received(entry.port, b"abc", chksum=0, is_ipv6=True)
     assert plane.run(frame) == passed_up(frame, "up_no_checksum")
 
 
 def unfinished(frame, is_ipv6):
-    """The checksum field as a sender leaves it whose interface is to finish it: the sum of the pseudo-header."""
+    """The checksum field as a sender leaves it for its interface to finish: the sum of the pseudo-header."""
     ether = Ether(frame)
     ip = ether.payload
     addresses = (14 + 8, 32) if is_ipv6 else (14 + 12, 8)
@@ -273,13 +273,13 @@ def test_other_source_is_limited(plane, families, tags_in):
     assert plane.run(right) == expected(plane, entry, rtp(), ())
 
 
-# Ways out that XDP cannot take
+# Egress interfaces that XDP cannot use
 
 
 @families
 @pytest.mark.parametrize("hook", ["xdp"], indirect=True)
 def test_what_tc_must_send_is_left_to_it(loaded, plane, families):
-    """Untouched and uncounted but for that; the program behind XDP forwards it, and nothing else."""
+    """XDP counts it and leaves it unchanged; the program behind XDP forwards it, and nothing else."""
     to_tc, by_xdp = (plane.install_between(*families, replace(JUMBO_HOP, xdp_way=way)) for way in (None, XdpWay(22)))
     frame = received(to_tc.port, rtp(), is_ipv6=families[0])
     assert plane.run(frame) == passed_up(frame, "up_to_tc")
@@ -298,12 +298,12 @@ def test_what_tc_must_send_is_left_to_it(loaded, plane, families):
         assert behind.run(stranger) == passed_up(stranger, "up_other_source")
 
 
-# Packets that go round
+# Packets in a loop
 
 
 @families
-def test_repeated_numbers_are_believed_so_often_a_second(plane, families):
-    """The first among them, which starts the numbers. The next one is not held up, and what was dropped not counted."""
+def test_repeated_numbers_are_limited_each_second(plane, families):
+    """The first, which starts the run, counts too. The next number still passes; dropped packets are not counted."""
     entry = plane.install_between(*families, hop_with(()))
     frame = received(entry.port, rtp(7), is_ipv6=families[0])
     for _ in range(REPEATS_PER_SECOND):
@@ -320,7 +320,7 @@ def test_repeated_numbers_are_believed_so_often_a_second(plane, families):
 
 
 @pytest.mark.parametrize(("is_rtp", "data"), [(False, rtp(7)), (True, b"\0 not RTP")], ids=["rtcp", "not rtp"])
-def test_what_has_no_number_is_believed_so_often_a_second(plane, is_rtp, data):
+def test_packets_without_a_number_are_limited_each_second(plane, is_rtp, data):
     entry = plane.install(hop_with(()), is_rtp=is_rtp)
     frame = received(entry.port, data)
     plane.poke("port_events", entry.port, "suspects", UNNUMBERED_PER_SECOND - 1)
@@ -332,8 +332,8 @@ def test_what_has_no_number_is_believed_so_often_a_second(plane, is_rtp, data):
 
 
 @pytest.mark.parametrize("changes", [{"ssrc": 9}, {"sequence": 1000}], ids=["two SSRCs", "far apart"])
-def test_numbers_that_start_anew_are_believed_so_often_a_second(plane, changes):
-    """Two packets that go round make each other look new."""
+def test_new_starts_of_numbers_are_limited_each_second(plane, changes):
+    """Two packets in one loop make each other look new."""
     entry = plane.install(hop_with(()))
     packets = [rtp(), rtp(**changes)]
     plane.run(received(entry.port, packets[0]))

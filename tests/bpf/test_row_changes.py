@@ -1,4 +1,4 @@
-"""A row changes as a whole: what leaves while a row is being changed is always of one of its contents.
+"""A row changes as a whole: a frame that leaves while its row is being changed is made by one content, never by a mix.
 
 Two ways to look. One frame at a time, every byte of every result compared. And millions of times on one frame inside
 the kernel, so that the program reads while the row is stored: there the contents are chosen so that what they make of
@@ -27,7 +27,7 @@ MULTICAST_HOP = NextHop(21, "03:55:55:55:55:55", "02:66:66:66:66:66", 100, XdpWa
 
 
 BACK_HOP = replace(HOP, to_mac=RELAY_MAC)
-"""To where the frame came from: us."""
+"""Back to the relay itself, where the frame came from."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def tables(unlimited_tables):
 
 
 def changing_entry(plane):
-    """The received frame, what may leave for it, and the changes between the two contents."""
+    """The received frame, the frames that may leave for it, and the changes between the two contents."""
     number = plane.next_hop()
     a = plane.install_by(number)
     b = plane.install_by(number, port=a.port, **OTHER_WAY)
@@ -145,7 +145,7 @@ def multicast_next_hop(plane):
 
 
 def frames_after_many_runs(loaded, frame):
-    """What is left of a frame that the program runs on again and again, for some frames."""
+    """Results of running the program on one frame again and again, for several frames."""
     return {run(loaded.xdp_fd, frame, repeat=RUNS_A_ROUND).frame for _ in range(ROUNDS)}
 
 

@@ -126,7 +126,7 @@ _receiver_ports = itertools.count(LAST + 1000)
 
 
 class Steered:
-    """Sockets that the steering program gives packets to, and what each gets."""
+    """Sockets that the steering program hands packets to, and what each receives."""
 
     def __init__(self, programs, *families):
         self.receivers = []
@@ -216,7 +216,7 @@ def test_steering_address_that_joins(namespace):
 
 
 def test_flood_at_another_address_under_a_wildcard():
-    """Dropped where the address is this host's; what goes to other machines passes, however much it is."""
+    """Dropped where the address is this host's; packets to other machines pass, however many."""
     with programs_on(ListenAddress("")) as programs, DataPlane(programs._loaded, programs.tables) as plane:
         entry = plane.install(port=FIRST)
         programs.mark(entry.key, True)

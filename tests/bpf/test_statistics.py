@@ -1,4 +1,4 @@
-"""RTP statistics of what the kernel forwards: the same as userspace alone would count, whoever gets which packet."""
+"""RTP statistics of forwarded packets: the same as if userspace had counted all, however packets are divided."""
 
 import struct
 import time
@@ -35,10 +35,10 @@ class Packet(NamedTuple):
 
 
 class Stream:
-    """A stream whose packets are counted by the kernel, or by userspace, and all of them by `alone`."""
+    """A stream: kernel or userspace count each packet, and `alone` counts all of them."""
 
     def __init__(self, place: tuple[DataPlane, int]) -> None:
-        """The port is always the same; what was counted there before is not of this stream."""
+        """The port is always the same; earlier counts there do not belong to this stream."""
         self._plane, self.key = place
         self._head = received(self.key, chksum=0)
         self.tracker = SequenceTracker()
@@ -51,7 +51,7 @@ class Stream:
         self._plane.tables.ports.seed(self.key, self.tracker.state())
 
     def send(self, packet: Packet) -> None:
-        """Let time go by, and one packet come."""
+        """Let time pass, and one packet arrive."""
         self._age(packet.after_s)
         real = self._forward(packet.data) if packet.in_kernel else self._observe(packet.data)
         self._now += packet.after_s + real - self._real
@@ -59,13 +59,13 @@ class Stream:
         self.alone.observe(parse_rtp(packet.data), self._now)
 
     def absorb(self) -> None:
-        """Bring userspace to where the kernel is."""
+        """Let userspace take over the counts of the kernel."""
         counters = self._plane.tables.counts.counters(self.key)
         self.tracker.absorb_forwarded(counters.packets - self._packets, counters.state, counters.totals)
         self._packets = counters.packets
 
     def _age(self, seconds: float) -> None:
-        """The kernel's clock cannot be set; what it remembers can be made older."""
+        """Let time pass for the kernel: its clock cannot be set, but what it remembers can be made older."""
         for member in ("last_seen_ns", "arrived_ns"):
             at_ns = self._plane.peek("port_counters", self.key, member)
             if at_ns:
@@ -192,7 +192,7 @@ turns = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 
 
 def packets_of(sequence, specs, turns):
-    """Packets from (steps, ...) as above; turns of userspace and the kernel last so many packets each."""
+    """Packets from (steps, ...) as above; userspace and kernel take turns of so many packets."""
     ssrc, timestamp, in_kernel, left, at = 5, 0, False, turns[0], 0
     for step, next_ssrc, marker, is_other, timestamp_step, payload_type, after_s in specs:
         sequence, ssrc, timestamp = sequence + step, ssrc + next_ssrc, timestamp + timestamp_step
@@ -269,7 +269,7 @@ def test_timestamps_set_anew_are_no_jitter(place):
 
 
 def test_ssrc_that_comes_back_starts_its_jitter_anew(place):
-    """Userspace keeps that of ten SSRCs, the kernel of one."""
+    """Userspace keeps the state of ten SSRCs, the kernel of one."""
     stream = Stream(place)
     for number, timestamp in enumerate([0, 1600, 3200]):
         stream.send(Packet(rtp(number, 1, timestamp)))

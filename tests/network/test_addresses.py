@@ -1,4 +1,4 @@
-"""Which addresses the host has, and that the kernel's copy follows."""
+"""The host's addresses, and the kernel's copy that follows them."""
 
 import logging
 
@@ -9,7 +9,7 @@ from rtpproxy.network.addresses import HostAddresses, addresses_of_host
 
 
 class FakeCopy:
-    """The copy, with room for some."""
+    """The copy, with limited room."""
 
     def __init__(self, room=10):
         self.room = room
@@ -33,7 +33,7 @@ def test_addresses_come_and_go():
 
 
 def test_no_room(caplog):
-    """It is said once. When room is made, what had none gets it."""
+    """One warning. When room is made, addresses that had none get in."""
     caplog.set_level(logging.WARNING)
     copy = FakeCopy(room=2)
     addresses = HostAddresses(copy.mark)

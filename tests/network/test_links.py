@@ -1,4 +1,4 @@
-"""Links as the kernel describes them: what carries what, and whose frames are ours. Messages are encoded and parsed."""
+"""Links as the kernel describes them: what carries what, and which frames are for this host."""
 
 import pytest
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK
@@ -13,7 +13,7 @@ Q, AD = 0x8100, 0x88A8
 
 
 def message(index, name, *attributes, kind="", data=(), ethernet=True, family=0, event=RTM_NEWLINK):
-    """What the kernel sends of a link."""
+    """The kernel's message about a link."""
     sent = ifinfmsg()
     sent["index"], sent["ifi_type"], sent["flags"], sent["family"] = index, 1 if ethernet else 772, UP, family
     info = [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": list(data)})] if data else [("IFLA_INFO_KIND", kind)]
@@ -75,7 +75,7 @@ def test_carriers_and_tags(name, carrier, tags):
 
 
 def test_frames_of_this_host():
-    """As XDP sees them, with their tags at what carries a VLAN, up to two; and as TC does, at each interface itself."""
+    """As XDP sees them: with up to two tags at what carries the VLAN; and as TC does: at each interface itself."""
     assert Links(FakeNetlink(*ALL)).frames() == {
         **{(index, ()): mac(index) for index in (2, 3, 4, 5, 6)},
         (2, ((Q, 5),)): mac(3),
@@ -86,7 +86,7 @@ def test_frames_of_this_host():
 
 
 def test_an_interface_with_one_tag_comes_before_one_whose_outer_tag_was_taken_off():
-    """Also when the kernel's copy, which is written in this order, has no room for all."""
+    """Even when the kernel's copy, which is written in this order, has no room for all."""
     assert list(Links(FakeNetlink(*ALL)).frames())[-1] == (2, ((Q, 6),))
     links = Links(FakeNetlink(*ALL, vlan(9, "eth0.6", 2, Q, 6)))
     assert links.frames()[2, ((Q, 6),)] == mac(9)
@@ -146,7 +146,7 @@ def test_reports_of_bridge_ports_are_no_change():
 
 
 class FakeCopy:
-    """The kernel's copy, with room for some."""
+    """The kernel's copy, with limited room."""
 
     def __init__(self, room=10):
         self.room = room
@@ -170,7 +170,7 @@ def test_copy_follows():
 
 
 def test_no_room(caplog):
-    """It is said once; the others are written, and when room is made, what had none."""
+    """One warning; the others are written, and when room is made, also those that had none."""
     copy = FakeCopy(room=1)
     ours = OurFrames(copy.write)
     for _ in range(2):

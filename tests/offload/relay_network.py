@@ -19,7 +19,7 @@ MAC, OTHER_MAC = "02:00:00:00:00:77", "02:00:00:00:00:88"
 
 
 class RelayNetwork:
-    """Everything is made in the namespace; sockets stay there, so that any thread may go on."""
+    """Makes everything in the namespace; sockets stay there, whichever thread uses them."""
 
     def __init__(self, host: Host, loaded: Loaded, mode: OffloadMode = OffloadMode.AUTO) -> None:
         self.host = host
@@ -48,14 +48,14 @@ class RelayNetwork:
             self.host.run(["ip", *command.split()])
 
     def tc(self, *commands: str) -> str:
-        """Run tc commands in the namespace; what the last one shows."""
+        """Run tc commands in the namespace. Returns the output of the last one."""
         shown = ""
         for command in commands:
             shown = str(self.host.run(["tc", *command.split()]).stdout)
         return shown
 
     def take_events(self) -> list[str]:
-        """Hand waiting events to the parts that want them, as `offload.tier.KernelTier` does; their names."""
+        """Hand pending events to the parts that follow them, as `offload.tier.KernelTier` does. Returns their names."""
         messages = self.events.read()
         assert messages is not None
         for message in messages:
@@ -72,19 +72,19 @@ class RelayNetwork:
         wait_for(lambda: self.take_events() is not None and condition(), DEADLINE_S, what)
 
     def reroute(self) -> list[tuple[str, str]]:
-        """Ask for all routes again; the peers whose route is another."""
+        """Ask for all routes again. Returns the peers whose route changed."""
         self.take_events()
         self.next_hops.start_reroute()
         return self.next_hops.reroute(CAPACITY)
 
     def xdp_programs(self) -> dict[str, str]:
-        """Interface to what `ip` says of the XDP program on it."""
+        """XDP programs by interface, as `ip` shows them."""
         lines = self.host.run(["ip", "-d", "-o", "link"]).stdout.splitlines()
         named = ((line.split(":")[1].strip().partition("@")[0], line) for line in lines)
         return {name: line.partition("prog/xdp ")[2].partition(" \\")[0] for name, line in named if "prog/xdp" in line}
 
     def tc_programs(self) -> dict[str, list[str]]:
-        """Interface with a `clsact` qdisc to the names of the programs at its ingress."""
+        """Names of the programs at the ingress of each interface that has a `clsact` qdisc."""
         shown = json.loads(self.host.run(["tc", "-j", "qdisc", "show"]).stdout)
         return {one["dev"]: self._filters(one["dev"]) for one in shown if one["kind"] == "clsact"}
 
@@ -93,7 +93,7 @@ class RelayNetwork:
         return [one["options"]["bpf_name"] for one in shown if "options" in one]
 
     def tier(self, name: str) -> Tier | None:
-        """What an interface got; None when it was not tried, or all was detached."""
+        """The tier that an interface got; None when it was not tried, or all was detached."""
         return {report.name: report.tier for report in self.interfaces.reports()}.get(name)
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ def to_callee(callee_link: Interface, mac: str, mtu: int = 1500) -> NextHop:
 
 
 def known_neighbour(network: RelayNetwork, host: str = "10.0.2.50", mac: str = MAC, dev: str = "to-callee") -> str:
-    """A neighbour that the kernel needs not ask for."""
+    """Add a neighbour that the kernel need not resolve."""
     network.ip(f"neigh replace {host} lladdr {mac} dev {dev} nud permanent")
     network.take_events()
     return host

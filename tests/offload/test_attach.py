@@ -40,12 +40,12 @@ def index(topology):
 
 
 def attach_foreign(network, index, fd):
-    """What another administrator's loader does: replace whatever is there."""
+    """Attach as somebody else's loader does: it replaces whatever is there."""
     network.interfaces._set_program(index, fd, 1 << 2)  # XDP_FLAGS_DRV_MODE
 
 
 def programs(network):
-    """Interface to the name of the XDP program on it."""
+    """The names of XDP programs by interface."""
     network.interfaces.links.reload()
     links = [network.interfaces.links.by_name(name) for name in ("lo", "to-caller", "to-callee")]
     return {link.name: program_name(link.xdp_program_id) for link in links if link and link.xdp_mode}
@@ -117,7 +117,7 @@ def test_other_instance_is_named(network, interfaces, index):
 
 
 def test_leftovers_of_our_name_are_cleared(topology, network, loaded, index, foreign_fd):
-    """A predecessor that was killed: same name, another program."""
+    """Left by a killed predecessor: same name, another program."""
     fd = load_plain_xdp(XDP_NAME)
     attach_foreign(network, index, fd)
     os.close(fd)
@@ -164,7 +164,7 @@ def test_kernels_reason_is_in_the_report(network, topology, interfaces, index):
 
 
 def test_interface_that_went_to_another_namespace_and_came_back(network, topology, interfaces, index):
-    """With our program on it, which is no other instance's."""
+    """Our program is still on it, and is not taken for another instance's."""
     interfaces.attach(index)
     network.ip(f"link set to-caller netns {topology.callee.ns}")
     network.follow(lambda: interfaces.links.get(index) is None, "the link to be gone")
@@ -202,7 +202,7 @@ def test_no_such_interface(interfaces):
 
 
 def test_interface_that_was_asked_for_before_its_event_came(network, interfaces):
-    """Addresses are dumped when they are wanted, links follow events: the address may be seen first."""
+    """Addresses are asked for, links follow events: the address may be seen first."""
     network.ip("link add veth0 index 900 type veth peer veth1 index 901")
     interfaces.attach(900)
     network.take_events()
@@ -273,7 +273,7 @@ interfaces.detach_all()
 
 
 def test_without_root(topology, network, index, foreign_fd):
-    """The capabilities that load and attach must do for detaching, and for leaving others alone."""
+    """The capabilities for loading and attaching must suffice to detach, and to leave others' programs alone."""
     other = topology.callee.gateway.ifindex
     attach_foreign(network, other, foreign_fd)
     command = [*with_capabilities(*CAPABILITIES), sys.executable, "-c", AS_OPERATOR, str(index), str(other)]
@@ -306,7 +306,7 @@ def test_tc_is_forbidden(topology, loaded, index, foreign_fd):
 
 
 def test_tc_behind_xdp(network, interfaces, topology, index):
-    """On interfaces that have XDP by then, and on those that get it later."""
+    """On interfaces with XDP already, and on those that get it later."""
     interfaces.attach(index)
     assert network.tc_programs() == {}
     assert interfaces.back_up_xdp()

@@ -17,7 +17,7 @@ def index(topology):
 
 
 def add_foreign_filter(network, direction, priority=7):
-    """One that matches nothing."""
+    """A filter that matches nothing."""
     command = f"filter add dev to-caller {direction} protocol ip prio {priority} bpf bytecode"
     network.host.run(["tc", *command.split(), "1,6 0 0 0,"])
 
@@ -79,7 +79,7 @@ def test_tc_leftovers_of_our_name_are_cleared(tc_network, topology, loaded, inde
 
 
 def test_leftovers_on_an_ingress_qdisc(tc_network, topology, loaded, index):
-    """Which is not ours, and stays."""
+    """It is not ours, so it stays."""
     tc_network.tc("qdisc add dev to-caller ingress")
     tc_network.interfaces.attach(index)
     assert TC_NAME in tc_network.tc("filter show dev to-caller ingress")

@@ -1,4 +1,4 @@
-"""What the kernel counted, read from the maps, and the state that it is given to go on from."""
+"""Counters of the kernel, read from the maps, and the state that it is told to go on from."""
 
 from dataclasses import replace
 

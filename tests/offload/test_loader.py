@@ -1,4 +1,4 @@
-"""Loading in the child: what comes back, and one line that says why not."""
+"""Loading in the child: descriptors and layouts come back, or one line that says why not."""
 
 import logging
 import mmap
@@ -43,7 +43,7 @@ loads_bpf = [pytest.mark.root, pytest.mark.kernel]
 
 
 def load_elsewhere(*prefix, **options):
-    """What a process of its own says of loading."""
+    """Load in a process of its own. Returns `loaded`, or the reason."""
     command = [*prefix, sys.executable, "-P", "-c", LOAD_ELSEWHERE]
     done = subprocess.run(command, capture_output=True, text=True, check=True, **options)
     assert done.stderr == ""
@@ -55,7 +55,7 @@ def open_descriptors():
 
 
 def copy_of_programs(tmp_path, monkeypatch):
-    """A directory of programs that the loader will use, to be broken by the test."""
+    """A copy of the programs that the loader uses instead, for the test to break."""
     directory = tmp_path / "bpf"
     shutil.copytree(bpf_directory(), directory)
     monkeypatch.setattr(loader, "bpf_directory", lambda: directory)
@@ -75,7 +75,7 @@ def test_incomplete_installation(tmp_path, monkeypatch):
 
 
 def shadow_bcc(tmp_path, monkeypatch, text):
-    """Another package of that name comes first."""
+    """Let another package of that name be found first."""
     package = tmp_path / "bcc"
     package.mkdir()
     (package / "__init__.py").write_text(text)
@@ -84,7 +84,7 @@ def shadow_bcc(tmp_path, monkeypatch, text):
 
 @pytest.mark.parametrize("text", ["raise ModuleNotFoundError('bcc')", "", "VERSION = 1"], ids=str)
 def test_without_bcc(tmp_path, monkeypatch, text):
-    """Not there, or the unrelated package that has its name on the Python Package Index."""
+    """Missing, or the unrelated package of that name on the Python Package Index."""
     shadow_bcc(tmp_path, monkeypatch, text)
     with pytest.raises(OffloadError) as caught:
         load(NAMES)
@@ -160,7 +160,7 @@ class TestLoaded:
             load(NAMES, is_strict=True)
 
     def test_fingerprint(self, caplog):
-        """Equal for equal options whatever the programs' names, and told when programs are loaded."""
+        """Equal for equal options, whatever the names of the programs; logged at each load."""
         caplog.set_level(logging.DEBUG)
         others = {macro: f"rtpp_{number}_other" for number, macro in enumerate(loader.PROGRAM_MACROS)}
         found = []
@@ -197,7 +197,7 @@ class TestLoaded:
         assert after.fingerprint != before.fingerprint
 
     def test_verifier_is_far_from_its_limit(self):
-        """Of a million steps; another kernel takes twice or half as many. What one took is told since Linux 5.16."""
+        """The limit is a million steps; other kernels take half or twice as many. Linux tells the number since 5.16."""
         loaded = load(NAMES)
         for fd in (loaded.xdp_fd, loaded.tc_fd, loaded.tc_behind_xdp_fd, loaded.steer_fd):
             told = dict(line.split(":") for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())

@@ -12,7 +12,7 @@ from tests.offload.relay_network import MAC, OTHER_MAC, RelayNetwork, known_neig
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 UNRESOLVED = "10.0.2.99"
-"""A peer that nobody answers for."""
+"""A peer that does not exist."""
 
 
 def test_neighbour_on_the_link(network, callee_link):
@@ -31,7 +31,7 @@ def test_neighbour_that_was_there_before(topology, network, loaded, callee_link)
 
 
 def test_neighbour_that_must_be_asked_for(network, topology, callee_link):
-    """The kernel resolves it, because a packet or the relay itself asks."""
+    """The kernel resolves it, because of a packet, or because the relay asks."""
     network.next_hops.acquire(topology.callee.ip, "")
     with topology.relay.socket() as any_socket:
         any_socket.sendto(b"", (topology.callee.ip, 9))
@@ -97,7 +97,7 @@ def test_neighbours_of_others_are_not_looked_at(network):
 
 
 def test_all_neighbours_are_confirmed_in_turn(network, topology):
-    """Reachable ones too: forwarded frames keep nobody reachable. Permanent ones need it not."""
+    """Also reachable ones, since forwarded frames do not keep them so. Permanent ones are left out."""
     network.next_hops.acquire(known_neighbour(network), "")
     for phone in (topology.caller, topology.callee):
         network.next_hops.acquire(phone.ip, "")

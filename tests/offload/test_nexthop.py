@@ -43,7 +43,7 @@ def bridge(network):
 
 
 def test_egress_without_native_xdp_is_by_tc(network, topology, bridge):
-    """Also for what arrives where XDP runs."""
+    """Also for frames that arrive where XDP runs."""
     network.interfaces.attach(topology.caller.gateway.ifindex)
     route = network.next_hops.acquire("10.0.7.2", "")
     assert route == Route(0, "10.0.7.1", "via 10.0.7.2 dev br0", 64, Tier.TC, False)
@@ -138,13 +138,13 @@ def test_mtu_of_the_route(network, callee_link):
 
 
 def recheck(network):
-    """A second passes; the peers whose route is another."""
+    """Let a second pass. Returns the peers whose route changed."""
     network.next_hops.recheck_some()
     return network.next_hops.reroute(CAPACITY)
 
 
 def test_mtu_of_the_path(network, topology, callee_link):
-    """A router on the way asks for shorter packets; no event tells of it."""
+    """A router on the path asks for shorter packets; there is no event for that."""
     host = topology.callee.ip
     known_neighbour(network, host)
     network.next_hops.acquire(host, "")
@@ -178,7 +178,7 @@ def test_mtu_of_the_route_above_that_of_the_link(network):
 
 @pytest.mark.parametrize("order", [(1280, 1500), (1500, 1280)], ids=str)
 def test_routes_of_unlike_mtu_through_one_gateway(network, order):
-    """A packet must not leave by a route that is too narrow for it, whichever was asked for last."""
+    """A packet must not leave by a route with a smaller MTU, whichever was asked for last."""
     gateway = known_neighbour(network)
     peers = {mtu: f"198.51.100.{number}" for number, mtu in enumerate(order, 1)}
     for mtu, peer in peers.items():
@@ -213,8 +213,8 @@ def test_no_way(network, host, reason):
     network.next_hops.release(host, "")
 
 
-def test_where_nothing_is_forwarded_that_comes_by_the_way(network):
-    """Told apart from a peer that cannot be reached for another reason."""
+def test_where_nothing_that_arrives_is_forwarded(network):
+    """This is not the same as a peer that cannot be reached for another reason."""
     network.ip("route add unreachable 203.0.113.1/32")
     reasons = [network.next_hops.acquire(host, "").no_ingress for host in ("10.0.1.1", "203.0.113.1")]
     assert reasons == ["lo: userspace (not an Ethernet interface)", ""]
@@ -314,7 +314,7 @@ def test_events_that_go_on_do_not_starve_the_last_routes(network):
 
 
 def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
-    """A row that one peer's entries still name is given to no other neighbour before they are placed anew."""
+    """A row that one peer's entries still name goes to no other neighbour before they are placed again."""
     gateways = {f"10.0.2.{number}": f"02:00:00:00:00:{number}" for number in (50, 51, 60, 61)}
     for gateway, mac in gateways.items():
         known_neighbour(network, gateway, mac)

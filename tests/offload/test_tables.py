@@ -1,4 +1,4 @@
-"""The mapped arrays: what is written is what the layout says, and no neighbour is touched."""
+"""Rows of ports and next hops: each member is where the layout says, and no neighbouring row is touched."""
 
 import contextlib
 import socket
@@ -27,7 +27,7 @@ ENTRY = ForwardingEntry(50001, RELAY_IN, CALLER, True, True, RELAY_OUT, 31000, C
 
 @pytest.fixture
 def row(plane, tables):
-    """Reads members of the row of ENTRY, which is taken out again."""
+    """Reads members of the row of ENTRY; the entry is removed at the end."""
     yield lambda *members: tuple(plane.peek("port_rows", ENTRY.port, member) for member in members)
     tables.ports.withdraw(ENTRY.port)
     tables.ports.close_port(ENTRY.port)
