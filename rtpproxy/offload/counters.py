@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.offload.entry import PortCounters
-from rtpproxy.offload.layout import MapLayout, PortIndex
+from rtpproxy.offload.layout import ByPort, MapLayout
 from rtpproxy.offload.maps import CalledMap, MappedArray
 from rtpproxy.offload.syscall import possible_cpus
 from rtpproxy.rtp.statistics import MAX_JUMP, RtpState, RtpTotals
@@ -44,12 +44,14 @@ class _Ring:
         return frozenset(number for number in range(first, last + 1) if word >> number % self.bits & 1)
 
 
-class CounterTables:
+class CounterTables(ByPort):
     """Counters of all ports and of all verdicts of one running relay."""
 
-    def __init__(self, map_fds: Mapping[str, int], layouts: Mapping[str, MapLayout], index: PortIndex) -> None:
+    def __init__(
+        self, map_fds: Mapping[str, int], layouts: Mapping[str, MapLayout], first_port: int, last_port: int
+    ) -> None:
         """Map the arrays. Raises OSError."""
-        self.row = index.row
+        super().__init__(first_port, last_port)
         self._counters, self._events = (
             MappedArray(map_fds[name], layouts[name]) for name in ("port_counters", "port_events")
         )
@@ -121,9 +123,8 @@ class CounterTables:
             totals=RtpTotals(lost, duplicates, parse_errors, jitter_sum / _JITTER_UNITS, jitter_count),
         )
 
-    def write_state(self, key: int, state: RtpState) -> None:
-        """Set the state from which the RTP statistics of a port go on. Its row must be held meanwhile."""
-        row = self.row(key)
+    def write_state(self, row: int, state: RtpState) -> None:
+        """Set the state from which the RTP statistics of a row go on. The row must be held meanwhile."""
         highest = _FIRST_NUMBER + state.highest % _FIRST_NUMBER
         shift = highest - state.highest
         self._state_struct.pack_into(

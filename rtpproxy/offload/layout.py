@@ -79,13 +79,12 @@ def fingerprint(layouts: Mapping[str, MapLayout], geometry: Mapping[str, str]) -
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class PortIndex:
-    """Which row of the maps by port belongs to a port. `span` counts the media ports from `first_port` on."""
+class ByPort:
+    """Tables with a row for each media port of every port space."""
 
-    first_port: int
-    span: int
+    def __init__(self, first_port: int, last_port: int) -> None:
+        self._first, self._span = first_port, last_port + 1 - first_port
 
     def row(self, key: int) -> int:
         """The row of a port, given as a key that also tells its port space (`session.local`)."""
-        return (key >> 16) * self.span + (key & 0xFFFF) - self.first_port
+        return (key >> 16) * self._span + (key & 0xFFFF) - self._first

@@ -16,8 +16,8 @@ from rtpproxy.offload.syscall import map_delete, map_read, map_write
 
 _WORD = (1 << 32) - 1
 
-Members = int | Mapping[str, int | bytes]
-"""A key or a value: its members by name, those left out are 0; or the number that it is."""
+Members = int | bytes | Mapping[str, int | bytes]
+"""A key or a value: its members by name, those left out are 0; the number that it is; or what its layout packed."""
 
 
 class MappedArray:
@@ -97,4 +97,6 @@ class CalledMap:
 
 
 def _pack(layout: Layout, members: Members) -> bytes:
+    if isinstance(members, bytes):
+        return members
     return layout.pack_number(members) if isinstance(members, int) else layout.pack(members)

@@ -14,7 +14,12 @@ def address4(words: list[int]) -> int:
 
 def address6(words: list[int]) -> bytes:
     """An IPv6 address, given as its eight 16-bit words; empty for the two words of IPv4."""
-    return b"".join(word.to_bytes(2, "big") for word in words) if len(words) == 8 else b""
+    if len(words) != 8:
+        return b""
+    number = 0
+    for word in words:
+        number = number << 16 | word
+    return number.to_bytes(16, "big")
 
 
 def mapped_address(host: str) -> bytes:

@@ -12,7 +12,7 @@ from rtpproxy.addr import packed_words
 from rtpproxy.network.vlan import TAG_BYTES
 from rtpproxy.offload.counters import CounterTables
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
-from rtpproxy.offload.layout import PortIndex
+from rtpproxy.offload.layout import ByPort
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.maps import CalledMap, MappedArray, SequencedArray
 from rtpproxy.offload.network_order import address4, address6, mac_bytes, ones_sum, tag_bytes
@@ -39,13 +39,13 @@ class Tables:
         Raises OSError, and leaves nothing mapped then.
         """
         fds, layouts = loaded.map_fds, loaded.layouts
-        index = PortIndex(first_port, last_port + 1 - first_port)
         with ExitStack() as stack:
-            self.counts = CounterTables(fds, layouts, index)
+            self.counts = CounterTables(fds, layouts, first_port, last_port)
             stack.callback(self.counts.close)
             # Not mapped: a mapping counts as memory of the process, all of it, and many relays never see IPv6 packets.
             hosts6 = CalledMap(fds["port_hosts6"], layouts["port_hosts6"])
-            self.ports = PortTable(MappedArray(fds["port_rows"], layouts["port_rows"]), hosts6, self.counts, index)
+            rows = MappedArray(fds["port_rows"], layouts["port_rows"])
+            self.ports = PortTable(rows, hosts6, self.counts, first_port, last_port)
             stack.callback(self.ports.close)
             self.next_hops = NextHopTable(MappedArray(fds["next_hops"], layouts["next_hops"]))
             stack.pop_all()
@@ -56,13 +56,16 @@ class Tables:
             table.close()
 
 
-class PortTable:
+class PortTable(ByPort):
     """The rows of ports: which are open, and their forwarding entries."""
 
-    def __init__(self, rows: MappedArray, hosts6: CalledMap, counters: CounterTables, index: PortIndex) -> None:
-        self.row = index.row
+    def __init__(
+        self, rows: MappedArray, hosts6: CalledMap, counters: CounterTables, first_port: int, last_port: int
+    ) -> None:
+        super().__init__(first_port, last_port)
         self._rows = rows
         self._hosts6 = hosts6
+        self._hosts6_struct = hosts6.layout.value.packer("remote_host", "local_host", "from_host", "to_host")
         self._counters = counters
         self._writer = SequencedArray(rows, *_ENTRY)
         self._is_open_at = rows.layout.offset("is_open")
@@ -93,10 +96,7 @@ class PortTable:
         row = self.row(entry.key)
         if is_ipv6 or is_to_ipv6:
             self._writer.begin(row)
-            hosts6 = map(address6, (remote, local, start, to))
-            self._hosts6.write(
-                row, dict(zip(("remote_host", "local_host", "from_host", "to_host"), hosts6, strict=True))
-            )
+            self._hosts6.write(row, self._hosts6_struct.pack(*map(address6, (remote, local, start, to))))
         self._writer.write(
             row,
             1,
@@ -131,7 +131,7 @@ class PortTable:
         """Let the kernel's RTP statistics of this port go on from `state`."""
         row = self.row(key)
         self._writer.begin(row)
-        self._counters.write_state(key, state)
+        self._counters.write_state(row, state)
         self._writer.end(row)
 
 

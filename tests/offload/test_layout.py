@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.offload.layout import NUMBER, Layout, MapLayout, PortIndex, fingerprint
+from rtpproxy.offload.layout import NUMBER, ByPort, Layout, MapLayout, fingerprint
 
 NUMBER32 = Layout({NUMBER: ("I", 0)}, 4)
 LINK_KEY = Layout({"ifindex": ("I", 0), "tags": ("8s", 4)}, 12)
@@ -93,4 +93,4 @@ def test_fingerprint_changes_with_geometry(other):
 
 @pytest.mark.parametrize(("key", "row"), [(35000, 0), (35099, 99), (1 << 16 | 35000, 100), (2 << 16 | 35001, 201)])
 def test_rows_of_ports(key, row):
-    assert PortIndex(35000, 100).row(key) == row
+    assert ByPort(35000, 35099).row(key) == row
