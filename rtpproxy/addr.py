@@ -10,7 +10,7 @@ _NUMBER = re.compile(r"0[xX]([0-9a-fA-F]{1,8})|(0[0-7]{0,11})|([1-9][0-9]{0,9})"
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
-        # This host, private, shared by carriers' NATs, loopback, link-local.
+        # This host, private, carrier-grade NAT, loopback, link-local.
         *("0.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8"),
         *("169.254.0.0/16", "::/128", "::1/128", "fe80::/10", "fec0::/10", "fc00::/7"),
         # Multicast, reserved, broadcast.
@@ -35,12 +35,12 @@ def is_ipv6(host: str) -> bool:
 
 
 def is_link_local(host: str) -> bool:
-    """True for a numeric IPv6 address, with or without zone, that is link-local and so needs an interface."""
+    """True for a link-local numeric IPv6 address, with or without zone: one that needs an interface."""
     return host.startswith(("fe8", "fe9", "fea", "feb"))
 
 
 def packed_words(host: str) -> list[int]:
-    """The 16-bit words of a numeric address without zone, first to last: two of IPv4, eight of IPv6."""
+    """The 16-bit words of a numeric address without zone, first to last: two for IPv4, eight for IPv6."""
     if not is_ipv6(host):
         number = ipv4_number(host)
         return [number >> 16, number & 0xFFFF]
@@ -87,7 +87,7 @@ def parse_ipv6(text: str) -> str | None:
 
 
 def is_public(host: str) -> bool:
-    """True if a numeric address can be a party's own on the Internet: unicast, and of no private or special range.
+    """True if a numeric address is public: unicast, and in no private or special range.
 
     The ranges for documentation count as public: they stand for public addresses.
     """

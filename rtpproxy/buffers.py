@@ -1,4 +1,4 @@
-"""Buffers of sockets, over the system's limit (`net.core.rmem_max`, `wmem_max`) where that is permitted."""
+"""Sets the sizes of socket buffers, beyond the system's limit (`net.core.rmem_max`, `wmem_max`) if permitted."""
 
 import socket
 
@@ -7,12 +7,12 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 
 def force_receive_buffer(owner: socket.socket, size_bytes: int) -> None:
-    """Let a socket keep so much of what was received and not read; without permission up to the system's limit."""
+    """Set the size of a socket's receive buffer; without permission it stays within the system's limit."""
     _force(owner, _SO_RCVBUFFORCE, socket.SO_RCVBUF, size_bytes)
 
 
 def force_send_buffer(owner: socket.socket, size_bytes: int) -> None:
-    """Let a socket keep so much of what was sent and has not left; without permission up to the system's limit."""
+    """Set the size of a socket's send buffer; without permission it stays within the system's limit."""
     _force(owner, _SO_SNDBUFFORCE, socket.SO_SNDBUF, size_bytes)
 
 

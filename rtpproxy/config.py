@@ -17,7 +17,7 @@ DSCP_MASK = 0xFC
 """The DSCP bits of a TOS byte or traffic class; the other two are ECN, which a relay does not set (RFC 3168 5)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 MIN_FILES = 64
-"""The relay does not start with fewer files allowed: about fifty are open before the first call."""
+"""The relay does not start if it may open fewer files: about fifty are open before the first call."""
 FIRST_FREE_PORT = 1024
 """The first port that anybody may bind; those below need CAP_NET_BIND_SERVICE."""
 NOTIFY_WILDCARD = "%%CC_SELF%%"
@@ -53,28 +53,28 @@ class ControlKind(Enum):
 
     @property
     def is_datagram(self) -> bool:
-        """Whether commands come as datagrams; this counts as remote control (protocol.md 1.8)."""
+        """True if commands come as datagrams; this counts as remote control (protocol.md 1.8)."""
         return self in (ControlKind.UDP, ControlKind.UDP6)
 
     @property
     def is_unix(self) -> bool:
-        """Whether there is a socket file."""
+        """True if there is a socket file."""
         return self in (ControlKind.UNIX, ControlKind.CUNIX)
 
     @property
     def is_ipv6(self) -> bool:
-        """Whether hosts are IPv6."""
+        """True if hosts are IPv6."""
         return self in (ControlKind.UDP6, ControlKind.TCP6)
 
     @property
     def is_stdio(self) -> bool:
-        """Whether standard input is the socket, which needs the foreground (protocol.md 12.2)."""
+        """True if standard input is the socket, which needs the foreground (protocol.md 12.2)."""
         return self in (ControlKind.STDIO, ControlKind.STDIOC)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlAddress:
-    """Where one control socket listens: `path` for Unix sockets, `host` (empty for any) and `port` for UDP and TCP."""
+    """Address of one control socket: `path` for Unix sockets, `host` (empty for any) and `port` for UDP and TCP."""
 
     kind: ControlKind
     path: str = ""
@@ -94,14 +94,14 @@ class ListenAddress:
     """Numeric, in canonical form; empty for all local addresses of the family."""
     is_ipv6: bool = False
     label: str = ""
-    """The modifier `l{label}` selects the address by it; empty for none."""
+    """Selects the address in the modifier `l{label}`; empty for none."""
     advertised: str = ""
     """Printed in replies in place of `host`; empty for `host` itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotifyTarget:
-    """Where timeouts are reported (protocol.md 10.1): the `path` of a Unix socket, else TCP `host` and `port`."""
+    """A target of timeout notifications (protocol.md 10.1): the `path` of a Unix socket, else TCP `host` and `port`."""
 
     path: str = ""
     host: str = ""
@@ -113,7 +113,7 @@ class NotifyTarget:
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether the target is on the host that sent the command."""
+        """True if the target is on the host that sent the command."""
         return not self.path and not self.host
 
     def __str__(self) -> str:
@@ -126,11 +126,11 @@ class LatchingMode(Enum):
     COMPATIBLE = "compatible"
     """By the rules of the C RTPproxy (protocol.md 5)."""
     STRICT = "strict"
-    """Without a free window, and remembering every source (protocol.md 16, items 6 and 7)."""
+    """No command lets any source take a stream over; every source is remembered (protocol.md 16, items 6 and 7)."""
 
 
 class OffloadMode(Enum):
-    """What `--offload` asks for."""
+    """Values of `--offload`."""
 
     AUTO = "auto"
     """The best tier that each interface can have."""
@@ -143,7 +143,7 @@ class OffloadMode(Enum):
 
     @property
     def is_required(self) -> bool:
-        """Whether the relay refuses to start without the kernel tier."""
+        """True if the relay refuses to start without the kernel tier."""
         return self in (OffloadMode.XDP, OffloadMode.TC)
 
 
@@ -187,7 +187,7 @@ class Config:
     tos: int = DEFAULT_TOS
     """TOS byte or traffic class of media packets, 0 to 252; ECN bits are 0."""
     user: str = ""
-    """User to become once everything is opened; empty to stay."""
+    """User to become once everything is open; empty to stay the same."""
     group: str = ""
     """Group to become; empty for the user's own group."""
     socket_mode: int | None = None

@@ -29,9 +29,9 @@ from rtpproxy.errors import ConfigError
 
 _KINDS_BY_PREFIX = {kind.value: kind for kind in ControlKind}
 _MADE_HERE = {"control", "listen", "notify", "user", "socket_mode", "is_asymmetric", "tos"}
-"""Fields whose value is worked out from those of several options, or from their text."""
+"""Fields whose value is computed from several options, or from their text."""
 _HOST_AND_PORT = re.compile(r"(?:(?P<host>[^/]*):)?(?P<port>[0-9]+)")
-"""What is taken for a forgotten prefix: `HOST:PORT` or a port alone, and no path."""
+"""Matches a text that most likely lacks its prefix: `HOST:PORT` or a port alone, and no path."""
 
 
 def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Resolve) -> Config:
@@ -64,7 +64,7 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
 
 
 def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
-    """Say what the person who starts the relay should know although it starts."""
+    """List the warnings about options that have no effect; the relay starts all the same."""
     said = [f"{flag} has no effect" for field, flag in WITHOUT_EFFECT.items() if values[field] not in (None, False)]
     if values["advertised"] is not None and not config.is_bridging:
         said.append("-A has no effect outside bridge mode; write ADDR=NAME in -l or -6")
@@ -110,7 +110,7 @@ def _control(values: Mapping[str, Any]) -> tuple[ControlAddress, ...]:
 
 
 def _check_name(address: ControlAddress, *, is_forbidden: bool) -> None:
-    """Raise ConfigError for a name where none may be, and for that of an interface. Names are looked up later."""
+    """Raise ConfigError for a forbidden host name, and for the name of an interface. Others are looked up later."""
     if is_forbidden:
         raise ConfigError(f"-s {address}: the host is a name, and --no_resolve is given")
     try:
@@ -122,8 +122,8 @@ def _check_name(address: ControlAddress, *, is_forbidden: bool) -> None:
 def parse_control_address(text: str) -> ControlAddress:
     """Read the argument of `-s`. A text with no known prefix is the path of a `unix` socket (protocol.md 1.1).
 
-    Raises ConfigError for an empty path, an unusable host or port, text where none belongs, and for what looks like
-    HOST:PORT or a port without a prefix.
+    Raises ConfigError for an empty path, an unusable host or port, text where none belongs, and for HOST:PORT or a port
+    without a prefix.
     """
     prefix, colon, rest = text.partition(":")
     if not colon or prefix not in _KINDS_BY_PREFIX:
@@ -233,8 +233,8 @@ def _resolved(target: NotifyTarget, resolve: Resolve) -> NotifyTarget:
 def parse_notify_target(text: str) -> NotifyTarget:
     """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
 
-    Raises ConfigError for an empty path, for a tcp: target that is not HOST:PORT, and for what looks like HOST:PORT
-    without a prefix. Names are not looked up here.
+    Raises ConfigError for an empty path, for a tcp: target that is not HOST:PORT, and for HOST:PORT without a prefix.
+    Names are not looked up here.
     """
     if text.startswith("tcp:"):
         return _parse_tcp_target(text)

@@ -1,4 +1,4 @@
-"""The command line as click sees it: options go into a Config, mistakes into one line and an exit status."""
+"""The command line, by click: turns options into a Config, and mistakes into one line and an exit status."""
 
 import sys
 from collections.abc import Callable
@@ -43,7 +43,7 @@ _PRINTERS: dict[str, Callable[[], None]] = {
 
 
 class _Command(click.Command):
-    """A command whose help has the groups of the table, and which keeps the order of its listen addresses."""
+    """Groups its help as the table of options does, and keeps the order of the listen addresses."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = [_completed(argument) for argument in args]
@@ -59,7 +59,7 @@ class _Command(click.Command):
 
 
 def _completed(argument: str) -> str:
-    """Complete an abbreviated long option where only one option can be meant, as getopt_long(3) does."""
+    """Complete an abbreviated long option if it is unambiguous, as getopt_long(3) does."""
     name, equals, value = argument.partition("=")
     if not name.startswith("--") or name == "--" or name in _LONG:
         return argument

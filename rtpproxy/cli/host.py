@@ -1,4 +1,4 @@
-"""What the command line asks this host for: the addresses of names, and those of interfaces.
+"""Looks up the addresses of host names and of interfaces, for the command line.
 
 Modules that take long to import are imported where they are used, so that `--help` is quick.
 """
@@ -45,7 +45,7 @@ def check_no_interface(name: str, is_ipv6: bool | None) -> None:
 
 
 def _addresses_of(index: int) -> list[str]:
-    """List the addresses of an interface, IPv4 first, without those of IPv6 that are valid on one link only."""
+    """List the addresses of an interface, IPv4 first, without link-local IPv6 ones."""
     import ipaddress
     from contextlib import closing
 
@@ -56,7 +56,7 @@ def _addresses_of(index: int) -> list[str]:
         with closing(Rtnetlink()) as netlink:
             found = [ipaddress.ip_address(host) for host, carrier in addresses_of_host(netlink) if carrier == index]
     except (OSError, OffloadError):
-        # Nothing to choose from can be shown; that it is an interface is said all the same.
+        # The error still says that it is an interface, though without addresses to choose from.
         return []
     usable = [host for host in found if host.version == 4 or not host.is_link_local]
     return [str(host) for host in sorted(usable, key=lambda host: host.version)]

@@ -1,4 +1,4 @@
-"""The manual page and docs/options.md, made of the same table of options as `--help`.
+"""Writes the manual page and docs/options.md, from the same table of options as `--help`.
 
 `python -m rtpproxy.cli.manual > rtpproxy.8` writes the page in the markup of man(7);
 `python -m rtpproxy.cli.manual --markdown > docs/options.md` writes the same as Markdown.
@@ -23,25 +23,25 @@ _ABOUT_OPTIONS = (
     "A long option may be shortened as long as it is clear which one is meant.",
 )
 _SIGNALS = (
-    (" ".join(signal.name.removeprefix("SIG") for signal in STOP), "End in order; a second one ends it at once."),
-    (STOP_SLOWLY.name.removeprefix("SIG"), "Refuse new sessions, and end in order when the last one has ended."),
+    (" ".join(signal.name.removeprefix("SIG") for signal in STOP), "Stop cleanly; a second signal stops it at once."),
+    (STOP_SLOWLY.name.removeprefix("SIG"), "Refuse new sessions, and stop cleanly when the last one has ended."),
 )
 _FILES = (
     (written(DEFAULTS["control"]).removeprefix("unix:"), "Control socket, unless -s names others."),
-    (written(DEFAULTS["pid_file"]), "Process number, unless -p names another file."),
+    (written(DEFAULTS["pid_file"]), "Process ID, unless -p names another file."),
     ("/run/rtpproxy", "Notes of what to restore on this host after a crash."),
 )
 _STATUS = (
-    ("0", "It ended in order, or the daemon serves."),
+    ("0", "It stopped cleanly, or the daemon serves."),
     ("1", "It cannot start on this host as asked."),
     ("2", "The command line cannot be used as written."),
-    ("128+N", "A second signal N ended it while it was ending."),
+    ("128+N", "A second signal N ended it while it was stopping."),
 )
 _EXAMPLES = (
     (
         "rtpproxy -l 192.0.2.1 -s unix:/var/run/rtpproxy.sock -u nobody:kamailio -w 0770",
         "A daemon for a Kamailio on the same host that runs as user and group kamailio, as Debian's does. The relay "
-        "is an ordinary user once it serves:",
+        "runs as an ordinary user once it serves:",
     ),
     (
         "rtpproxy -f -d INFO -l 10.0.0.1/192.0.2.1 -s udp:127.0.0.1:22222 -u nobody",
@@ -50,12 +50,12 @@ _EXAMPLES = (
 )
 _SEE_ALSO = "kamailio(8), opensips(8), ip-link(8), capabilities(7)"
 _WIDTH = 110
-"""Of lines of Markdown."""
+"""Characters in a line of Markdown."""
 _GENERATED = "<!-- Written by `make docs` from rtpproxy/cli/options.py; do not edit. -->"
 
 
 def page() -> str:
-    """Write the page as man(1) wants it."""
+    """Write the manual page in the markup of man(7)."""
     lines = ['.TH RTPPROXY 8 "" rtpproxy "System administration"', ".nh", ".ad l"]
     lines += [".SH NAME", "rtpproxy \\- media relay for SIP whose packets the kernel moves"]
     lines += [".SH SYNOPSIS", ".B rtpproxy", ".RI [ options ]"]
@@ -92,13 +92,13 @@ def _body(option: Option) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep what means something to troff from doing so: backslashes, hyphens, and the first character of a line."""
+    """Escape what troff interprets: backslash, hyphen, tilde, caret, and a dot or apostrophe that starts a line."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("~", "\\(ti").replace("^", "\\(ha")
     return re.sub(r"^(?=[.'])", r"\\&", text)
 
 
 def markdown() -> str:
-    """Write the options as docs/options.md has them."""
+    """Write docs/options.md."""
     parts = [_GENERATED, "# Options", "```\nrtpproxy [options]\n```", *map(_prose, _ABOUT_OPTIONS)]
     for group in GROUPS:
         parts.append(f"## {group.title}")
@@ -127,16 +127,16 @@ _CODE = re.compile(
     r"(?<![\w`-])(?:(?:--[a-z_]+|-[A-Za-z26]\b)(?: (?:bound\b|\w+:\w+|0[0-7]+|/?[AB]\b))?"
     r"|(?:c?unix|udp6?|tcp6?|systemd|stdioc?):[^\s,;]*|CAP_[A-Z_]+|\*(?= ))"
 )
-"""What is typed: options with their arguments, sockets; and capabilities."""
+"""Matches what is shown as code: options with their arguments, sockets, capabilities."""
 
 
 def _marked(text: str) -> str:
-    """Mark what is typed as code."""
+    """Mark options, sockets and capabilities as code."""
     return _CODE.sub(lambda found: f"`{found[0]}`", text).replace("` `", " ")
 
 
 def _prose(text: str) -> str:
-    """Mark what is typed as code, and wrap the lines."""
+    """Mark options, sockets and capabilities as code, and wrap the lines."""
     return textwrap.fill(_marked(text), _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

@@ -1,6 +1,6 @@
 """Reads the addresses for media ports from `-l`, `-6` and `-A` (protocol.md 7.2, 7.3).
 
-Nothing here asks the network: a callable looks host names up.
+Nothing here uses the network: host names are looked up by a callable that the caller passes.
 """
 
 import ipaddress

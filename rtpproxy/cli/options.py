@@ -1,4 +1,4 @@
-"""The options, described once: command line, `--help`, manual page and docs/options.md are made of this table.
+"""The options, described once: command line, `--help`, manual page and docs/options.md are made from this table.
 
 Defaults are not here: they are those of `config.Config`. Source: protocol.md 12.1 for the options of the C RTPproxy.
 These have short names; long names are ours, except for the few that the C RTPproxy has, too.
@@ -37,7 +37,7 @@ _Member = TypeVar("_Member", bound=Enum)
 
 
 def written(value: object) -> str:
-    """Write a default as it would be given on the command line; empty where there is nothing to tell."""
+    """Write a default as it would be given on the command line; empty for none."""
     if value is None or value is False or value == "":
         return ""
     if isinstance(value, tuple):
@@ -55,7 +55,7 @@ class Option:
     help: str
     """Whole sentences, without the default."""
     metavar: str = ""
-    """What its argument is called; empty when it has none."""
+    """Name of its argument; empty when it has none."""
     read: Callable[[str], object] = str
     """Turns the argument into the value. Raises ConfigError with what is wrong with it."""
     write: Callable[[Any], str] = written
@@ -75,7 +75,7 @@ class Option:
 
     @property
     def argument(self) -> str:
-        """The argument as it is written behind the flag: ` PORT`; empty when there is none."""
+        """The argument as it is written after the flag: ` PORT`; empty when there is none."""
         if not self.metavar:
             return ""
         return f"[={self.metavar}]" if self.may_lack_argument else f" {self.metavar}"
@@ -107,12 +107,12 @@ class Group:
 
 
 def number_between(low: int, high: int) -> Callable[[str], int]:
-    """Make a reader of decimal numbers from `low` to `high`; it refuses anything behind the digits."""
+    """Make a reader of decimal numbers from `low` to `high`; it refuses anything after the digits."""
 
     def read(text: str) -> int:
         if not _NUMBER.fullmatch(text):
             raise ConfigError("argument is invalid: not a whole number")
-        # The length is looked at first: Python refuses to read thousands of digits.
+        # The length is checked first: Python refuses to read thousands of digits.
         if len(text) > 20 or not low <= int(text) <= high:
             raise ConfigError(f"argument is out of range: {low} to {high} is allowed")
         return int(text)
@@ -186,7 +186,7 @@ def read_mode(text: str) -> int:
 
 
 def read_nothing(what: str) -> Callable[[str], object]:
-    """Make a reader that refuses an option whose effect would be missed; `what` is not supported."""
+    """Make a reader that refuses an unsupported option; `what` is the subject and verb of the error: `modules are`."""
 
     def read(_: str) -> object:
         raise ConfigError(f"{what} not supported so far; leave the option out to start without")
@@ -298,8 +298,8 @@ GROUPS = (
             Option(
                 "--offload",
                 "offload",
-                "Who forwards packets. auto: the kernel where it can, by XDP or else by TC. xdp, tc: the kernel, by "
-                "this program on every interface, or the relay does not start. off: userspace.",
+                "Whether the kernel forwards packets. auto: where it can, by XDP or else by TC. xdp, tc: by this "
+                "program on every interface, or the relay does not start. off: userspace relays them all.",
                 metavar=_words_of(OffloadMode),
                 read=member_of(OffloadMode),
                 more="With --ports bound the kernel forwards nothing, whatever is given here.",
@@ -344,8 +344,8 @@ GROUPS = (
             Option(
                 "-n",
                 "notify",
-                "Where to tell that a session has timed out: unix:PATH, tcp:HOST:PORT, or tcp:%%CC_SELF%%:PORT for the "
-                f"host that the command came from. {_ANY_TIMES}",
+                "Where to report that a session has timed out: unix:PATH, tcp:HOST:PORT, or tcp:%%CC_SELF%%:PORT for "
+                f"the host that the command came from. {_ANY_TIMES}",
                 metavar="TARGET",
                 is_repeatable=True,
             ),
@@ -370,14 +370,14 @@ GROUPS = (
                 metavar="SECONDS",
                 read=_SECONDS,
                 write=lambda _: "as -T",
-                more="The time begins anew with every U and L command for the session. It should be longer than a "
-                "phone may ring: otherwise the session is gone when the call is answered.",
+                more="Every U and L command for the session restarts the time. It should be longer than a phone may "
+                "ring: otherwise the session is gone when the call is answered.",
             ),
             Option(
                 "-i",
                 "is_independent",
                 "Give each direction a timer of its own; the session ends when either one runs out.",
-                more="Then a call ends, too, when only one of the two phones falls silent.",
+                more="A call then ends even if only one of the two phones falls silent.",
             ),
         ),
     ),
@@ -392,9 +392,9 @@ GROUPS = (
                 metavar="USER[:GROUP]",
                 read=read_user,
                 more="Control sockets belong to this user and group: with -u nobody:kamailio -w 0770 a Kamailio that "
-                "runs as user and group kamailio can open them. Supplementary groups are dropped. Of root's "
-                "capabilities, those are kept that the relay uses while it runs: CAP_NET_ADMIN, CAP_NET_RAW and "
-                "CAP_BPF unless --ports bound is given, and CAP_NET_BIND_SERVICE if there are media ports below "
+                "runs as user and group kamailio can open them. Supplementary groups are dropped. The relay "
+                "keeps the capabilities that it uses while it runs: CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF unless "
+                "--ports bound is given, and CAP_NET_BIND_SERVICE if there are media ports below "
                 f"{FIRST_FREE_PORT}. At exit, control sockets and the pid file are removed only from a directory "
                 "that the user may write to.",
             ),
@@ -408,7 +408,7 @@ GROUPS = (
             Option(
                 "-p",
                 "pid_file",
-                "File for the process number.",
+                "File for the process ID.",
                 metavar="FILE",
                 more="If FILE is given and cannot be written, the relay does not start; if the default cannot be "
                 "written, it logs that and goes on.",
@@ -476,7 +476,7 @@ GROUPS = (
             Option("--config", "modules", "Configuration of modules.", "FILE", read_nothing("modules are")),
             Option("--dso", "module", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
         ),
-        note="The relay does not start with one of these options, so that nobody misses what they ask for.",
+        note="The relay refuses to start with one of these options, so that nobody relies on what is missing.",
     ),
     Group(
         "Of the C RTPproxy, accepted without effect",
@@ -495,4 +495,4 @@ GROUPS = (
     ),
 )
 WITHOUT_EFFECT = {option.field: option.flag for option in GROUPS[-1].options}
-"""Fields and flags of the options that a warning answers."""
+"""Fields and flags of the options that only cause a warning."""
