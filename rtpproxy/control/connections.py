@@ -5,9 +5,9 @@ The reader and writer objects of asyncio are not used: a `unix` client opens a c
 second, and most of them are answered here within the one callback that accepts them.
 
 A callback accepts one connection, or executes one command, and returns to the event loop, even if more is waiting: so
-media wait for one command, not for a burst of them. This costs no more than going on until nothing is left, because
-Python reports that by an exception (one command after another: 9.5 us each instead of 13.1; sixteen at once: 8.9 us
-instead of 8.2, without the work of the command itself).
+media wait for one command, not for a burst of them. This costs no more than reading on until nothing is left, which
+Python reports by an exception (one command after another: 9.5 us each instead of 13.1; sixteen at once: 8.9 us instead
+of 8.2, without the work of the command itself).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 MAX_CLIENTS = 1024
 """Limit of open connections, for each control socket."""
 CLIENTS_SHARE = 8
-"""One in so many of the files that may be open is for the connections of a control socket; media need the rest."""
+"""Divides the limit of open files: a control socket may use that part for connections; media need the rest."""
 ACCEPT_PAUSE_S = 0.1
 """Pause before the next accept when one failed for lack of descriptors or memory."""
 
@@ -45,7 +45,7 @@ class _SpareDescriptor:
         self.refill()
 
     def give(self) -> bool:
-        """Free the descriptor for somebody; False if it is given away already."""
+        """Free the descriptor for another use; False if it was freed already."""
         if self._descriptor is None:
             return False
         os.close(self._descriptor)
@@ -144,7 +144,7 @@ def serve_one_shot(listener: ConnectionListener, connection: socket.socket, host
     if _answer_one_shot(connection, host, listener.execute):
         return
     if len(listener.clients) >= listener.max_clients:
-        # The oldest one has had more time to send its command than all others.
+        # The oldest client has had more time than all others to send its command.
         next(iter(listener.clients)).close()
     _SilentClient(listener, connection, host)
 
@@ -203,7 +203,7 @@ class _SilentClient:
         finally:
             self._listener.spare.refill()
         if not is_done:
-            _SilentClient(self._listener, self._connection, self._host)  # woken for nothing
+            _SilentClient(self._listener, self._connection, self._host)  # spurious wake-up
 
 
 # One command a line

@@ -17,9 +17,9 @@ class ReplyCache:
     """Replies by sender and cookie. The command is not compared, as controllers expect.
 
     The C RTPproxy compares the cookie alone, so anybody who guesses a cookie can read or spoil another's reply
-    (protocol.md 16, item 1). Comparing the sender has a price: a controller which repeats a command from another port
-    has it executed again. That is harmless for `U` and `L`, but a second `D` is answered E50. Kamailio, OpenSIPS and
-    Sippy B2BUA repeat a command on the socket that they sent it from.
+    (protocol.md 16, item 1). Comparing the sender has a price: a controller that repeats a command from another port
+    has it executed again. That is harmless for `U` and `L`, but a second `D` is answered with E50. Kamailio, OpenSIPS
+    and Sippy B2BUA repeat a command on the socket that they sent it from.
 
     Memory is bounded by `limit_bytes`: beyond it the oldest replies are dropped, whatever their age. With cookies and
     replies of usual size the default limit holds 200,000 of them: for their full lifetime at up to 5,500 commands a
@@ -30,7 +30,7 @@ class ReplyCache:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
         self._purge_at = 0.0
-        # Oldest first. Not a dict: to find the first of a dict walks over all places that were emptied before.
+        # Oldest first. Not a dict: finding its first entry walks over all entries removed before.
         self._replies: OrderedDict[tuple[Hashable, bytes], tuple[bytes, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class ReplyCache:
         return self._size_bytes
 
     def find(self, sender: Hashable, cookie: bytes, now: float) -> bytes | None:
-        """The reply kept for `cookie` of `sender`, a socket address, or None. Finding it does not prolong its life.
+        """Return the reply kept for `cookie` of `sender`, a socket address, or None. This does not prolong its life.
 
         `now` in seconds.
         """

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 MAX_COOKIE_BYTES = 999
 TURNS = 8
-"""Datagrams answered in a row, before media get their turn. A round of the event loop costs a quarter of a command."""
+"""Datagrams answered before media get their turn. A round of the event loop takes a quarter of a command's time."""
 
 _COOKIE = re.compile(rb"[ \t\r\n]*([^ \t\r\n]+)")
 
@@ -82,7 +82,7 @@ class DatagramListener:
         return b"%b %b" % (cookie, reply)
 
     def _count_unsent(self, sender: Sender, error: OSError) -> None:
-        """Count, and log some. The controller repeats its command, and gets the reply that was kept."""
+        """Count an unsent reply, and log some of them. The controller repeats its command and gets the kept reply."""
         self._unsent_replies += 1
         if is_worth_a_line(self._unsent_replies):
             log.warning(

@@ -97,7 +97,7 @@ class Service(Protocol):
         """Return the totals of the process."""
 
     def tiers(self) -> Tiers:
-        """Count the streams by who forwards them."""
+        """Count the streams by tier, and frames by verdict."""
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
         """Describe the peer of the issuer's leg. Raises NoPortsError, SessionNotFoundError."""
@@ -129,7 +129,7 @@ class Dispatcher:
         self._counts = CommandCounts()
 
     def execute(self, text: bytes, now: float, controller_host: str = "") -> bytes:
-        """Execute one command; the reply, with exactly one LF at its end.
+        """Execute one command and return its reply, which ends with exactly one LF.
 
         `now` is monotonic, in seconds; `controller_host` is the address that the command came from, empty for this
         host.
@@ -215,7 +215,7 @@ class Dispatcher:
         return date in SUPPORTED_EXTENSIONS and (date != NOTIFICATION or self._service.has_notification)
 
     def _refuse_media_command(self, command: Play | StopPlay | Copy | Record) -> bytes:
-        """Refuse what would start a player or a recorder, which there are not; there is never one to stop."""
+        """Refuse to start a player or recorder: there are none yet, so there is never one to stop either."""
         if isinstance(command, Record):
             refuse(ErrorCode.SESSION_NOT_FOUND)
         self._service.find(command.session)
@@ -228,7 +228,7 @@ class Dispatcher:
     # Sub-commands
 
     def _follow(self, reply: bytes, subcommands: Sequence[Subcommand], issuer: Issuer, now: float) -> bytes:
-        """Run sub-commands up to the first that fails (protocol.md 2.6); the reply with their results."""
+        """Run sub-commands up to the first that fails (protocol.md 2.6), and return the reply with their results."""
         if not subcommands:
             return reply
         results = []
@@ -244,7 +244,7 @@ class Dispatcher:
         return encode_results(reply, results)
 
     def _run(self, subcommand: Subcommand, issuer: Issuer, now: float) -> bytes:
-        """Run one sub-command; its result, empty when it has none."""
+        """Run one sub-command and return its result, empty when it has none."""
         match subcommand:
             case Answer():
                 return encode_port_line(self._service.answer(issuer, subcommand.media, now))

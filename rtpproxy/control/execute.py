@@ -1,4 +1,4 @@
-"""The call by which every kind of control socket has a command executed (protocol.md 1.2 to 1.4)."""
+"""The callable by which every kind of control socket has its commands executed (protocol.md 1.2 to 1.4)."""
 
 from collections.abc import Callable
 

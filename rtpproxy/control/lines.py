@@ -1,6 +1,6 @@
 """The line protocol: one command a line, replies in order, and turns for clients with many commands (protocol.md 1.3).
 
-Where the bytes come from, a connection or standard input, is the caller's business.
+The caller chooses where the bytes come from: a connection or standard input.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class LineClient:
         execute: Callable[[bytes], bytes],
         on_closed: Callable[["LineClient"], None],
     ) -> None:
-        """`descriptors` are those to wait for, of input and of output. `on_closed` is called once, whoever closes."""
+        """`descriptors` of input and output are waited for. `on_closed` is called once, whoever closes."""
         self._loop = loop
         self._rota = rota
         self._duplex = duplex
@@ -89,7 +89,7 @@ class LineClient:
         self._on_closed(self)
 
     def serve(self) -> None:
-        """Execute the first of the commands that wait."""
+        """Execute the first waiting command."""
         self._is_waiting = False
         if not self._is_open:
             return

@@ -1,6 +1,6 @@
 """Commands of the control protocol as values, and the numbers of its errors.
 
-A command is a request to the service with what only the wire knows: sub-commands, names of counters, modifiers.
+A command is a request to the service, plus what exists on the wire only: sub-commands, names of counters, modifiers.
 Source: protocol.md sections 2, 3 and 11.
 """
 
@@ -26,7 +26,7 @@ NOTIFICATION = b"20081224"
 SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     BASE_VERSION: "base protocol",
     # Kamailio and OpenSIPS use no relay that lacks this one, so the answer is yes: several streams work. Music on hold
-    # (P and S) does not yet, and fails when a controller asks for it.
+    # (P and S) does not work yet, and fails when a controller asks for it.
     b"20050322": "several RTP streams per call and music on hold",
     b"20060704": "argument to V",
     b"20080403": "statistics query",

@@ -65,7 +65,7 @@ def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: L
 
 
 def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
-    """Read the signalled endpoint; None for an address whose length alone makes it one to ignore (protocol.md 2.3)."""
+    """Read the signalled endpoint; None for an address that is ignored for its length (protocol.md 2.3)."""
     if not (2 <= len(address) <= 45 if is_ipv6 else 7 <= len(address) <= 15):
         return None
     # latin-1 decodes any byte; what is not an address is refused below.
@@ -129,7 +129,7 @@ def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
 
 
 def _read_packet_length(found: _Modifiers, text: bytes, start: int) -> int:
-    """Refuse even what is well-formed: packets are not repacketized yet."""
+    """Refuse even a well-formed length: packets are not repacketized yet."""
     length = _MILLISECONDS.match(text, start)
     if length is None or not 0 < int(length[0][:9]) <= MAX_PACKET_MS:
         refuse(ErrorCode.PACKET_LENGTH)

@@ -1,8 +1,8 @@
-"""Reads texts into commands; with `modifiers`, the only file that knows command letters and modifiers.
+"""Parses texts into commands. Only this file and `modifiers` know command letters and modifiers.
 
 The checks follow the order of protocol.md 3.4, so that a text with several faults gets the same error code as from the
-C RTPproxy: tokens, letter, number of arguments, are modifiers allowed, are sub-commands allowed, then the command's own
-arguments, then the sub-commands. Limits: protocol.md 1.5; commands: 2.1 to 2.6.
+C RTPproxy: tokens, letter, number of arguments, whether modifiers and then sub-commands are allowed, the command's own
+arguments, and last the sub-commands. Limits: protocol.md 1.5; commands: 2.1 to 2.6.
 """
 
 import re
@@ -44,7 +44,7 @@ from rtpproxy.service.requests import (
 from rtpproxy.session.local import LocalAddresses
 
 MAX_TOKENS = 23
-"""In the main command, its letter included, and as many in each sub-command."""
+"""Most tokens in the main command, its letter included, and in each sub-command."""
 MAX_SUBCOMMANDS = 15
 SUBCOMMAND_MARK = b"&&"
 MAX_COUNTERS = 11
@@ -59,7 +59,7 @@ Tokens = list[bytes]
 
 
 class Parser:
-    """Reads commands; some modifiers name one of the relay's local addresses."""
+    """Reads commands. Knows the relay's local addresses, because some modifiers name one."""
 
     def __init__(self, local_addresses: LocalAddresses) -> None:
         self._locals = local_addresses

@@ -1,4 +1,4 @@
-"""Puts answers of the service into the wire form of replies; the only place that knows the counters' wire names.
+"""Encodes answers of the service as replies; the only place that knows the counters' wire names.
 
 Source: protocol.md sections 2.6, 3 and 11.
 """
@@ -143,7 +143,7 @@ def _join(values: Sequence[tuple[bytes, bytes]], is_verbose: bool) -> bytes:
 
 
 def encode_tiers(tiers: Tiers) -> bytes:
-    """Encode what `It` adds: streams by tier, those of userspace by reason, frames by verdict (extension of ours)."""
+    """Encode what `It`, our extension, adds: streams by tier, those of userspace by reason, frames by verdict."""
     lines = [f"streams by {program}: {count}" for program, count in tiers.kernel.items()]
     lines.append(f"streams by userspace: {sum(tiers.userspace.values())}")
     reasons = sorted(tiers.userspace.items(), key=lambda pair: (-pair[1], pair[0]))

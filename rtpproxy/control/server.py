@@ -59,7 +59,7 @@ class ControlServer:
         self._on_end = on_end
         self._cache = ReplyCache()
         self._opened: list[tuple[ControlKind, socket.socket | None]] = []
-        """Those that are not served yet; None is standard input and output."""
+        """Sockets that are not served yet; None is standard input and output."""
         self._listeners: list[_Listener] = []
         self._files: list[SocketFile] = []
 

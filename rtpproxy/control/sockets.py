@@ -1,4 +1,4 @@
-"""Opening control sockets. Every failure becomes a StartError of one clear line (protocol.md 1.1, 1.7)."""
+"""Opens control sockets. Every failure becomes a StartError of one clear line (protocol.md 1.1, 1.7)."""
 
 import asyncio
 import errno
@@ -19,7 +19,7 @@ BACKLOG = 1024
 RECEIVE_BUFFER_BYTES = 8 << 20
 """For datagram sockets; holds ten thousand commands. Without CAP_NET_ADMIN at most `net.core.rmem_max` is granted."""
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
-"""A TCP connection is probed after so much silence, then at such intervals, and dropped after so many lost probes."""
+"""TCP keepalive: silence before the first probe, time between probes, and how many are lost before we hang up."""
 FIRST_PASSED_DESCRIPTOR = 3
 """The first of the sockets that a service manager passes (sd_listen_fds(3))."""
 
@@ -74,7 +74,7 @@ _Place = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, family: socket.AddressFamily) -> _Place:
     host = address.host or ("::" if address.kind.is_ipv6 else "0.0.0.0")
     try:
-        # In a thread, as the loop's own method does it; but that of uvloop loses the zone of an address.
+        # In a thread, as the loop's own getaddrinfo() does it, but that of uvloop loses the zone of an address.
         found = await loop.run_in_executor(
             None, lambda: socket.getaddrinfo(host, address.port, family=family, type=socket.SOCK_STREAM)
         )
@@ -111,14 +111,14 @@ class SocketFile:
     def hand_over(self, owner: tuple[int, int] | None, mode: int | None) -> None:
         """Set owner (uid, gid) and permission bits, each if given. Raises OSError.
 
-        They are never given to another file, which whoever may write to the directory could put in its place meanwhile.
+        Another file never gets them, even if somebody who may write to the directory puts one in its place meanwhile.
         """
         opened = os.open(self._path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(opened)
             if _identity(status) != self._identity or not stat.S_ISSOCK(status.st_mode):
                 raise OSError(errno.ESTALE, "another process has just taken the path")
-            # chown(2) and chmod(2) take a path, and this one leads to what is open.
+            # chown(2) and chmod(2) take a path; this path leads to the file that is open.
             itself = f"/proc/self/fd/{opened}"
             if owner is not None:
                 os.chown(itself, *owner)
@@ -173,7 +173,7 @@ def bind_unix(
 
 
 def _hand_over(file: SocketFile, address: ControlAddress, owner: tuple[int, int] | None, mode: int | None) -> None:
-    """Set owner and mode. To be done before the socket listens: until then nobody can connect."""
+    """Set owner and mode. Must be called before the socket listens: until then nobody can connect."""
     try:
         file.hand_over(owner, mode)
     except PermissionError as error:

@@ -9,7 +9,7 @@ from rtpproxy.control.lines import LineClient, Rota
 
 
 class _Stdio:
-    """Standard input and output as a `Duplex`. Both are non-blocking until it is closed, also for who shares them."""
+    """Standard input and output as a `Duplex`. Until it is closed both are non-blocking, for all who share them."""
 
     INPUT, OUTPUT = 0, 1
 
