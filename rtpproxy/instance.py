@@ -1,6 +1,6 @@
-"""One relay: its parts are built from a configuration, started, and taken down again in reverse order.
+"""One relay: its parts are built from a configuration, started, and taken down in reverse order.
 
-`build` makes all parts and wires them to each other. `serve` starts them in the order that outsiders can rely on, lets
+`build` makes all parts and wires them to each other. `serve` starts them in an order that other programs rely on, lets
 them run until the relay is told to stop, and takes them down.
 """
 
@@ -77,22 +77,22 @@ class Stop:
 
     @property
     def is_asked(self) -> bool:
-        """Whether the relay is to stop now."""
+        """True once the relay must stop."""
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Wait until the relay is to stop now."""
+        """Wait until the relay must stop."""
         await self._event.wait()
 
     def on_signal(self, number: int) -> None:
-        """Stop in order; at the second signal, abort."""
+        """Stop cleanly; at the second signal, abort."""
         if self.is_asked:
             self._abort(number)
         log.info("stopping on signal %d", number)
         self._event.set()
 
     def now(self, why: str) -> None:
-        """Stop in order; `why` is logged."""
+        """Stop cleanly; `why` is logged."""
         log.info("%s", why)
         self._event.set()
 
@@ -157,7 +157,7 @@ class Parts:
 
 
 def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
-    """Make all parts of a relay and wire them. How to take each one down is put on `stack`. Raises StartError.
+    """Make all parts of a relay and wire them. What takes each one down is pushed on `stack`. Raises StartError.
 
     Nothing is attached to an interface yet, no control socket is open, and nothing that other relays see has changed.
     """
@@ -203,7 +203,7 @@ def _build_ports(
     clock: Clock,
     stack: ExitStack,
 ) -> MediaPorts:
-    """Steered ports where they are wanted and can be had, else bound ones."""
+    """Build steered ports where they are wanted and possible, else bound ones."""
     why_no_bpf = ""
     if config.ports is not PortsMode.BOUND:
         try:
@@ -225,7 +225,7 @@ def _build_steered(
     clock: Clock,
     stack: ExitStack,
 ) -> MediaPorts:
-    """Load the programs and steer media ports. Raises OffloadError, and leaves nothing behind then."""
+    """Load the programs and steer media ports. Raises OffloadError, after undoing everything."""
     with ExitStack() as on_failure:
         programs = Programs(config)
         on_failure.callback(programs.close)
@@ -248,7 +248,7 @@ def _claims(config: Config, *, is_steered: bool) -> Claims:
 
 
 def _listen_on(address: LocalAddress, claims: Claims, programs: Programs) -> None:
-    """Steer the ports of another local address, which a command brought. Raises OSError when that is impossible."""
+    """Steer the ports of another local address, which a command named. Raises OSError when that is impossible."""
     try:
         claims.add(address)
     except StartError as error:
@@ -274,13 +274,13 @@ def _build_kernel(
 
 
 def _new_ports(config: Config) -> PortAllocator:
-    """Make the allocator of one local address. It leaves out the ports of control sockets."""
+    """Make the allocator of one port space. It leaves out the ports of control sockets."""
     excluded = {address.port for address in config.control if address.kind.is_datagram}
     return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
 
 
 def _capacity(config: Config, *, is_steered: bool) -> int:
-    """Count the sessions that there is room for: each has two port pairs and, where ports are bound, their files."""
+    """Count the sessions that fit: each needs two port pairs and, where ports are bound, their files."""
     sessions = (config.port_max - config.port_min + 2) // 4
     if not is_steered:
         sessions = min(sessions, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // FILES_PER_SESSION)
@@ -288,7 +288,7 @@ def _capacity(config: Config, *, is_steered: bool) -> int:
 
 
 def on_input_end(kind: ControlKind, config: Config, stop: Stop) -> None:
-    """Standard input ended, and with it the control socket that it was (protocol.md 1.1, 12.3)."""
+    """Handle the end of standard input, which was a control socket (protocol.md 1.1, 12.3)."""
     if kind is ControlKind.STDIOC:
         stop.now("stopping: standard input ended")
     elif len(config.control) == 1:
@@ -310,7 +310,7 @@ async def _start(parts: Parts, loop: AbstractEventLoop, stack: ExitStack) -> Non
 
 
 def _claim_ports(parts: Parts, stack: ExitStack) -> None:
-    """Tell other relays on this host about our media ports and, where they have no sockets, the kernel, too."""
+    """Tell other relays on this host about our media ports; tell the kernel, too, where no sockets hold them."""
     config = parts.config
     stack.callback(parts.ports.claims.close)
     for address in parts.local_addresses.known:
@@ -352,12 +352,12 @@ class Ticks:
         self._stop = stop
 
     def start(self) -> None:
-        """Tick for the first time in a second."""
+        """Schedule the first tick, a second from now."""
         self._loop.call_later(TICK_S, self._tick, self._clock() + TICK_S)
 
     def _tick(self, due: float) -> None:
         if self._stop.is_asked:
-            # What ticks look at may be closed already.
+            # The parts that a tick uses may be closed already.
             return
         now = self._clock()
         # Ticks keep their rhythm; missed ones are not made up for. The next tick is scheduled first, so that it comes

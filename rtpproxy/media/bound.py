@@ -42,7 +42,7 @@ class BoundMedia:
     """Media ports owned by UDP sockets."""
 
     def __init__(self, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
-        """`tos` is what sockets start with. Nothing is opened before `start`."""
+        """`tos` is the TOS byte that sockets start with. Nothing is opened before `start`."""
         self._tos = tos
         self._on_datagram = on_datagram
         self._clock = clock
@@ -136,7 +136,7 @@ class BoundMedia:
             except BlockingIOError:
                 return
             except OSError as error:
-                # An ICMP error that an earlier send brought back; the next datagram may be fine.
+                # An ICMP error caused by an earlier send; the next datagram may be fine.
                 log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
                 continue
             if is_ipv6:

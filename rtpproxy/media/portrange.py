@@ -2,7 +2,7 @@
 
 Steered ports are not bound, so the kernel does not know that they are taken. Two things make up for that. Each relay
 holds an abstract Unix socket, whose name carries address and range for the others to read, and which disappears with
-the process. And until exit the range is kept out of the ports that the kernel gives to programs that ask for any
+the process. And until exit the kernel does not give ports of the range to programs that ask for any port
 (`net.ipv4.ip_local_reserved_ports`); a note under /run lets a successor undo what a killed relay left.
 """
 
@@ -63,7 +63,7 @@ class Claims:
             return
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         way = "steered" if self._is_steered else "bound"
-        # Processes in two containers may have the same number; the socket's inode is unique on the host.
+        # Processes in two containers may have the same ID; the socket's inode is unique on the host.
         numbers = f"{os.getpid()}/{os.fstat(holder.fileno()).st_ino}"
         name = f"{_CLAIM}{host}/{self._first}-{self._last}/{way}/{numbers}"
         self._holders[host] = name, holder
@@ -78,12 +78,12 @@ class Claims:
             raise
 
     def remove(self, address: LocalAddress) -> None:
-        """Claim nothing on an address any more."""
+        """Give up the claim on an address."""
         _, holder = self._holders.pop(_written(address))
         holder.close()
 
     def close(self) -> None:
-        """Claim nothing any more."""
+        """Give up all claims."""
         for _, holder in self._holders.values():
             holder.close()
         self._holders.clear()
@@ -105,7 +105,7 @@ def _written(address: LocalAddress) -> str:
 
 
 class Reservation:
-    """Keeps the media range out of the ports that the kernel gives to programs that ask for any."""
+    """Keeps the kernel from giving ports of the media range to programs that ask for any port."""
 
     def __init__(self, instance: str) -> None:
         """`instance` names this relay among those of the host, as part of a file name."""
@@ -166,7 +166,7 @@ class Reservation:
         try:
             self._note.unlink()
         except PermissionError:
-            # The directory is root's, the note is the user's of `-u`: an empty note says that nothing is left to do.
+            # Root owns the directory, the user of `-u` the note: an empty note says that nothing is left to do.
             self._note.write_text("")
 
 
@@ -181,12 +181,12 @@ def parse_ranges(text: str) -> Ranges:
 
 
 def format_ranges(ranges: Ranges) -> str:
-    """Write the kernel's form, with the line feed that makes an empty list one."""
+    """Write the kernel's form; without the line feed the kernel would not accept an empty list."""
     return ",".join(f"{low}-{high}" for low, high in ranges) + "\n"
 
 
 def merge(ranges: Ranges) -> Ranges:
-    """The same ports in as few ranges as possible."""
+    """Return the same ports in as few ranges as possible."""
     merged: Ranges = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -197,7 +197,7 @@ def merge(ranges: Ranges) -> Ranges:
 
 
 def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
-    """The ports of `ranges` that are not in `taken`."""
+    """Return the ports of `ranges` that are not in `taken`."""
     left = merge(ranges)
     for low, high in taken:
         pieces = []

@@ -1,4 +1,4 @@
-"""Receiving for all media ports with a few sockets.
+"""Receives for all media ports with a few sockets.
 
 An sk_lookup program (`bpf/relay.c`) hands every packet for an open port to one of them; the address and port that it
 was sent to come with the packet.
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 BATCH = 64
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_REMEMBERED = 100_000
-"""Limit of destinations that are remembered; one more, and all are forgotten."""
+"""Limit of remembered destinations; beyond it all are forgotten."""
 _RECEIVE_BUFFER_BYTES = 8 << 20
 _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 20, 74
 _ANCILLARY_BYTES = 64
@@ -49,11 +49,11 @@ class Receivers:
     def start(
         self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], sockets: int, media_ports: range
     ) -> list[int]:
-        """Open the sockets; their descriptors, in the order that the kernel's socket map expects.
+        """Open the sockets and return their descriptors, in the order that the kernel's socket map expects.
 
         First `sockets` of IPv4, then, if an IPv6 address is listened on or may be, as many of IPv6. A port always uses
-        the same one, so a flood at one fills a part of the buffers only. They are bound, as the map demands, but not to
-        one of `media_ports` where any other is free.
+        the same socket, so a flood at one port fills a part of the buffers only. The sockets are bound, as the map
+        demands, but outside `media_ports` where any other port is free.
         """
         self._loop = loop
         for address in listen:
@@ -84,7 +84,7 @@ class Receivers:
         return family_of(address) in self._wildcard_slots
 
     def _families(self, listen: Sequence[LocalAddress]) -> list[socket.AddressFamily]:
-        """IPv4 always, since the socket map starts with it, and IPv6 where the host has it."""
+        """List IPv4 always, since the socket map starts with it, and IPv6 where the host has it."""
         if any(address.is_ipv6 for address in listen):
             return [socket.AF_INET, socket.AF_INET6]
         try:

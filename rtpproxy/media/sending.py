@@ -1,7 +1,7 @@
-"""Sending UDP datagrams from any port of ours without having a socket on it.
+"""Sends UDP datagrams from any of our ports, without a socket on that port.
 
-They leave through raw sockets, one per address of ours and TOS byte: the kernel writes the IP header and fragments
-where needed, the UDP header is written here, and with it the port that the datagram comes from.
+They leave through raw sockets, one for each of our addresses and TOS byte: the kernel writes the IP header and
+fragments where needed; the UDP header, and with it the source port, is written here.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from rtpproxy.media.sockets import SendFailures, ipv6_address, route_source, set
 from rtpproxy.session.session import Stream
 
 MAX_REMEMBERED = 100_000
-"""Limit of remembered hosts; one more, and all are forgotten."""
+"""Limit of remembered hosts; beyond it all are forgotten."""
 _MAX_SENDERS = 512
 """Limit of raw sockets. This host may have more addresses than that, for instance a whole prefix routed to it."""
 _SEND_BUFFER_BYTES = 4 << 20
@@ -78,7 +78,7 @@ class RawSenders:
             to_number = self._address_numbers.get(to_host) or self._address_number(to_host)
             # The small numbers first: adding to the payload's long number copies it.
             total = number + (from_part + to_number + 2 * length + from_port + to_port)
-            # A one's complement sum is the remainder by 65535; the complement of 0 is sent as 65535 (RFC 768).
+            # A one's complement sum is the sum modulo 65535; the complement of 0 is sent as 65535 (RFC 768).
             header = _UDP_HEADER.pack(from_port, to_port, length, 65535 - total % 65535)
             sender.sendto(header + data, (to_host, 0))
         except OSError as error:
@@ -135,7 +135,7 @@ class RawSenders:
 
 
 def drop_everything(sender: socket.socket) -> None:
-    """Make a raw socket receive nothing; packets that it received before are thrown away."""
+    """Make a raw socket receive nothing; packets that it received before are discarded."""
     program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
     option = struct.pack("@HP", 1, ctypes.addressof(program))
     sender.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)

@@ -18,7 +18,7 @@ all addresses and the socket does not tell), arrival in seconds, monotonic."""
 
 MAX_DATAGRAM_BYTES = 65535
 _DISCARD = 9
-"""A UDP port to connect to when a route is asked for; nothing is ever sent there."""
+"""A UDP port to connect to when asking for a route; nothing is ever sent there."""
 _BUSY = (errno.EADDRINUSE, errno.EACCES)
 _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_AUTOFLOWLABEL = 70
@@ -43,7 +43,7 @@ def family_of(address: LocalAddress) -> socket.AddressFamily:
 
 
 def datagram_socket(family: socket.AddressFamily) -> socket.socket:
-    """A UDP socket that does not block; one of IPv6 takes no IPv4."""
+    """Make a UDP socket that does not block; an IPv6 socket takes no IPv4."""
     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     if family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -51,7 +51,7 @@ def datagram_socket(family: socket.AddressFamily) -> socket.socket:
 
 
 def set_dscp(opened: socket.socket, family: socket.AddressFamily, tos: int) -> None:
-    """Set the TOS byte or traffic class of what a socket sends; and on IPv6 send no flow label."""
+    """Set the TOS byte or traffic class of what a socket sends; on IPv6 also send no flow label."""
     if family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
         opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_AUTOFLOWLABEL, 0)
@@ -94,14 +94,14 @@ def bind_port(opened: socket.socket, address: LocalAddress, port: int) -> None:
 
 
 def route_source(to_host: str) -> str | None:
-    """Our address that the kernel would send from to a numeric one, which is the one that connect(2) binds to.
+    """Find our address that the kernel would send from to a numeric host: the one that connect(2) binds to.
 
-    None if there is no route, or if it cannot be asked for: no free descriptor, or a host without that family.
+    None if there is no route, or if asking is impossible: no free descriptor, or a host without that family.
     """
     is_to_ipv6 = is_ipv6(to_host)
     try:
         with _route_probe(socket.AF_INET6 if is_to_ipv6 else socket.AF_INET) as probe:
-            # A raw IPv6 socket takes a port for a protocol.
+            # A raw IPv6 socket reads the port as a protocol.
             port = 0 if is_to_ipv6 and probe.type == socket.SOCK_RAW else _DISCARD
             probe.connect(ipv6_address(to_host, port) if is_to_ipv6 else (to_host, port))
             name = probe.getsockname()
@@ -112,7 +112,7 @@ def route_source(to_host: str) -> str | None:
 
 
 def _route_probe(family: socket.AddressFamily) -> socket.socket:
-    """A raw socket if that is permitted: it needs no ephemeral port, and with this protocol it receives nothing."""
+    """Open a raw socket if permitted: it needs no ephemeral port, and with this protocol it receives nothing."""
     try:
         return socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""The addresses of this host, passed on as they come and go."""
+"""Follows the addresses of this host as they come and go."""
 
 import logging
 from collections.abc import Callable, Set
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def addresses_of_host(netlink: Rtnetlink) -> list[tuple[str, int]]:
-    """Every address of this host, with the number of the interface that carries it. Raises OffloadError."""
+    """List every address of this host, with the index of the interface that carries it. Raises OffloadError."""
     answers: list[Message] = netlink.request(ifaddrmsg(), RTM_GETADDR, NLM_F_DUMP)
     # On a point-to-point link IFA_ADDRESS is the far end. IPv6 gives IFA_LOCAL for such links only.
     return [(attribute(answer, "IFA_LOCAL") or attribute(answer, "IFA_ADDRESS"), answer["index"]) for answer in answers]
@@ -25,14 +25,14 @@ class HostAddresses:
     def __init__(self, mark: Callable[[str, bool], None]) -> None:
         """`mark(host, is_ours)` changes the copy; it raises OffloadError when it cannot, for instance for lack of room.
 
-        An address that is missing there is taken for another machine's: packets to it are never dropped.
+        An address that is missing there counts as another machine's: packets to it are never dropped.
         """
         self._mark = mark
         self._marked: set[str] = set()
         self._is_warned = False
 
     def follow(self, hosts: Set[str]) -> None:
-        """Take over the addresses that the host has now."""
+        """Change the copy to the addresses that the host has now."""
         for host in (*(self._marked - hosts), *(hosts - self._marked)):
             try:
                 self._mark(host, host in hosts)

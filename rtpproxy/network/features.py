@@ -1,4 +1,4 @@
-"""Asks the kernel if an interface can send redirected frames, by its `netdev` netlink family (Linux 6.3).
+"""Asks the kernel if an interface can send redirected frames, through the `netdev` netlink family (Linux 6.3).
 
 A frame that is redirected to an interface that cannot send it is lost without a trace. A veth can if its far end runs
 an XDP program or has GRO on, which can change at any time; other drivers can once they have an XDP program
@@ -34,7 +34,7 @@ class XdpFeatures:
         self._socket.close()
 
     def can_transmit(self, index: int) -> bool | None:
-        """True if frames may be redirected to the interface with that number; None when this kernel cannot tell."""
+        """True if frames may be redirected to the interface with that index; None when this kernel cannot tell."""
         if self._family is None:
             return None
         found = self._ask(self._family, _GET_DEVICE, _DEVICE_INDEX, struct.pack("=I", index))
@@ -42,7 +42,7 @@ class XdpFeatures:
         return features is not None and bool(struct.unpack("=Q", features)[0] & _XDP_TRANSMIT)
 
     def _ask(self, family: int, command: int, attribute: int, value: bytes) -> dict[int, bytes]:
-        """The attributes of the answer, none when the kernel answers with an error."""
+        """Return the attributes of the answer; none when the kernel answers with an error."""
         body = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), attribute) + value + bytes(-len(value) % 4)
         header = _HEADER.pack(_HEADER.size + len(body), family, _REQUEST, 1, 0, command, 1, 0)
         self._socket.send(header + body)

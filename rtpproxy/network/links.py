@@ -1,4 +1,4 @@
-"""The links of this network namespace, kept up to date by events, and the frames that are for this host."""
+"""Follows the links of this network namespace by events, and tells which frames are for this host."""
 
 import logging
 from collections import defaultdict
@@ -50,7 +50,7 @@ class Link:
 
 
 class Links:
-    """All links by their numbers."""
+    """All links by index."""
 
     def __init__(self, netlink: Rtnetlink) -> None:
         self._netlink = netlink
@@ -67,7 +67,7 @@ class Links:
         return list(self._links.values())
 
     def get(self, index: int) -> Link | None:
-        """The link with that number, if there is one."""
+        """The link with that index, if there is one."""
         return self._links.get(index)
 
     def by_name(self, name: str) -> Link | None:
@@ -85,7 +85,7 @@ class Links:
     def frames(self) -> dict[FrameKey, str]:
         """The frames for this host: by ingress interface and tags, the MAC that they are addressed to.
 
-        A frame whose outer tag the driver took off, before XDP saw it, counts as one of the interface behind both.
+        If the driver removes the outer of two tags before XDP sees a frame, it counts for the interface behind both.
         """
         found: dict[FrameKey, str] = {}
         without_outer: dict[FrameKey, str] = {}
@@ -103,13 +103,13 @@ class Links:
             for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
                 found[index, tags] = link.mac
                 without_outer[index, tags[1:]] = link.mac
-        # Last: interfaces that have these tags themselves come first, also where there is no room for all.
+        # Last: an interface that has exactly these tags takes precedence, also where there is no room for all.
         for key, mac in without_outer.items():
             found.setdefault(key, mac)
         return found
 
     def on_event(self, message: Message) -> int | None:
-        """Take in an event. Returns the number of the link that came, changed or went, None for other events."""
+        """Process an event. Returns the index of the link that came, changed or went, None for other events."""
         # Bridges report their ports under another family; that is no change of the link.
         if message["family"] not in (0, None):
             return None
@@ -133,7 +133,7 @@ class OurFrames:
         self._is_warned = False
 
     def follow(self, frames: Mapping[FrameKey, str]) -> None:
-        """Take over the frames that are for this host now. Those that cannot be written go to userspace."""
+        """Change the copy to the frames that are for this host now. Those that cannot be written go to userspace."""
         for key in [key for key in self._written if key not in frames]:
             del self._written[key]
             self._try(key, None)
@@ -158,7 +158,7 @@ def redirected_mtu(lower: Link, tags: Sequence[VlanTag]) -> int:
 
 
 def read_link(message: Message) -> Link:
-    """A link from the kernel's message."""
+    """Make a link from the kernel's message."""
     xdp = attribute(message, "IFLA_XDP")
     mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
     linkinfo = attribute(message, "IFLA_LINKINFO")

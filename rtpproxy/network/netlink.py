@@ -1,7 +1,7 @@
-"""Requests to rtnetlink, and its events, in pyroute2's messages.
+"""Sends requests to rtnetlink and receives its events, as pyroute2's messages.
 
-pyroute2's own sockets need an event loop of a kind that uvloop is not, so the two sockets here are plain ones: the
-kernel answers a request before `send` returns, and events are read when the loop says so.
+pyroute2's own sockets do not work with uvloop, so the two sockets here are plain ones: the kernel answers a request
+before `send` returns, and events are read when the loop says so.
 """
 
 import errno

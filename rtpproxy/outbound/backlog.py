@@ -1,9 +1,9 @@
-"""Messages that wait to be sent on a connection, and those that were written and may have to be written again."""
+"""Keeps messages that wait to be sent on a connection, and written ones that may have to be written again."""
 
 from collections import deque
 
 _BATCH_BYTES = 1 << 16
-"""About so much is handed to one write."""
+"""Approximate size of one write."""
 
 
 class Backlog:
@@ -29,7 +29,7 @@ class Backlog:
         return len(self._waiting)
 
     def append(self, message: bytes) -> bool:
-        """Let a message wait; False, and nothing is done, when there is no room for it."""
+        """Queue a message; False when there is no room for it."""
         if len(self._waiting) >= self._max_messages or self._waiting_bytes + len(message) > self._max_bytes:
             return False
         self._waiting.append(message)
@@ -59,9 +59,9 @@ class Backlog:
         self._sent_bytes = count
 
     def confirm(self, outstanding_bytes: int) -> bool:
-        """Forget what the other host has; all but the last `outstanding_bytes` that were written are acknowledged.
+        """Forget what the other host acknowledged: all but the last `outstanding_bytes` that were written.
 
-        True when that is at least one message more than before.
+        True when that was at least one message.
         """
         is_any = False
         while self._unconfirmed:
@@ -74,7 +74,7 @@ class Backlog:
         return is_any
 
     def take_back(self) -> None:
-        """Let all that is unconfirmed, and all of a message that was written in part, wait for the next connection."""
+        """Queue for the next connection all unconfirmed messages, and the whole of one that was written in part."""
         while self._unconfirmed:
             message = self._unconfirmed.pop()
             self._waiting.appendleft(message)
@@ -82,7 +82,7 @@ class Backlog:
         self._unconfirmed_bytes = self._sent_bytes = 0
 
     def clear(self) -> int:
-        """Drop all that waits; the number of messages."""
+        """Drop all waiting messages and return their number."""
         dropped = len(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0

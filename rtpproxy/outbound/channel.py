@@ -1,11 +1,11 @@
-"""A connection over which messages are sent, opened when there is one, and again when it breaks.
+"""A connection for sending messages, opened for the first message, and again when it breaks.
 
-Whoever sends never waits. A message joins a bounded queue, and the event loop's readiness callbacks connect, write, and
+The sender never waits. A message joins a bounded queue, and the event loop's readiness callbacks connect, write, and
 connect again. What cannot be delivered is dropped, counted and logged; a receiver that is slow, silent or gone costs
 its own messages and nothing else.
 
 On TCP a message counts as delivered once the receiver's host acknowledged it. One that was written into a connection
-which the receiver had closed is still unacknowledged when that shows, and is written again into the next.
+that the receiver had closed is still unacknowledged when the closing is noticed, and is written again into the next.
 """
 
 import errno
@@ -24,12 +24,12 @@ from rtpproxy.seldom import is_worth_a_line
 log = logging.getLogger(__name__)
 
 RETRIES = 3
-"""Connections tried again after one that broke before it took anything (protocol.md 10.2)."""
+"""Further connections to try after one that broke before it took anything (protocol.md 10.2)."""
 CONNECT_TIMEOUT_S = 3.0
 BACKLOG_PAUSE_S = 0.05
 """Wait before a Unix socket whose queue of connections is full is tried again."""
 SILENCE_TIMEOUT_S = 30
-"""A TCP connection is given up, and a new one opened, when the other host acknowledges nothing for so long."""
+"""A TCP connection is given up, and a new one opened, when the other host acknowledges nothing for this long."""
 SEND_BUFFER_BYTES = 1 << 16
 _READ_BYTES = 4096
 
@@ -40,7 +40,7 @@ Address = str | Endpoint
 class Channel:
     """Sends messages to one address. All calls from the event loop's thread.
 
-    It is in one of four states, told by three fields:
+    Three fields tell which of four states it is in:
 
     | state      | `_socket` | `_is_connected` | `_deadline` | left when                                     |
     | ---------- | --------- | --------------- | ----------- | --------------------------------------------- |
@@ -59,9 +59,9 @@ class Channel:
         self._socket: socket.socket | None = None
         self._is_connected = False
         self._soon: Handle | None = None
-        """The next try to get rid of the backlog."""
+        """The next attempt to send the backlog."""
         self._deadline: TimerHandle | None = None
-        """When connecting is given up; set while it goes on."""
+        """Gives up connecting; set while that goes on."""
         self._failures = 0
         """Connections that broke since one took a message."""
         self._refused = 0
@@ -160,7 +160,7 @@ class Channel:
     # Connected
 
     def _read(self) -> None:
-        """Throw away what the receiver says, and notice when it closes the connection."""
+        """Discard what the receiver sends, and notice when it closes the connection."""
         if self._socket is None:
             return
         try:
@@ -227,7 +227,7 @@ class Channel:
 
 
 def _make_socket(address: Address) -> tuple[socket.socket, str | tuple[object, ...]]:
-    """A socket, and what connect(2) takes for the address. Raises OSError, also for a host that is a name."""
+    """Make a socket, and the address as connect(2) takes it. Raises OSError, also for a host that is a name."""
     if isinstance(address, str):
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         opened.setblocking(False)

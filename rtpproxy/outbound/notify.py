@@ -1,4 +1,4 @@
-"""Timeout notifications: one line to the controller's socket for each session that ended idle (protocol.md 10)."""
+"""Timeout notifications: one line to the controller's socket for each session that timed out (protocol.md 10)."""
 
 import logging
 from asyncio import AbstractEventLoop
@@ -17,11 +17,11 @@ MAX_QUEUED_BYTES = 2 << 20
 MAX_CHANNELS = 128
 """Open connections: all targets, and room for the hosts behind wildcards."""
 _SELF = "127.0.0.1"
-"""Where a wildcard leads when the command came over a Unix socket or standard input."""
+"""Host of a wildcard target when the command came over a Unix socket or standard input."""
 
 
 class Notifier:
-    """Every connection to a controller that wants to know of timeouts. All calls from the event loop's thread."""
+    """The connections to controllers that want to know of timeouts. All calls from the event loop's thread."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -60,7 +60,7 @@ class Notifier:
             log.error("%d timeout notifications were not sent before the end", dropped)
 
     def _open(self, address: Address) -> Channel | None:
-        """A new channel, in place of an idle one if there are too many; None if all are busy."""
+        """Open a channel, in place of an idle one if there are too many; None if all are busy."""
         if len(self._channels) >= MAX_CHANNELS:
             idle = next((other for other, channel in self._channels.items() if not channel.waiting), None)
             if idle is None:

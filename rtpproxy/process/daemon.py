@@ -1,4 +1,4 @@
-"""The process that a relay runs in: whether it may start, foreground or daemon, its log, its clock."""
+"""Runs a relay as a process: checks if it may start, goes to the background, sets up its log and clock."""
 
 import errno
 import gc
@@ -68,7 +68,7 @@ def check_root(config: Config) -> None:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Make paths absolute: they are meant from the directory of the start, and a daemon leaves that.
+    """Make paths absolute: they are relative to the directory of the start, which a daemon leaves.
 
     Raises ConfigError if the path of a notification target becomes too long for a socket.
     """
@@ -138,7 +138,7 @@ def _advice(cause: BaseException | None) -> str:
 
 
 def rest_collector() -> None:
-    """Make the cycle collector run rarely: sessions hold no cycles, and a search of thousands holds packets up."""
+    """Make the cycle collector run rarely: sessions hold no cycles, and searching thousands of them delays packets."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -198,7 +198,7 @@ def _be_daemon(config: Config, writer: int) -> int:
 
 
 def _leave_parent(config: Config) -> None:
-    """Give up the parent's terminal, directory and standard descriptors. The process number changes."""
+    """Give up the parent's terminal, directory and standard descriptors. The process ID changes."""
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -209,7 +209,7 @@ def _leave_parent(config: Config) -> None:
 
 
 def _redirect() -> None:
-    """Let standard input, output and error lead nowhere."""
+    """Redirect standard input, output and error to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in range(_LAST_STANDARD + 1):
         os.dup2(null, standard)

@@ -1,4 +1,4 @@
-"""The pid file, where operators' scripts find the process number (protocol.md 1.7)."""
+"""The pid file, where operators' scripts find the process ID (protocol.md 1.7)."""
 
 import errno
 import logging
@@ -22,11 +22,11 @@ _REASONS = {
     errno.EINVAL: "it is not a regular file",
     errno.EROFS: "the file system is read-only",
 }
-"""Mistakes that another path mends, in words."""
+"""Errors that choosing another path corrects, in words."""
 
 
 class PidFile:
-    """A regular file with the number of this process. Anything else in its place is left alone, as is another's file.
+    """A regular file with the ID of this process. What is not a regular file is left alone.
 
     A required pid file is one that somebody asked for: without it the relay does not start. Any other is written if it
     can be, and the log says why if it cannot.
@@ -53,7 +53,7 @@ class PidFile:
             raise self._refusal(error) from error
 
     def write(self) -> None:
-        """Write the process number. Raises StartError if that fails and the file is required."""
+        """Write the process ID. Raises StartError if that fails and the file is required."""
         try:
             with self._open(os.O_WRONLY | os.O_CREAT) as file:
                 file.truncate()

@@ -24,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def identity(config: Config) -> tuple[int, int] | None:
-    """Look up the numbers of the user and group that `-u` names; None without it.
+    """Look up uid and gid of the user and group that `-u` names; None without it.
 
     Raises StartError when there is no such user or group.
     """

@@ -5,9 +5,9 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
 STOP = tuple(signal.Signals[f"SIG{name}"] for name in ("TERM", "INT", "USR1", "USR2", "XCPU", "XFSZ", "VTALRM", "PROF"))
-"""End the relay in order; a second one of these ends it at once."""
+"""Stop the relay cleanly; a second one of these signals ends it at once."""
 STOP_SLOWLY = signal.SIGHUP
-"""Refuses new sessions, and ends the relay once the last session has ended."""
+"""Refuses new sessions, and stops the relay once the last session has ended."""
 
 
 def catch(loop: AbstractEventLoop, stop: Callable[[int], None], stop_slowly: Callable[[], None]) -> None:
@@ -16,5 +16,5 @@ def catch(loop: AbstractEventLoop, stop: Callable[[int], None], stop_slowly: Cal
         loop.add_signal_handler(number, stop, int(number))
     loop.add_signal_handler(STOP_SLOWLY, stop_slowly)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    # A shell script starts background commands with SIGQUIT ignored; the relay dies by it all the same.
+    # A shell script starts background commands with SIGQUIT ignored; the relay must die of it all the same.
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
