@@ -1,7 +1,7 @@
-"""Our programs on the host's interfaces: XDP, else TC.
+"""Attaches our programs to the host's interfaces: XDP, else TC.
 
 Programs attached by netlink stay when their process dies. Their names contain the instance of the relay, so a successor
-recognizes what a killed predecessor left, and nobody touches a program that somebody else attached.
+recognizes what a killed predecessor left, and leaves alone what anybody else attached.
 """
 
 import logging
@@ -75,7 +75,7 @@ class Interfaces:
         self._is_backed = False
 
     def close(self) -> None:
-        """Close what asks the kernel. Programs stay attached."""
+        """Close the sockets to the kernel. Programs stay attached."""
         self.egress.close()
 
     def clear_leftovers(self) -> list[str]:
@@ -102,7 +102,7 @@ class Interfaces:
             return known
         link = self.links.get(index)
         if link is None:
-            # Its event has not been read yet; it is tried again then.
+            # Its event has not been read yet; that event causes another try.
             return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
         report = self._reports[index] = self._attach(link)
         log.info("%s", report)
@@ -132,7 +132,7 @@ class Interfaces:
         if link.index in self._with_xdp:
             return ""
         if link.xdp_mode and link.xdp_program_id == program_id(self._programs.xdp[0]):
-            # It went to another namespace and came back.
+            # The interface went to another namespace and came back.
             self._with_xdp.add(link.index)
             return ""
         if link.xdp_mode:
@@ -200,14 +200,14 @@ class Interfaces:
         self._reports.clear()
 
     def on_event(self, message: Message) -> int | None:
-        """Take in an event. Returns the number of the link that came, changed or went, None for other events."""
+        """Process an event. Returns the index of the link that came, changed or went, None for other events."""
         index = self.links.on_event(message)
         if index is not None and self.links.get(index) is None:
             self._forget(index)
         return index
 
     def reload(self) -> None:
-        """Events were lost: ask for all links, and forget those that went. Raises OffloadError."""
+        """Ask for all links after events were lost, and forget those that are gone. Raises OffloadError."""
         self.links.reload()
         for index in {*self._reports, *self.egress.known(), *self._with_xdp}:
             if self.links.get(index) is None:
@@ -227,7 +227,7 @@ class Interfaces:
 
 
 def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = False) -> list[int]:
-    """Numbers of the interfaces that have one of these addresses of a family; an empty one stands for any address.
+    """Find the indexes of interfaces that have one of these addresses of a family; an empty one stands for any address.
 
     Link-local addresses do not count as any: in IPv6 every interface has one.
     """

@@ -26,7 +26,7 @@ _QDISC_HANDLE = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 _ALL_PROTOCOLS = 0x0003
 _PRIORITY = 100
-"""Filters with a lower one come before ours. Ours lets later ones decide, too, also those of another instance."""
+"""Filters with a lower number run before ours. Ours lets later filters decide, too, also another instance's."""
 _DIRECT_ACTION = 1
 _GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 """Errors of the kernel for filters, qdiscs and interfaces that are gone."""
@@ -62,11 +62,11 @@ class Clsact:
         return bool(ours)
 
     def forget(self, index: int) -> None:
-        """The interface is gone, and with it what was on it."""
+        """Forget an interface that is gone, and with it what was attached to it."""
         self._added.discard(index)
 
     def clear_leftovers(self) -> list[int]:
-        """Detach what a predecessor of this instance left. Returns the interfaces' numbers. Raises OffloadError."""
+        """Detach what a predecessor of this instance left. Returns the interfaces' indexes. Raises OffloadError."""
         answers = self._netlink.request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP)
         kinds = {
             answer["index"]: attribute(answer, "TCA_KIND") for answer in answers if answer["parent"] == TC_H_CLSACT

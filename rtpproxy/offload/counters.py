@@ -1,4 +1,4 @@
-"""What the kernel counted, by port and by verdict, and the state from which its RTP statistics go on.
+"""Reads what the kernel counted, by port and by verdict, and writes the state from which its RTP statistics go on.
 
 Ports come as keys, which also tell the port space (`session.local`). Nanoseconds become seconds here.
 """
@@ -18,7 +18,7 @@ _NS = 1_000_000_000
 _GAP_NS = 1024
 _JITTER_UNITS = 256
 _FIRST_NUMBER = 1 << 16
-"""What the kernel adds to the sequence number that a run starts with."""
+"""Added by the kernel to the sequence number that a run starts with."""
 _WORD = (1 << 32) - 1
 
 
@@ -87,9 +87,9 @@ class CounterTables(ByPort):
             array.close()
 
     def counters(self, key: int) -> PortCounters:
-        """What the kernel counted at this port up to now.
+        """Return what the kernel counted at this port up to now.
 
-        `packets` is read first, and written last by the kernel, so that the rest is of these packets or newer.
+        `packets` is read first, and written last by the kernel, so that the rest is as new as these packets or newer.
         """
         row = self.row(key)
         packets, jitter_sum, jitter_count, ssrc, seen, arrived, highest, timestamp, jitter, jitter_max, gap, *flags = (
@@ -154,7 +154,7 @@ class CounterTables(ByPort):
         return self._words[self.row(key) * self._words_per_row + self._packets_at]
 
     def seen_at(self, key: int) -> float:
-        """When a packet was last forwarded from this port: seconds, monotonic, 0.0 for never."""
+        """Time that a packet was last forwarded from this port: seconds, monotonic, 0.0 for never."""
         return self._words[self.row(key) * self._words_per_row + self._seen_at] / _NS
 
     def total_forwarded(self) -> int:
@@ -166,11 +166,11 @@ class CounterTables(ByPort):
         return sum(count for name, count in self._count_verdicts().items() if name.startswith("dropped_"))
 
     def total_parse_errors(self) -> int:
-        """Packets forwarded from all ports of RTP though they are not RTP."""
+        """Packets forwarded from all RTP ports though they are not RTP."""
         return int(self._parse_errors.sum())
 
     def last_seen(self) -> npt.NDArray[np.float64]:
-        """When each port last had a packet forwarded: seconds, 0.0 for never; index is `row(key)`."""
+        """Time of the last packet forwarded from each port: seconds, 0.0 for never; index is `row(key)`."""
         return self._last_seen_ns / _NS
 
     def count(self, verdict: str) -> int:

@@ -1,4 +1,4 @@
-"""What can leave by each interface: who can send there, with which VLAN tags, and up to which size."""
+"""Tells how frames can leave by each interface: sent by which program, with which VLAN tags, up to which size."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ class Egress:
     """What the kernel can send by the links of this network namespace."""
 
     def __init__(self, links: Links, has_our_xdp: Callable[[int], bool]) -> None:
-        """`has_our_xdp` tells if our XDP program is attached to the interface with that number."""
+        """`has_our_xdp` tells if our XDP program is attached to the interface with that index."""
         self._links = links
         self._has_our_xdp = has_our_xdp
         self._features = XdpFeatures()
         self._can_send: dict[int, bool] = {}
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the socket to the kernel."""
         self._features.close()
 
     def xdp_way(self, link: Link) -> XdpWay | None:
-        """How XDP sends by an interface, None when it cannot."""
+        """Tell how XDP sends by an interface; None when it cannot."""
         lower, tags = self._links.lower(link)
         return XdpWay(lower.index, tags) if len(tags) <= MAX_TAGS and self.can_send(lower.index) else None
 
@@ -32,7 +32,7 @@ class Egress:
         return min(link.mtu, redirected_mtu(lower, tags)) if self.can_send(lower.index) else link.mtu
 
     def can_send(self, index: int) -> bool:
-        """True if frames that XDP redirects to that interface leave it, as far as the kernel tells."""
+        """True if frames that XDP redirects to that interface leave it, by what the kernel tells."""
         known = self._can_send.get(index)
         if known is None:
             # Drivers send such frames only while our program runs there.
@@ -40,16 +40,16 @@ class Egress:
         return known
 
     def check(self) -> list[int]:
-        """Ask again. Returns the numbers of the interfaces whose answer changed."""
+        """Ask the kernel again. Returns the indexes of the interfaces whose answer changed."""
         before, self._can_send = self._can_send, {}
         return [index for index, could_send in before.items() if self.can_send(index) != could_send]
 
     def forget(self, index: int) -> None:
-        """The interface is gone."""
+        """Forget an interface that is gone."""
         self._can_send.pop(index, None)
 
     def known(self) -> set[int]:
-        """Numbers of the interfaces that were asked about."""
+        """Indexes of the interfaces that were asked about."""
         return set(self._can_send)
 
     def _can_transmit(self, index: int) -> bool:

@@ -42,7 +42,7 @@ class ForwardingEntry:
 
 
 class Tier(Enum):
-    """Names who forwards packets that arrive at an interface."""
+    """Names the tiers: what forwards packets that arrive at an interface."""
 
     XDP = "kernel, native XDP"
     TC = "kernel, TC"

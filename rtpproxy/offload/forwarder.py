@@ -1,4 +1,4 @@
-"""Keeps the kernel's forwarding entries what sessions want them to be, as far as routes allow.
+"""Keeps the kernel's forwarding entries as sessions want them, where routes allow it.
 
 Entries that sessions want go in, rows of the port table come out. What is installed follows what is wanted (see
 `entry.diff`), and the routes when they change. The owner of an entry hears when the kernel takes the stream over, and
@@ -39,7 +39,7 @@ class Forwarder:
     """Installs and withdraws forwarding entries. Times are seconds, monotonic."""
 
     rest = "not complete or not learned yet"
-    """Why streams that neither `by_program` nor `by_reason` counts are in userspace."""
+    """The reason of the streams in userspace that `by_reason` does not count."""
 
     def __init__(self, rows: Rows, next_hops: NextHops) -> None:
         self._rows = rows
@@ -54,7 +54,7 @@ class Forwarder:
         """By key of the port: where the kernel's statistics must go on, once there is an entry for it."""
 
     def apply(self, owner: Owner, wanted: Mapping[int, ForwardingEntry | NotOffloaded], now: float) -> Collection[int]:
-        """Make the entries of an owner's ports what is wanted; the keys of ports that lost theirs."""
+        """Install and withdraw entries of an owner's ports as wanted. Returns the keys of ports that lost theirs."""
         entries = {key: want for key, want in wanted.items() if isinstance(want, ForwardingEntry)}
         have = {key: self._wishes[key].entry for key in wanted if key in self._wishes}
         for key, want in wanted.items():
@@ -78,7 +78,7 @@ class Forwarder:
         self._reasons.pop(key, None)
 
     def is_wanted(self, key: int) -> bool:
-        """Tell whether an entry is wanted for the port; it is installed as far as there is a route."""
+        """Tell whether an entry is wanted for the port; it is installed only if there is a route."""
         return key in self._wishes
 
     def hold(self, key: int) -> None:
@@ -102,7 +102,7 @@ class Forwarder:
         return Counter(self._reasons.values())
 
     def reroute(self, most: int, now: float) -> bool:
-        """Put the entries of up to `most` peers where their routes lead now; True when there are more to look at."""
+        """Adapt the entries of up to `most` peers to their current routes; True when there are more to look at."""
         for target in self._next_hops.reroute(most):
             for key in self._keys_by_target.get(target, ()):
                 self._place(self._wishes[key], now)
@@ -167,7 +167,7 @@ class Forwarder:
             wish.owner.left_kernel(key, reason, now)
 
     def _note_reason(self, owner: Owner, key: int, reason: NotOffloaded) -> None:
-        """Keep, and log if it is new, why a stream gets no entry that had none before."""
+        """Keep the reason why a stream that had no entry gets none; log it if it is new."""
         before = self._reasons.get(key)
         if self._keep_reason(key, reason) and before != reason:
             log.info("%s: stream at port %d stays in userspace: %s", owner.label, key & 0xFFFF, reason)

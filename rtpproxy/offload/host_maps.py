@@ -1,4 +1,4 @@
-"""What the programs know of this host: local addresses and their port spaces, interfaces and their frames, sockets."""
+"""Writes what the programs know of this host: addresses and their port spaces, interfaces and their frames, sockets."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from rtpproxy.offload.network_order import mac_bytes, mapped_address, tag_bytes
 
 
 class HostMaps:
-    """The maps that follow the host. Methods raise OffloadError where nothing else is said."""
+    """The maps that follow the host. Methods raise OffloadError unless they say otherwise."""
 
     def __init__(self, loaded: Loaded) -> None:
         """Nothing is written yet."""
@@ -21,7 +21,7 @@ class HostMaps:
 
     @property
     def sockets_per_family(self) -> int:
-        """How many sockets of IPv4, and as many of IPv6, the steering program hands packets to."""
+        """Number of IPv4 sockets that the steering program hands packets to; there are as many for IPv6."""
         return self._sockets.layout.entries // 2
 
     def set_sockets(self, receivers: Sequence[int]) -> None:
@@ -32,7 +32,7 @@ class HostMaps:
     def add_local(self, host: str, slot: int) -> None:
         """Give a local address the port space `slot`.
 
-        An address of a family that is listened on as a whole keeps that family's port space.
+        An address whose family has a wildcard keeps that wildcard's port space.
         """
         try:
             self._local_slots.write({"words": mapped_address(host)}, slot)

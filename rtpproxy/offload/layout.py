@@ -1,4 +1,4 @@
-"""Where the members of a map's keys and values lie, as the compiled C header has them, and one fingerprint of them all.
+"""Holds the layout of each map's keys and values, as the compiled C header has it, and one fingerprint of them all.
 
 The only place that turns members into bytes of a map. An array is given as its bytes in memory; where its elements are
 in network order, these are the bytes that an address or a tag has on the wire (`network_order`).
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 NUMBER = ""
-"""The member of a key or a value that is no struct but one number."""
+"""Name of the member of a key or a value that is one number, not a struct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Layout:
         return struct.calcsize("=" + self.members[member][0])
 
     def packer(self, *members: str) -> struct.Struct:
-        """A struct of members in the order of their offsets; gaps between them are padding. It starts at the first."""
+        """Make a struct of members, given in the order of their offsets; gaps are padding. It starts at the first."""
         form, position = "=", self.offset(members[0])
         for name in members:
             kind, offset = self.members[name]
@@ -41,7 +41,7 @@ class Layout:
         return struct.Struct(form)
 
     def pack(self, members: Mapping[str, int | bytes]) -> bytes:
-        """All bytes, with zeros for members that are not given. Raises KeyError for one that does not exist."""
+        """Pack members; those that are not given become 0. Raises KeyError for one that does not exist."""
         packed = bytearray(self.size)
         for name, value in members.items():
             form, offset = self.members[name]
@@ -66,7 +66,7 @@ class MapLayout:
     key: Layout
     value: Layout
     entries: int
-    """How many there is room for."""
+    """Number of elements that it has room for."""
 
 
 def fingerprint(layouts: Mapping[str, MapLayout], geometry: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
-"""Compile and load `bpf/relay.c` in a short-lived child; the only file that imports bcc.
+"""Compiles and loads `bpf/relay.c` in a short-lived child; the only file that imports bcc.
 
-bcc maps a whole compiler into the process (some 135 MB), which the controller must not carry for years. So this
+bcc maps a whole compiler into the process (some 135 MB), which the relay must not carry for years. So this
 module is run as a child process: it compiles, loads, sends the descriptors of programs and maps over a socket pair
 together with the layout of every map, and exits. Maps and programs live on in the parent's descriptors.
 """
@@ -41,7 +41,7 @@ _GEOMETRY_MACROS = (
     *("FIRST_PORT", "PORT_SPAN", "LOCAL_SLOTS", "ANY_IPV4_SLOT", "ANY_IPV6_SLOT"),
     *("FIRST_IPV4", "FIRST_IPV4_SLOT", "FIRST_IPV6", "FIRST_IPV6_SLOT"),
 )
-"""Those that tell which row belongs to which port of which address."""
+"""Macros that tell which row belongs to which port of which address."""
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _DESCRIPTORS = len(PROGRAM_MACROS) + len(_MAPS)
 
@@ -58,7 +58,7 @@ class Loaded:
     steer_fd: int
     map_fds: dict[str, int]
     layouts: dict[str, MapLayout]
-    """Of the same maps."""
+    """Layouts of the same maps."""
     fingerprint: str
     """Equal where the contents of all maps mean the same (see `layout.fingerprint`)."""
 
@@ -78,10 +78,10 @@ def bpf_directory() -> Path:
 
 
 def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
-    """Load the programs with the given macros, of which those that PROGRAM_MACROS lists name them.
+    """Load the programs, compiled with the given macros; those in PROGRAM_MACROS name the programs.
 
-    Where it is strict, a warning of the compiler is an error. Tests ask for that; a relay must start, whatever a newer
-    compiler warns of.
+    `is_strict` turns compiler warnings into errors. Tests ask for that; a relay must start even if a newer compiler
+    warns.
 
     Raises OffloadError with the reason in one line: no bcc, no privilege, an old kernel, a missing header.
     """
@@ -89,7 +89,7 @@ def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         child = subprocess.Popen(
-            # -P: what lies in the working directory is not imported by root.
+            # -P: root must not import modules from the working directory.
             [sys.executable, "-P", "-m", "rtpproxy.offload.loader", str(theirs.fileno()), request],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -191,7 +191,7 @@ def _compile_and_load(defines: dict[str, str], directory: str, is_strict: bool) 
         options = {"attach_type": _SK_LOOKUP_ATTACH} if kind == _SK_LOOKUP_TYPE else {}
         step = _loading(module, defines[macro], kind, options)
         program_fds.append(_attempt(f"load the {what} program", step).fd)
-    # bcc 0.26 has no Python class for a sockmap, so descriptors and layouts are asked of its library.
+    # bcc 0.26 has no Python class for a sockmap, so descriptors and layouts come from its C library.
     map_fds = [lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
     layouts = {name: _describe_map(BPF, lib, module.module, name.encode()) for name in _MAPS}
     return {"layouts": layouts}, [*program_fds, *map_fds]

@@ -17,7 +17,7 @@ from rtpproxy.offload.syscall import map_delete, map_read, map_write
 _WORD = (1 << 32) - 1
 
 Members = int | bytes | Mapping[str, int | bytes]
-"""A key or a value: its members by name, those left out are 0; the number that it is; or what its layout packed."""
+"""A key or a value: members by name, where those left out are 0; its number, if it is one; or what its layout packed."""
 
 
 class MappedArray:
@@ -34,7 +34,7 @@ class MappedArray:
         return index * self.layout.size + (self.layout.offset(member) if member else 0)
 
     def column(self, member: str) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """One number of all elements, live."""
+        """A live view of one numeric member of all elements."""
         kind, offset = self.layout.members[member]
         words = np.frombuffer(self.memory, dtype=np.dtype(kind))
         return words[offset // words.itemsize :: self.layout.size // words.itemsize]
@@ -45,7 +45,7 @@ class MappedArray:
 
 
 class SequencedArray:
-    """Changes to elements that carry a sequence number: odd while an element is being written."""
+    """Changes elements that carry a sequence number, which is odd while an element is being written."""
 
     def __init__(self, array: MappedArray, *members: str) -> None:
         """`members` are those that `write` takes, in the order of their offsets."""

@@ -28,9 +28,9 @@ CONFIRM_INTERVAL_S = 20
 """Every neighbour in use is confirmed this often."""
 
 Neighbour = tuple[int, str]
-"""Interface number and neighbour address."""
+"""Interface index and neighbour address."""
 Hop = tuple[Neighbour, int]
-"""What a row is for: a neighbour, and the MTU of the routes through it, in bytes."""
+"""Identifies a row: a neighbour, and the MTU of the routes through it, in bytes."""
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Neighbours:
         self._load_macs()
 
     def take(self, hop: Hop) -> int | None:
-        """The row for a hop, which has one user more; None when the table is full."""
+        """Add a user to the row for a hop, and return its number; None when the table is full."""
         neighbour, mtu = hop
         rows = self._rows.get(neighbour, {})
         row = rows.get(mtu)
@@ -83,7 +83,7 @@ class Neighbours:
         return row.number
 
     def drop(self, hop: Hop) -> None:
-        """One user of a row less. A row without users is unusable from now on, and free after `recycle`."""
+        """Remove a user of a row. A row without users is unusable from now on, and free after `recycle`."""
         neighbour, mtu = hop
         rows = self._rows[neighbour]
         row = rows[mtu]
@@ -96,18 +96,18 @@ class Neighbours:
             self._retired.append(row.number)
 
     def recycle(self) -> None:
-        """Use retired rows again: no entry names them any more."""
+        """Free retired rows: no entry names them any more."""
         self._free += self._retired
         self._retired.clear()
 
     def reload(self) -> None:
-        """Events were lost: ask for all neighbours again."""
+        """Ask for all neighbours again, after events were lost."""
         self._load_macs()
         for neighbour in self._rows:
             self._update(neighbour)
 
     def on_neighbour(self, message: Message) -> None:
-        """Take in a neighbour event."""
+        """Process a neighbour event."""
         if message["family"] not in (_AF_INET, _AF_INET6):
             return
         key = message["ifindex"], attribute(message, "NDA_DST")
@@ -132,7 +132,7 @@ class Neighbours:
                 self._confirm(key)
 
     def on_link(self, index: int) -> None:
-        """The link with that number changed, came or went: write the rows that depend on it."""
+        """Write the rows that depend on a link that came, changed or went."""
         for neighbour in self._rows:
             if self._leads_over(neighbour[0], index):
                 self._update(neighbour)
@@ -143,7 +143,7 @@ class Neighbours:
         return index == lower or (link is not None and self._interfaces.links.lower(link)[0].index == lower)
 
     def _update(self, neighbour: Neighbour) -> None:
-        """Write the neighbour's rows as things stand."""
+        """Write the neighbour's rows from what is known now."""
         index, host = neighbour
         link = self._interfaces.links.get(index)
         mac = self._macs.get(neighbour, ("", 0))[0]
@@ -164,7 +164,7 @@ class Neighbours:
     def _confirm(self, key: Neighbour) -> None:
         """Make the kernel resolve an unknown neighbour, and probe one that it has not heard from.
 
-        The request stands for a packet that is sent to it: forwarded frames do not count for the kernel.
+        To the kernel, the request counts as a packet sent to the neighbour; forwarded frames do not.
         """
         message = ndmsg()
         family = _AF_INET6 if is_ipv6(key[1]) else _AF_INET

@@ -20,10 +20,10 @@ from rtpproxy.offload.neighbours import Hop, Neighbours
 _AF_INET, _AF_INET6 = 2, 10
 _UNICAST, _LOCAL = 1, 2
 RECHECK_INTERVAL_S = 20
-"""Every route in use is asked again this often."""
+"""The kernel is asked again for every route in use this often."""
 _USUAL_TTL = 64
 _ANY_MTU = 65535
-"""Stands for no MTU of the route's own: that of the link counts."""
+"""Stands for a route without an MTU of its own: that of the link applies."""
 _DEFAULT_TTL = Path("/proc/sys/net/ipv4/ip_default_ttl")
 _IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
@@ -46,7 +46,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class NoRoute:
-    """Why the kernel tier cannot reach a peer."""
+    """Says why the kernel tier cannot reach a peer."""
 
     reason: str
     no_ingress: str = field(default="", compare=False)
@@ -71,7 +71,7 @@ class NextHops:
         self._unasked: list[_Target] = []
         self._unasked_share = 0
         self._is_ours: dict[str, bool] = {}
-        """Answers to `is this an address of this host`, since routes changed."""
+        """By host: whether it is an address of this host; emptied when routes change."""
 
     def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
         """The route to a peer, kept until `release`."""
@@ -92,12 +92,12 @@ class NextHops:
             self._drop(self._routes.pop(target)[1])
 
     def current(self, to_host: str, from_host: str) -> Route | NoRoute:
-        """What `acquire` would answer now, without acquiring."""
+        """Return what `acquire` would return now, without acquiring."""
         return self._routes[to_host, from_host][0]
 
     def start_reroute(self) -> None:
-        """Routes may have changed: let `reroute` go over all of them."""
-        # Routes that were not asked since the last time come first, or a flow of events would starve them.
+        """Let `reroute` go over all routes, because they may have changed."""
+        # Routes that were not checked since the last time come first; otherwise a stream of events would starve them.
         self._unchecked = list(dict.fromkeys([*self._unchecked, *self._routes]))
         self._is_ours.clear()
 
@@ -206,7 +206,7 @@ class NextHops:
 
 
 def _no_ingress(report: Report) -> str:
-    """The interface, and why nothing that arrives there is forwarded; empty where it is forwarded."""
+    """Say why nothing that arrives at an interface is forwarded; empty where it is forwarded."""
     return str(report) if report.tier is Tier.USERSPACE else ""
 
 
@@ -217,7 +217,7 @@ def _ipv6_settings(name: str) -> tuple[int, int]:
 
 
 def _number(path: Path, default: int) -> int:
-    """A setting of the kernel, `default` where it is gone with its interface."""
+    """Read a setting of the kernel; `default` where it is gone with its interface."""
     try:
         return int(path.read_text())
     except OSError:

@@ -14,7 +14,7 @@ class NoEntries:
     """Same interface as `forwarder.Forwarder`; installs nothing."""
 
     def __init__(self, why: str) -> None:
-        """`why` there is no kernel tier, in words for `It`."""
+        """`why` says, in words for `It`, why there is no kernel tier."""
         self.rest = why
 
     def apply(self, owner: Owner, wanted: Mapping[int, ForwardingEntry | NotOffloaded], now: float) -> Collection[int]:
@@ -44,7 +44,7 @@ class NoEntries:
 
 
 class NoCounters:
-    """Same interface as `counters.CounterTables`, as far as the service reads it; nothing was counted."""
+    """Has those methods of `counters.CounterTables` that the service calls; nothing was counted."""
 
     def counters(self, key: int) -> None:
         """Return None: no port has counters."""
@@ -100,4 +100,4 @@ class NoKernelTier:
         self._on_routes()
 
     def close(self) -> None:
-        """Nothing to take down."""
+        """Do nothing: nothing was started."""

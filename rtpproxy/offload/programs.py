@@ -25,7 +25,7 @@ class Programs:
     """The loaded programs and their maps. `close` leaves only what is attached to interfaces."""
 
     def __init__(self, config: Config) -> None:
-        """Load everything. Raises OffloadError, and leaves nothing loaded then."""
+        """Load everything. Raises OffloadError, after unloading everything."""
         name = instance_name(config)
         names = dict(zip(loader.PROGRAM_MACROS, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbs"), strict=True))
         listen = config.listen
@@ -84,7 +84,7 @@ class Programs:
 
 
 def _slot_defines(listen: tuple[ListenAddress, ...]) -> dict[str, str]:
-    """The port spaces of `listen` that the programs know without a look-up."""
+    """Make the macros for the port spaces of `listen` that the programs know without a look-up."""
     by_slot = list(zip(listen, slots_of(listen), strict=True))
     defines = {f"ANY_IPV{6 if one.is_ipv6 else 4}_SLOT": str(slot) for one, slot in by_slot if not one.host}
     for is_ipv6, family in ((False, "IPV4"), (True, "IPV6")):

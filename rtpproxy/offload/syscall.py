@@ -7,7 +7,7 @@ import struct
 from rtpproxy.errors import OffloadError
 
 _NUMBERS = {"x86_64": 321}
-"""The call's number, on machines whose stores other processors see in order, as `maps` needs."""
+"""The call's number by machine; only machines whose stores other processors see in order, as `maps` needs."""
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
 _ATTACH_SK_LOOKUP = 36
@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
-    """Call bpf(2). Raises OSError with the kernel's number, OffloadError on another machine than x86-64."""
+    """Call bpf(2). Raises OSError with the kernel's error number, and OffloadError on machines other than x86-64."""
     number = _NUMBERS.get(os.uname().machine)
     if number is None:
         raise OffloadError(f"only x86-64 is supported, and this machine is {os.uname().machine}")
@@ -83,7 +83,7 @@ def program_name(program_id: int) -> str:
 
 
 def program_id(program_fd: int) -> int:
-    """The number of a program that we hold, by which the kernel tells what is attached."""
+    """The ID of a program that we hold; the kernel names attached programs by their IDs."""
     return int(struct.unpack_from("=I", _program_info(program_fd), 4)[0])
 
 
@@ -94,6 +94,6 @@ def _program_info(program_fd: int) -> bytes:
 
 
 def possible_cpus() -> int:
-    """How many values a per-CPU map holds for one key."""
+    """Number of values that a per-CPU map holds for one key."""
     with open("/sys/devices/system/cpu/possible") as file:
         return int(file.read().strip().split(",")[-1].split("-")[-1]) + 1

@@ -36,7 +36,7 @@ class Tables:
     def __init__(self, loaded: Loaded, first_port: int, last_port: int) -> None:
         """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`.
 
-        Raises OSError, and leaves nothing mapped then.
+        Raises OSError, after unmapping everything.
         """
         fds, layouts = loaded.map_fds, loaded.layouts
         with ExitStack() as stack:
@@ -144,7 +144,7 @@ class NextHopTable:
 
     @property
     def capacity(self) -> int:
-        """How many next hops the kernel's table holds."""
+        """Number of next hops that the kernel's table holds."""
         return self._rows.entries
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The kernel tier of a running relay: programs attached to interfaces, and rows that follow the network.
 
-Here is what must happen in which order, at start, on each netlink event, and at exit; the parts are in files beside.
+Sets the order of steps at start, on each netlink event, and at exit; the steps are in other files of this directory.
 """
 
 import logging
@@ -52,7 +52,7 @@ class KernelTier:
         self._has_warned_of_headroom = False
 
     def start(self, loop: AbstractEventLoop) -> None:
-        """Clear what a killed predecessor left, attach, and follow events. Raises StartError where that is required."""
+        """Clear what a killed predecessor left, attach, follow events. Raises StartError without a required tier."""
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached what a killed predecessor left", name)
         self._check_names()
@@ -77,7 +77,7 @@ class KernelTier:
         self._netlink.close()
 
     def tick(self) -> None:
-        """Check what no event tells. To be called every second."""
+        """Check what no event reports. To be called every second."""
         self._neighbours.confirm_some()
         changed = self._interfaces.egress.check()
         for index in changed:
@@ -121,7 +121,7 @@ class KernelTier:
         return [self._interfaces.attach(index) for index in indexes]
 
     def _require(self, reports: list[Report]) -> None:
-        # A wildcard finds the loopback interface, too, on which no host forwards anything.
+        # A wildcard includes the loopback interface, where nothing is ever forwarded.
         missing = [
             report
             for report in reports
