@@ -1,7 +1,7 @@
 """Which room may import which, and what is allowed in one place only, read from the sources.
 
 5  cli -> process -> instance                     composition: these put the parts together
-4  control                                        fronts: they know the service, which never knows them
+4  control                                        front ends: they know the service, which never knows them
 3  service                                        use cases: adapters come as arguments
 2  media   offload -> network   outbound          adapters: sockets, files, bcc, netlink; they know no use case
 1  session -> rtp                                 pure

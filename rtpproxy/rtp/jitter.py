@@ -9,12 +9,12 @@ from typing import NamedTuple
 from rtpproxy.rtp.header import RtpHeader
 
 JITTER_SSRCS = 10
-"""SSRCs of a stream that jitter is followed for at the same time."""
+"""Number of a stream's SSRCs whose jitter is followed at the same time."""
 
 _TIMESTAMPS = 1 << 32
 _NOBODY = -1
 """In place of an SSRC that only the kernel saw."""
-# Timestamps that go this many times faster than time, or backwards, were set anew by the sender.
+# Timestamps that advance this many times faster than the clock, or go backwards, were reset by the sender.
 _FORWARD_RATIO = 1024
 _BACKWARD_RATIO = 50
 
@@ -56,12 +56,12 @@ class Jitter:
             self.maximum = last
 
     def restart(self, timestamp: int, now: float) -> None:
-        """Measure the next packet from this one, which deviates from nothing."""
+        """Measure the next packet from this one, which has no deviation itself."""
         self.timestamp = timestamp
         self.arrived_at = now
 
     def add(self, other: "Jitter") -> None:
-        """Take the sums of another SSRC over."""
+        """Add the sums of another SSRC."""
         self.maximum = max(self.maximum, other.maximum)
         self.total += other.total
         self.count += other.count
@@ -84,11 +84,11 @@ class KernelJitter(NamedTuple):
     total: float
     """Sum over the packets that were measured since the last time, of whatever SSRCs."""
     packets: int
-    """How many these are."""
+    """Number of these packets."""
 
 
 class StreamJitter:
-    """The jitter of all SSRCs of a stream, JITTER_SSRCS of them apart, the older ones together."""
+    """The jitter of all SSRCs of a stream: JITTER_SSRCS of them separately, older ones added to the oldest of these."""
 
     __slots__ = ("_all", "current")
 
@@ -132,7 +132,7 @@ class StreamJitter:
         self.current = next((jitter for jitter in self._all if jitter.ssrc == ssrc), None)
 
     def restart(self, timestamp: int, now: float) -> None:
-        """Measure the next packet of the current SSRC from this one, which deviates from nothing."""
+        """Measure the next packet of the current SSRC from this one, which has no deviation itself."""
         if self.current is not None:
             self.current.restart(timestamp, now)
 
@@ -147,7 +147,7 @@ class StreamJitter:
         if measured is None:
             if not kernel.packets:
                 return
-            # The kernel measured another SSRC before this one, and that is over.
+            # The kernel measured another SSRC before this one, which has ended.
             measured = Jitter(_NOBODY, 0, 0.0)
             newest = self._all[:1] if self.current in self._all[:1] else ()
             self._all = (*newest, measured, *self._all[len(newest) :])

@@ -60,7 +60,7 @@ _NOTHING_FORWARDED = RtpTotals()
 
 
 class Arrival(Enum):
-    """How a packet relates to those that its stream had before."""
+    """Relation of a packet to the earlier ones of its stream."""
 
     NEXT = "next"
     """Follows the highest number of the run, as most do."""
@@ -71,7 +71,7 @@ class Arrival(Enum):
     RUN_STARTED = "run started"
     """The first of the stream, or too far from the highest number to belong to its run."""
     TALK_STARTED = "talk started"
-    """Has a marker and a lower number than the highest: the sender began anew."""
+    """Has a marker and a lower number than the highest: the sender restarted its numbers."""
     SSRC_CHANGED = "SSRC changed"
     """Has another SSRC than the packet before it; starts a run."""
     NOT_RTP = "not RTP"
@@ -167,7 +167,7 @@ class SequenceTracker:
         return arrival
 
     def state(self) -> RtpState:
-        """The state that the kernel has to go on from."""
+        """Return the state from which the kernel must go on."""
         jitter = self.jitter.current
         oldest = self._highest - MAX_JUMP
         return RtpState(

@@ -1,4 +1,4 @@
-"""Answers of the service, as values. A front puts them into its own wire form."""
+"""Answers of the service, as values. Each front end encodes them in its own wire form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class SessionCounters:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Counts the streams there are by who forwards them, and the frames since the start by what became of them."""
+    """Counts the current streams by tier, and the frames since the start by verdict."""
 
     kernel: Mapping[str, int]
     """Streams by the program that forwards them."""

@@ -50,7 +50,7 @@ class Counters:
         self._offloading = offloading
         self._timers = timers
         self._counted_at = math.inf
-        """When `tick` was last called; infinite before the first time."""
+        """Time of the last call of `tick`; infinite before the first."""
         self._counted_packets = 0
 
     def query(self, issuer: Issuer, now: float) -> SessionCounters:
@@ -88,7 +88,7 @@ class Counters:
         )
 
     def tiers(self, streams: int) -> Tiers:
-        """Count the streams by who forwards them, of so many that have ports."""
+        """Count the streams by tier, and frames by verdict; `streams` is the number of streams that have ports."""
         by_program, by_reason = self._entries.by_program(), self._entries.by_reason()
         rest = streams - sum(by_program.values()) - sum(by_reason.values())
         verdicts = self._kernel.verdicts()
@@ -98,7 +98,7 @@ class Counters:
         return Tiers(by_program, {**by_reason, self._entries.rest: rest} if rest else by_reason, frames)
 
     def tick(self, now: float) -> None:
-        """Work out the packet rate since the last call. To be called every second."""
+        """Compute the packet rate since the last call. To be called every second."""
         packets = self.totals().packets_received
         if now > self._counted_at:
             self._totals.packets_per_second = (packets - self._counted_packets) / (now - self._counted_at)

@@ -1,7 +1,7 @@
 """Events in the life of sessions, and the observers that are told of them.
 
 An observer watches sessions without taking part in them: totals, timeout notification, and whatever else derives from
-`Observer` and stands in the list that `instance.py` hands to the service. Of each session, `created` is told first and
+`Observer` and is in the list that `instance.py` hands to the service. For each session, `created` comes first and
 `ended` last. Observers are told one after the other, in the turn of the event loop in which the event happens, so they
 must not wait, and must neither change what they are given nor call the service.
 """
@@ -52,13 +52,13 @@ class Observer:
         """
 
     def entered_kernel(self, session: Session, stream: Stream, program: str, now: float) -> None:
-        """Hear that a program forwards what the stream receives: "XDP", "TC", or "XDP or TC" when that is open.
+        """Hear that a program forwards what the stream receives: "XDP", "TC", or "XDP or TC" when either may.
 
         Told again when another program does.
         """
 
     def left_kernel(self, session: Session, stream: Stream, reason: str, now: float) -> None:
-        """Hear that userspace relays again what the stream receives, or nobody; `reason` is in words."""
+        """Hear that the kernel does not forward any more what the stream receives; `reason` is in words."""
 
     def timed_out(self, session: Session, timeout_s: float, now: float) -> None:
         """Hear that a session was idle for its timeout; `ended` follows."""

@@ -1,4 +1,4 @@
-"""Timeout notification: whom a session's timeout is told, and the observer that does it (protocol.md 2.4, 10)."""
+"""Timeout notification: finds the target that a request names, and notifies it of a timeout (protocol.md 2.4, 10)."""
 
 import logging
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Lets the kernel forward what it can of each session, and adds what the kernel counted to what userspace knows.
 
-The counters of a stream are true after `absorb`. The kernel's counters of a port are never reset, so each stream
+The counters of a stream are up to date after `absorb`. The kernel's counters of a port are never reset, so each stream
 remembers up to where they are absorbed, and the port's next stream starts from there.
 """
 
@@ -56,7 +56,7 @@ class Offloading:
         self._observers = observers
 
     def add(self, stream: Stream) -> None:
-        """Start to count for a stream that got its port."""
+        """Start counting for a stream that got its port."""
         stream.forwarded_packets = self._counters.forwarded(stream.key)
 
     def remove(self, session: Session, stream: Stream, reason: str, now: float) -> None:
@@ -96,7 +96,7 @@ class Offloading:
             tracker = stream.tracker = SequenceTracker()
         if not self._entries.is_wanted(stream.key):
             return tracker.observe(header, now)
-        # The kernel must not count between what is absorbed and what it goes on from.
+        # The kernel must not count between `absorb` and `seed`.
         self._entries.hold(stream.key)
         try:
             self.absorb(session, stream, now)

@@ -1,4 +1,4 @@
-"""Relays packets in userspace: they are judged by the latching rules, counted, and sent on (protocol.md 5, 6)."""
+"""Relays packets in userspace: judges them by the latching rules, counts them, and sends them on (protocol.md 5, 6)."""
 
 from typing import Protocol
 
@@ -67,7 +67,7 @@ class Packets:
     def datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Relay what arrived at a port, and learn from it.
 
-        `key` identifies the port; `local_host` is our address that the datagram came to, empty where nobody knows.
+        `key` identifies the port; `local_host` is our address that the datagram came to, empty if unknown.
         """
         found = self._streams.get(key)
         totals = self._totals
@@ -82,7 +82,7 @@ class Packets:
         totals.packets_received += 1
         latch = stream.latch
         if source != latch.remote:
-            # Only with what the kernel saw can the latch's memory tell if this is the same phone.
+            # To tell if this is the same phone, the latch's memory needs what the kernel saw.
             self._offloading.absorb(session, stream, now)
         is_rtp = stream.component is Component.RTP
         header = parse_rtp(data) if is_rtp else None
@@ -140,7 +140,7 @@ def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
 
 
 def _is_going_round(stream: Stream, arrival: Arrival, now: float) -> bool:
-    """Tell if a packet that repeats a number, has none, or starts the numbers anew is one too many."""
+    """Tell if a packet that repeats a number, has none, or starts a new run exceeds the limit."""
     if arrival is _OUT_OF_ORDER:
         return False
     guard = stream.loop_guard

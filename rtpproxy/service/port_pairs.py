@@ -31,7 +31,7 @@ class PortPairs:
         self._ports = {one.slot: new_ports() for one in local_addresses.known}
 
     def open(self, local: LocalAddress) -> tuple[LocalAddress, int]:
-        """Open the next free pair on one of our addresses; the address as it is known from now on, and the RTP port.
+        """Open the next free pair on one of our addresses. Returns the address as known from now on, and the RTP port.
 
         Raises PortSpaceError.
         """

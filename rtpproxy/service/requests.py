@@ -1,7 +1,8 @@
 """Requests that the service executes, as values.
 
-They hold no wire form: a front translates its own protocol into them, `control` that of RTPproxy. Call-ids and tags are
-opaque bytes, as the SIP proxy gave them. Source of the meanings: protocol.md sections 2.3 to 2.6 and 4.
+They hold no wire form: each front end translates its own protocol into them, as `control` does with RTPproxy's.
+Call-ids and tags are opaque bytes, as the SIP proxy gave them. Source of the meanings: protocol.md sections 2.3 to 2.6
+and 4.
 """
 
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Query:
     to_tag: bytes | None
 
 
-# What may follow on the session of a request. The *issuer* is the leg that the request spoke for.
+# Requests that may follow another one on its session. The *issuer* is the leg that the first request spoke for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class SetTimeout:
 
     seconds: int
     is_reverse: bool
-    """Of the peer's direction instead."""
+    """Set that of the peer's direction instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class SetTos:
 
     tos: int
     is_reverse: bool
-    """Of those to the peer instead."""
+    """Set that of the packets to the peer instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Service:
         observers: Sequence[Observer],
         capacity: int,
     ) -> None:
-        """`new_ports` makes the allocator of a port space; `capacity` is how many sessions the host has room for.
+        """`new_ports` makes the allocator of a port space; `capacity` is the number of sessions that fit on the host.
 
         `observers` are told of every session's life, after the totals.
         """
@@ -84,7 +84,7 @@ class Service:
         pairs = PortPairs(local_addresses, media, new_ports)
         self._legs = Legs(config, local_addresses, pairs, self._packets, self._offloading)
         self._counters = Counters(totals, entries, kernel_counters, self._offloading, self._timers)
-        # Bound here instead of called by a method of its own: that saves 50 ns for each packet in userspace.
+        # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
         self.datagram = self._packets.datagram
 
     # Requests
@@ -95,7 +95,7 @@ class Service:
         return bool(self._config.notify)
 
     def update(self, request: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
-        """Create or change a session (protocol.md 4.4); the port for the other party.
+        """Create or change a session (protocol.md 4.4). Returns the port for the other party.
 
         `controller_host` is the address that the request came from, empty for this host. Raises NoPortsError,
         NotificationOffError, StoppingError.
@@ -120,7 +120,7 @@ class Service:
         return line, Issuer(session, Role.CALLEE if is_reverse else Role.CALLER)
 
     def lookup(self, request: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
-        """Describe the answering leg; the port for the party that called, None when there is no such session.
+        """Describe the answering leg. Returns the port for the calling party; None when there is no such session.
 
         Raises NoPortsError.
         """
@@ -166,10 +166,10 @@ class Service:
         return self._counters.totals()
 
     def tiers(self) -> Tiers:
-        """Count the streams by who forwards them, and frames by what became of them."""
+        """Count the streams by tier, and frames by verdict."""
         return self._counters.tiers(self._packets.streams)
 
-    # What may follow on the session of a request
+    # Requests that may follow another one on its session
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
         """Describe the peer of the issuer's leg. Raises NoPortsError, SessionNotFoundError."""
@@ -215,7 +215,7 @@ class Service:
 
     @property
     def is_finished(self) -> bool:
-        """Tell whether a slow stop is at its end: no session is left."""
+        """Tell whether a slow stop is complete: no session is left."""
         return self._is_stopping and not len(self._table)
 
     # Sessions

@@ -10,7 +10,7 @@ from rtpproxy.session.session import Leg, Session
 
 
 class Timers:
-    """The idle times of all sessions. A direction is idle by the later of what userspace and the kernel saw."""
+    """The idle times of all sessions. They count from the later of what userspace and the kernel saw."""
 
     def __init__(self, config: Config, activity: Activity, counters: KernelCounters) -> None:
         """`activity` is also touched by packets."""
@@ -49,7 +49,7 @@ class Timers:
         self._activity.touch(number, now)
 
     def touch(self, session: Session, now: float) -> None:
-        """Begin the idle times of a session anew."""
+        """Restart the idle times of a session."""
         for leg in session.legs:
             self._activity.touch(leg.activity, now)
 

@@ -8,7 +8,7 @@ The law of this file:
    goes out.
 3. A packet that is ignored changes nothing.
 
-The states of a stream, told by the fields of `Latch`, are these; the first row that fits is meant. In a state that is
+The states of a stream, told by the fields of `Latch`, are these; the first row that fits applies. In a state that is
 *locked* one known source is accepted and all others are refused, so that the kernel may forward:
 
 | state      | told by                          | accepts                                             | locked |
@@ -20,7 +20,7 @@ The states of a stream, told by the fields of `Latch`, are these; the first row 
 | latched    | `is_latched`                     | `remote`; another source by override                | yes    |
 | open       | `remote`, not `is_latched`       | any source                                          | no     |
 
-Awaiting and following are of strict mode only. These events lead from one to another (sections of protocol.md):
+Awaiting and following exist in strict mode only. These events lead from one to another (sections of protocol.md):
 
 | in        | what happens                                       | leads to                                            |
 | --------- | -------------------------------------------------- | --------------------------------------------------- |
@@ -28,7 +28,7 @@ Awaiting and following are of strict mode only. These events lead from one to an
 | empty     | a packet (5.3)                                     | latched to its source; asymmetric stays asymmetric  |
 | open      | a packet of `remote`, outside the window           | latched, with memory                                |
 | open      | a packet of `remote`, in the window                | open                                                |
-| open      | a packet of another source                         | latched to it; open, if a command had it replaced   |
+| open      | a packet of another source                         | latched to it; open, if a command had replaced it   |
 | open      | a command names another endpoint                   | open; awaiting if it is public (strict mode)        |
 | latched   | another source goes on where the memory ends       | latched to it (override)                            |
 | latched   | any RTP of another source, in the window           | latched to it, if there is a memory (override)      |
@@ -40,24 +40,24 @@ Awaiting and following are of strict mode only. These events lead from one to an
 | any       | a command asks for asymmetric mode (5.5)           | asymmetric; back to symmetric it stays latched      |
 | RTCP: any | RTP learned an endpoint on another host (5.6)      | open at the next port; awaiting in strict mode      |
 
-The *window* is the UPDATE_WINDOW_S after a command that found a remote set. The *memory* is the SSRC and a recent
+The *window* is UPDATE_WINDOW_S long, after a command that found a remote set. The *memory* is the SSRC and a recent
 sequence number of the latched source of an RTP stream: another source that goes on where it ends is the same phone
 behind another address. The names of the steps (learn, latch, override, refresh) are those of protocol.md section 5, and
 so is their order.
 
-In *strict* mode (protocol.md 16, items 6 and 7) these rules are other:
+In *strict* mode (protocol.md 16, items 6 and 7) these rules differ:
 
 - No command opens a window, so `updated_at` is never set.
 - Every source that a stream latches to is remembered, from its first RTP packet on. SSRC 0 is too easily guessed to be
   remembered; it leaves the stream latched, and only its source is accepted.
-- A command that names another public address than the one before it is believed, whatever packets taught; one that
+- A command that names another public address than the last command is believed, whatever packets taught; one that
   names another private address only where packets never contradicted the commands. The stream then forgets its source
-  and awaits the signalled host: the first packet from any port of that host takes it, but for the port that was
-  left, whose phone may go on sending for a moment. All others are ignored meanwhile. Nothing is locked until then,
+  and awaits the signalled host: the first packet from any port of that host takes it over, except from the port that
+  was left, whose phone may go on sending for a moment. All others are ignored meanwhile. Nothing is locked until then,
   because the kernel would forward such a packet and nobody would learn its port. Only a private address that changes
   before any packet came leaves the stream open, as the first address does.
 - Where packets have already shown that the party is at the signalled host, behind another port than signalled, a new
-  port in the command says nothing of where its packets come from. The stream stays as it is, locked, and another port
+  port in the command says nothing about the source of its packets. The stream stays as it is, locked, and another port
   of the host may take it over once.
 - An RTCP stream that is not latched when its RTP sibling learns an endpoint, or latches to the signalled one, awaits
   the sibling's host.

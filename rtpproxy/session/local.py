@@ -1,6 +1,6 @@
 """Our addresses that media ports are on, and the choice of the one that a command means (protocol.md 7.2 to 7.4).
 
-Every configured address has a port space of its own, with a small number, its *slot*. An address that a command brings
+Every configured address has a port space of its own, with a small number, its *slot*. An address that a command names
 shares one: that of the wildcard of its family, whose ports would collide with its own, else that of the default
 address. So it costs no memory in the kernel, where a port space holds a row for every port.
 """
@@ -26,7 +26,7 @@ class LocalAddress:
     """Printed in replies in place of `host`; empty for `host` itself."""
 
     def covers(self, host: str) -> bool:
-        """True if a packet to one of our hosts is one to this address; an empty host is one that nobody knows."""
+        """True if a packet that came to `host`, one of ours, is for this address; empty if the host is unknown."""
         return host == self.host or (not self.host and is_ipv6(host) == self.is_ipv6)
 
     def key(self, port: int) -> int:

@@ -1,8 +1,8 @@
 """Ends loops of packets between relays that take each other for phones. Times in seconds, monotonic.
 
-A relay sends with a TTL of its own, so nothing else ends such a loop, which would fill a line within a second. A packet
-with a sequence number that goes round is seen by its number coming again. Packets without one, and those that start
-the numbering anew, are limited in rate. No phone comes near either limit. The kernel has the same rule
+A relay sends with a TTL of its own, so nothing else ends such a loop, which would fill a link within a second. A packet
+that goes round is recognized by its repeated sequence number. Packets without a number, and those that start a new
+run, are limited in rate. No phone comes near either limit. The kernel has the same rule
 (`bpf/account.h`).
 """
 

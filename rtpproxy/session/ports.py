@@ -9,7 +9,7 @@ _TAKEN = 1
 
 
 class PortAllocator:
-    """The even RTP ports from `first` to `last`, in a fixed order that is walked round and round.
+    """The even RTP ports from `first` to `last`, walked cyclically in a fixed order.
 
     A walk starts after the port taken last, so a port that was just freed is offered last. The caller opens a
     candidate, goes on to the next one where the port is busy, and takes the one that it could open. A pair with a port

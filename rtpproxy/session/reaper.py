@@ -1,9 +1,9 @@
-"""Idle timers of all sessions, and finding those that have run out.
+"""Holds the idle timers of all sessions, and finds those that have run out.
 
-Every second the idle ones among all sessions must be found, by the later of what userspace and the kernel saw on up
-to four streams of each. A loop over 15,000 sessions would hold packets up for some 20 ms, so this is columns and
-numpy: one pass over 60,000 streams within 5 ms. The columns are plain arrays, because writing an element of one (for
-each packet in userspace) costs a third of what it costs with numpy, which looks at them only during a check.
+Every second all idle sessions must be found, from the later of what userspace and the kernel saw on up to four streams
+of each. A loop over 15,000 sessions would delay packets by some 20 ms, so this uses columns and numpy: one pass over
+60,000 streams within 5 ms. The columns are plain arrays, because writing an element of one (for each packet in
+userspace) costs a third of what it costs with numpy, which reads them only during a check.
 
 A session has one timer, or one for each leg (protocol.md 4.6). A timer is known by its number, an index of the columns.
 """
@@ -34,7 +34,7 @@ class Activity:
         self._free: list[int] = []
 
     def add(self, now: float, timeout_s: float) -> int:
-        """Start a timer now; its number."""
+        """Start a timer now and return its number."""
         if not self._free:
             self._grow()
         timer = self._free.pop()
@@ -51,7 +51,7 @@ class Activity:
         self._free.append(timer)
 
     def touch(self, timer: int, now: float) -> None:
-        """Start the timer's time anew. Harmless on a free timer."""
+        """Restart a timer. Harmless on a free timer."""
         self._last_seen_s[timer] = now
 
     def last_seen(self, timer: int) -> float:

@@ -63,7 +63,7 @@ class Stream:
     """Made by the first packet that may be going round between relays."""
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
-        """Take its place at a port."""
+        """Move the stream to a port."""
         if local is not self.local and local != self.local:
             self.local, self.local_host = local, local.host
         self.local_port = port

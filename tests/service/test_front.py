@@ -1,4 +1,4 @@
-"""The service used by another front than the RTPproxy protocol: JSON objects in, JSON objects out."""
+"""The service used by another front end than the RTPproxy protocol: JSON objects in, JSON objects out."""
 
 import json
 from dataclasses import asdict
