@@ -75,7 +75,8 @@ class Observers(Observer):
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._failed: set[object] = set()
+        self._failed: set[int] = set()
+        """Observers, by `id`: they need not be hashable, and equal ones fail each for itself."""
         self._created = [one.created for one in _overriding(observers, "created")]
         self._completed = [one.completed for one in _overriding(observers, "completed")]
         self._changed = [one.changed for one in _overriding(observers, "changed")]
@@ -135,8 +136,8 @@ class Observers(Observer):
     def _log_failure(self, hear: Callable[..., None]) -> None:
         """Log the exception that is being handled."""
         observer = getattr(hear, "__self__", hear)
-        level = logging.DEBUG if observer in self._failed else logging.ERROR
-        self._failed.add(observer)
+        level = logging.DEBUG if id(observer) in self._failed else logging.ERROR
+        self._failed.add(id(observer))
         log.log(level, "observer %s failed and missed an event", type(observer).__name__, exc_info=True)
 
 

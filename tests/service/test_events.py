@@ -1,6 +1,7 @@
 """Events of a session's life as observers hear them: which, with what, and in which order."""
 
 import logging
+from dataclasses import dataclass
 
 import pytest
 
@@ -290,3 +291,20 @@ def test_an_observer_that_fails_costs_nobody_anything(diary, caplog):
     assert failures[0].exc_info is not None
     assert len(failures) == 8
     assert {record.levelno for record in failures[1:]} == {logging.DEBUG}
+
+
+def test_observers_that_are_equal_and_cannot_be_hashed_fail_each_for_itself(diary, caplog):
+    @dataclass
+    class Broken(Observer):
+        name: str = ""
+
+        def created(self, session, now):
+            raise ZeroDivisionError
+
+    play = Scenario(observers=[Broken(), Broken(), diary])
+    with caplog.at_level(logging.DEBUG, logger="rtpproxy.service.events"):
+        play.command("U call 10.0.1.2 4000 f", "20000")
+        play.command("U call2 10.0.1.2 4000 f", "20002")
+    assert [entry[0] for entry in diary.take()] == ["created", "created"]
+    levels = [record.levelno for record in caplog.records if record.name == "rtpproxy.service.events"]
+    assert levels == [logging.ERROR, logging.ERROR, logging.DEBUG, logging.DEBUG]
