@@ -3,7 +3,8 @@
 An observer watches sessions without taking part in them: totals, timeout notification, and whatever else derives from
 `Observer` and is in the list that `instance.py` hands to the service. For each session, `created` comes first and
 `ended` last. Observers are told one after the other, in the turn of the event loop in which the event happens, so they
-must not wait, and must neither change what they are given nor call the service.
+must not wait, and must neither change what they are given nor call the service. A relay that stops tells nothing: the
+sessions that it still has get no `ended`.
 """
 
 import logging
@@ -46,9 +47,9 @@ class Observer:
         """Hear that a request changed an existing session: ports, signalled endpoints, timers, TOS, references."""
 
     def learned(self, session: Session, stream: Stream, now: float) -> None:
-        """Hear that a packet changed where `stream.latch` points, or locked it.
+        """Hear that packets changed where `stream.latch` points, locked or unlocked it, or changed `stream.local_host`.
 
-        With RTP, the latch of the leg's RTCP may have changed, too.
+        With RTP, the latch of the leg's RTCP may have changed, too. What the kernel saw is told when it is read.
         """
 
     def entered_kernel(self, session: Session, stream: Stream, program: str, now: float) -> None:

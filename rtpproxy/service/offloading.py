@@ -14,6 +14,7 @@ from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCou
 from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.rtp.statistics import Arrival, SequenceTracker
 from rtpproxy.service.events import Observers
+from rtpproxy.session.latch import Verdict
 from rtpproxy.session.session import Component, Session, Stream
 
 
@@ -65,7 +66,7 @@ class Offloading:
         self.absorb(session, stream, now)
 
     def absorb(self, session: Session, stream: Stream, now: float) -> None:
-        """Add what the kernel forwarded for a stream since the last time."""
+        """Add what the kernel forwarded for a stream since the last time, and tell what the latch learned from it."""
         if not (session.is_complete and stream.local_port):
             return
         if self._counters.forwarded(stream.key) == stream.forwarded_packets:
@@ -81,10 +82,15 @@ class Offloading:
             return
         tracker = stream.tracker
         assert tracker is not None, "no RTP is forwarded before the kernel was told where to go on"
+        verdict = Verdict.ACCEPTED
         if counters.sequence_set_at >= stream.settled_at:
             changed_at = 0.0 if counters.ssrc == tracker.ssrc else counters.ssrc_changed_at
-            stream.latch.absorb_forwarded(counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now)
+            verdict = stream.latch.absorb_forwarded(
+                counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now
+            )
         tracker.absorb_forwarded(packets, counters.state, counters.totals)
+        if verdict is Verdict.LEARNED:
+            self._observers.learned(session, stream, now)
 
     def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> Arrival:
         """Count a packet that userspace accepted, and tell how it follows those before.

@@ -105,8 +105,7 @@ class Packets:
             self._relay(stream, peer, source, data)
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host
-            if has_learned:
-                self._observers.learned(session, stream, now)
+            self._observers.learned(session, stream, now)
             self._offloading.replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:

@@ -166,6 +166,30 @@ def test_rtcp_is_learned_apart(play, diary):
     assert diary.take() == [("learned", place, CALLEE_RTCP, 0.0), ("entered kernel", place, "XDP", 0.0)]
 
 
+def test_an_unlock_that_the_kernel_saw_is_told_when_it_is_read(diary):
+    play = Scenario(observers=[diary])
+    play.call()
+    start_talking(play)
+    diary.take()
+    play.at(1)
+    play.offload.forward(FACES_CALLEE, 1, play.now, ssrc=0, sequence=5)
+    play.at(2)
+    play.ask("Q call f t")
+    assert diary.take() == [("learned", CALLEE_RTP, CALLEE, 2.0)]
+    play.ask("Q call f t")
+    assert diary.take() == []
+
+
+def test_packets_that_come_to_another_address_of_ours_are_told(diary):
+    play = Scenario(observers=[diary])
+    play.call()
+    start_talking(play)
+    diary.take()
+    for number in (101, 102):
+        play.packet(CALLEE, FACES_CALLEE, rtp(number), TO_CALLER, local_host="10.0.0.2")
+    assert diary.take() == [("learned", CALLEE_RTP, CALLEE, 0.0)]
+
+
 @pytest.mark.parametrize(
     ("command", "why", "reason"),
     [("D call f t", Ending.DELETED, "deleted"), ("X", Ending.ALL_DELETED, "all sessions deleted")],
