@@ -62,7 +62,7 @@ class Observer:
         """Hear that the kernel does not forward any more what the stream receives; `reason` is in words."""
 
     def timed_out(self, session: Session, timeout_s: float, now: float) -> None:
-        """Hear that a session was idle for its timeout; `ended` follows."""
+        """Hear that a session was idle for its timeout and has given up its ports; `ended` follows."""
 
     def ended(self, session: Session, why: Ending, now: float) -> None:
         """Hear that a session has given up its ports and is forgotten."""

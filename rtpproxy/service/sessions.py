@@ -147,7 +147,8 @@ class Service:
     def delete_all(self, now: float) -> None:
         """Drop every session."""
         for session in self._table:
-            self._end(session, Ending.ALL_DELETED, "all sessions deleted", now)
+            self._end(session, "all sessions deleted", now)
+            self._observers.ended(session, Ending.ALL_DELETED, now)
 
     def find(self, request: Query) -> Issuer:
         """Find the session whose tags match exactly, and the leg of the from-tag. Raises SessionNotFoundError."""
@@ -205,8 +206,10 @@ class Service:
     def tick(self, now: float) -> None:
         """End the sessions that are idle. To be called every second."""
         for session, timeout_s in self._timers.idle(now):
+            self._end(session, f"idle for {timeout_s:.0f} s", now)
+            # Only now: were it told first, a session that cannot be ended would be told of at every tick.
             self._observers.timed_out(session, timeout_s, now)
-            self._end(session, Ending.TIMED_OUT, f"idle for {timeout_s:.0f} s", now)
+            self._observers.ended(session, Ending.TIMED_OUT, now)
         self._counters.tick(now)
 
     def stop_slowly(self) -> None:
@@ -279,10 +282,11 @@ class Service:
         if session.is_strong or session.callee.is_weak or session.caller.is_weak:
             self._observers.changed(session, now)
         else:
-            self._end(session, Ending.DELETED, "deleted", now)
+            self._end(session, "deleted", now)
+            self._observers.ended(session, Ending.DELETED, now)
 
-    def _end(self, session: Session, why: Ending, reason: str, now: float) -> None:
-        """End a session. `reason` is `why` in words, for the log."""
+    def _end(self, session: Session, reason: str, now: float) -> None:
+        """End a session; the caller tells the observers. `reason` is for the log."""
         for leg in session.legs:
             if leg.has_ports:
                 self._legs.close(session, leg, reason, now)
@@ -290,7 +294,6 @@ class Service:
         self._table.remove(session)
         if log.isEnabledFor(logging.INFO):
             log.info("%s: session ended: %s", session.label, reason)
-        self._observers.ended(session, why, now)
 
     def _check_alive(self, session: Session) -> None:
         if session not in self._table:

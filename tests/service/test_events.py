@@ -137,9 +137,9 @@ def test_a_call_from_its_first_command_to_its_timeout(play, diary, forwarder, ne
     assert diary.take() == []
     play.tick(62)
     assert diary.take() == [
-        ("timed out", 60.0, 62.0),
         ("left kernel", CALLEE_RTP, "idle for 60 s", 62.0),
         ("left kernel", CALLER_RTP, "idle for 60 s", 62.0),
+        ("timed out", 60.0, 62.0),
         ("ended", Ending.TIMED_OUT, 62.0),
     ]
     assert len(diary.sessions) == 1
@@ -188,6 +188,18 @@ def test_packets_that_come_to_another_address_of_ours_are_told(diary):
     for number in (101, 102):
         play.packet(CALLEE, FACES_CALLEE, rtp(number), TO_CALLER, local_host="10.0.0.2")
     assert diary.take() == [("learned", CALLEE_RTP, CALLEE, 0.0)]
+
+
+def test_a_session_that_cannot_be_ended_has_not_timed_out(diary):
+    """Else it would be told of every second."""
+    target = parse_notify_target("unix:/run/c.sock")
+    play = Scenario(observers=[diary], notify=(target,))
+    play.ask("U call 10.0.1.2 4000 f /run/c.sock tag")
+    diary.take()
+    play.media.open_ports.clear()
+    with pytest.raises(KeyError):
+        play.tick(60)
+    assert (diary.take(), play.notifier.told) == ([], [])
 
 
 @pytest.mark.parametrize(
