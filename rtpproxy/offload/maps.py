@@ -17,7 +17,7 @@ from rtpproxy.offload.syscall import map_delete, map_read, map_write
 _WORD = (1 << 32) - 1
 
 Members = int | bytes | Mapping[str, int | bytes]
-"""A key or a value: members by name, where those left out are 0; its number, if it is one; or what its layout packed."""
+"""A key or a value: members by name, where those left out are 0; its number, if it is one; or packed by its layout."""
 
 
 class MappedArray:
