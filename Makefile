@@ -1,5 +1,5 @@
-# What a newcomer types. Each target first installs what it needs and finds missing: Debian packages (as root or by
-# sudo), and PyPI packages into .venv, which is made from the distribution's own python3, because that one has bcc.
+# Commands for newcomers. Each target first installs what it needs and finds missing: Debian packages (as root or by
+# sudo), and PyPI packages into .venv, which is made from the distribution's own python3, because only that one has bcc.
 
 PYTHON := /usr/bin/python3
 VENV := .venv
@@ -70,8 +70,8 @@ clean:
 	rm -rf $(VENV) rtpproxy.8 .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs those of the Debian packages $(1) that are missing, and says what to do where that is not permitted.
-# Debian starts a Kamailio that it installs, at once and at every boot; one that comes with the tests shall do neither,
-# also where no service manager runs now, as in a container or a chroot.
+# Debian starts a Kamailio that it installs, at once and at every boot. One that is installed for the tests must do
+# neither, even where no service manager runs now, as in a container or a chroot.
 define install_packages
 	@missing=$$(for name in $(1); do \
 	    dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || printf '%s ' $$name; \
