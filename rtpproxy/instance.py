@@ -212,8 +212,7 @@ def _build_ports(
             if config.ports is PortsMode.STEERED or config.offload.is_required:
                 raise StartError(f"BPF cannot be used: {error}") from error
             why_no_bpf = str(error)
-    media = BoundMedia(config.tos, on_datagram, clock)
-    media.start(asyncio.get_running_loop())
+    media = BoundMedia(asyncio.get_running_loop(), config.tos, on_datagram, clock)
     stack.callback(media.close_all)
     return MediaPorts(media, _claims(config, is_steered=False), why_no_bpf=why_no_bpf)
 
@@ -230,12 +229,15 @@ def _build_steered(
         programs = Programs(config)
         on_failure.callback(programs.close)
         claims = _claims(config, is_steered=True)
-        media = SteeredMedia(on_datagram, clock, programs.mark, lambda address: _listen_on(address, claims, programs))
+        media = SteeredMedia(
+            *(asyncio.get_running_loop(), on_datagram, clock, programs.mark),
+            lambda address: _listen_on(address, claims, programs),
+        )
         media_ports = range(config.port_min, config.port_max + 2)
         on_failure.callback(media.close_all)
         try:
             sockets = programs.host_maps.sockets_per_family
-            receivers = media.start(asyncio.get_running_loop(), local_addresses.known, sockets, media_ports)
+            receivers = media.start(local_addresses.known, sockets, media_ports)
         except PermissionError as error:
             raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
         programs.steer(receivers)

@@ -41,8 +41,9 @@ class _Port:
 class BoundMedia:
     """Media ports owned by UDP sockets."""
 
-    def __init__(self, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
-        """`tos` is the TOS byte that sockets start with. Nothing is opened before `start`."""
+    def __init__(self, loop: AbstractEventLoop, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
+        """`tos` is the TOS byte that sockets start with. Nothing is opened before `open`."""
+        self._loop = loop
         self._tos = tos
         self._on_datagram = on_datagram
         self._clock = clock
@@ -50,12 +51,7 @@ class BoundMedia:
         """By key."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
-        self._loop: AbstractEventLoop | None = None
         self.send_failures = SendFailures()
-
-    def start(self, loop: AbstractEventLoop) -> None:
-        """Use this event loop from now on."""
-        self._loop = loop
 
     def close_all(self) -> None:
         """Close every socket."""
@@ -114,7 +110,6 @@ class BoundMedia:
             raise
         key = address.key(port)
         self._ports[key] = added
-        assert self._loop is not None
         self._loop.add_reader(opened, self._on_readable, key, opened, address)
 
     def _set_tos(self, port: _Port, tos: int) -> None:
@@ -123,7 +118,6 @@ class BoundMedia:
 
     def _close_port(self, key: int) -> None:
         closed = self._ports.pop(key).opened
-        assert self._loop is not None
         self._loop.remove_reader(closed)
         closed.close()
 

@@ -29,8 +29,9 @@ _ANCILLARY_BYTES = 64
 class Receivers:
     """The receiving sockets, and the port spaces (`session.local`) of the addresses that are listened on."""
 
-    def __init__(self, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
+    def __init__(self, loop: AbstractEventLoop, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
         """Nothing is opened before `start`."""
+        self._loop = loop
         self._on_datagram = on_datagram
         self._clock = clock
         self._receivers: list[socket.socket] = []
@@ -42,32 +43,27 @@ class Receivers:
         """By packed address and zone: the host as text, and the key of its port 0, None if it is not listened on."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
-        self._loop: AbstractEventLoop | None = None
         self.has_ipv6 = True
         """False on a host that has no IPv6; known from `start` on."""
 
-    def start(
-        self, loop: AbstractEventLoop, listen: Sequence[LocalAddress], sockets: int, media_ports: range
-    ) -> list[int]:
+    def start(self, listen: Sequence[LocalAddress], sockets: int, media_ports: range) -> list[int]:
         """Open the sockets and return their descriptors, in the order that the kernel's socket map expects.
 
         First `sockets` of IPv4, then, if an IPv6 address is listened on or may be, as many of IPv6. A port always uses
         the same socket, so a flood at one port fills a part of the buffers only. The sockets are bound, as the map
         demands, but outside `media_ports` where any other port is free.
         """
-        self._loop = loop
         for address in listen:
             self.listen(address)
         for family in self._families(listen):
             for _ in range(sockets):
-                self._receivers.append(self._open(loop, family, media_ports))
+                self._receivers.append(self._open(family, media_ports))
         return [receiver.fileno() for receiver in self._receivers]
 
     def close(self) -> None:
         """Close every socket."""
         for receiver in self._receivers:
-            if self._loop is not None:
-                self._loop.remove_reader(receiver)
+            self._loop.remove_reader(receiver)
             receiver.close()
         self._receivers.clear()
 
@@ -95,7 +91,7 @@ class Receivers:
             return [socket.AF_INET]
         return [socket.AF_INET, socket.AF_INET6]
 
-    def _open(self, loop: AbstractEventLoop, family: socket.AddressFamily, media_ports: range) -> socket.socket:
+    def _open(self, family: socket.AddressFamily, media_ports: range) -> socket.socket:
         receiver = datagram_socket(family)
         try:
             if family == socket.AF_INET6:
@@ -107,7 +103,7 @@ class Receivers:
         except OSError:
             receiver.close()
             raise
-        loop.add_reader(receiver, self._on_readable, receiver, family)
+        self._loop.add_reader(receiver, self._on_readable, receiver, family)
         return receiver
 
     def _on_readable(self, receiver: socket.socket, family: socket.AddressFamily) -> None:

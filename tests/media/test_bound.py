@@ -40,8 +40,7 @@ def inbox(loop):
 
 @pytest.fixture
 def media(loop, inbox):
-    media = BoundMedia(TOS, inbox.on_datagram, inbox.clock)
-    media.start(loop)
+    media = BoundMedia(loop, TOS, inbox.on_datagram, inbox.clock)
     yield media
     media.close_all()
 

@@ -68,8 +68,10 @@ class Steered:
         self.inbox = Inbox(self.loop)
         self.programs = Programs(Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1))
         self.locals = LocalAddresses(listen, False, route_source)
-        self.media = SteeredMedia(self.inbox.on_datagram, self.inbox.clock, self.programs.mark, self._add_local)
-        self.receivers = self.media.start(self.loop, self.locals.known, self.programs.host_maps.sockets_per_family)
+        self.media = SteeredMedia(
+            self.loop, self.inbox.on_datagram, self.inbox.clock, self.programs.mark, self._add_local
+        )
+        self.receivers = self.media.start(self.locals.known, self.programs.host_maps.sockets_per_family)
         self.programs.steer(self.receivers)
 
     def _add_local(self, address):
@@ -755,10 +757,10 @@ def test_nothing_is_steered_after_the_end(namespace, phone, phone6):
 
 
 def test_closing_twice_and_before_the_start(namespace):
-    media = SteeredMedia(lambda *_: None, lambda: 0.0, lambda *_: None, lambda _: None)
-    media.close_all()
     loop = asyncio.new_event_loop()
-    assert len(set(media.start(loop, [IPV4], SOCKETS))) == 2 * SOCKETS
+    media = SteeredMedia(loop, lambda *_: None, lambda: 0.0, lambda *_: None, lambda _: None)
+    media.close_all()
+    assert len(set(media.start([IPV4], SOCKETS))) == 2 * SOCKETS
     media.close_all()
     media.close_all()
     loop.close()
