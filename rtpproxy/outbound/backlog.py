@@ -85,5 +85,5 @@ class Backlog:
         """Drop all waiting messages and return their number."""
         dropped = len(self._waiting)
         self._waiting.clear()
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._sent_bytes = 0
         return dropped

@@ -76,6 +76,14 @@ def test_clear_tells_what_is_lost():
     assert backlog.append(b"three")
 
 
+def test_message_after_a_clear_is_written_whole():
+    backlog = filled(b"one", b"two")
+    backlog.written(4)
+    backlog.clear()
+    backlog.append(b"three")
+    assert backlog.batch() == b"three"
+
+
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=20), st.data())
 def test_receivers_get_every_message_whole_and_in_order(messages, data):
     """On connections that break now and then, and acknowledge more and more until they do."""
