@@ -62,9 +62,7 @@ class PidFile:
         except OSError as error:
             if self._is_required:
                 raise self._refusal(error) from error
-            # An ordinary user cannot write the default file, and need not; root should be able to.
-            level = logging.ERROR if os.geteuid() == 0 else logging.WARNING
-            log.log(level, "pid file %s: %s", self._path, error.strerror)
+            log.error("pid file %s: %s", self._path, error.strerror)
 
     def remove(self) -> None:
         """Remove the file if this process wrote it. The user of `-u` cannot do so in a directory of root's."""

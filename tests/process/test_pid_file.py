@@ -1,5 +1,6 @@
 """The pid file is written if it can be, refused if it was asked for and cannot be; other files are left alone."""
 
+import logging
 import os
 
 import pytest
@@ -8,6 +9,7 @@ from rtpproxy.errors import StartError
 from rtpproxy.process.pid_file import PidFile
 
 OURS = f"{os.getpid()}\n"
+NOBODY = 65534
 
 
 def make_directory(path):
@@ -95,11 +97,24 @@ def test_default_file_that_cannot_be_written_is_one_line_in_the_log(tmp_path, ca
     assert caplog.records == []
     pid_file.write()
     (record,) = caplog.records
-    assert record.levelname in (("ERROR", "ERR") if os.geteuid() == 0 else ("WARNING", "WARN"))
+    assert record.levelno == logging.ERROR
     assert record.message.startswith(f"pid file {path}: ")
     pid_file.remove()
     assert listing(tmp_path) == before
     assert len(caplog.records) == 1
+
+
+@pytest.mark.root
+def test_ordinary_users_see_that_the_default_file_cannot_be_written(tmp_path, caplog):
+    """At the default log level, which is ERR."""
+    os.seteuid(NOBODY)
+    try:
+        PidFile(str(tmp_path / "pid"), is_required=False).write()
+    finally:
+        os.seteuid(0)
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (logging.ERROR, f"pid file {tmp_path}/pid: Permission denied")
+    ]
 
 
 def test_file_of_another_process_is_left_alone(tmp_path):
