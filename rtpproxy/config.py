@@ -177,8 +177,8 @@ class Config:
     """Allocate ports in ascending order instead of a random one."""
     idle_timeout_s: int = 60
     """Seconds without media until an established session ends."""
-    setup_timeout_s: int = 0
-    """Seconds until a session that has only one leg ends. 0 stands for `idle_timeout_s`, and is replaced by it."""
+    setup_timeout_s: int | None = None
+    """Seconds until a session that has only one leg ends; None for `idle_timeout_s`. See `half_open_timeout_s`."""
     is_independent: bool = False
     """Each direction has a timer of its own, and the session ends when either runs out."""
     notify: tuple[NotifyTarget, ...] = ()
@@ -214,9 +214,10 @@ class Config:
     interfaces: tuple[str, ...] = ()
     """Interfaces to attach to; empty for those that carry a listen address."""
 
-    def __post_init__(self) -> None:
-        """Let the setup timeout follow the idle timeout where it was not given."""
-        object.__setattr__(self, "setup_timeout_s", self.setup_timeout_s or self.idle_timeout_s)
+    @property
+    def half_open_timeout_s(self) -> int:
+        """Seconds until a session that has only one leg ends: the setup timeout, else the idle timeout."""
+        return self.idle_timeout_s if self.setup_timeout_s is None else self.setup_timeout_s
 
     @property
     def port_min(self) -> int:

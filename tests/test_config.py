@@ -47,9 +47,10 @@ def test_pairs_stay_within_the_range(lowest, highest):
 
 
 def test_setup_timeout_follows_the_idle_timeout():
-    assert Config(idle_timeout_s=30).setup_timeout_s == 30
-    assert Config(idle_timeout_s=30, setup_timeout_s=15).setup_timeout_s == 15
-    assert replace(Config(idle_timeout_s=30, setup_timeout_s=15), tos=0).setup_timeout_s == 15
+    assert Config(idle_timeout_s=30).half_open_timeout_s == 30
+    assert Config(idle_timeout_s=30, setup_timeout_s=15).half_open_timeout_s == 15
+    assert replace(Config(idle_timeout_s=30, setup_timeout_s=15), tos=0).half_open_timeout_s == 15
+    assert replace(Config(), idle_timeout_s=5).half_open_timeout_s == 5
 
 
 def test_instance_is_told_by_its_control_sockets_in_any_order():
@@ -61,7 +62,7 @@ def test_instance_is_told_by_its_control_sockets_in_any_order():
 def test_defaults():
     config = Config()
     assert [str(address) for address in config.control] == ["unix:/var/run/rtpproxy.sock"]
-    assert (config.idle_timeout_s, config.setup_timeout_s, config.log_level) == (60, 60, "ERR")
+    assert (config.idle_timeout_s, config.half_open_timeout_s, config.log_level) == (60, 60, "ERR")
 
 
 # Notification targets

@@ -22,9 +22,9 @@ class Timers:
 
     def start(self, session: Session, now: float) -> None:
         """Begin the setup timeout of a new session."""
-        callee = caller = self._activity.add(now, self._config.setup_timeout_s)
+        callee = caller = self._activity.add(now, self._config.half_open_timeout_s)
         if self._config.is_independent:
-            caller = self._activity.add(now, self._config.setup_timeout_s)
+            caller = self._activity.add(now, self._config.half_open_timeout_s)
         for leg, number in ((session.callee, callee), (session.caller, caller)):
             leg.rtp.activity = leg.rtcp.activity = number
             self._sessions[number] = session

@@ -103,7 +103,7 @@ def test_defaults(config):
     made = config()
     assert made.control == (ControlAddress(ControlKind.UNIX, path="/var/run/rtpproxy.sock"),)
     assert (made.port_min, made.port_max, made.is_sequential) == (35000, 64998, False)
-    assert (made.idle_timeout_s, made.setup_timeout_s) == (60, 60)
+    assert (made.idle_timeout_s, made.half_open_timeout_s) == (60, 60)
     assert (made.is_foreground, made.is_root_allowed, made.log_level) == (False, False, "ERR")
     assert made.pid_file == "/var/run/rtpproxy.pid"
     assert (made.offload, made.ports, made.interfaces) == (OffloadMode.AUTO, PortsMode.AUTO, ())
@@ -170,7 +170,7 @@ def test_long_options_may_be_abbreviated(config, refused):
 
 def test_setup_timeout_is_the_idle_timeout_unless_given(config):
     made = config("-T", "30")
-    assert (made.idle_timeout_s, made.setup_timeout_s) == (30, 30)
+    assert (made.idle_timeout_s, made.half_open_timeout_s) == (30, 30)
 
 
 @pytest.mark.parametrize("address", ["*", "0.0.0.0"])

@@ -236,7 +236,7 @@ def test_a_changed_default_holds():
         "from rtpproxy.cli.options import GROUPS\n"
         "values = {one.field: () if one.is_repeatable else None for group in GROUPS for one in group.options}\n"
         "made = make_config(values, [], None)\n"
-        "print(made.idle_timeout_s, made.setup_timeout_s, made.port_max, file=sys.stderr)\n"
+        "print(made.idle_timeout_s, made.half_open_timeout_s, made.port_max, file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "4711 4711 50000\n"
