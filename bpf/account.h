@@ -24,7 +24,7 @@ static __always_inline bool account_is_memory_due(const struct port_counters *c,
 	return (c->last_seen_ns ^ now_ns) >> MEMORY_SHIFT;
 }
 
-/* Remember a sequence number of the accepted source, for the latching rules. It gets about a second old at most. */
+/* Remember a sequence number of the accepted source, for the latching rules. It is at most about a second old. */
 static __always_inline void account_memory(struct port_events *ev, const struct rtp_mark *mark, __u64 now_ns)
 {
 	ev->sequence = mark->sequence;
@@ -59,9 +59,9 @@ static __always_inline void account_window(struct port_events *ev, __u64 now_ns)
 
 /*
  * Count a packet that may be in a loop, between relays that take each other for phones. True when the port has seen
- * more than `most` of them this second. A relay sets the TTL anew, so nothing else ends such a loop. In a loop, packets
- * with a sequence number repeat it; packets without a number, and those that start a new run, cannot be told from good
- * ones, so their rate is limited. Userspace has the same rule (session/loops.py).
+ * more than `most` of them this second. A relay sends with a new TTL, so nothing else ends such a loop. In a loop,
+ * packets with a sequence number repeat it; packets without a number, and those that start a new run, cannot be told
+ * from good ones, so their rate is limited. Userspace has the same rule (session/loops.py).
  */
 static __always_inline bool account_is_going_round(struct port_events *ev, __u64 now_ns, __u32 most)
 {
@@ -83,7 +83,7 @@ static __always_inline enum account_result account_unusual(struct port_counters 
 	bool is_other = !c->is_running || c->ssrc != mark->ssrc;
 
 	if (is_other || ahead > MAX_JUMP || ahead < -MAX_JUMP || (ahead < 0 && mark->is_marker)) {
-		/* After a new start of the numbers, packets that came before look new. */
+		/* After a restart of the numbers, packets that repeat earlier ones look new. */
 		if (account_is_going_round(ev, now_ns, UNNUMBERED_PER_SECOND))
 			return ACCOUNT_GOING_ROUND;
 		run_start(c, ev, mark->sequence);

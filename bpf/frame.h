@@ -17,7 +17,7 @@ struct frame {
 	void *data_end;
 	__u32 bytes; /* of the whole frame, whose end may lie beyond data_end */
 	__u32 ifindex;
-	__be16 taken_tag[2]; /* protocol and tag control of a VLAN tag that was taken off the frame; 0: none */
+	__be16 taken_tag[2]; /* protocol and tag control of a VLAN tag that was removed from the frame; 0: none */
 	bool is_aggregated;
 	bool is_ours; /* this hook forwards it, or counts why not */
 	struct datagram datagram;
@@ -41,7 +41,7 @@ static __always_inline __u32 frame_bytes_out(const struct frame *f)
 	       (f->entry.is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 }
 
-/* Compute the checksum where it cannot be updated: it is absent and may not stay so, or it was left to an interface. */
+/* Compute the checksum where it cannot be updated: it is required but absent, or was left to an interface. */
 static __always_inline __u32 frame_check_sum(struct frame *f, enum hook hook)
 {
 	const struct datagram *d = &f->datagram;

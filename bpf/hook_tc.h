@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * TC: the kernel's helpers change the packet, so that what the kernel notes of its checksum stays true. The frame
- * leaves by the interface of the route itself, which writes its own tags: bonds, bridges and VLANs do their part. MACs
- * come from the next hop's row, as in XDP: bpf_redirect_neigh with a given gateway was 2 % slower, the controller
- * follows neighbours for XDP anyway, and a row says that a neighbour is unknown before a packet is lost.
+ * TC: the kernel's helpers change the packet, so that the kernel's record of its checksum stays true. The frame leaves
+ * by the interface of the route itself, which writes its own tags: bonds, bridges and VLANs do their part. MACs come
+ * from the next hop's row, as in XDP: bpf_redirect_neigh with a given gateway was 2 % slower, the controller follows
+ * neighbours for XDP anyway, and a row says that a neighbour is unknown before a packet is lost.
  */
 #pragma once
 #include <linux/bpf.h>

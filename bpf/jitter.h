@@ -40,7 +40,7 @@ static __always_inline __s64 jitter_elapsed(__u64 elapsed_ns, __u64 clock)
 	return elapsed_ns >> 36 ? (elapsed_ns >> 16) * clock >> 16 : elapsed_ns * clock >> 32;
 }
 
-/* Measure the packet's deviation, unless its timestamp repeats the last one or was set anew (RFC 3550 6.4.1). */
+/* Measure the packet's deviation, unless its timestamp repeats the last one or was reset (RFC 3550 6.4.1). */
 static __always_inline void jitter_measure(struct port_counters *c, const struct rtp_mark *mark, __u64 now_ns)
 {
 	__u64 clock = jitter_clock(mark->payload_type);

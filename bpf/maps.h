@@ -28,7 +28,7 @@
 #define UNTAGGED_LINKS 1024
 #endif
 #define PORT_ROWS (LOCAL_SLOTS * PORT_SPAN)
-/* Room for addresses that commands bring later; they share the port space of another. */
+/* Room for addresses that commands name later; they share the port space of another. */
 #ifndef MORE_ADDRESSES
 #define MORE_ADDRESSES 64
 #endif
@@ -61,10 +61,10 @@ BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 /* Port spaces by local address, written by the controller; not looked up where one space holds a whole family. */
 BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_ADDRESSES);
 
-/* Addresses of this host, kept up to date by the controller. Those without room are taken for other machines'. */
+/* Addresses of this host, kept up to date by the controller. Those that do not fit count as other machines'. */
 BPF_TABLE("hash", struct local_address, __u8, host_addresses, MAX_HOST_ADDRESSES);
 
-/* Interfaces by number, separate from `links`, because most frames look here: a hash costs 5 % of the throughput. */
+/* Interfaces by index, separate from `links`, because most frames look here: a hash costs 5 % of the throughput. */
 BPF_TABLE("array", __u32, struct link, untagged_links, UNTAGGED_LINKS);
 
 /* Other interfaces and VLANs of this host, kept up to date by the controller. Frames of those without room go to

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Parses a frame. Functions fill their result and return PARSE_OK or true, or say why not. Every access is checked
- * against data_end.
+ * Parses a frame. Functions fill their result and return PARSE_OK or true, or the reason why not. Every access is
+ * checked against data_end.
  */
 #pragma once
 #include <linux/if_ether.h>
@@ -77,7 +77,7 @@ static __always_inline void parse_note_tag(struct datagram *d, __be16 type, __be
 	}
 }
 
-/* Parse the Ethernet header with up to `most` tags. `type` becomes the EtherType of the packet behind them. */
+/* Parse the Ethernet header with up to `most` tags. `type` becomes the EtherType of the packet after them. */
 static __always_inline enum parse_result parse_ethernet(void *data, void *data_end, __u32 most, struct datagram *d,
 							__be16 *type)
 {
@@ -147,8 +147,8 @@ static __always_inline enum parse_result parse_ipv6(void *data_end, struct datag
 }
 
 /*
- * Returns the same number and makes the verifier forget its value: else it would follow everything behind the tags once
- * for each number of tags. `noise` is any number that the verifier does not know.
+ * Returns the same number and makes the verifier forget its value; otherwise it would follow everything after the tags
+ * once for each number of tags. `noise` is any number that the verifier does not know.
  */
 static __always_inline __u64 parse_forget(__u64 number, __u64 noise)
 {
@@ -171,7 +171,7 @@ static __always_inline enum parse_result parse_datagram(void *data, void *data_e
 	d->tag_count = parse_forget(d->tag_count, frame_bytes) & 3;
 	*tags = parse_forget(*tags, frame_bytes);
 	ip_at = sizeof(*d->eth) + TAG_BYTES * d->tag_count;
-	/* Makes the compiler test this once: else the verifier follows packets that change their family on the way. */
+	/* Makes the compiler test this once; otherwise the verifier follows packets that change their family on the way. */
 	asm volatile("" : "+r"(is_ipv6));
 	d->is_ipv6 = is_ipv6;
 	if (is_ipv6) {

@@ -29,7 +29,7 @@
 /*
  * The port space of a local address. ANY_IPV4_SLOT and ANY_IPV6_SLOT are set where one space holds the whole
  * family. Otherwise FIRST_IPV4 (network order) and FIRST_IPV6 (an initializer of four words) with FIRST_IPV4_SLOT and
- * FIRST_IPV6_SLOT spare most packets the look-up.
+ * FIRST_IPV6_SLOT save most packets the look-up.
  */
 #define NO_SLOT LOCAL_SLOTS
 
@@ -336,7 +336,7 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 		return bpf_redirect(f.out.ifindex, 0);
 	if (hook == HOOK_TC || f.is_ours)
 		count_verdict(verdict);
-	/* Filters of others that come after ours have their say. */
+	/* Other filters after ours decide, too. */
 	return verdict_is_dropped(verdict) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
@@ -345,7 +345,7 @@ int ON_TC(struct __sk_buff *skb)
 	return serve_tc(skb, HOOK_TC);
 }
 
-/* For an interface with the XDP program: forwards only what that program left to TC, and counted so. */
+/* For an interface with the XDP program: forwards only what that program left to TC, and counted as such. */
 int ON_TC_BEHIND_XDP(struct __sk_buff *skb)
 {
 	return serve_tc(skb, HOOK_TC_BEHIND_XDP);

@@ -19,7 +19,7 @@ static __always_inline __u16 rewrite_fold(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-/* A checksum for a sum: a computed zero would mean "no checksum" (RFC 768). */
+/* Make the checksum of a sum. A computed 0 becomes 65535, because 0 would mean "no checksum" (RFC 768). */
 static __always_inline __be16 rewrite_finish(__u32 sum)
 {
 	__u16 check = ~rewrite_fold(sum);
@@ -41,8 +41,8 @@ static __always_inline __be16 rewrite_update(const struct udphdr *udp, const str
 
 /*
  * The one's complement sum of a payload of at most MAX_SUMMED_BYTES, all of which must be before data_end. Blocks, then
- * words, then bytes; each part starts from a place computed anew, so that the verifier follows it once, not once for
- * every length of the part before.
+ * words, then bytes; each part computes its start again, so that the verifier follows it once, not once for every
+ * length of the part before.
  */
 static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d, __u32 *sum)
 {

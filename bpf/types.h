@@ -25,17 +25,17 @@ struct port_row {
 	__be32 remote_host;      /* locked source */
 	__be32 local_host;       /* our address that it sends to */
 	__be16 remote_port;      /* locked source port, unless is_any_source_port */
-	__be16 from_port;        /* source port of what leaves */
+	__be16 from_port;        /* source port of the packet that leaves */
 	__be32 from_host;
-	__be32 to_host;          /* destination of what leaves */
+	__be32 to_host;          /* destination of the packet that leaves */
 	__be16 to_port;
 	__be16 udp_delta;        /* one's complement sum: all new words, less all old ones but the source port */
 	__be16 ip_sum;           /* one's complement sum of the new IPv4 header, total length and id left out */
-	__u8 ttl;                /* or hop limit, of what leaves */
-	__u8 is_ipv6;            /* what arrives */
+	__u8 ttl;                /* or hop limit, of the packet that leaves */
+	__u8 is_ipv6;            /* of the packet that arrives */
 	__u32 next_hop;          /* number in `next_hops` */
 	__be16 pseudo_sum;       /* one's complement sum of the old addresses and the protocol number */
-	__u8 is_to_ipv6;         /* what leaves */
+	__u8 is_to_ipv6;         /* of the packet that leaves */
 	__u8 reserved2[17];
 };
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
@@ -55,7 +55,7 @@ _Static_assert(sizeof(struct port_hosts6) == 64, "the addresses of a row are one
 /*
  * Counters of a port that every packet changes. Same index as the row. Totals are never reset. The rest is the state
  * of the RTP statistics (protocol.md 11.1): the controller writes it while `sequence` of the row is odd, so that the
- * kernel goes on where userspace stopped, and reads it for the other way round. A program that had read the row before
+ * kernel goes on where userspace stopped, and reads it when userspace goes on. A program that had read the row before
  * counts its packet after that, at most one on each CPU. The packets of a stream reach one CPU at a time (its flow
  * decides); where they do not, totals are right, but a packet may count as lost or twice.
  */
@@ -174,14 +174,14 @@ struct verdicts {
 	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
 };
 
-/* Limit of packets from other sources than the locked one that go to userspace, per port and second. */
+/* Limit, per port per second, of packets from other sources than the locked one that go to userspace. */
 #ifndef OTHERS_PER_SECOND
 #define OTHERS_PER_SECOND 8
 #endif
 
 /*
- * Limits per port and second of RTP packets that repeat a number, and of packets that have none or start a new run. The
- * excess is dropped, which ends a loop.
+ * Limits, per port per second, of RTP packets that repeat a number, and of packets that have none or start a new run.
+ * The excess is dropped, which ends a loop.
  */
 #ifndef REPEATS_PER_SECOND
 #define REPEATS_PER_SECOND 200

@@ -174,7 +174,7 @@ static __always_inline bool verdict_is_dropped(__u32 verdict)
 	       verdict == VERDICT(dropped_no_memory);
 }
 
-/* The verdict on a frame that is no datagram we could forward. */
+/* The verdict on a frame that is not a datagram we could forward. */
 static __always_inline __u32 verdict_of_unparsed(enum parse_result why)
 {
 	switch (why) {

@@ -37,7 +37,7 @@ class Jitter:
     count: int = 0
 
     def observe(self, timestamp: int, clock_hz: int, now: float) -> None:
-        """Add the packet's deviation, unless its timestamp repeats the last one or was set anew."""
+        """Add the packet's deviation, unless its timestamp repeats the last one or was reset."""
         step = timestamp - self.timestamp
         if not step:
             return
