@@ -5,11 +5,11 @@
 3  service                                        use cases: adapters come as arguments
 2  media   offload -> network   outbound          adapters: sockets, files, bcc, netlink; they know no use case
 1  session -> rtp                                 pure
-0  addr  errors  config  seldom  buffers          words
+0  addr  errors  config  seldom  buffers          shared by all rooms
 
 A room may import what is on a lower floor of the same column, as `KNOWS` says; exceptions are listed one by one.
-`buffers` sets an option of a socket that it is given; it is a word because media, network and control need it, and
-these know nothing else in common. The pure rooms do not know it.
+`buffers` sets an option of a socket that it is given; it is on this floor because media, network and control need it,
+and these know nothing else in common. The pure rooms do not know it.
 """
 
 import ast

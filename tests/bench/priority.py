@@ -1,4 +1,4 @@
-"""Puts what is measured before whatever else the machine does, which an idle machine doesn't notice."""
+"""Gives what is measured priority over everything else on the machine; on an idle machine this changes nothing."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Tells whoever waits for the benchmark how far it is."""
+"""Shows the progress of a benchmark."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What a relay is compared with: a bare redirect, and dropping everything."""
+"""Baselines for a relay: a bare redirect, and dropping everything."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""The page of benchmarks is the one that the published results make."""
+"""The page of benchmarks is made from the published results."""
 
 import json
 import re

@@ -1,8 +1,8 @@
 """A row changes as a whole: a frame that leaves while its row is being changed is made by one content, never by a mix.
 
 Two ways to look. One frame at a time, every byte of every result compared. And millions of times on one frame inside
-the kernel, so that the program reads while the row is stored: there the contents are chosen so that what they make of
-a frame is taken again, and a mix, once made, stays in the frame.
+the kernel, so that the program reads while the row is stored: there the contents are chosen so that the frame that they
+make is accepted again, and a mix, once made, stays in the frame.
 """
 
 from collections import Counter

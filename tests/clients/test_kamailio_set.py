@@ -1,4 +1,4 @@
-"""Two relays in one set of Kamailio's: who does not answer is passed over, and used again when it does."""
+"""Two relays in one set of Kamailio: one that does not answer is passed over, and used again when it does."""
 
 import pytest
 

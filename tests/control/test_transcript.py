@@ -1,7 +1,7 @@
 """Replays recorded dialogues of the C RTPproxy against the real daemon.
 
 Rows and groups that need a feature that is not built yet are listed here with the feature, and rows that are answered
-better on purpose with the reason. A listed row must really be answered differently: who builds the feature removes it.
+better on purpose with the reason. A listed row must really be answered differently: a new feature takes its rows away.
 """
 
 import contextlib

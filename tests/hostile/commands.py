@@ -1,4 +1,4 @@
-"""Random commands of every kind, each with what it means: nobody needs to read its text again.
+"""Random commands of every kind, each with its meaning, so that nothing needs to read its text again.
 
 A relay's addresses are a `World`; what is wrong with a command is known when it is made. Source: protocol.md 2 and 3.
 """

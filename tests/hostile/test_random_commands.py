@@ -1,4 +1,4 @@
-"""Random commands and time against the whole of the use cases; a simple model says what must come of them."""
+"""Random commands and time against the whole of the use cases; a simple model says what must result."""
 
 import os
 from random import Random

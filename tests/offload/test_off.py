@@ -1,4 +1,4 @@
-"""Without a kernel tier: nothing is forwarded or counted, and routes are asked again."""
+"""Without a kernel tier: nothing is forwarded or counted, and routes are asked for again."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Where media leaves: all kinds of ways out, and ways that change under a call. Whoever relays, media goes on."""
+"""Egress of media: all kinds of interfaces, and routes that change during a call. In every tier, media goes on."""
 
 import re
 from types import SimpleNamespace
