@@ -45,14 +45,33 @@ def test_all_parts_are_there_once_they_are_built():
     assert isinstance(parts.kernel, NoKernelTier)
 
 
+class RecordingStack(contextlib.ExitStack):
+    """Notes what it calls, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = []
+
+    def callback(self, action, /, *args, **keywords):
+        def call():
+            action(*args, **keywords)
+            self.called.append(action.__qualname__)
+
+        return super().callback(call)
+
+
 def test_what_was_built_is_taken_down_when_a_later_part_fails():
+    """In reverse order."""
     config = dataclasses.replace(BOUND, user="nosuchuser")
 
     def build():
-        with contextlib.ExitStack() as stack, pytest.raises(StartError, match="no user 'nosuchuser'"):
-            instance.build(config, lambda: 1.0, instance.Stop(abort), stack)
+        with RecordingStack() as stack:
+            with pytest.raises(StartError, match="no user 'nosuchuser'"):
+                instance.build(config, lambda: 1.0, instance.Stop(abort), stack)
+            assert stack.called == []
+        return stack.called
 
-    in_a_loop(build)
+    assert in_a_loop(build) == ["Notifier.close", "BoundMedia.close_all"]
 
 
 def test_signals_stop_and_the_second_one_aborts():

@@ -1,5 +1,7 @@
 """How sessions end, and what becomes of their ports."""
 
+import time
+
 import pytest
 
 from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, STEERED, Call, kernel_only, paused, rtcp, verdicts
@@ -11,6 +13,12 @@ IDLE_S = 5
 
 def is_gone(relay, tags):
     return relay.ask(f"Q {tags}") == "E50"
+
+
+def seconds_left(relay, tags):
+    """Ask how long a session lives if nothing comes; 0 when it has ended."""
+    reply = relay.ask(f"Q {tags}")
+    return 0 if reply == "E50" else int(reply.split()[0])
 
 
 def end_soon(relay, tags):
@@ -95,13 +103,19 @@ def test_a_stranger_does_not_keep_a_session(start, topology, way):
 
 
 def test_a_half_open_session_has_its_own_timeout(start, topology):
+    """What is left of each timeout is told, less at most the time that this test has taken."""
     relay = start("-W", "1", "-T", "60")
     with Call(relay, topology.caller, topology.callee) as call:
+        began = time.monotonic()
         call.establish(KERNEL)
+        half_began = time.monotonic()
         relay.port("U half 10.0.1.2 4000 f")
+        half_left = seconds_left(relay, "half f")
+        assert 1 - (time.monotonic() - half_began) <= half_left <= 1
         wait_for(lambda: is_gone(relay, "half f"), DEADLINE_S, "the half-open session to end")
         assert "half: session ended: idle for 1 s" in relay.log
-        assert 1 < int(relay.ask(f"Q {call.tags}").split()[0]) <= 60
+        left = seconds_left(relay, call.tags)
+        assert 60 - (time.monotonic() - began) <= left <= 60
         call.cross(rtp(2))
 
 
