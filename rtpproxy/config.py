@@ -121,7 +121,7 @@ class NotifyTarget:
 
 
 class LatchingMode(Enum):
-    """How endpoints are learned from packets (`--latching`)."""
+    """Ways to learn endpoints from packets (`--latching`)."""
 
     COMPATIBLE = "compatible"
     """By the rules of the C RTPproxy (protocol.md 5)."""
@@ -148,7 +148,7 @@ class OffloadMode(Enum):
 
 
 class PortsMode(Enum):
-    """How the relay owns its media ports (`--ports`)."""
+    """Ways for the relay to own its media ports (`--ports`)."""
 
     AUTO = "auto"
     """Steered where BPF can be loaded, else bound."""

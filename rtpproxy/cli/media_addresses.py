@@ -18,9 +18,9 @@ Resolve = Callable[[str, bool | None], str]
 Raises ConfigError with the rest of a sentence that begins "not an address,"."""
 
 _WORD = re.compile(r"[!-~]+")
-"""What a reply can hold: printable ASCII without a blank."""
+"""Matches what a reply can hold: printable ASCII without a blank."""
 _LABEL = re.compile(r"[!-|~]+")
-"""What the modifier `l{label}` can hold: a word without a closing brace."""
+"""Matches what the modifier `l{label}` can hold: a word without a closing brace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from rtpproxy.offload.entry import XdpWay
 
 
 class Egress:
-    """What the kernel can send by the links of this network namespace."""
+    """Knows what the kernel can send by the links of this network namespace."""
 
     def __init__(self, links: Links, has_our_xdp: Callable[[int], bool]) -> None:
         """`has_our_xdp` tells if our XDP program is attached to the interface with that index."""

@@ -24,7 +24,7 @@ class Layout:
     """Bytes."""
 
     def offset(self, member: str) -> int:
-        """Where a member starts, in bytes."""
+        """Offset of a member, in bytes."""
         return self.members[member][1]
 
     def member_bytes(self, member: str) -> int:

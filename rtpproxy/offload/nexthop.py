@@ -30,7 +30,7 @@ _IPV6_SETTINGS = Path("/proc/sys/net/ipv6/conf")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to reach a peer: number of the next hop row, and our address that packets leave from."""
+    """A way to reach a peer: number of the next hop row, and our address that packets leave from."""
 
     number: int
     from_host: str

@@ -20,7 +20,7 @@ class Backlog:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._sent_bytes = 0
-        """How much of the first waiting message was written."""
+        """Bytes of the first waiting message that were written."""
         self._unconfirmed: deque[bytes] = deque()
         self._unconfirmed_bytes = 0
 

@@ -34,7 +34,7 @@ SEND_BUFFER_BYTES = 1 << 16
 _READ_BYTES = 4096
 
 Address = str | Endpoint
-"""Where to connect: the path of a Unix socket, or a numeric host and TCP port."""
+"""The place to connect to: the path of a Unix socket, or a numeric host and TCP port."""
 
 
 class Channel:

@@ -33,7 +33,7 @@ class Ending(Enum):
 class Observer:
     """Base of all observers: override the events to be told of; the others cost nothing.
 
-    `now` is seconds, monotonic. Counters of streams hold what the kernel forwarded only as far as it was read; at
+    `now` is seconds, monotonic. Counters of streams include what the kernel forwarded only up to the last reading; at
     `ended` they are complete.
     """
 

@@ -19,7 +19,7 @@ from rtpproxy.session.session import Component, Session, Stream
 
 
 class Entries(Protocol):
-    """What the kernel is to forward: `offload.forwarder.Forwarder` or `offload.off.NoEntries`. Ports come as keys."""
+    """Installs and withdraws entries: `offload.forwarder.Forwarder` or `offload.off.NoEntries`. Ports come as keys."""
 
     @property
     def rest(self) -> str: ...
@@ -35,7 +35,7 @@ class Entries(Protocol):
 
 
 class KernelCounters(Protocol):
-    """What the kernel counted: `offload.counters.CounterTables`, or `offload.off.NoCounters`. Ports come as keys."""
+    """Reads the kernel's counters: `offload.counters.CounterTables` or `offload.off.NoCounters`. Ports come as keys."""
 
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...

@@ -72,7 +72,7 @@ from rtpproxy.rtp.header import RtpHeader
 UPDATE_WINDOW_S = 10.0
 """Seconds after a command on a known endpoint during which any RTP source may take the stream over."""
 SEQUENCE_DISTANCE = 536
-"""How far ahead of the memory, modulo 65536, another source may go on."""
+"""Largest distance ahead of the memory, modulo 65536, at which another source may go on."""
 REFRESH_INTERVAL_S = 1.0
 """Least seconds between two refreshes of the memory's sequence number."""
 LAST_PORT = 65535
@@ -210,7 +210,7 @@ class Latch:
         `signal`, so that a change is judged by the window that it fell into.
         """
         if self.is_strict and not self.is_latched:
-            # A command moved the stream while these packets were under way; they come from the source that it left.
+            # A command moved the stream while these packets were in transit; they come from the source that it left.
             return _ACCEPTED
         seen_at = min(refreshed_at, now)
         # A change that is older than the memory was dealt with before, or belongs to another source. One that is older

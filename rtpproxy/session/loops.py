@@ -9,7 +9,7 @@ run, are limited in rate. No phone comes near either limit. The kernel has the s
 REPEATS_PER_SECOND = 200
 """Limit of a stream's RTP packets with a number that came before."""
 UNNUMBERED_PER_SECOND = 5000
-"""Limit of a stream's RTCP packets, packets that are not RTP, and RTP packets that start the numbering anew."""
+"""Limit of a stream's RTCP packets, packets that are not RTP, and RTP packets that start a new run."""
 
 
 class LoopGuard:

@@ -50,7 +50,7 @@ class Stream:
     activity: int = -1
     """Number of its timer in `reaper.Activity`; in most sessions all streams share one."""
     received_packets: int = 0
-    """Packets accepted at its port, with those that the kernel forwarded as far as they are absorbed."""
+    """Packets accepted at its port; those that the kernel forwarded are included once they are absorbed."""
     relayed_packets: int = 0
     """Accepted packets that were sent on to the peer."""
     dropped_packets: int = 0
