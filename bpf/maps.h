@@ -2,6 +2,7 @@
 /* The maps, and who writes them. Look-ups are in relay.c, because bcc rewrites the main file only. */
 #pragma once
 #include "types.h"
+#include "verdict.h"
 
 #ifndef MAX_NEXT_HOPS
 #define MAX_NEXT_HOPS 4096

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * What the maps hold. This header is the only description of these layouts: the loader reads them back from the
- * compiled maps and hands them to the controller. Names ending in _ns are CLOCK_MONOTONIC nanoseconds; __be types
+ * What the maps hold, but for the verdicts (verdict.h). These two headers are the only description of these layouts:
+ * the loader reads them back from the compiled maps and hands them to the controller. Names ending in _ns are CLOCK_MONOTONIC nanoseconds; __be types
  * are network order; padding is spelled out and every size asserted.
  */
 #pragma once
@@ -141,38 +141,6 @@ struct next_hop {
 	__u8 reserved[24];
 };
 _Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");
-
-/*
- * Frames that were not forwarded, by reason, for the whole relay, one copy for each CPU. Those named dropped_ were
- * dropped, all others went to the kernel's stack, and from there to userspace if they were ours. Forwarded packets are
- * the sum over `port_counters`. This is the only list of reasons: names are never reused, and new ones go last.
- */
-struct verdicts {
-	__u64 dropped_other_source; /* not from the locked source, and over the limit of those for this second */
-	__u64 up_not_ip;            /* ARP, MPLS, ... */
-	__u64 up_vlan;              /* tags of no VLAN interface of this host, or over two tags; or an unknown interface */
-	__u64 up_not_udp;
-	__u64 up_not_ours;          /* UDP to an address or a port that no stream owns */
-	__u64 up_fragment;
-	__u64 up_ip_options;        /* IPv4 */
-	__u64 up_malformed;         /* lengths that contradict each other, or a multicast MAC */
-	__u64 up_no_entry;          /* ours, but still learning, or relayed by userspace */
-	__u64 up_entry_changing;    /* the entry or its next hop changed while it was read */
-	__u64 up_other_address;     /* sent to another of our addresses than before */
-	__u64 up_other_source;      /* not from the locked source: userspace applies the latching rules */
-	__u64 up_no_next_hop;       /* the neighbour is unknown, or its interface is down */
-	__u64 up_too_long;          /* over the MTU of the egress interface: a socket can fragment */
-	__u64 up_doubled;           /* short, and short packets must be sent twice */
-	__u64 up_extension_header;  /* IPv6 */
-	__u64 up_other_mac;         /* sent to the MAC of another host, seen by a promiscuous interface */
-	__u64 up_bad_checksum;      /* of the IPv4 header; that of UDP is checked by the receiver */
-	__u64 up_no_checksum;       /* none over IPv6; or none or an unfinished one, and too long to be summed here */
-	__u64 up_no_headroom;       /* the driver left no room before the frame for a longer header */
-	__u64 up_aggregated;        /* several packets joined on reception (GRO): the stack takes them apart */
-	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: left to TC */
-	__u64 dropped_going_round;  /* repeated packets, or packets without a number, so many that they must be in a loop */
-	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
-};
 
 /* Limit, per port per second, of packets from other sources than the locked one that go to userspace. */
 #ifndef OTHERS_PER_SECOND

@@ -174,11 +174,11 @@ class CounterTables(ByPort):
         return self._last_seen_ns / _NS
 
     def count(self, verdict: str) -> int:
-        """Frames of one verdict that `bpf/types.h` names, over all CPUs."""
+        """Frames of one verdict that `bpf/verdict.h` names, over all CPUs."""
         return self._count_verdicts()[verdict]
 
     def verdicts(self) -> dict[str, int]:
-        """Frames by verdict: `forwarded`, and the reasons that `bpf/types.h` names, over all CPUs."""
+        """Frames by verdict: `forwarded`, and the reasons that `bpf/verdict.h` names, over all CPUs."""
         return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
 
     def _count_verdicts(self) -> dict[str, int]:

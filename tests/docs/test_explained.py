@@ -23,7 +23,7 @@ def told(call: ast.expr) -> str:
 
 
 def test_every_verdict_is_explained():
-    struct = re.search(r"^struct verdicts \{(.*?)^\};", text(ROOT / "bpf" / "types.h"), re.MULTILINE | re.DOTALL)
+    struct = re.search(r"^struct verdicts \{(.*?)^\};", text(ROOT / "bpf" / "verdict.h"), re.MULTILINE | re.DOTALL)
     assert struct is not None
     verdicts = re.findall(r"^\s*__u64 (\w+);", struct[1], re.MULTILINE)
     assert len(verdicts) > 20
