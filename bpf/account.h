@@ -9,7 +9,7 @@
 #include "run.h"
 #include "types.h"
 
-#define GAP_SHIFT 10
+#define GAP_SHIFT 10 /* of nanoseconds: _GAP_NS in rtpproxy/offload/counters.py */
 #define MEMORY_SHIFT 30 /* of nanoseconds: about a second */
 
 /* Is this the RTP packet that follows the highest of the run? Most are. */

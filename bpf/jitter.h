@@ -34,7 +34,7 @@ static __always_inline __u64 jitter_clock(__u8 payload_type)
 	}
 }
 
-/* Convert nanoseconds to 1/256 ticks. Over 2^36 ns (a minute) it shifts first, so that the product fits. */
+/* Convert nanoseconds to 1/256 ticks (_JITTER_UNITS in rtpproxy/offload/counters.py). Over 2^36 ns (a minute) it shifts first, so that the product fits. */
 static __always_inline __s64 jitter_elapsed(__u64 elapsed_ns, __u64 clock)
 {
 	return elapsed_ns >> 36 ? (elapsed_ns >> 16) * clock >> 16 : elapsed_ns * clock >> 32;

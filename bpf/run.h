@@ -43,7 +43,10 @@ static __always_inline void run_settle(struct port_counters *c, struct port_even
 		ev->lowest = c->highest - MISSING_BITS;
 }
 
-/* Start a new run. Its numbers start above 65,535, so that earlier ones do not fall below 0. */
+/*
+ * Start a new run. Its numbers start above 65,535, so that earlier ones do not fall below 0 (_FIRST_NUMBER in
+ * rtpproxy/offload/counters.py).
+ */
 static __always_inline void run_start(struct port_counters *c, struct port_events *ev, __u16 sequence)
 {
 	c->highest = ev->lowest = 0x10000 + sequence;

@@ -8,6 +8,14 @@
 #include <linux/types.h>
 
 /*
+ * Limits, most of which userspace keeps as well. Their numbers are in Python only, and come by the compiler's command
+ * line: LIMITS in rtpproxy/offload/programs.py.
+ */
+#if !defined(MAX_JUMP) || !defined(OTHERS_PER_SECOND) || !defined(REPEATS_PER_SECOND) || !defined(UNNUMBERED_PER_SECOND)
+#error "MAX_JUMP, OTHERS_PER_SECOND, REPEATS_PER_SECOND and UNNUMBERED_PER_SECOND must be given"
+#endif
+
+/*
  * One row per media port of every port space, written by the controller, only read here. It holds two things:
  * `is_open` (the port belongs to a stream, so its packets are steered to the controller's socket), and the
  * forwarding entry, everything from `sequence` on. An entry changes as a whole: the writer makes `sequence` odd,
@@ -77,8 +85,6 @@ struct port_counters {
 };
 _Static_assert(sizeof(struct port_counters) == 64, "counters are one cache line");
 
-/* Numbers ahead of or behind the highest that a packet may be and still belong to the run. */
-#define MAX_JUMP 536
 #define MISSING_WORDS 9
 #define MISSING_BITS (64 * MISSING_WORDS)
 _Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a bit");
@@ -141,19 +147,3 @@ struct next_hop {
 	__u8 reserved[24];
 };
 _Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");
-
-/* Limit, per port per second, of packets from other sources than the locked one that go to userspace. */
-#ifndef OTHERS_PER_SECOND
-#define OTHERS_PER_SECOND 8
-#endif
-
-/*
- * Limits, per port per second, of RTP packets that repeat a number, and of packets that have none or start a new run.
- * The excess is dropped, which ends a loop.
- */
-#ifndef REPEATS_PER_SECOND
-#define REPEATS_PER_SECOND 200
-#endif
-#ifndef UNNUMBERED_PER_SECOND
-#define UNNUMBERED_PER_SECOND 5000
-#endif

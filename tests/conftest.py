@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, settings
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.offload import loader
 from rtpproxy.offload.host_maps import HostMaps
+from rtpproxy.offload.programs import LIMITS
 from rtpproxy.offload.tables import Tables
 from tests.plain_xdp import load_plain_xdp
 from tests.workers import enter_own_namespaces
@@ -128,7 +129,7 @@ def load_programs(**defines: str) -> loader.Loaded:
     span = LAST_PORT + 1 - FIRST_PORT
     ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1"}
     slots = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "0"}
-    loaded = loader.load({**PROGRAM_NAMES, **ports, **slots, **defines}, is_strict=True)
+    loaded = loader.load({**PROGRAM_NAMES, **LIMITS, **ports, **slots, **defines}, is_strict=True)
     host_maps = HostMaps(loaded)
     for tags in ((), VLAN, QINQ):
         host_maps.mark_frames((1, tags), RELAY_MAC)

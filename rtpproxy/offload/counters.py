@@ -16,9 +16,11 @@ from rtpproxy.rtp.statistics import MAX_JUMP, RtpState, RtpTotals
 
 _NS = 1_000_000_000
 _GAP_NS = 1024
+"""The unit of gaps (GAP_SHIFT in `bpf/account.h`)."""
 _JITTER_UNITS = 256
+"""Parts of a timestamp unit that jitter is counted in (`jitter_elapsed` in `bpf/jitter.h`)."""
 _FIRST_NUMBER = 1 << 16
-"""Added by the kernel to the sequence number that a run starts with."""
+"""Added by the kernel to the sequence number that a run starts with (`run_start` in `bpf/run.h`)."""
 _WORD = (1 << 32) - 1
 
 

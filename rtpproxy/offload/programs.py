@@ -13,7 +13,19 @@ from rtpproxy.offload.attach import PROGRAM_PREFIX, ProgramSet
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.syscall import attach_sk_lookup
 from rtpproxy.offload.tables import Tables
+from rtpproxy.rtp.statistics import MAX_JUMP
 from rtpproxy.session.local import slots_of
+from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
+
+OTHERS_PER_SECOND = 8
+"""Limit of packets from other sources than the locked one that the kernel leaves to userspace, per port."""
+LIMITS = {
+    "MAX_JUMP": str(MAX_JUMP),
+    "OTHERS_PER_SECOND": str(OTHERS_PER_SECOND),
+    "REPEATS_PER_SECOND": str(REPEATS_PER_SECOND),
+    "UNNUMBERED_PER_SECOND": str(UNNUMBERED_PER_SECOND),
+}
+"""Macros that the programs cannot be compiled without."""
 
 
 def instance_name(config: Config) -> str:
@@ -35,6 +47,7 @@ class Programs:
             self._loaded = loader.load(
                 {
                     **names,
+                    **LIMITS,
                     "FIRST_PORT": str(first_port),
                     "PORT_SPAN": str(last_port + 1 - first_port),
                     "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),

@@ -11,6 +11,7 @@ from scapy.packet import Raw
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import NextHop, XdpWay
+from rtpproxy.offload.programs import OTHERS_PER_SECOND
 from tests.bpf.data_plane import Outcome
 from tests.bpf.frames import CALLER, HOP, ethernet, forwarded, ipv4, ipv6, received, rtp, tagged
 from tests.bpf.prog_run import XDP_DROP, XDP_PASS, XDP_REDIRECT
@@ -18,7 +19,6 @@ from tests.bpf.prog_run import XDP_DROP, XDP_PASS, XDP_REDIRECT
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 SECOND_NS = 1_000_000_000
-OTHERS_PER_SECOND = 8
 A_SECOND = (SECOND_NS >> 20) + 1
 """In units of `window_since`."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rtpproxy.offload.programs import OTHERS_PER_SECOND
 from tests.bpf.maps import ProgramMaps, attached_program
 from tests.netns import Topology
 from tests.netns_call.call import (
@@ -25,8 +26,6 @@ from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
 FLOOD = 500
-OTHERS_PER_SECOND = 8
-"""Packets from other sources than the locked one that go up to userspace, per port (bpf/types.h)."""
 
 
 @kernel_only

@@ -255,10 +255,11 @@ AS_OPERATOR = """
 import sys
 from rtpproxy.offload import loader
 from rtpproxy.offload.attach import Interfaces, ProgramSet
+from rtpproxy.offload.programs import LIMITS
 from rtpproxy.network.netlink import Rtnetlink
 
 names = dict(zip(loader.PROGRAM_MACROS, ("rtpp_x_op", "rtpp_t_op", "rtpp_b_op", "rtpp_s_op")))
-loaded = loader.load(names)
+loaded = loader.load({**names, **LIMITS})
 programs = ProgramSet(
     xdp=(loaded.xdp_fd, names["ON_XDP"]),
     tc=(loaded.tc_fd, names["ON_TC"]),

@@ -13,10 +13,11 @@ import pytest
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 from rtpproxy.offload.loader import bpf_directory, load
+from rtpproxy.offload.programs import LIMITS
 from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
-NAMES = {macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)}
+NAMES = {macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)} | LIMITS
 WILDCARDS = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "1", "LOCAL_SLOTS": "2"}
 ADDRESSES = {
     "LOCAL_SLOTS": "2",
@@ -29,11 +30,11 @@ MAPS = {
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
     *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
 }
-LOAD_ELSEWHERE = """
+LOAD_ELSEWHERE = f"""
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 try:
-    loader.load({macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)}).close()
+    loader.load({NAMES!r}).close()
     print("loaded")
 except OffloadError as error:
     print(error)
@@ -166,7 +167,7 @@ class TestLoaded:
         found = []
         for defines in (
             NAMES,
-            others,
+            {**NAMES, **others},
             {**NAMES, **WILDCARDS},
             {**NAMES, "FIRST_PORT": "1"},
             {**NAMES, "MAX_LINKS": "9"},
@@ -223,6 +224,14 @@ class TestLoaded:
         assert str(caught.value).startswith("cannot compile: Failed to compile BPF module")
         assert "\n" not in str(caught.value)
         assert open_descriptors() == before
+
+    @pytest.mark.parametrize("limit", LIMITS)
+    def test_limits_have_no_default_in_c(self, caplog, limit):
+        """So that the kernel's number is Python's."""
+        caplog.set_level(logging.DEBUG)
+        with pytest.raises(OffloadError, match=r"^cannot compile: "):
+            load({name: value for name, value in NAMES.items() if name != limit})
+        assert any("#error" in message and limit in message for message in caplog.messages), caplog.messages
 
     def test_missing_header(self, tmp_path, monkeypatch):
         (copy_of_programs(tmp_path, monkeypatch) / "types.h").unlink()

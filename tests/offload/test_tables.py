@@ -13,6 +13,7 @@ from scapy.packet import Raw
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload import loader
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, XdpWay
+from rtpproxy.offload.programs import LIMITS
 from rtpproxy.offload.tables import Tables
 from rtpproxy.rtp.statistics import RtpState
 from rtpproxy.session.local import port_key
@@ -169,7 +170,7 @@ def test_port_ranges(first, last):
     """Every port of every port space has a row of its own, and there are no others."""
     span = last + 1 - first
     ports = {"FIRST_PORT": str(first), "PORT_SPAN": str(span), "LOCAL_SLOTS": "3"}
-    with contextlib.closing(loader.load({**PROGRAM_NAMES, **ports})) as loaded:
+    with contextlib.closing(loader.load({**PROGRAM_NAMES, **LIMITS, **ports})) as loaded:
         tables = Tables(loaded, first, last)
         plane = DataPlane(loaded, tables)
         keys = [port_key(slot, port) for slot in range(3) for port in (first, last)]

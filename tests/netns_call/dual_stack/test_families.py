@@ -7,6 +7,7 @@ import time
 import pytest
 from scapy.all import ICMP, IP, Ether, ICMPv6EchoRequest, IPv6, Raw
 
+from rtpproxy.offload.programs import OTHERS_PER_SECOND
 from tests.netns_call.call import (
     DEADLINE_S,
     ETH_P_IP,
@@ -25,8 +26,6 @@ from tests.running import rtp
 from tests.waiting import wait_for
 
 MTU = 1500
-OTHERS_PER_SECOND = 8
-"""Packets from other sources than the locked one that go up to userspace, per port (bpf/types.h)."""
 
 
 @pairs
