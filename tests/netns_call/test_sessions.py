@@ -103,7 +103,7 @@ def test_a_stranger_does_not_keep_a_session(start, topology, way):
 
 
 def test_a_half_open_session_has_its_own_timeout(start, topology):
-    """What is left of each timeout is told, less at most the time that this test has taken."""
+    """The relay tells how much of each timeout is left: all, less at most the time that this test has taken."""
     relay = start("-W", "1", "-T", "60")
     with Call(relay, topology.caller, topology.callee) as call:
         began = time.monotonic()
