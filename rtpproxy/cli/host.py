@@ -3,6 +3,7 @@
 Modules that take long to import are imported where they are used, so that `--help` is quick.
 """
 
+from rtpproxy import addr
 from rtpproxy.errors import ConfigError, OffloadError
 
 
@@ -37,7 +38,7 @@ def check_no_interface(name: str, is_ipv6: bool | None) -> None:
         index = socket.if_nametoindex(name)
     except (OSError, ValueError, UnicodeError):
         return
-    hosts = [host for host in _addresses_of(index) if is_ipv6 in (None, ":" in host)]
+    hosts = [host for host in _addresses_of(index) if is_ipv6 in (None, addr.is_ipv6(host))]
     if hosts:
         raise ConfigError(f"but {name} is an interface; its addresses are {', '.join(hosts)}; give one of them")
     family = {None: "", False: "IPv4 ", True: "IPv6 "}[is_ipv6]
