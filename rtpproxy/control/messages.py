@@ -179,18 +179,18 @@ class GetStats:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """`P`: plays a prompt to a party. Not supported: only stopping succeeds, which needs no player."""
+    """`P`: plays a prompt to a leg. Not supported: only stopping succeeds, which needs no player."""
 
     session: Query
     is_stop: bool
     """The count was 0."""
     wants_session_codecs: bool
-    """The codecs are those that `c` gave in the party's last command."""
+    """The codecs are those that `c` gave in the leg's last command."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopPlay:
-    """`S`: stops playing to a party, which succeeds when nothing plays."""
+    """`S`: stops playing to a leg, which succeeds when nothing plays."""
 
     session: Query
 

@@ -7,14 +7,14 @@ _BATCH_BYTES = 1 << 16
 
 
 class Backlog:
-    """A bounded queue of messages. They are in one of two places, in the order in which they came:
+    """Holds a bounded number of messages. They are in one of two places, in the order in which they came:
 
     - *unconfirmed*: written into a connection, but not known to be acknowledged by the other host;
     - *waiting*: not written yet, or the first of them in part.
     """
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
-        """The limits are those of the waiting messages."""
+        """Limit the waiting messages; unconfirmed ones are not counted."""
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._waiting: deque[bytes] = deque()
@@ -25,7 +25,7 @@ class Backlog:
         self._unconfirmed_bytes = 0
 
     def __len__(self) -> int:
-        """Number of messages that wait."""
+        """Count the waiting messages."""
         return len(self._waiting)
 
     def append(self, message: bytes) -> bool:
@@ -37,7 +37,7 @@ class Backlog:
         return True
 
     def batch(self) -> bytes:
-        """The bytes to write next; empty when nothing waits."""
+        """Return the bytes to write next; empty when nothing waits."""
         parts = []
         size = -self._sent_bytes
         for message in self._waiting:

@@ -68,7 +68,7 @@ class Jitter:
 
 
 class KernelJitter(NamedTuple):
-    """Measurements of the kernel since the last time, and its state."""
+    """Holds what the kernel measured since it was last absorbed, and where it stands."""
 
     ssrc: int
     """SSRC of the latest packet that it forwarded."""
@@ -77,12 +77,12 @@ class KernelJitter(NamedTuple):
     arrived_at: float
     """Arrival of that packet, seconds, monotonic; 0.0 when no packet of `ssrc` had a known clock."""
     is_new: bool
-    """No packet of `ssrc` was measured yet."""
+    """True while no packet of `ssrc` has been measured."""
     last: float
     """Jitter after the latest packet."""
     maximum: float
     total: float
-    """Sum over the packets that were measured since the last time, of whatever SSRCs."""
+    """Sum over the packets measured since the last time, whatever their SSRC."""
     packets: int
     """Number of these packets."""
 
