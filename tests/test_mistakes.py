@@ -528,7 +528,7 @@ HIDE_RUN = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$0" "$@"'
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("prefix", "level"), [(AS_NOBODY, "WARN"), ((), None)], ids=["user", "root"])
+@pytest.mark.parametrize(("prefix", "level"), [(AS_NOBODY, "ERR"), ((), None)], ids=["user", "root"])
 def test_default_pid_file(open_directory, prefix, level):
     """An ordinary user can run without it, and one line of the log says so."""
     socket_path, log_path = open_directory / "sock", open_directory / "log"
