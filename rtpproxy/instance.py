@@ -56,7 +56,7 @@ async def serve(config: Config, clock: Clock, on_ready: Callable[[], None], abor
     signals.catch(loop, stop.on_signal, stop.slowly)
     with ExitStack() as stack:
         parts = build(config, clock, stop, stack)
-        await _start(parts, loop, stack)
+        await _start(parts, stack)
         Ticks(parts, loop, clock, stop).start()
         if not stop.is_asked:
             on_ready()
@@ -268,7 +268,7 @@ def _build_kernel(
     if ports.programs is None or config.offload is OffloadMode.OFF:
         why = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
         return NoKernelTier(why, ports.media.routes_changed)
-    kernel = KernelTier(config, ports.programs, ports.media.routes_changed)
+    kernel = KernelTier(config, ports.programs, ports.media.routes_changed, asyncio.get_running_loop())
     # The last report counts what was forwarded until the programs were detached.
     stack.callback(verdicts.log_changes)
     stack.callback(kernel.close)
@@ -300,14 +300,14 @@ def on_input_end(kind: ControlKind, config: Config, stop: Stop) -> None:
 # Start
 
 
-async def _start(parts: Parts, loop: AbstractEventLoop, stack: ExitStack) -> None:
+async def _start(parts: Parts, stack: ExitStack) -> None:
     """Open control sockets, claim media ports, attach programs, answer commands: in this order. Raises StartError."""
     await parts.server.open()
     stack.callback(parts.server.close)
     # From here on it is certain that no other relay with these control sockets runs.
     _claim_ports(parts, stack)
     _announce(parts)
-    parts.kernel.start(loop)
+    parts.kernel.start()
     parts.server.serve()
 
 

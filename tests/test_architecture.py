@@ -90,7 +90,7 @@ FOREIGN = {
     "click": {"cli.command"},
     "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
     "pyroute2": {
-        *("network.netlink", "network.addresses", "network.links"),
+        *("network.addresses", "network.events", "network.links", "network.netlink"),
         *("offload.attach", "offload.clsact", "offload.neighbours", "offload.nexthop"),
     },
     "uvloop": {"process.daemon"},

@@ -1,29 +1,17 @@
-"""Sends requests to rtnetlink and receives its events, as pyroute2's messages.
+"""Sends requests to rtnetlink, as pyroute2's messages.
 
-pyroute2's own sockets do not work with uvloop, so the two sockets here are plain ones: the kernel answers a request
-before `send` returns, and events are read when the loop says so.
+pyroute2's own sockets do not work with uvloop, so this socket and that of `events` are plain ones: the kernel
+answers a request before `send` returns, and events are read when the loop says so.
 """
 
-import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
 
-from pyroute2.netlink.rtnl import (
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV4_ROUTE,
-    RTMGRP_IPV4_RULE,
-    RTMGRP_IPV6_IFADDR,
-    RTMGRP_IPV6_ROUTE,
-    RTMGRP_IPV6_RULE,
-    RTMGRP_LINK,
-    RTMGRP_NEIGH,
-)
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from rtpproxy.buffers import force_receive_buffer
 from rtpproxy.errors import OffloadError
 
 Message = Any
@@ -37,11 +25,7 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR_MESSAGE = 1
 _ACK_WITH_ATTRIBUTES = 0x200
-_RECEIVE_BYTES = 1 << 17
-_EVENT_BUFFER_BYTES = 1 << 22
-_IPV4_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
-_IPV6_GROUPS = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE
-_EVENT_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | _IPV4_GROUPS | _IPV6_GROUPS
+RECEIVE_BYTES = 1 << 17
 
 
 class Rtnetlink:
@@ -71,7 +55,7 @@ class Rtnetlink:
         message.encode()
         self._socket.send(message.data)
         answers: list[Message] = []
-        while not self._take(self._socket.recv(_RECEIVE_BYTES), answers):
+        while not self._take(self._socket.recv(RECEIVE_BYTES), answers):
             pass
         return answers
 
@@ -89,41 +73,6 @@ class Rtnetlink:
             else:
                 answers.extend(self._marshal.parse(raw, None, None))
         return is_complete
-
-
-class Events:
-    """A socket that gets the events of links, neighbours, routes, rules and addresses."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        force_receive_buffer(self._socket, _EVENT_BUFFER_BYTES)
-        self._socket.bind((0, _EVENT_GROUPS))
-        self._socket.setblocking(False)
-        self._marshal = MarshalRtnl()
-
-    def fileno(self) -> int:
-        """The descriptor, for the event loop."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def read(self) -> list[Message] | None:
-        """The pending events; None when some were lost, so that everything must be asked for again."""
-        events: list[Message] = []
-        is_complete = True
-        while True:
-            try:
-                data = self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return events if is_complete else None
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                is_complete = False
-                continue
-            events.extend(self._marshal.parse(data, None, None))
 
 
 def attribute(message: Message, name: str) -> Any:  # noqa: ANN401 - pyroute2 is untyped

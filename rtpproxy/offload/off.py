@@ -1,7 +1,6 @@
 """Stands in for the kernel tier where there is none: userspace relays everything."""
 
 import logging
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Collection, Mapping
 
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner
@@ -91,7 +90,7 @@ class NoKernelTier:
         self.forwarder = NoEntries(why)
         self.counters = NoCounters()
 
-    def start(self, _: AbstractEventLoop) -> None:
+    def start(self) -> None:
         """Log that the kernel forwards nothing."""
         log.info("all interfaces: userspace (%s)", self._why)
 

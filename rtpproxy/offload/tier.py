@@ -10,8 +10,9 @@ from collections.abc import Callable
 from rtpproxy.config import Config
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.network.addresses import HostAddresses, addresses_of_host
+from rtpproxy.network.events import EventHandlers, Events
 from rtpproxy.network.links import OurFrames
-from rtpproxy.network.netlink import Events, Rtnetlink
+from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.attach import Interfaces, Report, carriers
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.forwarder import Forwarder
@@ -30,10 +31,13 @@ REROUTE_BATCH = 32
 class KernelTier:
     """The programs on the host's interfaces, with next hops that follow the network."""
 
-    def __init__(self, config: Config, programs: Programs, on_routes: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, programs: Programs, on_routes: Callable[[], None], loop: AbstractEventLoop
+    ) -> None:
         """`on_routes` is called when routes or addresses changed. Nothing is attached before `start`."""
         self._config = config
         self._on_routes = on_routes
+        self._loop = loop
         self._events = Events()
         self._netlink = Rtnetlink()
         self._interfaces = Interfaces(self._netlink, programs.on_interfaces, config.interfaces, config.offload)
@@ -45,13 +49,20 @@ class KernelTier:
         self._frames = OurFrames(programs.host_maps.mark_frames)
         self.forwarder = Forwarder(tables.ports, self._next_hops)
         self.counters = tables.counts
-        self._loop: AbstractEventLoop | None = None
+        self._handlers = EventHandlers(
+            on_link=self._on_link,
+            on_neighbour=self._neighbours.on_neighbour,
+            on_routing=lambda _: self._reroute_soon(),
+            on_end=self._on_end_of_events,
+            on_lost=self._on_lost_events,
+        )
+        self._changed_links: dict[int, None] = {}
         self._rerouting: TimerHandle | None = None
         self._continuing: Handle | None = None
         self._rerouted_at = 0.0
         self._has_warned_of_headroom = False
 
-    def start(self, loop: AbstractEventLoop) -> None:
+    def start(self) -> None:
         """Clear what a killed predecessor left, attach, follow events. Raises StartError without a required tier."""
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached what a killed predecessor left", name)
@@ -61,13 +72,11 @@ class KernelTier:
         reports = self._attach_wanted()
         if self._config.offload.is_required:
             self._require(reports)
-        self._loop = loop
-        loop.add_reader(self._events.fileno(), self._on_events)
+        self._loop.add_reader(self._events.fileno(), self._events.hand_out, self._handlers)
 
     def close(self) -> None:
         """Detach from every interface."""
-        if self._loop is not None:
-            self._loop.remove_reader(self._events.fileno())
+        self._loop.remove_reader(self._events.fileno())
         for pending in (self._rerouting, self._continuing):
             if pending is not None:
                 pending.cancel()
@@ -131,44 +140,35 @@ class KernelTier:
             why = "; ".join(map(str, missing or reports)) or "no interface carries a listen address"
             raise StartError(f"--offload {self._config.offload.value} cannot be had: {why}")
 
-    def _on_events(self) -> None:
-        messages = self._events.read()
-        if messages is None:
-            log.warning("netlink events were lost; asking for everything again")
-            try:
-                self._interfaces.reload()
-                self._neighbours.reload()
-            except OffloadError as error:
-                log.error("cannot ask for links and neighbours: %s", error)
-            self._follow_frames()
-            self._reroute_soon()
-            return
-        changed: dict[int, None] = {}
-        is_routing = False
-        for message in messages:
-            event = message["event"]
-            if event in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
-                self._neighbours.on_neighbour(message)
-            elif event in ("RTM_NEWLINK", "RTM_DELLINK"):
-                index = self._interfaces.on_event(message)
-                if index is not None:
-                    changed[index] = None
-            else:
-                is_routing = True
+    def _on_link(self, message: Message) -> None:
+        index = self._interfaces.on_event(message)
+        if index is not None:
+            self._changed_links[index] = None
+
+    def _on_end_of_events(self) -> None:
+        changed, self._changed_links = self._changed_links, {}
         if changed:
             self._follow_frames()
             for index in changed:
                 self._neighbours.on_link(index)
-        if changed or is_routing:
             self._reroute_soon()
 
+    def _on_lost_events(self) -> None:
+        log.warning("netlink events were lost; asking for everything again")
+        try:
+            self._interfaces.reload()
+            self._neighbours.reload()
+        except OffloadError as error:
+            log.error("cannot ask for links and neighbours: %s", error)
+        self._follow_frames()
+        self._reroute_soon()
+
     def _reroute_soon(self) -> None:
-        if self._rerouting is None and self._loop is not None:
+        if self._rerouting is None:
             at = max(self._loop.time(), self._rerouted_at + REROUTE_PAUSE_S)
             self._rerouting = self._loop.call_at(at, self._reroute)
 
     def _reroute(self) -> None:
-        assert self._loop is not None
         self._rerouting = None
         self._rerouted_at = self._loop.time()
         self._on_routes()
@@ -184,6 +184,5 @@ class KernelTier:
         if self._continuing is not None:
             self._continuing.cancel()
             self._continuing = None
-        assert self._loop is not None
         if self.forwarder.reroute(REROUTE_BATCH, self._loop.time()) and self._rerouting is None:
             self._continuing = self._loop.call_soon(self._continue_reroute)

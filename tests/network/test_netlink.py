@@ -1,7 +1,6 @@
-"""Requests to the kernel and its events, in a namespace of the test."""
+"""Requests to the kernel, in a namespace of the test."""
 
 import errno
-import os
 import socket
 
 import pytest
@@ -11,19 +10,11 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Events, attribute
-from tests.waiting import DEADLINE_S, wait_for
+from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, attribute
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 STALE = 0x04
-
-
-@pytest.fixture
-def events(topology):
-    events = topology.relay.call(Events)
-    yield events
-    events.close()
 
 
 def neighbour(topology, host="10.0.1.77", mac="02:00:00:00:00:77"):
@@ -90,42 +81,3 @@ def test_requests_go_on_after_an_error(netlink, topology):
         with pytest.raises(OffloadError):
             netlink.request(neighbour(topology), RTM_DELNEIGH)
         assert len(names(netlink)) == 3
-
-
-def test_events(events, netlink, topology):
-    assert events.read() == []
-    netlink.request(neighbour(topology), RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE)
-    (event,) = wait_for(events.read, DEADLINE_S, "the event")
-    assert (event["event"], attribute(event, "NDA_DST")) == ("RTM_NEWNEIGH", "10.0.1.77")
-    assert events.read() == []
-
-
-@pytest.mark.parametrize(
-    ("command", "event"),
-    [
-        ("addr add 10.0.9.1/24 dev to-caller", "RTM_NEWADDR"),
-        ("route add 198.51.100.0/24 via 10.0.1.2", "RTM_NEWROUTE"),
-        ("rule add from 10.0.9.9 table 5", "RTM_NEWRULE"),
-        ("link set to-caller mtu 1400", "RTM_NEWLINK"),
-        ("link add br0 type bridge", "RTM_NEWLINK"),
-        ("link del to-callee", "RTM_DELLINK"),
-        ("neigh replace 10.0.1.9 lladdr 02:00:00:00:00:09 dev to-caller", "RTM_NEWNEIGH"),
-    ],
-)
-def test_kinds_of_events(events, topology, command, event):
-    topology.relay.run(["ip", *command.split()])
-    seen = set()
-    wait_for(lambda: seen.update(each["event"] for each in events.read()) or event in seen, DEADLINE_S, event)
-
-
-def test_lost_events_are_told_once(events, topology):
-    with socket.socket(fileno=os.dup(events.fileno())) as same:
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # as small as the kernel allows
-    commands = "\n".join(
-        f"neigh replace 10.0.1.{number} lladdr 02:00:00:00:00:{number:02x} dev to-caller" for number in range(3, 200)
-    )
-    topology.relay.run(["ip", "-batch", "-"], input=commands)
-    assert events.read() is None
-    assert events.read() == []
-    topology.relay.run(["ip", "neigh", "del", "10.0.1.3", "dev", "to-caller"])
-    assert [event["event"] for event in wait_for(events.read, DEADLINE_S, "an event")][-1] == "RTM_DELNEIGH"

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 
 from rtpproxy.config import OffloadMode
-from rtpproxy.network.netlink import Events, Rtnetlink
+from rtpproxy.network.events import EventHandlers, Events, hand_out
+from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.attach import Interfaces, ProgramSet
 from rtpproxy.offload.entry import NextHop, Tier, XdpWay
 from rtpproxy.offload.loader import Loaded
@@ -37,6 +38,18 @@ class RelayNetwork:
         self.interfaces = Interfaces(self.netlink, programs, mode=mode)
         self.neighbours = Neighbours(self.netlink, self.interfaces, self._write, CAPACITY)
         self.next_hops = NextHops(self.netlink, self.interfaces, self.neighbours)
+        self.handlers = EventHandlers(
+            on_link=self._on_link,
+            on_neighbour=self.neighbours.on_neighbour,
+            on_routing=lambda _: None,
+            on_end=lambda: None,
+            on_lost=lambda: None,
+        )
+
+    def _on_link(self, message: Message) -> None:
+        index = self.interfaces.on_event(message)
+        if index is not None:
+            self.neighbours.on_link(index)
 
     def _write(self, number: int, hop: NextHop | None) -> None:
         self.rows[number] = hop
@@ -58,13 +71,7 @@ class RelayNetwork:
         """Hand pending events to the parts that follow them, as `offload.tier.KernelTier` does. Returns their names."""
         messages = self.events.read()
         assert messages is not None
-        for message in messages:
-            if message["event"] in ("RTM_NEWNEIGH", "RTM_DELNEIGH"):
-                self.neighbours.on_neighbour(message)
-            elif message["event"] in ("RTM_NEWLINK", "RTM_DELLINK"):
-                index = self.interfaces.on_event(message)
-                if index is not None:
-                    self.neighbours.on_link(index)
+        hand_out(messages, self.handlers)
         return [message["event"] for message in messages]
 
     def follow(self, condition: Callable[[], bool], what: str) -> None:

@@ -1,7 +1,5 @@
 """Without a kernel tier: nothing is forwarded or counted, and routes are asked for again."""
 
-import asyncio
-import contextlib
 import logging
 
 from rtpproxy.offload.off import NoKernelTier
@@ -10,8 +8,8 @@ from rtpproxy.offload.off import NoKernelTier
 def test_without_a_kernel_tier_routes_are_asked_again_every_second(caplog):
     asked = []
     tier = NoKernelTier("--offload off", lambda: asked.append(1))
-    with caplog.at_level(logging.INFO), contextlib.closing(asyncio.new_event_loop()) as loop:
-        tier.start(loop)
+    with caplog.at_level(logging.INFO):
+        tier.start()
     tier.tick()
     tier.tick()
     tier.close()

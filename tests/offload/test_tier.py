@@ -24,8 +24,8 @@ def test_lack_of_headroom_is_told_once(caplog):
         contextlib.closing(Programs(config)) as programs,
         contextlib.closing(asyncio.new_event_loop()) as loop,
     ):
-        tier = KernelTier(config, programs, lambda: None)
-        tier.start(loop)
+        tier = KernelTier(config, programs, lambda: None, loop)
+        tier.start()
         layout, others = programs._loaded.layouts["verdicts"], possible_cpus() - 1
         key = layout.key.pack_number(0)
         for count in (0, 1, 1, 2):
