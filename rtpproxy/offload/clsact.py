@@ -85,7 +85,7 @@ class Clsact:
         try:
             self._netlink.request(message, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL)
         except OffloadError as error:
-            if _number(error) != errno.EEXIST:
+            if _error_number(error) != errno.EEXIST:
                 raise
         else:
             self._added.add(index)
@@ -100,7 +100,7 @@ class Clsact:
         try:
             self._netlink.request(message, kind)
         except OffloadError as error:
-            if _number(error) not in _GONE:
+            if _error_number(error) not in _GONE:
                 raise
 
     def _filters(self, index: int, parent: int) -> list[Message]:
@@ -109,7 +109,7 @@ class Clsact:
         try:
             answers = self._netlink.request(message, RTM_GETTFILTER, NLM_F_DUMP)
         except OffloadError as error:
-            if _number(error) in _GONE:
+            if _error_number(error) in _GONE:
                 return []
             raise
         return [answer for answer in answers if answer["handle"]]
@@ -139,5 +139,5 @@ def _filter(index: int, handle: int = 0) -> Message:
     return message
 
 
-def _number(error: OffloadError) -> int | None:
+def _error_number(error: OffloadError) -> int | None:
     return error.__cause__.errno if isinstance(error.__cause__, OSError) else None

@@ -64,7 +64,7 @@ class NextHops:
         self._netlink = netlink
         self._interfaces = interfaces
         self._neighbours = neighbours
-        self._default_ttl = _number(_DEFAULT_TTL, _USUAL_TTL)
+        self._default_ttl = _setting(_DEFAULT_TTL, _USUAL_TTL)
         self._routes: dict[_Target, tuple[Route | NoRoute, Hop | None]] = {}
         self._users: dict[_Target, int] = {}
         self._unchecked: list[_Target] = []
@@ -213,10 +213,10 @@ def _no_ingress(report: Report) -> str:
 def _ipv6_settings(name: str) -> tuple[int, int]:
     """IPv6 hop limit and MTU (bytes) of what leaves by an interface: a router on the link may set both."""
     settings = _IPV6_SETTINGS / name
-    return _number(settings / "hop_limit", _USUAL_TTL), _number(settings / "mtu", _ANY_MTU)
+    return _setting(settings / "hop_limit", _USUAL_TTL), _setting(settings / "mtu", _ANY_MTU)
 
 
-def _number(path: Path, default: int) -> int:
+def _setting(path: Path, default: int) -> int:
     """Read a setting of the kernel; `default` where it is gone with its interface."""
     try:
         return int(path.read_text())

@@ -213,7 +213,7 @@ def test_reroute_of_a_peer_that_nobody_wants(scene, log):
 def test_ingress_without_a_program(scene, log):
     """Nothing is forwarded as long as no program is at the ingress interface, whatever the egress interface has."""
     report = "eth0: userspace (not named by --interface)"
-    unnamed = NoRoute(f"its way out has no native XDP: {report}", report)
+    unnamed = NoRoute(f"the egress interface cannot send redirected frames: {report}", report)
     scene.next_hops.routes["10.0.1.2"] = unnamed
     scene.apply(ENTRY)
     assert scene.rows.rows == {}
