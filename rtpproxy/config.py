@@ -16,6 +16,8 @@ DEFAULT_TOS = 0xB8
 DSCP_MASK = 0xFC
 """The DSCP bits of a TOS byte or traffic class; the other two are ECN, which a relay does not set (RFC 3168 5)."""
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
+NOTES_DIRECTORY = "/run/rtpproxy"
+"""Holds notes of what to restore on this host after a crash."""
 MIN_FILES = 64
 """The relay does not start if it may open fewer files: about fifty are open before the first call."""
 FIRST_FREE_PORT = 1024

@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 from rtpproxy.cli.options import DEFAULTS, GROUPS, Option, written
+from rtpproxy.config import NOTES_DIRECTORY
 from rtpproxy.process.signals import STOP, STOP_SLOWLY
 
 _DESCRIPTION = (
@@ -29,7 +30,7 @@ _SIGNALS = (
 _FILES = (
     (written(DEFAULTS["control"]).removeprefix("unix:"), "Control socket, unless -s names others."),
     (written(DEFAULTS["pid_file"]), "Process ID, unless -p names another file."),
-    ("/run/rtpproxy", "Notes of what to restore on this host after a crash."),
+    (NOTES_DIRECTORY, "Notes of what to restore on this host after a crash."),
 )
 _STATUS = (
     ("0", "It stopped cleanly, or the daemon serves."),

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 
 from rtpproxy.addr import is_ipv6
+from rtpproxy.config import NOTES_DIRECTORY
 from rtpproxy.errors import StartError
 from rtpproxy.media.sockets import check_ours
 from rtpproxy.session.local import LocalAddress
@@ -29,7 +30,7 @@ _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LEAST_EPHEMERAL = 1024
 """Ports that must be left for programs that ask for any port, of UDP or TCP."""
-_NOTES = Path("/run/rtpproxy")
+_NOTES = Path(NOTES_DIRECTORY)
 Ranges = list[tuple[int, int]]
 """First and last port of each range, in ascending order."""
 
