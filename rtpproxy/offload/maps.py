@@ -98,5 +98,8 @@ class CalledMap:
 
 def _pack(layout: Layout, members: Members) -> bytes:
     if isinstance(members, bytes):
+        # bpf(2) is given no length, and would read on behind a shorter buffer.
+        if len(members) != layout.size:
+            raise ValueError(f"the layout has {layout.size} bytes, not {len(members)}")
         return members
     return layout.pack_number(members) if isinstance(members, int) else layout.pack(members)

@@ -54,6 +54,17 @@ def test_reading_by_call(next_hops):
         called.read(4)
 
 
+@pytest.mark.parametrize("data", [b"", b"x", bytes(63), bytes(65)], ids=len)
+def test_bytes_of_another_length_are_refused(next_hops, data):
+    """The kernel would read what lies behind them."""
+    called = CalledMap(*next_hops)
+    with pytest.raises(ValueError, match=f"^the layout has 64 bytes, not {len(data)}$"):
+        called.write(1, data)
+    for call in (called.read, called.delete, lambda key: called.write(key, {})):
+        with pytest.raises(ValueError, match=f"^the layout has 4 bytes, not {len(data)}$"):
+            call(data)
+
+
 def test_deleting(few):
     called = CalledMap(few.map_fds["links"], few.layouts["links"])
     called.write({"ifindex": 77}, {"mac": b"abcdef"})
