@@ -3,13 +3,13 @@
 Ports come as keys, which also tell the port space (`session.local`). Nanoseconds become seconds here.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from rtpproxy.offload.entry import PortCounters
-from rtpproxy.offload.layout import ByPort, MapLayout
+from rtpproxy.offload.layout import BitRing, ByPort, MapLayout
 from rtpproxy.offload.maps import CalledMap, MappedArray
 from rtpproxy.offload.syscall import possible_cpus
 from rtpproxy.rtp.statistics import MAX_JUMP, RtpState, RtpTotals
@@ -22,28 +22,6 @@ _JITTER_UNITS = 256
 _FIRST_NUMBER = 1 << 16
 """Added by the kernel to the sequence number that a run starts with (`run_start` in `bpf/run.h`)."""
 _WORD = (1 << 32) - 1
-
-
-class _Ring:
-    """Sets of sequence numbers as the kernel keeps them: bit n % size for number n."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._bytes = size_bytes
-        self.bits = 8 * size_bytes
-        self.empty = bytes(size_bytes)
-
-    def pack(self, numbers: Collection[int]) -> bytes:
-        word = 0
-        for number in numbers:
-            word |= 1 << number % self.bits
-        return word.to_bytes(self._bytes, "little")
-
-    def unpack(self, data: bytes, first: int, last: int) -> frozenset[int]:
-        """Those of the numbers from `first` to `last` whose bits are set."""
-        word = int.from_bytes(data, "little")
-        if not word:
-            return frozenset()
-        return frozenset(number for number in range(first, last + 1) if word >> number % self.bits & 1)
 
 
 class CounterTables(ByPort):
@@ -73,10 +51,8 @@ class CounterTables(ByPort):
         )
         self._event_at = events.offset("others_dropped")
         self._run_struct, self._run_at = events.packer(*run), events.offset(run[0])
-        self._ring = _Ring(events.member_bytes("missing"))
-        self._words = memoryview(self._counters.memory).cast("Q")
-        self._packets_at, self._seen_at = (counters.offset(name) // 8 for name in ("packets", "last_seen_ns"))
-        self._words_per_row = counters.size // 8
+        self._ring = BitRing(events.member_bytes("missing"))
+        self._packets_of, self._seen_ns_of = (self._counters.numbers(name) for name in ("packets", "last_seen_ns"))
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
         self._parse_errors = self._events.column("parse_errors")
@@ -84,7 +60,8 @@ class CounterTables(ByPort):
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
         del self._last_seen_ns, self._packets, self._parse_errors
-        self._words.release()
+        self._packets_of.release()
+        self._seen_ns_of.release()
         for array in (self._counters, self._events):
             array.close()
 
@@ -153,11 +130,11 @@ class CounterTables(ByPort):
 
     def forwarded(self, key: int) -> int:
         """Packets that the kernel forwarded from this port up to now."""
-        return self._words[self.row(key) * self._words_per_row + self._packets_at]
+        return self._packets_of[self.row(key)]
 
     def seen_at(self, key: int) -> float:
         """Time that a packet was last forwarded from this port: seconds, monotonic, 0.0 for never."""
-        return self._words[self.row(key) * self._words_per_row + self._seen_at] / _NS
+        return self._seen_ns_of[self.row(key)] / _NS
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded."""
@@ -184,10 +161,7 @@ class CounterTables(ByPort):
         return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
 
     def _count_verdicts(self) -> dict[str, int]:
-        layout = self._verdicts.layout.value
-        copies = np.frombuffer(self._verdicts.read(0, self._cpus), dtype=np.uint64).reshape(self._cpus, -1)
-        totals = copies.sum(axis=0)
-        return {name: int(totals[offset // 8]) for name, (_, offset) in layout.members.items()}
+        return self._verdicts.read_sums(0, self._cpus)
 
 
 def _bounded(value: float) -> int:

@@ -1,13 +1,13 @@
 """Holds the layout of each map's keys and values, as the compiled C header has it, and one fingerprint of them all.
 
-The only place that turns members into bytes of a map. An array is given as its bytes in memory; where its elements are
-in network order, these are the bytes that an address or a tag has on the wire (`network_order`).
+Knows alone how numbers become bytes of a map; `maps` reads and writes by it. An array is given as its bytes in memory;
+where its elements are in network order, these are the bytes that an address or a tag has on the wire (`network_order`).
 """
 
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 NUMBER = ""
@@ -57,6 +57,29 @@ class Layout:
     def unpack(self, data: bytes) -> dict[str, int | bytes]:
         """All members."""
         return {name: struct.unpack_from("=" + form, data, offset)[0] for name, (form, offset) in self.members.items()}
+
+
+class BitRing:
+    """Layout of a set of numbers in an array: bit n % `bits` for number n."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._bytes = size_bytes
+        self.bits = 8 * size_bytes
+        self.empty = bytes(size_bytes)
+
+    def pack(self, numbers: Collection[int]) -> bytes:
+        """All bytes of the array."""
+        word = 0
+        for number in numbers:
+            word |= 1 << number % self.bits
+        return word.to_bytes(self._bytes, "little")
+
+    def unpack(self, data: bytes, first: int, last: int) -> frozenset[int]:
+        """Those of the numbers from `first` to `last` whose bits are set."""
+        word = int.from_bytes(data, "little")
+        if not word:
+            return frozenset()
+        return frozenset(number for number in range(first, last + 1) if word >> number % self.bits & 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.offload.layout import NUMBER, ByPort, Layout, MapLayout, fingerprint
+from rtpproxy.offload.layout import NUMBER, BitRing, ByPort, Layout, MapLayout, fingerprint
 
 NUMBER32 = Layout({NUMBER: ("I", 0)}, 4)
 LINK_KEY = Layout({"ifindex": ("I", 0), "tags": ("8s", 4)}, 12)
@@ -44,6 +44,20 @@ def test_packer_keeps_gaps_and_starts_at_its_first_member():
     packer = ROW.packer("sequence", "host", "seen_ns")
     assert packer.size == ROW.size - ROW.offset("sequence")
     assert packer.pack(1, b"h", 2) == b"\1\0\0\0" + bytes(4) + b"h" + bytes(19) + b"\2" + bytes(7)
+
+
+@given(numbers=st.sets(st.integers(1000, 1127)))
+def test_ring_gives_back_what_was_packed(numbers):
+    ring = BitRing(16)
+    packed = ring.pack(numbers)
+    assert (len(packed), ring.bits) == (16, 128)
+    assert ring.unpack(packed, 1000, 1127) == numbers
+    assert ring.unpack(packed, 1010, 1020) == {number for number in numbers if 1010 <= number <= 1020}
+
+
+def test_ring_has_a_bit_for_each_number():
+    ring = BitRing(2)
+    assert (ring.pack([16, 25]), ring.empty) == (b"\1\2", b"\0\0")
 
 
 def with_value(members, size=40):

@@ -3,6 +3,7 @@
 import pytest
 
 from rtpproxy.offload.maps import CalledMap, MappedArray, SequencedArray
+from rtpproxy.offload.syscall import map_write, possible_cpus
 from tests.conftest import load_programs
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
@@ -63,6 +64,25 @@ def test_bytes_of_another_length_are_refused(next_hops, data):
     for call in (called.read, called.delete, lambda key: called.write(key, {})):
         with pytest.raises(ValueError, match=f"^the layout has 4 bytes, not {len(data)}$"):
             call(data)
+
+
+def test_numbers_are_those_of_the_column(array, next_hops):
+    CalledMap(*next_hops).write(2, WHOLE)
+    numbers, column = array.numbers("mtu"), array.column("mtu")
+    assert list(numbers) == column.tolist()
+    assert (type(numbers[2]), numbers[2]) == (int, 1500)
+    CalledMap(*next_hops).write(2, {"mtu": 9000})
+    assert numbers[2] == 9000
+    numbers.release()
+    del column
+
+
+def test_sums_over_all_cpus(few):
+    layout, cpus = few.layouts["verdicts"].value, possible_cpus()
+    key = few.layouts["verdicts"].key.pack_number(0)
+    map_write(few.map_fds["verdicts"], key, cpus * layout.pack({"up_vlan": 1 << 62, "dropped_no_memory": 3}))
+    sums = CalledMap(few.map_fds["verdicts"], few.layouts["verdicts"]).read_sums(0, cpus)
+    assert sums == {**dict.fromkeys(layout.members, 0), "up_vlan": cpus << 62, "dropped_no_memory": 3 * cpus}
 
 
 def test_deleting(few):
