@@ -162,6 +162,7 @@ def end_by_time(storm):
 def test_nothing_is_left_of_a_storm(tmp_path, options):
     with Topology() as topology, Storm(tmp_path, topology, *options) as storm:
         rng = Random(SEED)
+        assert storm.active() == 0  # it answers, so its start is over, and its pid file is closed
         descriptors = storm.descriptors() + LINE_CLIENTS
         storm.connect_clients(rng)
         before = descriptors, storm.bound_ports(), storm.used_rows()
