@@ -13,7 +13,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
-TEST_PACKAGES := $(DEMO_PACKAGES) nftables procps groff-base kamailio sip-tester
+TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo check lint test fuzz bench man install-man docs clean

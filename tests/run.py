@@ -7,6 +7,7 @@ is 0 if nothing failed and something ran.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-SIDE_BY_SIDE = ("-n", "auto", "--dist", "load")
+WORKERS = (os.cpu_count() or 1) + 1
+"""One more than processors: tests wait a quarter of their time, for packets and timers."""
+SIDE_BY_SIDE = ("-n", str(WORKERS), "--dist", "load")
 ALONE = ("--alone",)
 
 
