@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.netns import Host
 from tests.waiting import DEADLINE_S, wait_for
 
+START_DEADLINE_S = 3 * DEADLINE_S
+"""Longer than the relay waits for its BPF programs to be compiled and loaded (`offload.loader.LOAD_DEADLINE_S`)."""
 PROGRAM = str(Path(sys.executable).parent / "rtpproxy")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -96,7 +98,7 @@ class RunningRelay:
             is_written = self.pid_path.is_file() and self.pid_path.read_text() == f"{process.pid}\n"
             return has_said or is_written or process.poll() is not None
 
-        wait_for(is_over, DEADLINE_S, "the relay to start")
+        wait_for(is_over, START_DEADLINE_S, "the relay to start")
         assert process.poll() is None, self.log
 
     @property
