@@ -19,6 +19,10 @@ _NOT_PUBLIC = tuple(
 )
 
 
+_MAPPED_BITS = 96
+"""Length of the prefix ::ffff:0:0/96 of IPv4-mapped addresses (RFC 4291 2.5.5.2)."""
+
+
 class Endpoint(NamedTuple):
     """An IP address in text form and a UDP port in host order. Equal to the tuple that a socket reports."""
 
@@ -84,6 +88,21 @@ def parse_ipv6(text: str) -> str | None:
         return str(ipaddress.IPv6Address(text)) if "%" not in text else None
     except ValueError:
         return None
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """The network that `ADDRESS` or `ADDRESS/BITS` names; a mapped IPv4 network as IPv4.
+
+    Raises ValueError, also for a zone and for bits beyond the prefix: `10.1.2.3/8` may have been meant to be one host.
+    """
+    if "%" in text:
+        raise ValueError("a zone names an interface, not a network")
+    network = ipaddress.ip_network(text)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        first = network.network_address.ipv4_mapped
+        if first is not None:
+            return ipaddress.IPv4Network((first, network.prefixlen - _MAPPED_BITS))
+    return network
 
 
 def is_public(host: str) -> bool:

@@ -6,6 +6,7 @@ Every default of an option is here and nowhere else: `--help`, manual page and d
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
@@ -29,6 +30,9 @@ MAX_SOCKET_PATH_BYTES = 107
 """Longest path that `sun_path` can hold beside its NUL."""
 DEFAULT_SOCKET_MODE = 0o755
 """Permission bits of Unix control sockets if `-u` names a group and `-w` is not given (protocol.md 1.7)."""
+
+
+Network = IPv4Network | IPv6Network
 
 
 class ControlKind(Enum):
@@ -165,6 +169,8 @@ class Config:
     """Everything that the command line decides."""
 
     control: tuple[ControlAddress, ...] = (ControlAddress(ControlKind.UNIX, DEFAULT_CONTROL_PATH),)
+    control_allow: tuple[Network, ...] = ()
+    """Networks whose commands are executed on UDP and TCP control sockets; empty for all. None is IPv4-mapped."""
     listen: tuple[ListenAddress, ...] = (ListenAddress(),)
     """Addresses that media ports are on; the first is the default. In bridge mode: internal, external."""
     is_bridging: bool = False

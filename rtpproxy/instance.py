@@ -10,7 +10,7 @@ import logging
 import random
 import resource
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -43,9 +43,11 @@ FILES_PER_SESSION = 5
 
 Clock = Callable[[], float]
 """Monotonic time in seconds."""
+OnReady = Callable[[Sequence[str]], None]
+"""Takes the warnings of the start, which the operator must see whatever the log level is."""
 
 
-async def serve(config: Config, clock: Clock, on_ready: Callable[[], None], abort: Callable[[int], None]) -> None:
+async def serve(config: Config, clock: Clock, on_ready: OnReady, abort: Callable[[int], None]) -> None:
     """Run the relay until it is told to stop. Raises StartError when it cannot start.
 
     `on_ready` is called once everything serves; `abort` with the number of a signal that came while stopping.
@@ -59,7 +61,7 @@ async def serve(config: Config, clock: Clock, on_ready: Callable[[], None], abor
         await _start(parts, stack)
         Ticks(parts, loop, clock, stop).start()
         if not stop.is_asked:
-            on_ready()
+            on_ready(_warnings(parts))
             log.info("rtpproxy started")
         await stop.wait()
     log.info("rtpproxy stopped")
@@ -190,6 +192,7 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         *(config.control, dispatcher.execute, clock),
         owner=identity(config),
         mode=config.socket_mode,
+        allowed=config.control_allow,
         on_duplicate=dispatcher.count_repeated,
         on_end=lambda kind: on_input_end(kind, config, stop),
     )
@@ -339,6 +342,17 @@ def _announce(parts: Parts) -> None:
         # Operators who asked for kernel forwarding must see this at the default log level.
         level = logging.WARNING if config.offload is OffloadMode.OFF else logging.ERROR
         log.log(level, "ports are bound, and userspace relays everything: BPF cannot be used: %s", why)
+
+
+def _warnings(parts: Parts) -> list[str]:
+    exposed = parts.server.open_to_strangers
+    if not exposed:
+        return []
+    sockets = ", ".join(map(str, exposed))
+    return [
+        f"commands on {sockets} are taken from anybody: a stranger could delete every call and redirect its media; "
+        "name the controllers with --control-allow, or listen on a loopback address or a Unix socket"
+    ]
 
 
 # Running

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.addr import Endpoint, ipv4_number, is_ipv6, is_link_local, is_public, packed_words, parse_ipv4, parse_ipv6
+from rtpproxy.addr import (
+    Endpoint,
+    ipv4_number,
+    is_ipv6,
+    is_link_local,
+    is_public,
+    packed_words,
+    parse_ipv4,
+    parse_ipv6,
+    parse_network,
+)
 
 
 def test_endpoint_is_what_a_socket_reports():
@@ -161,3 +171,30 @@ def test_number_of_an_address(address):
 )
 def test_public_addresses(host, expected):
     assert is_public(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/255.0.0.0", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("::1", "::1/128"),
+        ("::/0", "::/0"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::/96", "::/96"),
+    ],
+)
+def test_networks(text, network):
+    assert str(parse_network(text)) == network
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/8", "10.1.2.3/8", "10.0.0.0/33", "10.0.0", "host.example", "fe80::1%eth0", "2001:db8::1/32", "1"]
+)
+def test_no_networks(text):
+    with pytest.raises(ValueError, match=r".+"):
+        parse_network(text)

@@ -72,7 +72,7 @@ PURE_MODULES = {
 """Single files of other rooms without I/O."""
 
 PURE_STANDARD = {
-    *("array", "collections", "dataclasses", "enum", "ipaddress", "math", "random", "re", "struct"),
+    *("array", "collections", "dataclasses", "enum", "functools", "ipaddress", "math", "random", "re", "struct"),
     *("textwrap", "typing"),
 }
 IO_STANDARD = {

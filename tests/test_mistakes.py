@@ -5,6 +5,7 @@ As root the programs run in a network namespace of the test, so that no port or 
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -308,6 +309,27 @@ def test_root_with_a_tcp_control_socket_is_warned(start, address):
     warning = "rtpproxy: warning: running as root with a TCP control socket; name a user with -u"
     assert start("-s", address, *BOUND).log.startswith(f"{warning}\n")
     assert warning not in start("-u", "nobody", "-s", address.replace("9000", "9001"), *BOUND, name="b").log
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("level", ["ERR", "WARN"])
+def test_commands_from_anybody_are_warned_of(start, level):
+    """In one line, whatever the log level is, and only where strangers can send commands."""
+    said = re.compile("rtpproxy: warning: .*|WARN:.*")
+    options = (*BOUND, "-u", "nobody", "-d", level)
+    relay = start(*options, "-s", "udp:*:9000", "-s", "tcp6:*:9000", "-s", "udp:127.0.0.1:9001")
+    (line,) = wait_for(lambda: said.findall(relay.log), DEADLINE_S, "the warning")
+    prefix = "rtpproxy: warning: " if level == "ERR" else "WARN:GLOBAL:ready:"
+    assert line.startswith(prefix)
+    assert line.endswith(
+        "commands on udp:*:9000, tcp6:*:9000 are taken from anybody: a stranger could delete every call and redirect "
+        "its media; name the controllers with --control-allow, or listen on a loopback address or a Unix socket"
+    )
+    safe = start(*options, "-s", "udp:127.0.0.1:9002", "-s", "tcp6:::1:9002", name="b")
+    allowed = start(*options, "-s", "udp:*:9003", "--control-allow", "192.0.2.0/24", name="c")
+    for relay in (safe, allowed):
+        assert relay.stop() == 0
+        assert said.findall(relay.log) == []
 
 
 @pytest.mark.root

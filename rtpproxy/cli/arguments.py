@@ -68,9 +68,16 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
     said = [f"{flag} has no effect" for field, flag in WITHOUT_EFFECT.items() if values[field] not in (None, False)]
     if values["advertised"] is not None and not config.is_bridging:
         said.append("-A has no effect outside bridge mode; write ADDR=NAME in -l or -6")
+    if config.control_allow and not any(_has_hosts(address.kind) for address in config.control):
+        said.append("--control-allow has no effect without a UDP or TCP control socket; -w is for Unix sockets")
     if values["is_bridge_symmetric"] and not config.is_bridging:
         said.append("--bridge_symmetric has no effect outside bridge mode")
     return said
+
+
+def _has_hosts(kind: ControlKind) -> bool:
+    """True if commands may come from other hosts: not from a file or standard input."""
+    return not (kind.is_unix or kind.is_stdio)
 
 
 def _check_ports(config: Config) -> None:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
+from ipaddress import ip_network
 from typing import Any, TypeVar
 
+from rtpproxy.addr import parse_network
 from rtpproxy.config import (
     DEFAULT_CONTROL_PORT,
     DEFAULT_SOCKET_MODE,
@@ -18,6 +20,7 @@ from rtpproxy.config import (
     SHORT_BYTES,
     Config,
     LatchingMode,
+    Network,
     OffloadMode,
     PortsMode,
 )
@@ -185,6 +188,21 @@ def read_mode(text: str) -> int:
     raise ConfigError("argument is out of range: 0 to 07777 is allowed")
 
 
+def read_network(text: str) -> Network:
+    """Read an address or `ADDRESS/BITS`, IPv4 or IPv6."""
+    try:
+        meant = ip_network("" if "%" in text else text, strict=False)
+    except ValueError as error:
+        message = "not an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32"
+        raise ConfigError(message) from error
+    try:
+        return parse_network(text)
+    except ValueError as error:
+        host, _, _ = text.partition("/")
+        message = f"the network begins with another address; write {meant} for all of it, or {host} for that host alone"
+        raise ConfigError(message) from error
+
+
 def read_nothing(what: str) -> Callable[[str], object]:
     """Make a reader that refuses an unsupported option; `what` is the subject and verb of the error: `modules are`."""
 
@@ -328,6 +346,21 @@ GROUPS = (
                 more=f"Without a port, {DEFAULT_CONTROL_PORT} is used; * as HOST means all addresses of this host. "
                 "stdioc: ends the relay when its input ends. An argument without a prefix is the path of a unix: "
                 "socket.",
+            ),
+            Option(
+                "--control-allow",
+                "control_allow",
+                "Execute commands that come to UDP and TCP control sockets from this address or network (ADDR/BITS), "
+                f"IPv4 or IPv6, and ignore all others. {_ANY_TIMES}",
+                metavar="NET",
+                read=read_network,
+                write=lambda _: "commands from anywhere",
+                is_repeatable=True,
+                more="There is no password: whoever can send a command can end every call and redirect its media. A "
+                "warning says so where a control socket has an address that is not loopback and this option is not "
+                "given. Datagrams from others get no answer, and their connections are closed; the log has their "
+                "number. The sender of a datagram can be forged: filter at the border of your network, too. It does "
+                "not apply to Unix sockets, for which -w does.",
             ),
             Option(
                 "-w",

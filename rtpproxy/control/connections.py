@@ -20,6 +20,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from rtpproxy.addr import is_ipv6
 from rtpproxy.control.execute import MAX_COMMAND_BYTES, Execute
 from rtpproxy.control.lines import LineClient, Rota
 
@@ -68,8 +69,13 @@ class ConnectionListener:
         listening: socket.socket,
         serve: Callable[["ConnectionListener", socket.socket, str], None],
         execute: Execute,
+        *,
+        admits: Callable[[str], bool],
     ) -> None:
-        """`serve` takes each accepted connection with the host it comes from: `serve_one_shot` or `serve_lines`."""
+        """`serve` takes each accepted connection with the host it comes from: `serve_one_shot` or `serve_lines`.
+
+        `admits` takes the host first, which is empty on Unix sockets; where it says no, the connection is closed.
+        """
         self.loop = loop
         self.execute = execute
         self.rota = Rota(loop)
@@ -80,6 +86,7 @@ class ConnectionListener:
         """Clients refill it when they close their connection."""
         self._listening = listening
         self._serve = serve
+        self._admits = admits
         self._pause: asyncio.TimerHandle | None = None
         self._is_short = False
         loop.add_reader(listening, self._on_readable)
@@ -103,8 +110,12 @@ class ConnectionListener:
             self._rest(error)
             return
         self._is_short = False
+        host = _host(address)
         try:
-            self._serve(self, connection, _host(address))
+            if self._admits(host):
+                self._serve(self, connection, host)
+            else:
+                connection.close()
         finally:
             self.spare.refill()
 
@@ -132,7 +143,9 @@ class ConnectionListener:
 def _host(address: object) -> str:
     """The client's numeric host, IPv4 as such even on an IPv6 socket; empty on Unix sockets."""
     if isinstance(address, tuple):
-        return str(address[0]).removeprefix("::ffff:")
+        host = str(address[0])
+        mapped = host.removeprefix("::ffff:")
+        return host if is_ipv6(mapped) else mapped
     return ""
 
 

@@ -26,7 +26,7 @@ Sender = Any
 class DatagramListener:
     """Serves a `udp` or `udp6` socket."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the socket, and the callbacks of the server
         self,
         loop: asyncio.AbstractEventLoop,
         opened: socket.socket,
@@ -34,13 +34,17 @@ class DatagramListener:
         cache: ReplyCache,
         clock: Callable[[], float],
         on_duplicate: Callable[[], None],
+        *,
+        admits: Callable[[str], bool],
     ) -> None:
+        """`admits` takes the host of each datagram; where it says no, the datagram is ignored."""
         self._loop = loop
         self._socket = opened
         self._execute = execute
         self._cache = cache
         self._clock = clock
         self._on_duplicate = on_duplicate
+        self._admits = admits
         self._unsent_replies = 0
         loop.add_reader(opened, self._on_readable)
 
@@ -59,6 +63,8 @@ class DatagramListener:
             except OSError as error:
                 log.warning("cannot read a control datagram: %s", error.strerror)
                 return
+            if not self._admits(sender[0]):
+                continue
             reply = self._reply(datagram, sender)
             try:
                 self._socket.sendto(reply, sender)

@@ -7,11 +7,12 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.config import ControlAddress, ControlKind, Network
+from rtpproxy.control.admission import Admission
 from rtpproxy.control.connections import ConnectionListener, serve_lines, serve_one_shot
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.datagrams import DatagramListener
-from rtpproxy.control.sockets import SocketFile, bind_internet, bind_unix, take_passed
+from rtpproxy.control.sockets import SocketFile, bind_internet, bind_unix, is_on_loopback, take_passed
 from rtpproxy.control.stdio import StdioListener
 from rtpproxy.errors import StartError
 
@@ -43,10 +44,13 @@ class ControlServer:
         *,
         owner: tuple[int, int] | None = None,
         mode: int | None = None,
+        allowed: Sequence[Network] = (),
         on_duplicate: Callable[[], None] = _ignore_duplicate,
         on_end: Callable[[ControlKind], None] = _ignore_end,
     ) -> None:
         """Unix socket files get `owner` (uid, gid) and `mode` (permission bits) where given.
+
+        Only hosts in the networks `allowed` may send commands over UDP and TCP; everybody if there are none.
 
         `on_duplicate` is called for each command that is answered from the cache, `on_end` when standard input ends.
         """
@@ -57,11 +61,15 @@ class ControlServer:
         self._mode = mode
         self._on_duplicate = on_duplicate
         self._on_end = on_end
+        self._is_for_everybody = not allowed
+        self._admission = Admission(allowed)
         self._cache = ReplyCache()
         self._opened: list[tuple[ControlKind, socket.socket | None]] = []
         """Sockets that are not served yet; None is standard input and output."""
         self._listeners: list[_Listener] = []
         self._files: list[SocketFile] = []
+        self.open_to_strangers: tuple[ControlAddress, ...] = ()
+        """Those of the open sockets that hosts other than this one can reach, if any host may send commands."""
 
     async def start(self) -> None:
         """Open and serve every socket. Raises StartError, with all sockets closed again, if one cannot be opened."""
@@ -74,7 +82,10 @@ class ControlServer:
             on_failure.callback(self.close)
             self._check_single()
             for address in self._addresses:
-                self._opened.append((address.kind, await self._open(address)))
+                opened = await self._open(address)
+                self._opened.append((address.kind, opened))
+                if opened is not None and self._is_for_everybody and not is_on_loopback(opened):
+                    self.open_to_strangers += (address,)
             on_failure.pop_all()
 
     def serve(self) -> None:
@@ -118,9 +129,12 @@ class ControlServer:
         if opened is None:
             return StdioListener(loop, self._execute, lambda: self._on_end(kind))
         if kind.is_datagram:
-            return DatagramListener(loop, opened, self._execute, self._cache, self._clock, self._on_duplicate)
+            return DatagramListener(
+                *(loop, opened, self._execute, self._cache, self._clock, self._on_duplicate),
+                admits=self._admission.admits,
+            )
         serve = serve_one_shot if kind in (ControlKind.UNIX, ControlKind.SYSTEMD) else serve_lines
-        return ConnectionListener(loop, opened, serve, self._execute)
+        return ConnectionListener(loop, opened, serve, self._execute, admits=self._admission.admits)
 
     def _execute(self, command: bytes, host: str) -> bytes:
         return self._on_command(command, self._clock(), host)

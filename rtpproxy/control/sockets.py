@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
+from ipaddress import IPv6Address, ip_address
 
 from rtpproxy.buffers import force_receive_buffer
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, ControlAddress, ControlKind
@@ -82,6 +83,17 @@ async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, fam
         name = "IPv6" if address.kind.is_ipv6 else "IPv4"
         raise StartError(f"control socket {address}: the host cannot be resolved to an {name} address") from error
     return found[0][4]
+
+
+def is_on_loopback(opened: socket.socket) -> bool:
+    """True if only this host can reach a bound socket: a Unix socket, or one on a loopback address."""
+    place = opened.getsockname()
+    if opened.family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    address = ip_address(place[0].partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
 
 
 def _listen_tcp(opened: socket.socket, place: _Place) -> None:

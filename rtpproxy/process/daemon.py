@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import uvloop
@@ -39,7 +39,7 @@ def run(config: Config) -> int:
     _pid_file(config).check()
     if config.is_foreground:
         start_log(config)
-        _serve(config, lambda: None)
+        _serve(config, _print_unlogged)
         return 0
     return _daemonize(config)
 
@@ -109,15 +109,17 @@ def _pid_file(config: Config) -> PidFile:
     return PidFile(config.pid_file, is_required=config.is_pid_file_required)
 
 
-def _serve(config: Config, on_ready: Callable[[], None]) -> None:
+def _serve(config: Config, on_ready: instance.OnReady) -> None:
     async def main() -> None:
         pid_file = _pid_file(config)
 
-        def ready() -> None:
+        def ready(warnings: Sequence[str]) -> None:
             rest_collector()
+            for warning in warnings:
+                log.warning("%s", warning)
             pid_file.write()
             privileges.drop(config)
-            on_ready()
+            on_ready(warnings)
 
         try:
             await instance.serve(config, time.monotonic, ready, abort)
@@ -131,6 +133,17 @@ def _serve(config: Config, on_ready: Callable[[], None]) -> None:
         raise StartError(f"cannot start: {error.strerror or error}{_advice(error)}") from error
     except StartError as error:
         raise StartError(f"{error}{_advice(error.__cause__)}") from error
+
+
+def _print_unlogged(warnings: Sequence[str]) -> None:
+    """Print the warnings of a start in the foreground, unless they are logged, which goes to the same place."""
+    if not log.isEnabledFor(logging.WARNING):
+        _print_warnings(warnings)
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"rtpproxy: warning: {warning}", file=sys.stderr)
 
 
 def _advice(cause: BaseException | None) -> str:
@@ -184,7 +197,7 @@ def _be_daemon(config: Config, writer: int) -> int:
     try:
         _leave_parent(config)
         start_log(config)
-        _serve(config, lambda: tell(0))
+        _serve(config, lambda warnings: tell(0, "\n".join(warnings)))
     except RtpproxyError as error:
         status = _USAGE if isinstance(error, ConfigError) else _FAILED
         log.error("%s", error)
@@ -217,12 +230,13 @@ def _redirect() -> None:
 
 
 def _take_outcome(outcome: bytes) -> None:
-    """Raise the error that the daemon reported, if it did not start. A daemon that died reported nothing."""
+    """Print the warnings that the daemon reported, or raise its error. A daemon that died reported nothing."""
     if not outcome:
         raise StartError("the daemon died at start")
     status, message = outcome[0], outcome[1:].decode(errors="replace")
     if status:
         raise ConfigError(message) if status == _USAGE else StartError(message)
+    _print_warnings(message.splitlines())
 
 
 def _read_all(reader: int) -> bytes:

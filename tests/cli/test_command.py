@@ -28,7 +28,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 # Those of the C program (protocol.md 12.1), and ours.
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
-FLAGS += " --offload --interface --ports --latching -h --help --version"
+FLAGS += " --offload --interface --ports --latching --control-allow -h --help --version"
 
 
 class Started:
@@ -237,6 +237,11 @@ def test_mode_of_control_sockets(config):
         (("-A", "a/b", "-l", "127.0.0.1/127.0.0.2"), None),
         (("-w", "0770"), None),
         (("--bridge_symmetric",), "--bridge_symmetric has no effect outside bridge mode"),
+        (
+            ("--control-allow", "10.0.0.0/8", "-s", "unix:/a", "-s", "cunix:/b"),
+            "--control-allow has no effect without a UDP or TCP control socket; -w is for Unix sockets",
+        ),
+        (("--control-allow", "10.0.0.0/8", "-s", "unix:/a", "-s", "tcp6:::1"), None),
     ],
 )
 def test_options_without_effect_are_warned_of(warned, options, line):
@@ -257,7 +262,7 @@ def test_limits_are_allowed(config, pair):
 def test_help_names_every_option_under_its_heading():
     result = CliRunner().invoke(cli.rtpproxy, ["--help"], terminal_width=100)
     assert result.exit_code == 0
-    assert re.findall(r"^  (-{1,2}\w+)", result.output, re.MULTILINE) == [option.flag for option in OPTIONS]
+    assert re.findall(r"^  (-{1,2}[\w-]+)", result.output, re.MULTILINE) == [option.flag for option in OPTIONS]
     assert sorted(FLAGS.split()) == sorted(flag for option in OPTIONS for flag in option.flags)
     text = " ".join(result.output.split())
     for group in GROUPS:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from rtpproxy.addr import parse_network
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control import connections
 from tests.control.serving import (
@@ -184,6 +185,35 @@ def server_end(client: socket.socket) -> socket.socket:
             if found.getpeername() == client.getsockname():
                 return found.dup()
     raise AssertionError("no such connection")
+
+
+@pytest.mark.parametrize("kind", [ControlKind.TCP, ControlKind.TCP6])
+def test_tcp_from_hosts_that_are_not_admitted(loop_factory: LoopFactory, echo: Echo, kind: ControlKind) -> None:
+    """Their connections are closed at once, however many there are, and take no place from the admitted."""
+    address = free(kind)
+    other = "192.0.2.0/24" if kind is ControlKind.TCP else "2001:db8::/32"
+    with serving(loop_factory, echo, address, allowed=(parse_network(other),)) as log:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(50):
+            with connect_to(address) as stranger:
+                assert read_what_comes(stranger) == b""
+        wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before, DEADLINE_S, "descriptors closed")
+    assert log[0] == (
+        f"control: commands ignored: 1; the last one from {address.host}, which no --control-allow admits"
+    )
+    with serving(loop_factory, echo, address, allowed=(parse_network(address.host),)), connect_to(address) as client:
+        client.sendall(b"V\n")
+        assert read_lines(client, 1) == b"[V]\n"
+    assert echo.commands == [b"V"]
+
+
+def test_unix_is_not_subject_to_addresses(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    once, lines = tmp_path / "1", tmp_path / "2"
+    with serving(loop_factory, echo, unix(once), cunix(lines), allowed=(parse_network("192.0.2.1"),)):
+        assert ask_once(once, b"V") == b"[V]\n"
+        with connect(lines) as client:
+            client.sendall(b"V\n")
+            assert read_lines(client, 1) == b"[V]\n"
 
 
 def test_tcp_serves_more_clients_than_the_reference(loop_factory: LoopFactory, echo: Echo) -> None:

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rtpproxy.addr import parse_network
 from rtpproxy.cli.arguments import parse_control_address
 from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.control.datagrams import TURNS
 from tests.control.serving import (
     DEADLINE_S,
     LOOP_FACTORIES,
@@ -100,6 +102,44 @@ def test_both_families_on_one_port(loop_factory: LoopFactory, echo: Echo) -> Non
     ):
         assert ask(b"c V") == ask6(b"c V") == b"c [ V]\n"
     assert echo.hosts == ["127.0.0.1", "::1"]
+
+
+def test_udp_from_hosts_that_are_not_admitted(loop_factory: LoopFactory, echo: Echo) -> None:
+    """They get no answer, not even one that was given already, and the admitted controller is served all the same."""
+    address = free_udp()
+    allowed = (parse_network("127.0.0.1"),)
+    with (
+        serving(loop_factory, echo, address, allowed=allowed) as log,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+        datagram_client(address) as ask,
+    ):
+        stranger.bind(("127.0.0.2", 0))
+        stranger.setblocking(False)
+        assert ask(b"c1 V") == b"c1 [ V]\n"
+        for datagram in (b"c1 V", b"c2 X", b"", b"\0") * (TURNS + 1):
+            stranger.sendto(datagram, (address.host, address.port))
+        assert ask(b"c2 V") == b"c2 [ V]\n"
+        with pytest.raises(BlockingIOError):
+            stranger.recv(100)
+    assert echo.commands == [b" V", b" V"]
+    assert echo.duplicates == 0
+    assert log[0] == "control: commands ignored: 1; the last one from 127.0.0.2, which no --control-allow admits"
+    assert len(log) == 6
+
+
+def test_udp6_from_hosts_that_are_not_admitted(loop_factory: LoopFactory, echo: Echo) -> None:
+    address = free(ControlKind.UDP6)
+    for network, is_admitted in (("::1", True), ("2001:db8::/32", False)):
+        with (
+            serving(loop_factory, echo, address, allowed=(parse_network(network),)) as log,
+            connect_to(address) as client,
+        ):
+            client.send(b"c1 V")
+            if is_admitted:
+                assert client.recv(100) == b"c1 [ V]\n"
+            else:
+                wait_for(lambda log=log: log, DEADLINE_S, "the command to be ignored")
+    assert echo.commands == [b" V"]
 
 
 def test_udp_burst_is_answered_whole(loop_factory: LoopFactory, echo: Echo) -> None:

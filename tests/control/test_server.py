@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rtpproxy.addr import parse_network
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.datagrams import TURNS
 from rtpproxy.control.server import ControlServer
@@ -41,6 +44,35 @@ def test_serves_several_sockets(loop_factory: LoopFactory, echo: Echo, tmp_path:
         assert ask(b"c b") == b"c [ b]\n"
         assert ask_once(once, b"c") == b"[c]\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("hosts", "networks", "exposed"),
+    [
+        (("127.0.0.1", "::1"), (), ()),
+        (("", "127.0.0.1", "::"), (), ("", "::")),
+        (("", "::"), ("0.0.0.0/0",), ()),
+    ],
+)
+def test_sockets_that_strangers_can_reach(
+    loop_factory: LoopFactory, tmp_path: Path, hosts: Sequence[str], networks: Sequence[str], exposed: Sequence[str]
+) -> None:
+    """Those that are not on loopback, unless it is said whose commands are executed."""
+    addresses = [unix(tmp_path / "s")]
+    for host in hosts:
+        kind = ControlKind.TCP6 if ":" in host else ControlKind.TCP
+        addresses.append(replace(free(kind), host=host))
+
+    async def open_and_close() -> tuple[ControlAddress, ...]:
+        server = ControlServer(addresses, lambda *_: b"", lambda: 0.0, allowed=tuple(map(parse_network, networks)))
+        try:
+            await server.open()
+            return server.open_to_strangers
+        finally:
+            server.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert [one.host for one in runner.run(open_and_close())] == list(exposed)
 
 
 def test_close_drops_clients(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
-from rtpproxy.control.sockets import SocketFile
+from rtpproxy.control.sockets import SocketFile, is_on_loopback
 from rtpproxy.errors import StartError
 from tests.control.serving import (
     DEADLINE_S,
@@ -210,6 +210,27 @@ def test_mode_is_never_that_of_another_file(tmp_path: Path, kind: str) -> None:
         with pytest.raises(OSError, match="taken the path"):
             file.hand_over(None, 0o777)
         assert permissions(path) == before
+
+
+# Who can reach a socket
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("::", False)]
+)
+def test_sockets_on_loopback(kind: socket.SocketKind, host: str, expected: bool) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as opened:
+        opened.bind((host, 0))
+        assert is_on_loopback(opened) is expected
+
+
+def test_mapped_and_unix_sockets_on_loopback(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as mapped, socket.socket(socket.AF_UNIX) as unix:
+        mapped.bind(("::ffff:127.0.0.1", 0))
+        unix.bind(str(tmp_path / "s"))
+        assert is_on_loopback(mapped)
+        assert is_on_loopback(unix)
 
 
 # Socket activation

@@ -189,6 +189,20 @@ def test_daemon_that_is_started_with_closed_descriptors(run, tmp_path, numbers):
 
 
 @pytest.mark.root
+def test_daemon_that_anybody_may_command(run, tmp_path):
+    """The command that starts it says so."""
+    done = run("-u", "nobody", "-s", "udp:*:27007")
+    assert done.returncode == 0
+    warning, _, rest = done.stderr.partition("\n")
+    assert warning.startswith("rtpproxy: warning: commands on udp:*:27007 are taken from anybody: ")
+    assert rest == REMARK
+    end(daemon_of(tmp_path), tmp_path)
+    done = run("-u", "nobody", "-s", "udp:*:27007", "--control-allow", "192.0.2.0/24")
+    assert (done.returncode, done.stderr) == (0, REMARK)
+    end(daemon_of(tmp_path), tmp_path)
+
+
+@pytest.mark.root
 def test_daemon_of_another_user(run, tmp_path):
     """The command returns once the daemon has become that user. Scheduling and limits are as asked."""
     done = run("-u", "nobody", "-L", "5000", "--nice", "3")
