@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import uvloop
@@ -15,6 +15,7 @@ from rtpproxy import instance
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.process import limits, privileges
+from rtpproxy.process.clock import monotonic_offset_ns
 from rtpproxy.process.pid_file import PidFile
 from rtpproxy.process.syslog import DEFAULT_FACILITY, DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
 
@@ -110,6 +111,8 @@ def _pid_file(config: Config) -> PidFile:
 
 
 def _serve(config: Config, on_ready: instance.OnReady) -> None:
+    clock = kernel_clock()
+
     async def main() -> None:
         pid_file = _pid_file(config)
 
@@ -122,7 +125,7 @@ def _serve(config: Config, on_ready: instance.OnReady) -> None:
             on_ready(warnings)
 
         try:
-            await instance.serve(config, time.monotonic, ready, abort)
+            await instance.serve(config, clock, ready, abort)
         finally:
             pid_file.remove()
 
@@ -148,6 +151,18 @@ def _print_warnings(warnings: Sequence[str]) -> None:
 
 def _advice(cause: BaseException | None) -> str:
     return "; allow more with -L" if isinstance(cause, OSError) and cause.errno == errno.EMFILE else ""
+
+
+def kernel_clock() -> Callable[[], float]:
+    """Return the clock of BPF programs in seconds: CLOCK_MONOTONIC, without the offset of a time namespace.
+
+    Raises StartError where that offset cannot be told.
+    """
+    offset_s = monotonic_offset_ns() / 1e9
+    if not offset_s:
+        return time.monotonic
+    log.info("clock: this time namespace is %+.9g s off the kernel's clock, which is used", offset_s)
+    return lambda: time.monotonic() - offset_s
 
 
 def rest_collector() -> None:
