@@ -107,6 +107,10 @@ class Scenario:
         assert len(self.media.sent) == before
         return reply[:-1]
 
+    def answer(self, text: bytes) -> bytes:
+        """Give any bytes as a command; the whole reply."""
+        return self._dispatcher.execute(text, self.now)
+
     def command(self, command: str, reply: str) -> None:
         """Give a command and check its reply."""
         answered = self.ask(command)

@@ -34,5 +34,12 @@ def test_steps_of_a_state_machine():
     ]
 
 
+def test_input_of_a_test_with_very_many():
+    line = "xdp, became 2: 00: input 7 with SEED=1 FUZZ_INPUTS=10: bytes.fromhex('00')"
+    assert lines_to_add(f">   raise AssertionError(failure(...))\nE   AssertionError: {line}\n") == [
+        f"AssertionError: {line}"
+    ]
+
+
 def test_other_failures_have_no_line():
     assert lines_to_add("E       assert 1 == 2") == []

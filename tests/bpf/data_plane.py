@@ -28,7 +28,7 @@ _hops = itertools.count(1)
 
 WINDOW_SHIFT = 20
 """`window_since` counts units of 2^20 ns (bpf/types.h)."""
-_AS_XDP = {TC_ACT_REDIRECT: XDP_REDIRECT, TC_ACT_SHOT: XDP_DROP, TC_ACT_UNSPEC: XDP_PASS}
+AS_XDP = {TC_ACT_REDIRECT: XDP_REDIRECT, TC_ACT_SHOT: XDP_DROP, TC_ACT_UNSPEC: XDP_PASS}
 """Answers of TC, in XDP's words."""
 
 
@@ -103,13 +103,18 @@ class DataPlane:
         to, start = (CALLEE6, RELAY_OUT6) if is_to_ipv6 else (CALLEE, RELAY_OUT)
         return self.install(hop, **{"source": source, "local_host": local, "to": to, "from_host": start, **changes})
 
+    @property
+    def program_fd(self) -> int:
+        """The program at the hook."""
+        return int(getattr(self._loaded, f"{self.hook}_fd"))
+
     def run(self, frame: bytes, metadata_bytes: int = 0) -> Outcome:
         """Run the program on a frame."""
         before = self.tables.counts.verdicts()
-        result = run(getattr(self._loaded, f"{self.hook}_fd"), frame, metadata_bytes=metadata_bytes)
+        result = run(self.program_fd, frame, metadata_bytes=metadata_bytes)
         after = self.tables.counts.verdicts()
         moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-        verdict = result.verdict if self.hook == "xdp" else _AS_XDP[result.verdict]
+        verdict = result.verdict if self.hook == "xdp" else AS_XDP[result.verdict]
         return Outcome(verdict, result.frame, moved)
 
     def run_this_second(self, port: int, frame: bytes) -> Outcome:
