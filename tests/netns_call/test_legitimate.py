@@ -1,0 +1,204 @@
+"""Calls that rules against attackers must not refuse: each of these works with default options, in every tier.
+
+What a call may reach is limited (docs/security.md); these are the addresses that look suspicious and are not.
+"""
+
+import contextlib
+import re
+import socket
+
+import pytest
+
+from tests.netns import Topology
+from tests.netns_call.call import BOUND, KERNEL, STEERED, Call, PhonePort, paused, rtcp
+from tests.running import RunningRelay, rtp
+from tests.waiting import DEADLINE_S, wait_for
+
+PUBLIC, MAPPED = "203.0.113.1", "203.0.113.9"
+"""The address of a NAT that phones are behind, and one that a 1:1 NAT maps to the relay."""
+HELLO = b"hello"
+
+
+def nft(host, *rules):
+    """Translate addresses on a host."""
+    table = "\n".join(("table ip translated {", *rules, "}"))
+    host.run(["nft", "-f", "-"], input=table)
+
+
+def talk(call, way):
+    """Media and reports cross both ways, in the kernel where they may.
+
+    Until a phone behind NAT has sent something, nothing can be sent to it, and its NAT lets nothing in.
+    """
+    for is_rtcp in (False, True):
+        wait_for(lambda is_rtcp=is_rtcp: opens(call, is_rtcp), DEADLINE_S, f"both ways, RTCP: {is_rtcp}")
+    for number in range(2, 8):
+        cross(call, rtp(number))
+    if way.is_kernel:
+        call.wait_offloaded()
+        with paused(call.relay):
+            cross(call, rtp(9))
+
+
+def opens(call, is_rtcp):
+    """Send both ways; true once something has come both ways."""
+    parties = (call.caller, call.callee)
+    ports = [party.rtcp if is_rtcp else party.rtp for party in parties]
+    for party, port in zip(parties, ports, strict=True):
+        port.send(HELLO, party.to_rtcp if is_rtcp else party.to)
+    return all([port.take() for port in ports])
+
+
+def cross(call, data):
+    """Send the same both ways; it arrives, from the address that its receiver sends to, and nothing but hellos."""
+    for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
+        sender.send(data)
+        hear(receiver, data)
+
+
+def hear(receiver, data):
+    """Wait for a packet from where the receiver sends to; nothing else comes but hellos."""
+    arrived = []
+
+    def is_heard():
+        arrived.extend(receiver.rtp.take())
+        return (data, receiver.to) in arrived
+
+    wait_for(is_heard, DEADLINE_S, "a packet")
+    assert {one for one, _ in arrived} <= {data, HELLO}
+
+
+# NAT
+
+
+def test_phones_behind_the_same_nat_as_the_relay(start, topology, way):
+    """They signal the NAT's public address, which is the one that the relay advertises, and send from private ones."""
+    relay = start(*way.options, "-l", f"{topology.caller.gateway.ip}={PUBLIC}")
+    says = {"caller_says": (PUBLIC, 40000), "callee_says": (PUBLIC, 40002)}
+    with Call(relay, topology.caller, topology.callee, relay_host=topology.caller.gateway.ip, **says) as call:
+        talk(call, way)
+
+
+def test_phones_behind_one_nat(start, topology, way):
+    """Both come from one address, from ports that the NAT chose. They signal their own addresses, as phones do."""
+    relay = start(*way.options)
+    home = topology.caller
+    phones = ("10.9.0.2", "10.9.0.3")
+    for address in phones:
+        home.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"])
+    home.run(["ip", "addr", "add", f"{PUBLIC}/32", "dev", "lo"])
+    topology.relay.run(["ip", "route", "add", f"{PUBLIC}/32", "via", home.ip])
+    nft(
+        home,
+        "chain out { type nat hook postrouting priority 100;",
+        f"ip saddr 10.9.0.0/24 udp sport 0-65535 snat to {PUBLIC}:40000-49999",
+        "}",
+    )
+    at = {"caller_at": (phones[0], 4000), "callee_at": (phones[1], 4000)}
+    with Call(relay, home, home, relay_host=home.gateway.ip, **at) as call:
+        talk(call, way)
+
+
+def test_relay_behind_a_one_to_one_nat(start, topology, way):
+    """Replies show the public address, which phones send to; a NAT before the relay leads there from it."""
+    relay = start(*way.options, "-l", f"{topology.caller.gateway.ip}={MAPPED}")
+    for phone in (topology.caller, topology.callee):
+        # As the box in front of the relay does it.
+        nft(
+            phone,
+            "chain out { type nat hook output priority -100;",
+            f"ip daddr {MAPPED} dnat to {topology.caller.gateway.ip}",
+            "}",
+        )
+    assert relay.ask(f"U shown {topology.caller.ip} 4000 f").endswith(f" {MAPPED}")
+    with Call(relay, topology.caller, topology.callee, relay_host=MAPPED) as call:
+        talk(call, way)
+
+
+# This host
+
+
+def test_hairpin(start, topology, way):
+    """Two sessions of one relay in a row: a call that its SIP proxy sends back to itself, or a B2BUA."""
+    relay = start(*way.options)
+    host = topology.caller.gateway.ip
+    between = relay.port(f"U one {topology.caller.ip} 4000 f")
+    for_callee = relay.port(f"U two {host} {between} f")
+    entrance = relay.port(f"L two {topology.callee.ip} 5000 f t")
+    for_caller = relay.port(f"L one {host} {entrance} f t")
+    with (
+        PhonePort(topology.caller, topology.caller.ip, 4000) as caller,
+        PhonePort(topology.callee, topology.callee.ip, 5000) as callee,
+    ):
+        for number in range(1, 20):
+            caller.send(rtp(number), (host, for_caller))
+            assert callee.expect() == [(rtp(number), (topology.callee.gateway.ip, for_callee))]
+            callee.send(rtp(number), (topology.callee.gateway.ip, for_callee))
+            assert caller.expect() == [(rtp(number), (host, for_caller))]
+
+
+@pytest.mark.parametrize("port", [1024, 10000, 5062])
+def test_pbx_on_the_host_of_the_relay(start, topology, way, port):
+    """It signals the host's own address and a port of its own."""
+    relay = start(*way.options)
+    host = topology.caller.gateway.ip
+    with Call(relay, topology.caller, PbxHost(topology), callee_at=(host, port), relay_host=host) as call:
+        for number in range(1, 20):
+            call.cross(rtp(number))
+        call.cross(rtcp(1), is_rtcp=True)
+
+
+class PbxHost:
+    """The relay's host, as the phone that a PBX on it is for the relay."""
+
+    def __init__(self, topology):
+        self.ip = topology.caller.gateway.ip
+        self.gateway = topology.caller.gateway
+        self.socket = topology.relay.socket
+
+
+@pytest.mark.parametrize("way", [KERNEL, STEERED, BOUND], ids=lambda way: way.name)
+def test_phones_on_loopback(start, topology, way):
+    """A test rig: everything on one host, on the one address that it surely has. The kernel forwards nothing there."""
+    relay = start(*way.options, "-l", "127.0.0.1")
+    rig = PbxHost(topology)
+    at = {"caller_at": ("127.0.0.1", 4000), "callee_at": ("127.0.0.1", 5000)}
+    with Call(relay, rig, rig, relay_host="127.0.0.1", **at) as call:
+        for number in range(1, 20):
+            call.cross(rtp(number))
+        call.cross(rtcp(1), is_rtcp=True)
+
+
+# Link-local IPv6
+
+
+def test_link_local_phones(tmp_path, way):
+    """On two networks, where both phones have the same link-local address; the relay's differ."""
+    with contextlib.ExitStack() as stack:
+        topology = stack.enter_context(Topology(ipv6=True))
+        relay = stack.enter_context(RunningRelay(tmp_path, *way.options, "-6", "*", host=topology.relay))
+        ports = {
+            "callee": relay.port("U6 c fe80::2 4000 f"),
+            "caller": relay.port("L6 c fe80::2 4000 f t"),
+        }
+        parties = {}
+        for phone in (topology.caller, topology.callee):
+            phone.run(["ip", "addr", "add", "fe80::2/64", "dev", phone.ifname, "nodad"])
+            opened = stack.enter_context(phone.socket(socket.AF_INET6))
+            opened.bind(("fe80::2", 4000, 0, phone.ifindex))
+            opened.settimeout(DEADLINE_S)
+            at = link_local(topology.relay, phone.gateway.ifname), ports[phone.name], 0, phone.ifindex
+            parties[phone.name] = opened, at
+        # The first packet shows by which interface the caller is reached; to where, the relay does not know yet.
+        parties["caller"][0].sendto(rtp(100), parties["caller"][1])
+        for number in range(1, 20):
+            for sender, receiver in (("callee", "caller"), ("caller", "callee")):
+                parties[sender][0].sendto(rtp(number), parties[sender][1])
+                data, source = parties[receiver][0].recvfrom(2000)
+                assert (data, source[:2]) == (rtp(number), parties[receiver][1][:2])
+
+
+def link_local(host, ifname):
+    """The link-local address of an interface."""
+    shown = host.run(["ip", "-6", "-o", "addr", "show", "dev", ifname, "scope", "link"]).stdout
+    return re.search(r"inet6 (fe80:[0-9a-f:]+)/", shown)[1]
