@@ -1,26 +1,22 @@
 """RTP bleed, played: somebody who can reach the relay tries to get a call's media, and to be heard in it.
 
-Who receives what is asserted to the packet, with `--latching compatible` and `strict`, in both tiers. Everybody has
-addresses that count as public, since strict mode tells private ones from them. How the windows of compatible mode
-begin and end to the second is shown in tests/session/test_latch.py.
+Who receives what is asserted to the packet, with `--latching compatible` and `strict`, in every tier. How the windows
+of compatible mode begin and end to the second is shown in tests/session/test_latch.py.
 """
 
-import contextlib
-import itertools
 import sys
 import time
-from dataclasses import dataclass
 
 import pytest
 
-from tests.netns import Topology
-from tests.netns_call.call import DEADLINE_S, KERNEL, STEERED, Call, PhonePort, paused, rtcp
+from tests.hostile.stage import CALLEE, CALLER, CALLER_MOVED, STOLEN, on_stages
+from tests.netns_call.call import DEADLINE_S, STEERED, PhonePort, rtcp
 from tests.netns_call.traffic import Traffic, both_ways
-from tests.running import RunningRelay, rtp
+from tests.running import rtp
 from tests.waiting import wait_for
 
-CALLER, CALLER_MOVED, CALLEE, ATTACKER = "198.51.100.2", "198.51.100.3", "203.0.113.2", "192.0.2.66"
-STOLEN = rtp(0x6666, ssrc=0xBAD)
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
 WINDOW_S = 10.0
 FLOOD = 60_000
 FLOODER = """
@@ -32,108 +28,6 @@ for _ in range(count):
     flood.sendto(packet, (host, port))
 """
 
-_names = itertools.count(1)
-
-
-class Attacker:
-    """A stranger with an RTP and an RTCP port."""
-
-    def __init__(self, host, relay):
-        self.host = host
-        self.rtp, self.rtcp = PhonePort(host, ATTACKER, 6000), PhonePort(host, ATTACKER, 6001)
-        self._relay = relay
-
-    def close(self):
-        self.rtp.__exit__()
-        self.rtcp.__exit__()
-
-    def send(self, party, data):
-        """To the port that the party sends its RTP to."""
-        self.rtp.send(data, party.to)
-
-    def fail(self, party, data=STOLEN, *, count=1, is_rtcp=False):
-        """Attack a stream and be refused: wait until the relay has dropped it all."""
-        before = self._discarded()
-        for _ in range(count):
-            if is_rtcp:
-                self.rtcp.send(data, party.to_rtcp)
-            else:
-                self.rtp.send(data, party.to)
-        wait_for(lambda: self._discarded() == before + count, DEADLINE_S, f"{count} packets to be dropped")
-
-    def has_nothing(self):
-        return self.rtp.take() == self.rtcp.take() == []
-
-    def _discarded(self):
-        return int(self._relay.ask("G npkts_discard"))
-
-
-@dataclass
-class Stage:
-    """A relay in one mode and tier, and the hosts around it. Calls of several tests are played on it in turn."""
-
-    topology: Topology
-    relay: RunningRelay
-    attacker: Attacker
-    way: object
-    is_strict: bool
-
-    @contextlib.contextmanager
-    def call(self, **options):
-        options = {"caller_at": (CALLER, 4000), "callee_at": (CALLEE, 5000), **options}
-        call = Call(self.relay, self.topology.caller, self.topology.callee, f"c{next(_names)}", **options)
-        with call:
-            yield call
-            assert self.relay.ask(f"D {call.tags}") == "0"
-
-    @contextlib.contextmanager
-    def established(self, **options):
-        with self.call(**options) as call:
-            call.establish(self.way)
-            yield call
-
-    def settle(self):
-        """Wait until the relay has done all that a packet caused: it is sent on before anything else."""
-        assert self.relay.ask("V") == "20040107"
-
-    def goes_on(self, call, *, number):
-        """The call's media flows both ways, in the kernel where it was, and nobody else gets any of it."""
-        call.cross(rtp(number))
-        call.cross(rtcp(number), is_rtcp=True)
-        if self.way.is_kernel:
-            call.wait_offloaded()
-            with paused(self.relay):
-                call.cross(rtp(number + 1))
-                call.cross(rtcp(number + 1), is_rtcp=True)
-        assert self.attacker.has_nothing()
-
-
-def add_address(topology, phone, ip):
-    phone.run(["ip", "addr", "add", f"{ip}/32", "dev", phone.ifname])
-    topology.relay.run(["ip", "route", "add", f"{ip}/32", "dev", phone.gateway.ifname])
-
-
-@pytest.fixture(scope="module", params=["compatible", "strict"])
-def latching(request):
-    return request.param
-
-
-@pytest.fixture(scope="module", params=[KERNEL, STEERED], ids=lambda way: way.name)
-def stage(request, latching, tmp_path_factory):
-    with Topology() as topology:
-        host = topology.add_host("attacker")
-        for phone, ip in (
-            *((topology.caller, CALLER), (topology.caller, CALLER_MOVED)),
-            *((topology.callee, CALLEE), (host, ATTACKER)),
-        ):
-            add_address(topology, phone, ip)
-        way, directory = request.param, tmp_path_factory.mktemp("attacks")
-        with RunningRelay(directory, *way.options, "--latching", latching, host=topology.relay) as relay:
-            attacker = Attacker(host, relay)
-            yield Stage(topology, relay, attacker, way, latching == "strict")
-            attacker.close()
-            assert "unexpected" not in relay.log
-
 
 def steal(stage, call):
     """The attacker's packet takes the caller's stream: it is heard, and hears."""
@@ -141,7 +35,7 @@ def steal(stage, call):
     assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
     stage.settle()
     call.callee.send(rtp(300))
-    assert stage.attacker.rtp.expect() == [(rtp(300), call.caller.to)]
+    assert stage.attacker.rtp.expect() == [(rtp(300), stage.seen_by_attacker(call.caller.to))]
     assert call.caller.rtp.take() == []
 
 
@@ -234,7 +128,7 @@ def test_the_rtcp_port_of_a_talking_phone(stage):
             assert call.callee.rtcp.expect() == [(report, call.callee.to_rtcp)]
             stage.settle()
             call.callee.send_rtcp(rtcp(2))
-            assert stage.attacker.rtcp.expect() == [(rtcp(2), call.caller.to_rtcp)]
+            assert stage.attacker.rtcp.expect() == [(rtcp(2), stage.seen_by_attacker(call.caller.to_rtcp))]
             call.cross(rtp(2))
             assert stage.attacker.has_nothing()
 
@@ -263,7 +157,7 @@ def test_after_a_repeated_command(stage):
             assert stage.attacker.has_nothing()
 
 
-@pytest.mark.parametrize(("latching", "stage"), [("compatible", STEERED)], ids=["compatible-steered"], indirect=True)
+@on_stages(latching="compatible", way=STEERED)
 def test_the_window_after_a_repeated_command_ends(stage):
     """Played in userspace, because the kernel lets only a few strangers a second up, whatever the window.
 
@@ -298,7 +192,7 @@ def test_after_a_command_with_another_public_address(stage):
             assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
             stage.settle()
             call.callee.send(rtp(300))
-            assert stage.attacker.rtp.expect() == [(rtp(300), call.caller.to)]
+            assert stage.attacker.rtp.expect() == [(rtp(300), stage.seen_by_attacker(call.caller.to))]
             moved.send(rtp(2), call.caller.to)
             assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
             stage.settle()
@@ -327,7 +221,7 @@ def test_knowing_ssrc_and_sequence(stage):
         assert call.callee.rtp.expect() == [(rtp(2, payload=b"forged"), call.callee.to)]
         stage.settle()
         call.callee.send(rtp(2))
-        assert stage.attacker.rtp.expect() == [(rtp(2), call.caller.to)]
+        assert stage.attacker.rtp.expect() == [(rtp(2), stage.seen_by_attacker(call.caller.to))]
         take_back(stage, call, 3)
         call.cross(rtcp(2), is_rtcp=True)
         assert stage.attacker.has_nothing()
@@ -336,7 +230,7 @@ def test_knowing_ssrc_and_sequence(stage):
 # Floods
 
 
-@pytest.mark.parametrize("stage", [KERNEL], ids=[KERNEL.name], indirect=True)
+@on_stages(is_kernel=True)
 def test_a_flood_disturbs_no_call(stage):
     """Calls in the kernel lose nothing, the one that is flooded as little as others."""
     beside_at = {"caller_at": (CALLER, 4010), "callee_at": (CALLEE, 5010)}
