@@ -126,6 +126,22 @@ class NotifyTarget:
         return self.text
 
 
+@dataclass(frozen=True, slots=True)
+class MediaNetwork:
+    """Destinations of media that the operator allows or denies (`--media-allow`, `--media-deny`)."""
+
+    network: Network
+    first_port: int = 0
+    last_port: int = 65535
+
+    def __str__(self) -> str:
+        if (self.first_port, self.last_port) == (0, 65535):
+            return str(self.network)
+        host = f"[{self.network}]" if self.network.version == 6 else str(self.network)
+        last = f"-{self.last_port}" if self.last_port != self.first_port else ""
+        return f"{host}:{self.first_port}{last}"
+
+
 class LatchingMode(Enum):
     """Ways to learn endpoints from packets (`--latching`)."""
 
@@ -178,6 +194,9 @@ class Config:
     is_asymmetric: bool = False
     """Do not learn the endpoint of a leg whose command has neither `a` nor `s` (protocol.md 5.5)."""
     latching: LatchingMode = LatchingMode.COMPATIBLE
+    media_allow: tuple[MediaNetwork, ...] = ()
+    media_deny: tuple[MediaNetwork, ...] = ()
+    """Where media may and may not be sent; the longest prefix decides, and of two alike this one."""
     lowest_port: int = 35000
     highest_port: int = 65000
     """Media ports lie between these two; `port_min` and `port_max` are the RTP ports among them."""

@@ -23,6 +23,7 @@ from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.portrange import Claims, Reservation, check_local
 from rtpproxy.media.sockets import OnDatagram, route_source
 from rtpproxy.media.steered import SteeredMedia
+from rtpproxy.network.host_networks import HostNetworks, HostNetworksFollower
 from rtpproxy.offload.off import NoKernelTier
 from rtpproxy.offload.programs import Programs, instance_name
 from rtpproxy.offload.tier import KernelTier
@@ -155,6 +156,7 @@ class Parts:
     kernel: KernelTier | NoKernelTier
     verdicts: VerdictReport
     service: Service
+    host_networks: HostNetworksFollower
     server: ControlServer
 
 
@@ -187,6 +189,12 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         _capacity(config, is_steered=ports.programs is not None),
     )
     stop.follow(service.stop_slowly)
+
+    def on_host_networks(networks: HostNetworks) -> None:
+        service.host_has(networks.local, networks.broadcast, clock())
+
+    host_networks = HostNetworksFollower(asyncio.get_running_loop(), on_host_networks)
+    stack.callback(host_networks.close)
     dispatcher = Dispatcher(service, Parser(local_addresses))
     server = ControlServer(
         *(config.control, dispatcher.execute, clock),
@@ -196,7 +204,7 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         on_duplicate=dispatcher.count_repeated,
         on_end=lambda kind: on_input_end(kind, config, stop),
     )
-    return Parts(config, local_addresses, ports, kernel, verdicts, service, server)
+    return Parts(config, local_addresses, ports, kernel, verdicts, service, host_networks, server)
 
 
 def _build_ports(
@@ -307,6 +315,8 @@ async def _start(parts: Parts, stack: ExitStack) -> None:
     """Open control sockets, claim media ports, attach programs, answer commands: in this order. Raises StartError."""
     await parts.server.open()
     stack.callback(parts.server.close)
+    parts.service.control_is_at(parts.server.endpoints)
+    parts.host_networks.start()
     # From here on it is certain that no other relay with these control sockets runs.
     _claim_ports(parts, stack)
     _announce(parts)

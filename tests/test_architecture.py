@@ -42,7 +42,7 @@ KNOWS = {
     "outbound": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
-    "instance": {"session", "media", "offload", "outbound", "service", "control"},
+    "instance": {"session", "media", "network", "offload", "outbound", "service", "control"},
     "process": {"instance"},
     "cli": {"process"},
     "__main__": {"cli"},
@@ -67,7 +67,7 @@ CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
-    *("cli.media_addresses", "cli.options"),
+    *("cli.media_addresses", "cli.networks", "cli.options"),
 }
 """Single files of other rooms without I/O."""
 
@@ -81,6 +81,7 @@ IO_STANDARD = {
 }
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
+    "service.destinations",
     "control.dispatch",
 }
 """Modules without I/O that may log."""
@@ -90,7 +91,7 @@ FOREIGN = {
     "click": {"cli.command"},
     "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
     "pyroute2": {
-        *("network.addresses", "network.events", "network.links", "network.netlink"),
+        *("network.addresses", "network.events", "network.host_networks", "network.links", "network.netlink"),
         *("offload.attach", "offload.clsact", "offload.neighbours", "offload.nexthop"),
     },
     "uvloop": {"process.daemon"},

@@ -71,7 +71,7 @@ def test_what_was_built_is_taken_down_when_a_later_part_fails():
             assert stack.called == []
         return stack.called
 
-    assert in_a_loop(build) == ["Notifier.close", "BoundMedia.close_all"]
+    assert in_a_loop(build) == ["HostNetworksFollower.close", "Notifier.close", "BoundMedia.close_all"]
 
 
 def test_signals_stop_and_the_second_one_aborts():

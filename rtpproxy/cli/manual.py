@@ -125,7 +125,8 @@ def markdown() -> str:
 
 
 _CODE = re.compile(
-    r"(?<![\w`-])(?:(?:--[a-z_]+|-[A-Za-z26]\b)(?: (?:bound\b|\w+:\w+|0[0-7]+|/?[AB]\b))?"
+    r"(?<![\w`-])(?:(?:--[a-z_]+(?:-[a-z]+)?|-[A-Za-z26]\b)"
+    r"(?: (?:bound\b|[0-9a-f.:]+/[0-9]+|\w+:\w+|0[0-7]+|/?[AB]\b))?"
     r"|(?:c?unix|udp6?|tcp6?|systemd|stdioc?):[^\s,;]*|CAP_[A-Z_]+|\*(?= ))"
 )
 """Matches what is shown as code: options with their arguments, sockets, capabilities."""

@@ -8,10 +8,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
-from ipaddress import ip_network
 from typing import Any, TypeVar
 
-from rtpproxy.addr import parse_network
+from rtpproxy.cli.networks import read_media_network, read_network
 from rtpproxy.config import (
     DEFAULT_CONTROL_PORT,
     DEFAULT_SOCKET_MODE,
@@ -20,7 +19,6 @@ from rtpproxy.config import (
     SHORT_BYTES,
     Config,
     LatchingMode,
-    Network,
     OffloadMode,
     PortsMode,
 )
@@ -188,21 +186,6 @@ def read_mode(text: str) -> int:
     raise ConfigError("argument is out of range: 0 to 07777 is allowed")
 
 
-def read_network(text: str) -> Network:
-    """Read an address or `ADDRESS/BITS`, IPv4 or IPv6."""
-    try:
-        meant = ip_network("" if "%" in text else text, strict=False)
-    except ValueError as error:
-        message = "not an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32"
-        raise ConfigError(message) from error
-    try:
-        return parse_network(text)
-    except ValueError as error:
-        host, _, _ = text.partition("/")
-        message = f"the network begins with another address; write {meant} for all of it, or {host} for that host alone"
-        raise ConfigError(message) from error
-
-
 def read_nothing(what: str) -> Callable[[str], object]:
     """Make a reader that refuses an unsupported option; `what` is the subject and verb of the error: `modules are`."""
 
@@ -291,6 +274,30 @@ GROUPS = (
                 "else can take over a stream.",
                 metavar=_words_of(LatchingMode),
                 read=member_of(LatchingMode),
+            ),
+            Option(
+                "--media-allow",
+                "media_allow",
+                "Network that media may be sent to, although --media-deny names one around it; PORTS is a port or a "
+                f"range. Of several the longest prefix decides, and of two alike --media-deny. {_ANY_TIMES}",
+                metavar="NET[:PORTS]",
+                read=read_media_network,
+                is_repeatable=True,
+                more="What no network holds is allowed: --media-deny 0.0.0.0/0 --media-deny ::/0 allows nothing else. "
+                "IPv6 with ports is [2001:db8::/32]:PORTS. Loopback addresses are allowed if this option names them "
+                "(127.0.0.0/8, ::1), or where the stream's own address is loopback (-l 127.0.0.1). Media are never "
+                "sent to multicast, broadcast or unspecified addresses, to a control socket of this relay, or to "
+                f"ports below {FIRST_FREE_PORT} and the SIP ports of this host, whatever is given here.",
+            ),
+            Option(
+                "--media-deny",
+                "media_deny",
+                "Network that media may not be sent to: a command that names such an address is taken as one without "
+                f"an address, and a phone there is not learned from its packets. {_ANY_TIMES}",
+                metavar="NET[:PORTS]",
+                read=read_media_network,
+                is_repeatable=True,
+                more="For example a management network: --media-deny 10.0.0.0/24.",
             ),
             Option(
                 "--force_asymmetric",

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from rtpproxy.addr import Endpoint
 from rtpproxy.config import ControlAddress, ControlKind, Network
 from rtpproxy.control.admission import Admission
 from rtpproxy.control.connections import ConnectionListener, serve_lines, serve_one_shot
@@ -87,6 +88,16 @@ class ControlServer:
                 if opened is not None and self._is_for_everybody and not is_on_loopback(opened):
                     self.open_to_strangers += (address,)
             on_failure.pop_all()
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """The addresses of the UDP and TCP sockets that are open and not served yet; the host may be 0.0.0.0 or ::."""
+        names = [
+            opened.getsockname()
+            for _, opened in self._opened
+            if opened is not None and opened.family in (socket.AF_INET, socket.AF_INET6)
+        ]
+        return [Endpoint(host, port) for host, port, *_ in names]
 
     def serve(self) -> None:
         """Answer commands from now on."""

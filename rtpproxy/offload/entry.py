@@ -1,6 +1,6 @@
 """Forwarding entries as values: what the kernel should do for a session, and the steps to get there. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -111,11 +111,15 @@ NOT_LEARNED = NotOffloaded("its source is not learned yet")
 PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
 OTHER_FAMILY = NotOffloaded("a party's address is of another family than our port for it")
 LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
+DENIED = NotOffloaded("nothing may be sent to the peer's address")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
 
 
-def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
+def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, ForwardingEntry | NotOffloaded]:
     """Work out for each open port of a complete session, by its key, the entry or the reason for none.
+
+    `is_denied` tells that nothing may be sent to a stream's remote. Such a remote is never learned; it is asked again
+    here, because the kernel is not to send there, whatever went wrong.
 
     One leg may still be without ports: a session is also completed by new ports for the leg that has some.
     """
@@ -123,7 +127,9 @@ def plan(session: Session) -> dict[int, ForwardingEntry | NotOffloaded]:
     for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
         for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
             if stream.local_port:
-                wanted[stream.key] = _plan_stream(stream, peer)
+                want = _plan_stream(stream, peer)
+                is_refused = isinstance(want, ForwardingEntry) and is_denied(peer)
+                wanted[stream.key] = DENIED if is_refused else want
     return wanted
 
 

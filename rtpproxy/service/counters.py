@@ -95,6 +95,8 @@ class Counters:
         frames = {name: count for name, count in verdicts.items() if count}
         if verdicts:
             frames["forwarded_though_not_rtp"] = self._kernel.total_parse_errors()
+        if self._totals.packets_denied:
+            frames["dropped_denied"] = self._totals.packets_denied
         return Tiers(by_program, {**by_reason, self._entries.rest: rest} if rest else by_reason, frames)
 
     def tick(self, now: float) -> None:

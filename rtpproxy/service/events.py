@@ -49,7 +49,8 @@ class Observer:
     def learned(self, session: Session, stream: Stream, now: float) -> None:
         """Hear that packets changed where `stream.latch` points, locked or unlocked it, or changed `stream.local_host`.
 
-        With RTP, the latch of the leg's RTCP may have changed, too. What the kernel saw is told when it is read.
+        Also told when it forgot its endpoint, because nothing may be sent there any more. With RTP, the latch of the
+        leg's RTCP may have changed, too. What the kernel saw is told when it is read.
         """
 
     def entered_kernel(self, session: Session, stream: Stream, program: str, now: float) -> None:

@@ -2,9 +2,9 @@
 
 import logging
 
-from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, LatchingMode
 from rtpproxy.errors import NoPortsError, PortSpaceError
+from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.offloading import Offloading
 from rtpproxy.service.packets import Packets
 from rtpproxy.service.port_pairs import PortPairs
@@ -26,6 +26,7 @@ class Legs:
         pairs: PortPairs,
         packets: Packets,
         offloading: Offloading,
+        destinations: Destinations,
     ) -> None:
         self._is_strict = config.latching is LatchingMode.STRICT
         self._is_asymmetric = config.is_asymmetric
@@ -34,6 +35,7 @@ class Legs:
         self._pairs = pairs
         self._packets = packets
         self._offloading = offloading
+        self._destinations = destinations
 
     def make_both(self, media: MediaDescription) -> tuple[Leg, Leg]:
         """Make the callee's and the caller's leg of a new session, without ports (protocol.md 7.3)."""
@@ -52,9 +54,12 @@ class Legs:
             raise NoPortsError(str(error)) from error
         if leg.has_ports:
             self.close(session, leg, "new ports", now)
+        has_moved = local != leg.local
         for stream in leg.streams:
             stream.settle(local, port + stream.component, now)
             self._offloading.add(stream)
+        if has_moved:
+            self._destinations.withdraw_moved(session, leg)
         self._packets.add(session, leg)
 
     def close(self, session: Session, leg: Leg, reason: str, now: float) -> None:
@@ -71,11 +76,11 @@ class Legs:
     def describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Take over what a request says of a leg (protocol.md 5.2)."""
         is_asymmetric = self._is_asymmetric if media.is_asymmetric is None else media.is_asymmetric
-        for stream in leg.streams:
+        remotes = (None, None) if media.remote is None else self._destinations.signalled(session, leg, media.remote)
+        for stream, remote in zip(leg.streams, remotes, strict=True):
             self._offloading.absorb(session, stream, now)
-            if media.remote is not None:
-                host, port = media.remote
-                stream.latch.signal(Endpoint(host, (port + stream.component) % 65536), now)
+            if remote is not None:
+                stream.latch.signal(remote, now)
             stream.latch.set_asymmetric(is_asymmetric)
         self._offloading.replan(session, now)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters, plan
 from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.rtp.statistics import Arrival, SequenceTracker
+from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
 from rtpproxy.session.latch import Verdict
 from rtpproxy.session.session import Component, Session, Stream
@@ -51,9 +52,12 @@ class KernelCounters(Protocol):
 class Offloading:
     """The kernel's part in all sessions of one relay."""
 
-    def __init__(self, entries: Entries, counters: KernelCounters, observers: Observers) -> None:
+    def __init__(
+        self, entries: Entries, counters: KernelCounters, destinations: Destinations, observers: Observers
+    ) -> None:
         self._entries = entries
         self._counters = counters
+        self._destinations = destinations
         self._observers = observers
 
     def add(self, stream: Stream) -> None:
@@ -114,7 +118,7 @@ class Offloading:
         """Make the kernel do what it should do for a session."""
         if not session.is_complete:
             return
-        wanted = plan(session)
+        wanted = plan(session, self._destinations.is_denied)
         for leg in session.legs:
             if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
                 self._hand_over(leg.rtp)

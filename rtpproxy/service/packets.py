@@ -6,16 +6,17 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import SHORT_BYTES
 from rtpproxy.rtp.header import parse_rtp
 from rtpproxy.rtp.statistics import Arrival
+from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
 from rtpproxy.service.offloading import Offloading
-from rtpproxy.session.latch import Verdict
+from rtpproxy.session.latch import Refuses, Verdict, refuses_nothing
 from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
 from rtpproxy.session.reaper import Activity
 from rtpproxy.session.session import Component, Leg, Session, Stream
 from rtpproxy.session.totals import Totals
 
 # Looked up for every packet: a global is found faster than a member of an enum.
-_IGNORED, _LEARNED = Verdict.IGNORED, Verdict.LEARNED
+_ACCEPTED, _LEARNED, _DENIED = Verdict.ACCEPTED, Verdict.LEARNED, Verdict.DENIED
 _NEXT, _OUT_OF_ORDER, _NOT_RTP = Arrival.NEXT, Arrival.OUT_OF_ORDER, Arrival.NOT_RTP
 
 
@@ -28,10 +29,11 @@ class Sender(Protocol):
 class Packets:
     """Relays what arrives at the ports of all sessions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of the service that a packet touches
         self,
         sender: Sender,
         offloading: Offloading,
+        destinations: Destinations,
         observers: Observers,
         activity: Activity,
         totals: Totals,
@@ -41,6 +43,7 @@ class Packets:
         """`is_doubling` sends payloads below SHORT_BYTES twice."""
         self._sender = sender
         self._offloading = offloading
+        self._destinations = destinations
         self._observers = observers
         self._activity = activity
         self._totals = totals
@@ -81,20 +84,24 @@ class Packets:
             return
         totals.packets_received += 1
         latch = stream.latch
+        refuses: Refuses = refuses_nothing
         if source != latch.remote:
             # To tell if this is the same phone, the latch's memory needs what the kernel saw.
             self._offloading.absorb(session, stream, now)
+            refuses = self._destinations.learning(local_host)
         is_rtp = stream.component is Component.RTP
         header = parse_rtp(data) if is_rtp else None
-        verdict = latch.observe(source, header, is_rtp, now)
-        if verdict is _IGNORED:
+        verdict = latch.observe(source, header, is_rtp, now, refuses)
+        if verdict is not _ACCEPTED and verdict is not _LEARNED:
             totals.packets_discarded += 1
+            if verdict is _DENIED:
+                self._destinations.denied(session, source, local_host)
             return
-        self._activity.touch(stream.activity, now)
         has_learned = verdict is _LEARNED
+        self._activity.touch(stream.activity, now)
         if has_learned and is_rtp:
             leg = session.caller if session.caller.rtp is stream else session.callee
-            leg.rtcp.latch.guess(latch)
+            leg.rtcp.latch.guess(latch, self._destinations.learning(local_host))
         arrival = self._offloading.count(session, stream, header, now) if is_rtp else _NOT_RTP
         if arrival is Arrival.SSRC_CHANGED and header is not None:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
@@ -118,6 +125,7 @@ class Packets:
             or not self._send(peer, to, data)
         ):
             self._drop(stream)
+            self._totals.packets_denied += to is None and peer.is_denied
             return
         stream.relayed_packets += 1
         self._totals.packets_relayed += 1

@@ -6,10 +6,11 @@ argument, in seconds, monotonic.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from rtpproxy.config import DSCP_MASK, Config
+from rtpproxy.addr import Endpoint
+from rtpproxy.config import DSCP_MASK, Config, Network
 from rtpproxy.errors import (
     NoPortsError,
     NotificationOffError,
@@ -18,6 +19,7 @@ from rtpproxy.errors import (
 )
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.service.counters import Counters, SessionTotals
+from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Ending, Observer, Observers
 from rtpproxy.service.legs import Legs, local_for_new_ports
 from rtpproxy.service.notification import find_notification
@@ -37,6 +39,7 @@ from rtpproxy.service.requests import (
 from rtpproxy.service.timers import Timers
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
+from rtpproxy.session.reach import Reach
 from rtpproxy.session.reaper import Activity
 from rtpproxy.session.session import Issuer, Leg, Role, Session
 from rtpproxy.session.table import SessionTable
@@ -77,12 +80,15 @@ class Service:
         totals, activity = Totals(), Activity()
         self._observers = Observers((SessionTotals(totals), *observers))
         self._timers = Timers(config, activity, kernel_counters)
-        self._offloading = Offloading(entries, kernel_counters, self._observers)
+        self._reach = Reach(config.listen, config.media_allow, config.media_deny)
+        self._destinations = Destinations(self._reach, totals)
+        self._offloading = Offloading(entries, kernel_counters, self._destinations, self._observers)
         self._packets = Packets(
-            *(media, self._offloading, self._observers, activity, totals), is_doubling=config.is_doubling
+            *(media, self._offloading, self._destinations, self._observers, activity, totals),
+            is_doubling=config.is_doubling,
         )
         pairs = PortPairs(local_addresses, media, new_ports)
-        self._legs = Legs(config, local_addresses, pairs, self._packets, self._offloading)
+        self._legs = Legs(config, local_addresses, pairs, self._packets, self._offloading, self._destinations)
         self._counters = Counters(totals, entries, kernel_counters, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
         self.datagram = self._packets.datagram
@@ -201,6 +207,17 @@ class Service:
         self._check_alive(session)
         self.delete(Delete(session.call_id, session.from_tag, None, request.is_weak), now)
 
+    # What media may be sent to
+
+    def host_has(self, local: Collection[Network], broadcast: Collection[Network], now: float) -> None:
+        """Take note of this host's addresses and broadcast addresses: before the first request, and on each change."""
+        if self._reach.host_has(local, broadcast):
+            self._withdraw_denied(now)
+
+    def control_is_at(self, endpoints: Collection[Endpoint]) -> None:
+        """Take note, before the first request, of where control sockets are; 0.0.0.0 and :: are all our addresses."""
+        self._reach.control_is_at(endpoints)
+
     # Time
 
     def tick(self, now: float) -> None:
@@ -265,6 +282,17 @@ class Service:
         self._timers.touch(session, now)
         self._legs.describe(session, session.leg(role.peer), media, now)
         return _port_line(leg)
+
+    def _withdraw_denied(self, now: float) -> None:
+        """Make every session forget remotes that nothing may be sent to any more."""
+        for session in self._table:
+            denied = [stream for stream in session.streams if self._destinations.is_denied(stream)]
+            for stream in denied:
+                self._offloading.absorb(session, stream, now)
+                self._destinations.withdraw(session, stream)
+                self._observers.learned(session, stream, now)
+            if denied:
+                self._offloading.replan(session, now)
 
     def _complete(self, session: Session, now: float) -> None:
         """Let packets flow when a second pair of ports was opened (protocol.md 4.4)."""

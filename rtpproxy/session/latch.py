@@ -7,6 +7,8 @@ The law of this file:
 2. It knows nothing of ports, sessions, sockets or the kernel: endpoints, headers and the time come in, a verdict
    goes out.
 3. A packet that is ignored changes nothing.
+4. No remote is learned or guessed that `refuses`, a rule of the caller's, is against (`session.reach`). Endpoints that
+   commands name are judged before they come here. A packet from such a source is denied, which changes nothing either.
 
 The states of a stream, told by the fields of `Latch`, are these; the first row that fits applies. In a state that is
 *locked* one known source is accepted and all others are refused, so that the kernel may forward:
@@ -38,6 +40,7 @@ Awaiting and following exist in strict mode only. These events lead from one to 
 | awaiting  | a packet of `remote` or of the awaited host        | latched to its source                               |
 | following | a packet of another port of the awaited host       | latched to it                                       |
 | any       | a command asks for asymmetric mode (5.5)           | asymmetric; back to symmetric it stays latched      |
+| any       | media may not be sent to `remote` any more         | empty                                               |
 | RTCP: any | RTP learned an endpoint on another host (5.6)      | open at the next port; awaiting in strict mode      |
 
 The *window* is UPDATE_WINDOW_S long, after a command that found a remote set. The *memory* is the SSRC and a recent
@@ -63,6 +66,7 @@ In *strict* mode (protocol.md 16, items 6 and 7) these rules differ:
   the sibling's host.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,12 +81,22 @@ REFRESH_INTERVAL_S = 1.0
 """Least seconds between two refreshes of the memory's sequence number."""
 LAST_PORT = 65535
 
+Refuses = Callable[[tuple[str, int]], bool]
+"""Tells that an endpoint may not become the remote of a stream."""
+
+
+def refuses_nothing(_: tuple[str, int]) -> bool:
+    """Allow every endpoint."""
+    return False
+
 
 class Verdict(Enum):
     """Effect of a packet on the stream that it arrived at."""
 
     IGNORED = "ignored"
     """Wrong source: drop it. Nothing changed."""
+    DENIED = "denied"
+    """A source that media may not be sent to, and that would have been learned otherwise: drop it. Nothing changed."""
     ACCEPTED = "accepted"
     """Hand it on. Nothing changed that forwarding depends on."""
     LEARNED = "learned"
@@ -91,6 +105,7 @@ class Verdict(Enum):
 
 # Looked up for every packet: a global is found faster than a member of an enum.
 _IGNORED = Verdict.IGNORED
+_DENIED = Verdict.DENIED
 _ACCEPTED = Verdict.ACCEPTED
 _LEARNED = Verdict.LEARNED
 
@@ -138,7 +153,8 @@ class Latch:
     def signal(self, endpoint: Endpoint, now: float) -> bool:
         """Prefill from a command (5.2); True when the remote changed.
 
-        The caller adds 1 to the port for RTCP, leaves null addresses out, and absorbs what the kernel saw first.
+        The caller adds 1 to the port for RTCP, leaves out null addresses and those that media may not be sent to, and
+        absorbs what the kernel saw first.
         """
         if self.is_strict:
             return self._follow(endpoint)
@@ -157,10 +173,18 @@ class Latch:
         if is_asymmetric:
             self.is_latched = True
 
-    def observe(self, source: tuple[str, int], header: RtpHeader | None, is_rtp_stream: bool, now: float) -> Verdict:
+    def observe(
+        self,
+        source: tuple[str, int],
+        header: RtpHeader | None,
+        is_rtp_stream: bool,
+        now: float,
+        refuses: Refuses = refuses_nothing,
+    ) -> Verdict:
         """Judge and learn from a packet on a complete session (5.3, 5.5).
 
-        `header` is None where the packet does not parse as RTP; it is not looked at on RTCP streams.
+        `header` is None where the packet does not parse as RTP; it is not looked at on RTCP streams. `refuses` is asked
+        only if the source is about to be learned.
         """
         if source == self.remote and self.is_latched:
             if header is not None and now - self.refreshed_at >= REFRESH_INTERVAL_S and header.ssrc == self.ssrc:
@@ -171,8 +195,8 @@ class Latch:
             return _ACCEPTED
         if not is_rtp_stream:
             header = None
-        verdict = self._judge(source, header, now)
-        if verdict is not _IGNORED:
+        verdict = self._judge(source, header, now, refuses)
+        if verdict is _ACCEPTED or verdict is _LEARNED:
             self._refresh(header, now)
         return verdict
 
@@ -180,18 +204,18 @@ class Latch:
         """Take over the new SSRC of the accepted source of an RTP stream, noticed by its sequence tracker (5.3)."""
         return self._relatch(header.ssrc, header.sequence, now)
 
-    def guess(self, rtp: "Latch") -> bool:
+    def guess(self, rtp: "Latch", refuses: Refuses = refuses_nothing) -> bool:
         """Apply to an RTCP stream that the last packet of its RTP sibling was LEARNED (5.6); True when it moves.
 
         Its port is guessed to be the next one on the host that RTP has moved to; in strict mode also on the one that
-        RTP has latched to without moving.
+        RTP has latched to without moving. There is no guess where nothing may be sent.
         """
         if rtp.remote is None or not (rtp.has_moved or self.is_strict):
             return False
         host, port = rtp.remote
         is_same_host = self.remote is not None and self.remote.host == host
         if not is_same_host:
-            if port == LAST_PORT:
+            if port == LAST_PORT or refuses((host, port + 1)):
                 return False
             self.remote = Endpoint(host, port + 1)
             self.is_latched = self.is_asymmetric
@@ -200,6 +224,17 @@ class Latch:
             self.awaited_host = host
             self.is_untrusted = rtp.is_untrusted
         return not is_same_host
+
+    def forget(self) -> None:
+        """Forget everybody, because media may not be sent to the remote any more: the stream is empty again.
+
+        Absorb what the kernel saw first. The modes stay.
+        """
+        self.remote = self.previous = self.left = self.signalled = None
+        self.is_latched = self.is_asymmetric
+        self.is_untrusted = False
+        self.updated_at = self.ssrc = None
+        self.awaited_host = ""
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:
         """Bring the memory of this RTP stream to where it would be if userspace had seen what the kernel forwarded.
@@ -227,8 +262,10 @@ class Latch:
             self.refreshed_at = seen_at
         return _ACCEPTED
 
-    def _judge(self, source: tuple[str, int], header: RtpHeader | None, now: float) -> Verdict:
+    def _judge(self, source: tuple[str, int], header: RtpHeader | None, now: float, refuses: Refuses) -> Verdict:
         if self.remote is None:
+            if refuses(source):
+                return _DENIED
             if self.is_strict:
                 self._latch(header, now)
             return self._learn(source)
@@ -236,10 +273,16 @@ class Latch:
             return _ACCEPTED if source[0] == self.remote.host else _IGNORED
         if source == self.remote:
             return self._latch(header, now)
-        if self._is_open_to(source):
-            self._latch(header, now)
-        elif not self._override(header, now):
+        is_open = self._is_open_to(source)
+        if not (is_open or self._may_override(header, now)):
             return _IGNORED
+        if refuses(source):
+            return _DENIED
+        if is_open:
+            self._latch(header, now)
+        elif header is not None:
+            self.sequence = header.sequence
+            self.refreshed_at = now
         return self._learn(source)
 
     def _is_open_to(self, source: tuple[str, int]) -> bool:
@@ -312,16 +355,13 @@ class Latch:
             self.ssrc = ssrc or None
             self.awaited_host = ""
 
-    def _override(self, header: RtpHeader | None, now: float) -> bool:
+    def _may_override(self, header: RtpHeader | None, now: float) -> bool:
         """True for a packet of another source that may take a latched stream over. RTCP streams have no memory."""
         if self.ssrc is None or header is None:
             return False
         if self.updated_at is None or now - self.updated_at > UPDATE_WINDOW_S:
             ahead = (header.sequence - self.sequence) % 65536
-            if header.ssrc != self.ssrc or ahead > SEQUENCE_DISTANCE:
-                return False
-        self.sequence = header.sequence
-        self.refreshed_at = now
+            return header.ssrc == self.ssrc and ahead <= SEQUENCE_DISTANCE
         return True
 
     def _refresh(self, header: RtpHeader | None, now: float) -> None:

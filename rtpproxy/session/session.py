@@ -59,6 +59,8 @@ class Stream:
     """Value of the kernel's counter of the port up to which its packets are absorbed."""
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
+    is_denied: bool = False
+    """The latest endpoint that was to become its remote was refused (`reach`); to be asked while it has none."""
     loop_guard: LoopGuard | None = None
     """Made by the first packet that may be going round between relays."""
 

@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+from ipaddress import ip_network
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from rtpproxy.config import (
     ControlKind,
     LatchingMode,
     ListenAddress,
+    MediaNetwork,
     NotifyTarget,
     OffloadMode,
     PortsMode,
@@ -28,7 +30,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 # Those of the C program (protocol.md 12.1), and ours.
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
-FLAGS += " --offload --interface --ports --latching --control-allow -h --help --version"
+FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny -h --help --version"
 
 
 class Started:
@@ -116,12 +118,15 @@ def test_every_option(config):
         *("--interface", "eth0", "--interface", "eth1", "-i", "-t", "0", "-u", "nobody:daemon", "-w", "0660", "-D"),
         *("-L", "5000", "--nice", "-5", "-c", "rr", "--no_redirect", "--force_asymmetric", "--latching", "strict"),
         *("-n", "unix:/n", "-n", "tcp:%%CC_SELF%%:99", "-n", "tcp:192.0.2.3:98", "--no_resolve", "-6", "x@::1=y"),
+        *("--media-allow", "10.1.0.0/16:9-99", "--media-deny", "10.0.0.0/8", "--media-deny", "::/0"),
     )
     assert made == Config(
         control=(ControlAddress(ControlKind.UNIX, "/a"), ControlAddress(ControlKind.UDP, port=9000)),
         listen=(ListenAddress("192.0.2.1"), ListenAddress("::1", True, "x", "y")),
         is_asymmetric=True,
         latching=LatchingMode.STRICT,
+        media_allow=(MediaNetwork(ip_network("10.1.0.0/16"), 9, 99),),
+        media_deny=(MediaNetwork(ip_network("10.0.0.0/8")), MediaNetwork(ip_network("::/0"))),
         lowest_port=20000,
         highest_port=20999,
         is_sequential=True,
@@ -347,6 +352,9 @@ def test_versions():
         (["-d", "FATAL"], "-d FATAL: not a level; use one of DBUG, INFO"),
         (["-d", ""], "-d: not a level"),
         (["-d", "INFO:nowhere"], "NOWHERE is not a syslog facility"),
+        (["--media-allow", "here"], "--media-allow here: not an address or a network, such as 192.0.2.7"),
+        (["--media-deny", "10.0.0.1/8"], "--media-deny 10.0.0.1/8: the network begins with another address; write"),
+        (["--media-deny", "10.0.0.0/8:0"], "--media-deny 10.0.0.0/8:0: ports are numbers from 1 to 65535"),
         (["--offload", "no"], "--offload no: not one of auto, xdp, tc, off"),
         (["--ports", "none"], "--ports none: not one of auto, steered, bound"),
         (["--latching", "lax"], "--latching lax: not one of compatible, strict"),

@@ -6,7 +6,6 @@ import logging.handlers
 import re
 import subprocess
 import sys
-from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -23,7 +22,6 @@ from rtpproxy.cli.options import (
     one_of,
     read_level,
     read_mode,
-    read_network,
     read_user,
     written,
 )
@@ -150,30 +148,6 @@ def test_every_option_is_described():
         for text in (option.help, option.more):
             assert text == "" or (text.endswith(".") and text[0].isupper()), option.flag
         assert option.help
-
-
-@pytest.mark.parametrize("text", ["192.0.2.7", "10.0.0.0/8", "2001:db8::/32", "::1"])
-def test_networks(text):
-    assert read_network(text) == ip_network(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("host.example", "not an address or a network, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32"),
-        ("10.0.0.0/33", "not an address or a network"),
-        ("", "not an address or a network"),
-        ("fe80::1%eth0", "not an address or a network"),
-        (
-            "10.1.2.3/8",
-            "the network begins with another address; write 10.0.0.0/8 for all of it, or 10.1.2.3 for that host alone",
-        ),
-        ("2001:db8::1/32", "write 2001:db8::/32 for all of it"),
-    ],
-)
-def test_no_networks(text, words):
-    with pytest.raises(ConfigError, match=re.escape(words)):
-        read_network(text)
 
 
 # Defaults

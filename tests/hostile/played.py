@@ -178,7 +178,7 @@ class Played:
         for session, model in zip(sessions, self.model.sessions, strict=True):
             assert session.is_complete == model.is_complete
             if session.is_complete:
-                wanted.update(plan(session))
+                wanted.update(plan(session, self.play.service._destinations.is_denied))
         assert self.play.offload.installed == wanted
 
     def _check_timers(self, sessions: list) -> None:

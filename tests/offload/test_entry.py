@@ -6,6 +6,7 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import (
+    DENIED,
     LINK_LOCAL,
     NOT_LEARNED,
     OTHER_FAMILY,
@@ -24,6 +25,11 @@ CALLER, CALLEE = Endpoint("10.0.1.2", 5004), Endpoint("10.0.2.2", 6006)
 NEAR, FAR = "10.0.1.1", "10.0.2.1"
 """Our addresses that the caller and the callee send to."""
 TO_CALLER_TOS, TO_CALLEE_TOS = 0x20, 0x48
+
+
+def nobody(_):
+    """No stream is denied its remote."""
+    return False
 
 
 def after(endpoint):
@@ -59,7 +65,7 @@ CALLEE_ENTRY = ForwardingEntry(36000, FAR, CALLEE, False, True, NEAR, 35000, CAL
 def test_all_four_streams():
     rtcp = ForwardingEntry(35001, NEAR, after(CALLER), False, False, FAR, 36001, after(CALLEE), TO_CALLEE_TOS)
     callee_rtcp = ForwardingEntry(36001, FAR, after(CALLEE), False, False, NEAR, 35001, after(CALLER), TO_CALLER_TOS)
-    assert plan(learned_session()) == {35000: entry(), 35001: rtcp, 36000: CALLEE_ENTRY, 36001: callee_rtcp}
+    assert plan(learned_session(), nobody) == {35000: entry(), 35001: rtcp, 36000: CALLEE_ENTRY, 36001: callee_rtcp}
 
 
 def test_ports_are_told_by_their_keys():
@@ -67,7 +73,7 @@ def test_ports_are_told_by_their_keys():
     session = learned_session()
     for stream in session.callee.streams:
         stream.settle(LocalAddress(3, FAR), 35000 + stream.component, 0.0)
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert sorted(wanted) == [35000, 35001, 3 << 16 | 35000, 3 << 16 | 35001]
     assert wanted[35000] == entry(from_port=35000)
     assert wanted[3 << 16 | 35000] == replace(CALLEE_ENTRY, port=35000, slot=3)
@@ -77,7 +83,7 @@ def test_ports_are_told_by_their_keys():
 def test_our_address_must_be_known():
     session = learned_session()
     session.caller.rtp.local_host = ""
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert wanted[35000] == NOT_LEARNED
     assert wanted[36000] == replace(CALLEE_ENTRY, from_host="")
 
@@ -85,7 +91,7 @@ def test_our_address_must_be_known():
 def test_route_decides_where_the_peers_side_is_not_known():
     session = learned_session()
     session.callee.rtp.local_host = ""
-    assert plan(session)[35000] == entry(from_host="")
+    assert plan(session, nobody)[35000] == entry(from_host="")
 
 
 def test_one_leg():
@@ -93,17 +99,24 @@ def test_one_leg():
     session = learned_session()
     for stream in session.callee.streams:
         stream.local_port = 0
-    assert plan(session) == {35000: PEER_UNKNOWN, 35001: PEER_UNKNOWN}
+    assert plan(session, nobody) == {35000: PEER_UNKNOWN, 35001: PEER_UNKNOWN}
+
+
+def test_nothing_is_forwarded_to_a_remote_that_is_denied():
+    session = learned_session()
+    wanted = plan(session, lambda stream: stream is session.callee.rtp)
+    assert wanted[35000] == DENIED
+    assert wanted[36000] == CALLEE_ENTRY
 
 
 def test_no_ports():
-    assert plan(make_session()) == {}
+    assert plan(make_session(), nobody) == {}
 
 
 def test_nothing_heard_yet():
     session = learned_session()
     session.caller.rtp.latch.is_latched = False
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert wanted[35000] == NOT_LEARNED
     assert wanted[36000] == CALLEE_ENTRY
 
@@ -111,21 +124,21 @@ def test_nothing_heard_yet():
 def test_nothing_known_of_one_party():
     session = learned_session()
     session.caller.rtp.latch.remote = None
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert (wanted[35000], wanted[36000]) == (NOT_LEARNED, PEER_UNKNOWN)
 
 
 def test_peer_without_a_port():
     session = learned_session()
     session.callee.rtp.latch.remote = Endpoint(CALLEE.host, 0)
-    assert plan(session)[35000] == PEER_UNKNOWN
+    assert plan(session, nobody)[35000] == PEER_UNKNOWN
 
 
 def test_asymmetric_party_is_locked_before_it_is_heard():
     session = learned_session()
     session.caller.rtp.latch.is_latched = False
     session.caller.rtp.latch.is_asymmetric = True
-    assert plan(session)[35000] == entry(is_any_source_port=True)
+    assert plan(session, nobody)[35000] == entry(is_any_source_port=True)
 
 
 def move(session, role, host, local_host):
@@ -142,7 +155,7 @@ def test_families_are_forwarded_in_all_pairs(roles):
     session = learned_session()
     for role in roles:
         move(session, role, f"2001:db8:{role}::2", f"2001:db8:{role}::1")
-    for want in plan(session).values():
+    for want in plan(session, nobody).values():
         assert isinstance(want, ForwardingEntry)
         from_leg, to_leg = (session.callee, session.caller)
         if want.port in (session.caller.rtp.local_port, session.caller.rtcp.local_port):
@@ -156,7 +169,7 @@ def test_signalled_address_of_another_family_is_not_sent_to(role):
     """The family of the packets that the party sends decides (protocol.md 7.4)."""
     session = learned_session()
     session.leg(role).rtp.latch.remote = Endpoint("2001:db8::1", 5004)
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert wanted[session.leg(role.peer).rtp.key] == OTHER_FAMILY
     assert isinstance(wanted[35001], ForwardingEntry)
 
@@ -165,7 +178,7 @@ def test_asymmetric_party_of_another_family_than_our_port_is_not_locked():
     session = learned_session()
     session.caller.rtp.latch.remote = Endpoint("2001:db8::1", 5004)
     session.caller.rtp.latch.is_asymmetric = True
-    assert plan(session)[35000] == plan(session)[36000] == OTHER_FAMILY
+    assert plan(session, nobody)[35000] == plan(session, nobody)[36000] == OTHER_FAMILY
 
 
 @pytest.mark.parametrize(
@@ -176,13 +189,13 @@ def test_link_local_addresses_stay_in_userspace(host, local_host):
     session = learned_session()
     move(session, Role.CALLER, host, "2001:db8::1")
     session.caller.rtp.local_host = local_host
-    assert plan(session)[session.caller.rtp.key] == LINK_LOCAL
+    assert plan(session, nobody)[session.caller.rtp.key] == LINK_LOCAL
 
 
 def test_nothing_is_sent_back_to_its_sender():
     session = learned_session()
     session.callee.rtp.latch.remote = session.caller.rtp.latch.remote
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert (wanted[35000], wanted[36000]) == (REFLECTED, REFLECTED)
 
 
@@ -191,7 +204,7 @@ def test_asymmetric_party_at_the_peers_host_may_be_the_peer():
     session = learned_session()
     session.callee.rtp.latch.remote = Endpoint(CALLER.host, 9000)
     session.caller.rtp.latch.is_asymmetric = True
-    wanted = plan(session)
+    wanted = plan(session, nobody)
     assert wanted[35000] == REFLECTED
     assert isinstance(wanted[36000], ForwardingEntry)
 

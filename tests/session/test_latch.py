@@ -1045,3 +1045,117 @@ def test_strict_absorb_is_what_observing_would_have_been(steps, first):
             refreshed = sequence, now
     told.absorb_forwarded(ssrc, refreshed[0], refreshed[1], changed_at, now)
     assert (told.ssrc, told.is_latched, told.remote) == (seen.ssrc, seen.is_latched, seen.remote)
+
+
+# Where media may not be sent
+
+
+def refuses_all(_):
+    return True
+
+
+def refuses_host(endpoint):
+    return lambda source: source[0] == endpoint.host
+
+
+DENIED = Verdict.DENIED
+
+
+def awaiting(remote=B):
+    """A strict stream that was heard at A and then named at another public address."""
+    latch = Latch(is_strict=True)
+    latch.signal(A, 0.0)
+    assert latch.observe(A, rtp(), True, 1.0) is LEARNED
+    assert latch.signal(remote, 2.0)
+    return latch
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+@pytest.mark.parametrize("is_asymmetric", [False, True])
+def test_an_empty_stream_does_not_learn_what_is_refused(is_strict, is_asymmetric):
+    latch = Latch(is_strict=is_strict)
+    latch.set_asymmetric(is_asymmetric)
+    before = state(latch)
+    assert latch.observe(A, rtp(), True, 1.0, refuses_all) is DENIED
+    assert state(latch) == before
+    assert latch.observe(B, rtp(), True, 1.0, refuses_host(A)) is LEARNED
+    assert latch.remote == B
+
+
+@pytest.mark.parametrize("header", [None, rtp(7, 50)])
+def test_an_open_stream_does_not_learn_what_is_refused(header):
+    latch = prefilled()
+    before = state(latch)
+    assert latch.observe(B, header, True, 1.0, refuses_host(B)) is DENIED
+    assert state(latch) == before
+
+
+def test_nobody_overrides_from_where_media_may_not_be_sent():
+    for latch in (latched(), latched_in_window()):
+        before = state(latch)
+        assert latch.observe(B, rtp(1, 101), True, 12.0, refuses_host(B)) is DENIED
+        assert state(latch) == before
+        assert latch.observe(C, rtp(1, 101), True, 12.0, refuses_host(B)) is LEARNED
+
+
+def latched_in_window():
+    latch = latched()
+    latch.signal(A, 11.0)
+    return latch
+
+
+def test_an_awaited_host_is_not_learned_at_a_port_that_is_refused():
+    latch = awaiting()
+    before = state(latch)
+    other_port = Endpoint(B.host, 80)
+    assert latch.observe(other_port, rtp(), True, 3.0, lambda source: source[1] < 1024) is DENIED
+    assert state(latch) == before
+    assert latch.observe(B, rtp(), True, 3.0, lambda source: source[1] < 1024) is LEARNED
+
+
+def test_a_stranger_is_ignored_whatever_is_refused():
+    """So what is counted as denied is what would have been learned."""
+    assert latched().observe(B, rtp(9, 9), True, 12.0, refuses_all) is IGNORED
+
+
+def test_the_remote_and_the_ports_of_an_asymmetric_host_are_not_asked_for():
+    """A source that is known costs nothing; a packet from another port is only accepted there, and nothing is sent."""
+    latch = latched()
+    assert latch.observe(A, rtp(1, 101), True, 2.0, refuses_all) is ACCEPTED
+    latch.set_asymmetric(True)
+    assert latch.observe(A_OTHER_PORT, rtp(1, 102), True, 2.0, refuses_all) is ACCEPTED
+    assert latch.remote == A
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_rtcp_is_not_guessed_where_nothing_may_be_sent(is_strict):
+    rtcp = Latch(is_strict=is_strict)
+    rtcp.signal(C, 0.0)
+    before = state(rtcp)
+    assert not rtcp.guess(moved_to(B), lambda endpoint: endpoint == (B.host, B.port + 1))
+    assert state(rtcp) == before
+    assert rtcp.guess(moved_to(B), lambda endpoint: endpoint == B)
+    assert rtcp.remote == Endpoint(B.host, B.port + 1)
+
+
+@pytest.mark.parametrize("make", [prefilled, latched, latched_in_window, lambda: moved_to(A), awaiting])
+def test_a_stream_that_forgets_is_empty(make):
+    latch = make()
+    is_strict = latch.is_strict
+    latch.forget()
+    assert not latch.is_locked
+    fresh = Latch(is_strict=is_strict)
+    for field in fields(latch):
+        if field.name not in ("has_moved", "sequence", "refreshed_at"):  # say nothing without a memory
+            assert getattr(latch, field.name) == getattr(fresh, field.name), field.name
+    assert latch.observe(C, rtp(5, 5), True, 3.0) is LEARNED
+    assert latch.remote == C
+
+
+def test_a_stream_that_forgets_stays_asymmetric():
+    latch = prefilled()
+    latch.set_asymmetric(True)
+    latch.forget()
+    assert (latch.is_asymmetric, latch.is_latched, latch.is_locked) == (True, True, False)
+    assert latch.observe(C, rtp(), True, 3.0) is LEARNED
+    assert latch.is_locked
