@@ -137,15 +137,16 @@ def test_hairpin(start, topology, way):
             assert caller.expect() == [(rtp(number), (host, for_caller))]
 
 
-@pytest.mark.parametrize("port", [1024, 10000, 5062])
-def test_pbx_on_the_host_of_the_relay(start, topology, way, port):
+def test_pbx_on_the_host_of_the_relay(start, topology, way):
     """It signals the host's own address and a port of its own."""
     relay = start(*way.options)
     host = topology.caller.gateway.ip
-    with Call(relay, topology.caller, PbxHost(topology), callee_at=(host, port), relay_host=host) as call:
-        for number in range(1, 20):
-            call.cross(rtp(number))
-        call.cross(rtcp(1), is_rtcp=True)
+    for port in (1024, 5062, 10000):
+        at = {"callee_at": (host, port), "relay_host": host}
+        with Call(relay, topology.caller, PbxHost(topology), f"pbx{port}", **at) as call:
+            for number in range(1, 20):
+                call.cross(rtp(number))
+            call.cross(rtcp(1), is_rtcp=True)
 
 
 class PbxHost:

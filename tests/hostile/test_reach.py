@@ -1,0 +1,204 @@
+"""A call reaches phones, nothing else: attempts to make the relay send to itself, to its host, or to everybody.
+
+What a caller signals, and what packets teach, is tried in every way that there is; each attempt is refused, and the
+call goes on as if no address had been given.
+"""
+
+import contextlib
+import itertools
+import socket
+
+import pytest
+
+from tests.hostile.stage import CONTROL_PORT, STOLEN
+from tests.netns_call.call import DEADLINE_S, PhonePort, Tap, rtcp
+from tests.running import rtp
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+OUR_HOSTS = ("127.0.0.1", "127.9.9.9", "10.0.1.1", "10.0.2.1")
+OUR_HOSTS_6 = ("::1", "fd00:0:1::1", "fd00:0:2::1")
+CLOSED_PORTS = (53, 1023, 5060, 5061)
+OPEN_ON_LOOPBACK = 10000
+GROUPS = ("224.0.0.1", "239.1.2.3", "255.255.255.255", "10.0.1.255", "10.0.2.255")
+GROUPS_6 = ("ff02::1", "ff05::1:3")
+
+_numbers = itertools.count(1)
+
+
+def endpoints(family):
+    """Where a call must not send to. The RTCP port that belongs to the last but one is a control socket's."""
+    hosts, groups = (OUR_HOSTS, GROUPS) if family == 4 else (OUR_HOSTS_6, GROUPS_6)
+    loopback = [host for host in hosts if host == "::1" or host.startswith("127.")]
+    return [
+        *((host, port) for host in hosts for port in (CONTROL_PORT, CONTROL_PORT - 1, *CLOSED_PORTS)),
+        *((host, OPEN_ON_LOOPBACK) for host in loopback),
+        *((group, 4000) for group in groups),
+    ]
+
+
+class Trap:
+    """Everything on the relay's host that a call must not reach, and links on which nothing is for everybody."""
+
+    def __init__(self, stage, family):
+        self._stage = stage
+        self._stack = contextlib.ExitStack()
+        kind, host, link = (socket.AF_INET, "0.0.0.0", 0x0800) if family == 4 else (socket.AF_INET6, "::", 0x86DD)
+        self._sockets = []
+        for port in (*CLOSED_PORTS, OPEN_ON_LOOPBACK, OPEN_ON_LOOPBACK + 1):
+            opened = self._stack.enter_context(stage.topology.relay.socket(kind))
+            opened.bind((host, port))
+            opened.setblocking(False)
+            self._sockets.append(opened)
+        phones = (stage.topology.caller, stage.topology.callee)
+        self._taps = [self._stack.enter_context(Tap(phone, link)) for phone in phones]
+        # A call that nothing happens to, unless the control socket is reached and told to end all calls.
+        self._stack.enter_context(stage.call(caller_at=("198.51.100.2", 4400), callee_at=("203.0.113.2", 5500)))
+        self._sessions = stage.relay.totals()["active sessions"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def is_sprung(self, payload, sessions):
+        """Describe what came where it must not; empty if nothing did. There must be so many sessions beside ours."""
+        found = [f"port {one.getsockname()[1]}" for one in self._sockets if _take(one)]
+        frames = [frame for frame in self._frames() if frame[0] & 1 and payload in frame]
+        found += [f"a frame to everybody: {frame.hex()}" for frame in frames]
+        now = self._stage.relay.totals()["active sessions"]
+        if now != self._sessions + sessions:
+            found.append(f"a command: {now - self._sessions} sessions beside the trap's")
+        return found
+
+    def _frames(self):
+        return [frame for tap in self._taps for frame in _take(tap._socket)]
+
+
+def _take(opened):
+    taken = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            taken.append(opened.recv(65535))
+    return taken
+
+
+def at(stage, family):
+    """Where the phones of a call of that family are."""
+    caller, callee = stage.topology.caller, stage.topology.callee
+    return {"caller_at": (caller.ip6, 4000), "callee_at": (callee.ip6, 5000)} if family == 6 else {}
+
+
+def speak(stage, *parties):
+    """Phones send what would end all calls if the relay took it for a command; return it."""
+    payload = b"%d X" % next(_numbers)
+    before = stage.relay.totals()["packets received"]
+    for party in parties:
+        party.send(payload)
+        party.send_rtcp(payload)
+    wait_for(
+        lambda: stage.relay.totals()["packets received"] >= before + 2 * len(parties),
+        *(DEADLINE_S, "the phones' packets to be received"),
+    )
+    stage.settle()
+    return payload
+
+
+# What commands name
+
+
+def signalled_first(call, host, port):
+    """Name it as the caller's; return the other party."""
+    call.update(host, port)
+    return call.callee
+
+
+def signalled_last(call, host, port):
+    """Name it as the callee's."""
+    call.lookup(host, port)
+    return call.caller
+
+
+def in_a_subcommand(call, host, port):
+    """Name it as both parties'."""
+    family = "6" if ":" in host else ""
+    call.relay.ask(f"U{family} {call.name} {host} {port} f t && L{family} {host} {port}")
+    return call.caller
+
+
+@pytest.mark.parametrize("signal", [signalled_first, signalled_last, in_a_subcommand])
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_a_command_names(stage, family, signal):
+    """What the other phone sends goes nowhere, neither its first packets nor those after it was learned."""
+    with Trap(stage, family) as trap:
+        for host, port in endpoints(family):
+            with stage.call(**at(stage, family)) as call:
+                other = signal(call, host, port)
+                for speakers in ([other], [other], [call.caller, call.callee]):
+                    payload = speak(stage, *speakers)
+                    assert trap.is_sprung(payload, sessions=1) == [], (host, port)
+
+
+def test_a_new_session_whose_phone_is_named_at_once(stage):
+    """The first command for a session names what is refused; afterwards a phone that sends is heard."""
+    with Trap(stage, 4) as trap, stage.call(caller_says=("127.0.0.1", CONTROL_PORT)) as call:
+        payload = speak(stage, call.callee)
+        assert trap.is_sprung(payload, sessions=1) == []
+        speak(stage, call.caller, call.callee)
+        drain(call)
+        call.cross(rtp(1))
+        call.cross(rtcp(1), is_rtcp=True)
+
+
+def drain(call):
+    """Forget what has come to the phones so far."""
+    for party in (call.caller, call.callee):
+        party.rtp.take(), party.rtcp.take()
+
+
+# What packets teach
+
+
+def forged(family):
+    """Sources that the host's stack lets in, and that must not become a destination."""
+    if family == 4:
+        return [("10.0.1.255", 4000), ("10.0.2.255", 4000)]
+    ours = [(host, port) for host in OUR_HOSTS_6[1:] for port in (CONTROL_PORT, *CLOSED_PORTS)]
+    return [*ours, ("::", 4000), ("::ffff:10.0.1.1", 4000), ("::ffff:127.0.0.1", CONTROL_PORT)]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_packets_teach(stage, family):
+    """Nobody has spoken yet, so that any source would be learned."""
+    with Trap(stage, family) as trap:
+        for source in forged(family):
+            with stage.call(**at(stage, family)) as call:
+                for party in (call.caller, call.callee):
+                    for to in (party.to, party.to_rtcp):
+                        stage.attacker.inject(stage.attacker.frame(to, STOLEN, source=source))
+                stage.settle()
+                payload = speak(stage, call.caller, call.callee)
+                assert trap.is_sprung(payload, sessions=1) == [], source
+                drain(call)
+                call.cross(rtp(1))
+
+
+def test_what_rtp_lets_guess_for_rtcp(stage):
+    """A local user's phone is next to the control socket: where its RTCP would be, if it were like other phones."""
+    host = stage.topology.caller.gateway.ip
+    local = stage.topology.relay
+    with (
+        Trap(stage, 4) as trap,
+        stage.call(caller_says=(host, 30000)) as call,
+        PhonePort(local, host, CONTROL_PORT - 1) as phone,
+    ):
+        phone.send(rtp(1), (host, call.caller.to[1]))
+        call.callee.send(rtp(1))
+        wait_for(phone.take, DEADLINE_S, "the phone to be learned")
+        payload = b"%d X" % next(_numbers)
+        for _ in range(2):
+            call.callee.send_rtcp(payload)
+            stage.settle()
+            assert trap.is_sprung(payload, sessions=1) == []
