@@ -26,7 +26,7 @@ from rtpproxy.offload import loader
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.programs import LIMITS
 from rtpproxy.offload.tables import Tables
-from tests.plain_xdp import load_plain_xdp
+from tests.plain_programs import load_plain_xdp
 from tests.workers import enter_own_namespaces
 
 TOS, TTL = 0xB8, 64

@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 from scapy.all import IP, UDP, Ether, IPv6, Raw
 
 from tests.netns import Host, Phone, Topology
-from tests.plain_xdp import load_plain_xdp
+from tests.plain_programs import load_plain_xdp
 from tests.running import PhoneSocket, RunningRelay, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
