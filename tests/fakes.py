@@ -122,6 +122,8 @@ class FakeOffload:
         self.owners: dict[int, Owner] = {}
         self.held: set[int] = set()
         """Ports that the kernel forwards nothing from until they are seeded."""
+        self.came_up_at: list[tuple[int, float]] = []
+        """Key and time of each packet that came up."""
         self.applied = 0
         """How many times entries were applied."""
         self._counters: dict[int, PortCounters] = {}
@@ -144,6 +146,9 @@ class FakeOffload:
 
     def hold(self, key: int) -> None:
         self.held.add(key)
+
+    def came_up(self, key: int, now: float) -> None:
+        self.came_up_at.append((key, now))
 
     def seed(self, key: int, tracker: SequenceTracker) -> None:
         self.held.discard(key)

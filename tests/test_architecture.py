@@ -67,6 +67,7 @@ CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
+    *("offload.contradictions", "offload.patience"),
     *("cli.media_addresses", "cli.networks", "cli.options"),
 }
 """Single files of other rooms without I/O."""

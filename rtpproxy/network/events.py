@@ -14,6 +14,7 @@ from pyroute2.netlink.rtnl import (
     RTMGRP_IPV6_RULE,
     RTMGRP_LINK,
     RTMGRP_NEIGH,
+    RTMGRP_TC,
 )
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
@@ -23,7 +24,10 @@ from rtpproxy.network.netlink import RECEIVE_BYTES, Message
 _BUFFER_BYTES = 1 << 22
 _IPV4_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
 _IPV6_GROUPS = RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE
-_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | _IPV4_GROUPS | _IPV6_GROUPS
+_TRAFFIC_CONTROL = {
+    *("RTM_NEWQDISC", "RTM_DELQDISC", "RTM_NEWTCLASS", "RTM_DELTCLASS", "RTM_NEWTFILTER", "RTM_DELTFILTER"),
+}
+_GROUPS = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_TC | _IPV4_GROUPS | _IPV6_GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class EventHandlers:
     """A neighbour came, changed or went."""
     on_routing: Callable[[Message], None]
     """An address, a route or a rule came, changed or went."""
+    on_filter: Callable[[Message], None]
+    """A queueing discipline, class or filter of traffic control came, changed or went."""
     on_end: Callable[[], None]
     """All pending events were handed out."""
     on_lost: Callable[[], None]
@@ -43,7 +49,7 @@ class EventHandlers:
 
 
 class Events:
-    """A socket that gets the events of links, neighbours, routes, rules and addresses."""
+    """A socket that gets the events of links, neighbours, routes, rules, addresses and traffic control."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -78,7 +84,8 @@ class Events:
                     raise
                 is_complete = False
                 continue
-            events.extend(self._marshal.parse(data, None, None))
+            # pyroute2 gives no name to messages of kinds that it does not know, such as chains of traffic control.
+            events.extend(event for event in self._marshal.parse(data, None, None) if event.get("event"))
 
 
 def hand_out(events: list[Message] | None, handlers: EventHandlers) -> None:
@@ -92,6 +99,8 @@ def hand_out(events: list[Message] | None, handlers: EventHandlers) -> None:
                 handlers.on_link(event)
             case "RTM_NEWNEIGH" | "RTM_DELNEIGH":
                 handlers.on_neighbour(event)
+            case kind if kind in _TRAFFIC_CONTROL:
+                handlers.on_filter(event)
             case _:
                 handlers.on_routing(event)
     handlers.on_end()

@@ -1,5 +1,6 @@
 """Follows the links of this network namespace by events, and tells which frames are for this host."""
 
+import errno
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,19 @@ class Links:
         """Ask the kernel for all links."""
         answers = self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
         self._links = {message["index"]: read_link(message) for message in answers}
+
+    def ask(self, index: int) -> Link | None:
+        """Ask the kernel for one link, because events may be older; None when it is gone."""
+        message = ifinfmsg()
+        message["index"] = index
+        try:
+            (answer,) = self._netlink.request(message, RTM_GETLINK)
+        except OffloadError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENODEV:
+                raise
+            return None
+        link = self._links[index] = read_link(answer)
+        return link
 
     def all(self) -> list[Link]:
         """Every link."""

@@ -88,6 +88,14 @@ def attribute(message: Message, name: str) -> Any:  # noqa: ANN401 - pyroute2 is
     return message.get_attr(name)
 
 
+def number_of(nested: Message, kind: int) -> int:
+    """The number in a nested attribute that pyroute2 does not know by name; 0 when it is absent."""
+    for name, value in nested["attrs"]:
+        if name == "UNKNOWN" and value["header"]["type"] == kind:
+            return int(struct.unpack_from("=I", value.data, value.offset + _ATTRIBUTE.size)[0])
+    return 0
+
+
 def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     position = 0
     while position + _HEADER.size <= len(data):

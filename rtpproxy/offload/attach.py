@@ -7,6 +7,7 @@ recognizes what a killed predecessor left, and leaves alone what anybody else at
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum
 
 from pyroute2.netlink.rtnl import RTM_SETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -21,7 +22,7 @@ from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.egress import Egress
 from rtpproxy.offload.entry import Tier
-from rtpproxy.offload.syscall import program_id, program_name
+from rtpproxy.offload.syscall import program_id, program_name, tcx_programs
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,22 @@ class ProgramSet:
     tc_behind_xdp: tuple[int, str]
 
 
+class Hook(Enum):
+    """Names where a program is attached to an interface."""
+
+    XDP = "XDP"
+    TC = "TC"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A program of ours that is not where it was attached."""
+
+    hook: Hook
+    taken_by: str = ""
+    """Somebody else's program in its place, in words; empty for none."""
+
+
 class Interfaces:
     """The links of this network namespace, and our programs on them."""
 
@@ -71,6 +88,10 @@ class Interfaces:
         self._reports: dict[int, Report] = {}
         self._with_xdp: set[int] = set()
         """Interfaces that the XDP program was attached to."""
+        self._with_tc: dict[int, int] = {}
+        """By interface: the descriptor of the program that was attached at TC."""
+        self._barred: dict[tuple[int, Hook], str] = {}
+        """By interface and hook: why nothing is attached there for now."""
         self.egress = Egress(self.links, self._with_xdp.__contains__)
         self._is_backed = False
 
@@ -121,16 +142,29 @@ class Interfaces:
                 return Report(link.name, Tier.XDP, f"by {lower.name}, which carries it" if tags else "")
             if self._mode is OffloadMode.XDP:
                 return Report(link.name, Tier.USERSPACE, reason)
-        try:
-            self._clsact.attach(link.index, *self._programs.tc)
-        except OffloadError as error:
-            return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {error}")
+        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, *self._programs.tc)
+        if no_tc:
+            return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {no_tc}")
         return Report(link.name, Tier.TC, reason)
+
+    def _attach_tc(self, link: Link, fd: int, name: str) -> str:
+        """Attach a TC program. Returns the reason when that is not possible, else nothing."""
+        if self._with_tc.get(link.index) == fd:
+            return ""
+        try:
+            self._take_off_tc(link.index)
+            self._clsact.attach(link.index, fd, name)
+        except OffloadError as error:
+            return str(error)
+        self._with_tc[link.index] = fd
+        return ""
 
     def _attach_xdp(self, link: Link) -> str:
         """Attach the XDP program. Returns the reason when that is not possible, else nothing."""
         if link.index in self._with_xdp:
             return ""
+        if (link.index, Hook.XDP) in self._barred:
+            return self._barred[link.index, Hook.XDP]
         if link.xdp_mode and link.xdp_program_id == program_id(self._programs.xdp[0]):
             # The interface went to another namespace and came back.
             self._with_xdp.add(link.index)
@@ -163,14 +197,93 @@ class Interfaces:
         return True
 
     def _back_up(self, link: Link) -> None:
-        try:
-            self._clsact.attach(link.index, *self._programs.tc_behind_xdp)
-        except OffloadError as error:
-            log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, error)
+        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, *self._programs.tc_behind_xdp)
+        if no_tc:
+            log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, no_tc)
         else:
             log.info(
                 "%s: TC behind XDP, for streams that leave by interfaces that take no redirected frames", link.name
             )
+
+    def losses(self, index: int, *, is_link_known: bool = False) -> list[Loss]:
+        """Compare what was attached to an interface with what the kernel says. Raises OffloadError.
+
+        `is_link_known` spares a question if the last event of the link shows our XDP program: older events do not.
+        """
+        found = []
+        ours = program_id(self._programs.xdp[0])
+        link = self.links.get(index)
+        if index in self._with_xdp and not (is_link_known and link is not None and link.xdp_program_id == ours):
+            link = self.links.ask(index)
+            if link is not None and link.xdp_program_id != ours:
+                found.append(Loss(Hook.XDP, _named(link.xdp_program_id) if link.xdp_mode else ""))
+        fd = self._with_tc.get(index)
+        if fd is not None and link is not None and program_id(fd) not in self._clsact.programs(index):
+            found.append(Loss(Hook.TC))
+        return found
+
+    def has(self, index: int, hook: Hook) -> bool:
+        """Tell if our program was attached at a hook of an interface."""
+        return index in (self._with_xdp if hook is Hook.XDP else self._with_tc)
+
+    def report(self, index: int) -> Report | None:
+        """Return the result for an interface, if it was tried."""
+        return self._reports.get(index)
+
+    def is_used(self, index: int) -> bool:
+        """Tell if one of our programs was attached to an interface, or is to be later."""
+        return index in self._with_xdp or index in self._with_tc or any(at == index for at, _ in self._barred)
+
+    def in_front(self, index: int) -> list[str]:
+        """Name what runs before our TC program on an interface and can keep packets from it. Raises OffloadError."""
+        if index not in self._with_tc and (index, Hook.TC) not in self._barred:
+            return []
+        return [f"tcx program {_named(number)}" for number in tcx_programs(index)] + self._clsact.in_front(index)
+
+    def bar(self, index: int, hook: Hook, why: str) -> None:
+        """Attach nothing at a hook of an interface until `unbar`; `renew` makes the interface follow."""
+        self._barred[index, hook] = why
+
+    def unbar(self, index: int, hook: Hook) -> None:
+        """Let a hook be used again; `renew` makes the interface follow."""
+        self._barred.pop((index, hook), None)
+
+    def renew(self, index: int, lost: Collection[Hook] = ()) -> list[Report]:
+        """Attach to an interface anew, after programs were lost, or a hook was barred or is so no more.
+
+        VLAN interfaces that it carries get reports anew, too. Returns the reports. Raises OffloadError.
+        """
+        if Hook.XDP in lost:
+            self._with_xdp.discard(index)
+        if Hook.TC in lost:
+            self._with_tc.pop(index, None)
+        self.egress.forget(index)
+        known = [number for number in self._reports if self._is_carried_by(number, index)]
+        for number in known:
+            del self._reports[number]
+        reports = [self.attach(number) for number in known]
+        for number in {index, *known}:
+            self._adapt_tc(number)
+        return reports
+
+    def _adapt_tc(self, index: int) -> None:
+        """Let TC on an interface with XDP have the program behind XDP, or none. Raises OffloadError."""
+        report = self._reports.get(index)
+        link = self.links.get(index)
+        if link is not None and index in self._with_xdp and self._is_backed:
+            if self._with_tc.get(index) != self._programs.tc_behind_xdp[0]:
+                self._back_up(link)
+        elif index in self._with_xdp or (report is not None and report.tier is Tier.XDP):
+            self._take_off_tc(index)
+
+    def _take_off_tc(self, index: int) -> None:
+        if self._with_tc.pop(index, None) is not None:
+            self._clsact.take_off(index)
+
+    def _is_carried_by(self, index: int, lower: int) -> bool:
+        """Tell if frames of interface `index` go by interface `lower`, or the two are the same."""
+        link = self.links.get(index)
+        return link is not None and self.links.lower(link)[0].index == lower
 
     def detach_all(self) -> None:
         """Detach our programs from every interface. Programs that somebody else attached meanwhile stay."""
@@ -186,8 +299,7 @@ class Interfaces:
                 self._set_program(index, -1, _XDP_DRIVER_MODE)
             except OffloadError as error:
                 log.error("%s: cannot detach the XDP program: %s", link.name, error)
-        behind = self._with_xdp if self._is_backed else ()
-        for index in {*behind, *(index for index, report in self._reports.items() if report.tier is Tier.TC)}:
+        for index in self._with_tc:
             link = self.links.get(index)
             if link is None:
                 continue
@@ -196,6 +308,8 @@ class Interfaces:
             except OffloadError as error:
                 log.error("%s: cannot detach the TC program: %s", link.name, error)
         self._with_xdp.clear()
+        self._with_tc.clear()
+        self._barred.clear()
         self._is_backed = False
         self._reports.clear()
 
@@ -209,13 +323,16 @@ class Interfaces:
     def reload(self) -> None:
         """Ask for all links after events were lost, and forget those that are gone. Raises OffloadError."""
         self.links.reload()
-        for index in {*self._reports, *self.egress.known(), *self._with_xdp}:
+        for index in {*self._reports, *self.egress.known(), *self._with_xdp, *self._with_tc}:
             if self.links.get(index) is None:
                 self._forget(index)
 
     def _forget(self, index: int) -> None:
         self._reports.pop(index, None)
         self._with_xdp.discard(index)
+        self._with_tc.pop(index, None)
+        for hook in Hook:
+            self._barred.pop((index, hook), None)
         self.egress.forget(index)
         self._clsact.forget(index)
 
@@ -237,6 +354,11 @@ def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = Fals
         if is_ipv6_host(host) == is_ipv6 and (host in hosts or ("" in hosts and not is_link_local(host)))
     )
     return list(dict.fromkeys(found))
+
+
+def _named(number: int) -> str:
+    """Name a program of somebody else in words."""
+    return f"{program_name(number) or 'without name'} (id {number})"
 
 
 def _taken_by(name: str) -> str:

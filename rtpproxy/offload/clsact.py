@@ -20,7 +20,7 @@ from pyroute2.netlink.rtnl import (
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute
+from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute, number_of
 
 _QDISC_HANDLE = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
@@ -28,6 +28,8 @@ _ALL_PROTOCOLS = 0x0003
 _PRIORITY = 100
 """Filters with a lower number run before ours. Ours lets later filters decide, too, also another instance's."""
 _DIRECT_ACTION = 1
+_PROGRAM_ID = 11
+"""TCA_BPF_ID of linux/pkt_cls.h, which pyroute2 does not know."""
 _GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 """Errors of the kernel for filters, qdiscs and interfaces that are gone."""
 
@@ -55,11 +57,29 @@ class Clsact:
 
     def detach(self, index: int) -> bool:
         """Detach our program from an interface; False when it was gone already. Raises OffloadError."""
+        had_ours = self.take_off(index)
+        self._remove_qdisc(index, is_ours=index in self._added)
+        return had_ours
+
+    def take_off(self, index: int) -> bool:
+        """Detach our program, and leave the qdisc: the kernel drops packets that leave while that one goes.
+
+        Returns False when our program was gone already. Raises OffloadError.
+        """
         ours = [found["handle"] for found in self._filters(index, _INGRESS) if self._is_ours(found)]
         for handle in ours:
             self._forgiving(_filter(index, handle), RTM_DELTFILTER)
-        self._remove_qdisc(index, is_ours=index in self._added)
         return bool(ours)
+
+    def programs(self, index: int) -> set[int]:
+        """Return the ids of our programs at the ingress of an interface. Raises OffloadError."""
+        ours = (found for found in self._filters(index, _INGRESS) if self._is_ours(found))
+        return {number_of(attribute(found, "TCA_OPTIONS"), _PROGRAM_ID) for found in ours}
+
+    def in_front(self, index: int) -> list[str]:
+        """Name the filters that run before ours at the ingress of an interface. Raises OffloadError."""
+        found = ((one["info"] >> 16, attribute(one, "TCA_KIND")) for one in self._filters(index, _INGRESS))
+        return [f"TC filter of priority {priority} ({kind})" for priority, kind in found if priority < _PRIORITY]
 
     def forget(self, index: int) -> None:
         """Forget an interface that is gone, and with it what was attached to it."""

@@ -142,7 +142,7 @@ class CounterTables(ByPort):
 
     def total_dropped(self) -> int:
         """Packets dropped at all ports since the programs were loaded, for whatever reason."""
-        return sum(count for name, count in self._count_verdicts().items() if name.startswith("dropped_"))
+        return sum(count for name, count in self.unforwarded_by_verdict().items() if name.startswith("dropped_"))
 
     def total_parse_errors(self) -> int:
         """Packets forwarded from all RTP ports though they are not RTP."""
@@ -154,13 +154,14 @@ class CounterTables(ByPort):
 
     def count(self, verdict: str) -> int:
         """Frames of one verdict that `bpf/verdict.h` names, over all CPUs."""
-        return self._count_verdicts()[verdict]
+        return self.unforwarded_by_verdict()[verdict]
 
     def verdicts(self) -> dict[str, int]:
         """Frames by verdict: `forwarded`, and the reasons that `bpf/verdict.h` names, over all CPUs."""
-        return {"forwarded": self.total_forwarded(), **self._count_verdicts()}
+        return {"forwarded": self.total_forwarded(), **self.unforwarded_by_verdict()}
 
-    def _count_verdicts(self) -> dict[str, int]:
+    def unforwarded_by_verdict(self) -> dict[str, int]:
+        """Frames that were not forwarded, by the reasons that `bpf/verdict.h` names, over all CPUs."""
         return self._verdicts.read_sums(0, self._cpus)
 
 

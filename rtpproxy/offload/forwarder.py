@@ -2,7 +2,8 @@
 
 Entries that sessions want go in, rows of the port table come out. What is installed follows what is wanted (see
 `entry.diff`), and the routes when they change. The owner of an entry hears when the kernel takes the stream over, and
-when it gives it back. The parts that touch the kernel are handed in.
+when it gives it back: an entry whose packets keep coming up counts as given back. The parts that touch the kernel are
+handed in.
 """
 
 import logging
@@ -11,11 +12,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, ForwardingEntry, NotOffloaded, Owner, Tier, diff
 from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from rtpproxy.rtp.statistics import RtpState, SequenceTracker
 
 log = logging.getLogger(__name__)
+
+COMES_UP = "its packets reach userspace all the same"
+"""The reason of a stream that has an entry and contradicts it."""
 
 
 class Rows(Protocol):
@@ -35,15 +40,26 @@ class _Wish:
     owner: Owner
 
 
+@dataclass(frozen=True, slots=True)
+class Contradicted:
+    """What a check of the entries found."""
+
+    ingress: Mapping[int, bool]
+    """Interfaces by which streams arrive that contradict their entries; True where that began with this check."""
+    packets: int
+    """Packets of such streams that came up since the check before."""
+
+
 class Forwarder:
     """Installs and withdraws forwarding entries. Times are seconds, monotonic."""
 
     rest = "not complete or not learned yet"
     """The reason of the streams in userspace that `by_reason` does not count."""
 
-    def __init__(self, rows: Rows, next_hops: NextHops) -> None:
+    def __init__(self, rows: Rows, next_hops: NextHops, contradictions: Contradictions) -> None:
         self._rows = rows
         self._next_hops = next_hops
+        self._contradictions = contradictions
         self._wishes: dict[int, _Wish] = {}
         self._keys_by_target: dict[tuple[str, str], set[int]] = {}
         self._installed: dict[int, tuple[ForwardingEntry, Route, str]] = {}
@@ -93,13 +109,44 @@ class Forwarder:
         else:
             self._seeds[key] = tracker
 
+    def came_up(self, key: int, now: float) -> None:
+        """Note that a packet reached userspace which the entry of its port, if there is one, should have forwarded."""
+        if key in self._installed:
+            self._contradictions.came_up(key, now)
+
+    def check(self, now: float) -> Contradicted:
+        """Compare the entries with the packets that came up all the same. To be called every second."""
+        changes = self._contradictions.check(now)
+        for key in changes.began:
+            wish = self._wishes[key]
+            log.info("%s: stream at port %d has an entry, but %s", wish.owner.label, wish.entry.port, COMES_UP)
+            wish.owner.left_kernel(key, COMES_UP, now)
+        for key in changes.ended:
+            self._tell_entered(self._wishes[key], "enters the kernel again", now)
+        ingress: dict[int, bool] = {}
+        for key in self._contradictions:
+            index = self._ingress_of(key)
+            ingress[index] = ingress.get(index, False) or key in changes.began
+        return Contradicted(ingress, changes.packets)
+
+    def installed_by(self, ingress: int) -> list[int]:
+        """List the ports whose entries are for packets that arrive by an interface."""
+        return [key for key in self._installed if self._ingress_of(key) == ingress]
+
+    def _ingress_of(self, key: int) -> int:
+        return self._next_hops.interface(*_ingress(self._wishes[key].entry))
+
     def by_program(self) -> Mapping[str, int]:
         """Count the streams that the kernel forwards, by program."""
-        return Counter(program for _, _, program in self._installed.values())
+        kept_up = self._contradictions
+        return Counter(program for key, (_, _, program) in self._installed.items() if key not in kept_up)
 
     def by_reason(self) -> Mapping[str, int]:
         """Count the learned streams that the kernel does not forward, by reason."""
-        return Counter(self._reasons.values())
+        reasons = Counter(self._reasons.values())
+        if len(self._contradictions):
+            reasons[COMES_UP] = len(self._contradictions)
+        return reasons
 
     def reroute(self, most: int, now: float) -> bool:
         """Adapt the entries of up to `most` peers to their current routes; True when there are more to look at."""
@@ -146,24 +193,32 @@ class Forwarder:
         self._rows.install(entry, route.from_host, route.number, route.ttl)
         self._installed[key] = entry, route, program
         self._reasons.pop(key, None)
+        had_left = self._contradictions.forget(key)
+        is_news = not installed or installed[2] != program or had_left
+        self._tell_entered(wish, "changed in the kernel" if installed else "enters the kernel", now, is_news=is_news)
+
+    def _tell_entered(self, wish: _Wish, what: str, now: float, *, is_news: bool = True) -> None:
+        """Log that the kernel forwards a stream; tell its owner if that is news."""
+        entry = wish.entry
+        _, route, program = self._installed[entry.key]
         if log.isEnabledFor(logging.INFO):
-            what = "changed in" if installed else "enters"
             where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
-            log.info("%s: stream %s; %s the kernel, %s", wish.owner.label, where, what, program)
-        if not installed or installed[2] != program:
-            wish.owner.entered_kernel(key, program, now)
+            log.info("%s: stream %s; %s, %s", wish.owner.label, where, what, program)
+        if is_news:
+            wish.owner.entered_kernel(entry.key, program, now)
 
     def _leave(self, wish: _Wish, reason: str, now: float) -> None:
         """Withdraw the row of a wish that stays, or is about to be forgotten."""
         key = wish.entry.key
         was_installed = self._installed.pop(key, None) is not None
+        had_left = self._contradictions.forget(key)
         if was_installed:
             self._rows.withdraw(key)
         self._reasons[key] = reason
         if log.isEnabledFor(logging.INFO):
             what = "leaves the kernel" if was_installed else "stays in userspace"
             log.info("%s: stream at port %d %s: %s", wish.owner.label, wish.entry.port, what, reason)
-        if was_installed:
+        if was_installed and not had_left:
             wish.owner.left_kernel(key, reason, now)
 
     def _note_reason(self, owner: Owner, key: int, reason: NotOffloaded) -> None:

@@ -95,6 +95,11 @@ class NextHops:
         """Return what `acquire` would return now, without acquiring."""
         return self._routes[to_host, from_host][0]
 
+    def interface(self, to_host: str, from_host: str) -> int:
+        """Return the index of the interface that an acquired route leads to; 0 where there is no route."""
+        hop = self._routes[to_host, from_host][1]
+        return hop[0][0] if hop else 0
+
     def start_reroute(self) -> None:
         """Let `reroute` go over all routes, because they may have changed."""
         # Routes that were not checked since the last time come first; otherwise a stream of events would starve them.

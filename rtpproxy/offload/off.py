@@ -33,6 +33,9 @@ class NoEntries:
     def seed(self, key: int, tracker: SequenceTracker) -> None:
         """Do nothing."""
 
+    def came_up(self, key: int, now: float) -> None:
+        """Do nothing."""
+
     def by_program(self) -> Mapping[str, int]:
         """Return no stream."""
         return {}

@@ -1,6 +1,7 @@
 """bpf(2) and other kernel interfaces that Python has no call for; each function is one command."""
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -9,8 +10,9 @@ from rtpproxy.errors import OffloadError
 _NUMBERS = {"x86_64": 321}
 """The call's number by machine; only machines whose stores other processors see in order, as `maps` needs."""
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
-_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _LINK_CREATE = 13, 15, 28
-_ATTACH_SK_LOOKUP = 36
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY, _LINK_CREATE = 13, 15, 16, 28
+_ATTACH_SK_LOOKUP, _ATTACH_TCX_INGRESS = 36, 46
+_MAX_TCX_PROGRAMS = 64
 _PROG_NAME_OFFSET, _PROG_NAME_BYTES = 64, 16
 _PROG_INFO_BYTES = 128
 
@@ -85,6 +87,20 @@ def program_name(program_id: int) -> str:
 def program_id(program_fd: int) -> int:
     """The ID of a program that we hold; the kernel names attached programs by their IDs."""
     return int(struct.unpack_from("=I", _program_info(program_fd), 4)[0])
+
+
+def tcx_programs(index: int) -> list[int]:
+    """List the IDs of programs that tcx (Linux 6.6) runs on what arrives by an interface, before any TC filter."""
+    numbers = (ctypes.c_uint32 * _MAX_TCX_PROGRAMS)()
+    # Members of union bpf_attr from target_ifindex to count; what follows is 0.
+    query = struct.pack("=4IQI36x", index, _ATTACH_TCX_INGRESS, 0, 0, ctypes.addressof(numbers), len(numbers))
+    try:
+        bpf(_PROG_QUERY, query)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENODEV):
+            return []  # an older kernel, no program, or the interface is gone
+        raise OffloadError(f"cannot ask for tcx programs: {error.strerror}") from error
+    return [number for number in numbers if number]
 
 
 def _program_info(program_fd: int) -> bytes:

@@ -5,7 +5,7 @@ Sets the order of steps at start, on each netlink event, and at exit; the steps 
 
 import logging
 from asyncio import AbstractEventLoop, Handle, TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rtpproxy.config import Config
 from rtpproxy.errors import OffloadError, StartError
@@ -14,11 +14,13 @@ from rtpproxy.network.events import EventHandlers, Events
 from rtpproxy.network.links import OurFrames
 from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.attach import Interfaces, Report, carriers
+from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.neighbours import Neighbours
 from rtpproxy.offload.nexthop import NextHops
 from rtpproxy.offload.programs import Programs
+from rtpproxy.offload.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,16 @@ class KernelTier:
         self._next_hops = NextHops(self._netlink, self._interfaces, self._neighbours)
         self._addresses = HostAddresses(programs.host_maps.mark_host)
         self._frames = OurFrames(programs.host_maps.mark_frames)
-        self.forwarder = Forwarder(tables.ports, self._next_hops)
         self.counters = tables.counts
+        self.forwarder = Forwarder(tables.ports, self._next_hops, Contradictions(tables.counts.forwarded))
+        self._watch = Watch(
+            self._interfaces, self.forwarder, tables.counts.forwarded, tables.counts.unforwarded_by_verdict
+        )
         self._handlers = EventHandlers(
             on_link=self._on_link,
             on_neighbour=self._neighbours.on_neighbour,
             on_routing=lambda _: self._reroute_soon(),
+            on_filter=lambda message: self._watch.suspect(message["index"]),
             on_end=self._on_end_of_events,
             on_lost=self._on_lost_events,
         )
@@ -88,15 +94,18 @@ class KernelTier:
     def tick(self) -> None:
         """Check what no event reports. To be called every second."""
         self._neighbours.confirm_some()
-        changed = self._interfaces.egress.check()
-        for index in changed:
-            self._neighbours.on_link(index)
-        if changed:
-            self._reroute_soon()
+        self._follow_attached({*self._watch.tick(self._loop.time()), *self._interfaces.egress.check()})
         if self._next_hops.is_rerouted:
             self._next_hops.recheck_some()
             self._continue_reroute()
         self._warn_of_headroom()
+
+    def _follow_attached(self, indexes: Collection[int]) -> None:
+        """Adapt rows and routes to interfaces where a program came or went, or that can send other frames now."""
+        for index in indexes:
+            self._neighbours.on_link(index)
+        if indexes:
+            self._reroute_soon()
 
     def _warn_of_headroom(self) -> None:
         if not self._has_warned_of_headroom and self.counters.count("up_no_headroom"):
@@ -144,6 +153,7 @@ class KernelTier:
         index = self._interfaces.on_event(message)
         if index is not None:
             self._changed_links[index] = None
+            self._watch.suspect(index)
 
     def _on_end_of_events(self) -> None:
         changed, self._changed_links = self._changed_links, {}
@@ -152,6 +162,7 @@ class KernelTier:
             for index in changed:
                 self._neighbours.on_link(index)
             self._reroute_soon()
+        self._follow_attached(self._watch.check(self._loop.time()))
 
     def _on_lost_events(self) -> None:
         log.warning("netlink events were lost; asking for everything again")
@@ -161,6 +172,8 @@ class KernelTier:
         except OffloadError as error:
             log.error("cannot ask for links and neighbours: %s", error)
         self._follow_frames()
+        self._watch.suspect_all()
+        self._follow_attached(self._watch.check(self._loop.time()))
         self._reroute_soon()
 
     def _reroute_soon(self) -> None:

@@ -31,6 +31,7 @@ class Entries(Protocol):
     def is_wanted(self, key: int) -> bool: ...
     def hold(self, key: int) -> None: ...
     def seed(self, key: int, tracker: SequenceTracker) -> None: ...
+    def came_up(self, key: int, now: float) -> None: ...
     def by_program(self) -> Mapping[str, int]: ...
     def by_reason(self) -> Mapping[str, int]: ...
 
@@ -99,13 +100,17 @@ class Offloading:
     def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> Arrival:
         """Count a packet that userspace accepted, and tell how it follows those before.
 
-        `header` is None for a packet that is not RTP.
+        `header` is None for a packet that is not RTP. Of RTCP there are no statistics.
         """
+        if stream.component is not Component.RTP:
+            self._entries.came_up(stream.key, now)
+            return Arrival.NOT_RTP
         tracker = stream.tracker
         if tracker is None:
             tracker = stream.tracker = SequenceTracker()
         if not self._entries.is_wanted(stream.key):
             return tracker.observe(header, now)
+        self._entries.came_up(stream.key, now)
         # The kernel must not count between `absorb` and `seed`.
         self._entries.hold(stream.key)
         try:

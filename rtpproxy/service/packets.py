@@ -17,7 +17,7 @@ from rtpproxy.session.totals import Totals
 
 # Looked up for every packet: a global is found faster than a member of an enum.
 _ACCEPTED, _LEARNED, _DENIED = Verdict.ACCEPTED, Verdict.LEARNED, Verdict.DENIED
-_NEXT, _OUT_OF_ORDER, _NOT_RTP = Arrival.NEXT, Arrival.OUT_OF_ORDER, Arrival.NOT_RTP
+_NEXT, _OUT_OF_ORDER = Arrival.NEXT, Arrival.OUT_OF_ORDER
 
 
 class Sender(Protocol):
@@ -102,7 +102,7 @@ class Packets:
         if has_learned and is_rtp:
             leg = session.caller if session.caller.rtp is stream else session.callee
             leg.rtcp.latch.guess(latch, self._destinations.learning(local_host))
-        arrival = self._offloading.count(session, stream, header, now) if is_rtp else _NOT_RTP
+        arrival = self._offloading.count(session, stream, header, now)
         if arrival is Arrival.SSRC_CHANGED and header is not None:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
         stream.received_packets += 1

@@ -23,6 +23,7 @@ def handed_out(*names):
         on_link=lambda event: calls.append(("link", event["event"])),
         on_neighbour=lambda event: calls.append(("neighbour", event["event"])),
         on_routing=lambda event: calls.append(("routing", event["event"])),
+        on_filter=lambda event: calls.append(("filter", event["event"])),
         on_end=lambda: calls.append("end"),
         on_lost=lambda: calls.append("lost"),
     )
@@ -32,7 +33,12 @@ def handed_out(*names):
 
 @pytest.mark.parametrize(
     ("kind", "things"),
-    [("link", ["LINK"]), ("neighbour", ["NEIGH"]), ("routing", ["ADDR", "ROUTE", "RULE"])],
+    [
+        ("link", ["LINK"]),
+        ("neighbour", ["NEIGH"]),
+        ("routing", ["ADDR", "ROUTE", "RULE"]),
+        ("filter", ["QDISC", "TFILTER"]),
+    ],
 )
 def test_each_kind_has_its_handler(kind, things):
     names = [f"RTM_{what}{thing}" for thing in things for what in ("NEW", "DEL")]

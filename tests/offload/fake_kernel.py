@@ -36,6 +36,8 @@ class FakeNextHops:
         self.routes = {}
         self.users = {}
         self.changed = []
+        self.indexes = {}
+        """By host: the interface that its route leads to."""
 
     def acquire(self, to_host, from_host):
         target = to_host, from_host
@@ -51,6 +53,10 @@ class FakeNextHops:
     def current(self, to_host, from_host):
         assert (to_host, from_host) in self.users
         return self.routes.get(to_host, ROUTE)
+
+    def interface(self, to_host, from_host):
+        assert (to_host, from_host) in self.users
+        return self.indexes.get(to_host, 1)
 
     def reroute(self, most):
         found, self.changed = self.changed[:most], self.changed[most:]

@@ -42,6 +42,7 @@ class RelayNetwork:
             on_link=self._on_link,
             on_neighbour=self.neighbours.on_neighbour,
             on_routing=lambda _: None,
+            on_filter=lambda _: None,
             on_end=lambda: None,
             on_lost=lambda: None,
         )

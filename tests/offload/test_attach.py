@@ -3,18 +3,19 @@
 import logging
 import os
 import re
+import subprocess
 import sys
 
 import pytest
 
 from rtpproxy.config import OffloadMode
-from rtpproxy.offload.attach import Report, carriers
+from rtpproxy.offload.attach import Hook, Report, carriers
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.syscall import program_name
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.offload.relay_network import RelayNetwork
 from tests.offload.unprivileged import with_capabilities
-from tests.plain_xdp import load_plain_xdp
+from tests.plain_programs import filter_in_front, load_plain_tc, load_plain_xdp, require_tcx, tcx_in_front
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -319,3 +320,119 @@ def test_tc_behind_xdp(network, interfaces, topology, index):
     assert network.tier("to-caller") is Tier.XDP
     interfaces.detach_all()
     assert (programs(network), network.tc_programs()) == ({}, {})
+
+
+# What becomes of our programs
+
+
+def lost(interfaces, index):
+    return [(loss.hook, loss.taken_by.partition(" ")[0]) for loss in interfaces.losses(index)]
+
+
+def test_nothing_is_lost(network, interfaces, tc_network, index):
+    interfaces.attach(index)
+    interfaces.back_up_xdp()
+    assert (lost(interfaces, index), interfaces.is_used(index)) == ([], True)
+    assert (lost(interfaces, 999), interfaces.is_used(999)) == ([], False)
+
+
+def test_program_that_is_gone_is_lost(network, interfaces, index):
+    interfaces.attach(index)
+    network.ip("link set to-caller xdp off")
+    assert lost(interfaces, index) == [(Hook.XDP, "")]
+    assert interfaces.renew(index, [Hook.XDP]) == [Report("to-caller", Tier.XDP)]
+    assert (lost(interfaces, index), programs(network)) == ([], {"to-caller": XDP_NAME})
+
+
+def test_event_that_is_older_than_our_program(network, interfaces, index):
+    """It shows none; only the kernel's answer counts."""
+    network.ip("link set to-caller mtu 1400")
+    interfaces.attach(index)
+    network.follow(lambda: interfaces.links.get(index).mtu == 1400, "the event")
+    assert interfaces.losses(index, is_link_known=True) == []
+
+
+def test_program_that_was_replaced_is_lost(network, interfaces, index, foreign_fd):
+    interfaces.attach(index)
+    attach_foreign(network, index, foreign_fd)
+    assert lost(interfaces, index) == [(Hook.XDP, FOREIGN)]
+    (report,) = interfaces.renew(index, [Hook.XDP])
+    assert (report.tier, network.tc_programs()) == (Tier.TC, {"to-caller": [TC_NAME]})
+    assert programs(network) == {"to-caller": FOREIGN}
+
+
+@pytest.mark.parametrize("command", ["filter del dev to-caller ingress", "qdisc del dev to-caller clsact"])
+def test_filter_that_is_gone_is_lost(tc_network, index, command):
+    interfaces = tc_network.interfaces
+    interfaces.attach(index)
+    tc_network.tc(command)
+    assert lost(interfaces, index) == [(Hook.TC, "")]
+    assert interfaces.renew(index, [Hook.TC]) == [Report("to-caller", Tier.TC, "--offload tc")]
+    assert (lost(interfaces, index), tc_network.tc_programs()) == ([], {"to-caller": [TC_NAME]})
+
+
+def test_filter_with_our_name_and_another_program_is_not_ours(tc_network, index):
+    interfaces = tc_network.interfaces
+    interfaces.attach(index)
+    tc_network.tc("filter del dev to-caller ingress")
+    fd = load_plain_tc(TC_NAME)
+    tc_network.interfaces._clsact.attach(index, fd, TC_NAME)
+    os.close(fd)
+    assert lost(interfaces, index) == [(Hook.TC, "")]
+
+
+def test_hooks_that_are_barred(network, interfaces, index):
+    interfaces.attach(index)
+    network.ip("link set to-caller xdp off")
+    interfaces.bar(index, Hook.XDP, "taken off again")
+    assert interfaces.renew(index, [Hook.XDP]) == [Report("to-caller", Tier.TC, "taken off again")]
+    interfaces.bar(index, Hook.TC, "blocked")
+    reason = "taken off again; no TC: blocked"
+    assert interfaces.renew(index) == [Report("to-caller", Tier.USERSPACE, reason)]
+    for hook in Hook:
+        interfaces.unbar(index, hook)
+    assert interfaces.renew(index) == [Report("to-caller", Tier.XDP)]
+    assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {"to-caller": []})
+
+
+def test_tc_behind_xdp_comes_back_with_it(network, interfaces, index):
+    interfaces.attach(index)
+    interfaces.back_up_xdp()
+    network.ip("link set to-caller xdp off")
+    interfaces.bar(index, Hook.XDP, "taken off again")
+    interfaces.renew(index, [Hook.XDP])
+    assert network.tc_programs() == {"to-caller": [TC_NAME]}
+    interfaces.unbar(index, Hook.XDP)
+    interfaces.renew(index)
+    assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {"to-caller": [TC_BEHIND_NAME]})
+
+
+def test_vlan_interfaces_follow_what_carries_them(network, interfaces, index):
+    try:
+        network.ip("link add link to-caller name vlan5 index 905 up type vlan id 5")
+    except subprocess.CalledProcessError:
+        pytest.skip("needs VLAN devices (8021q)")
+    network.follow(lambda: interfaces.links.get(905) is not None, "the link")
+    interfaces.attach(905)
+    network.ip("link set to-caller xdp off")
+    interfaces.bar(index, Hook.XDP, "taken off again")
+    assert interfaces.renew(index, [Hook.XDP]) == [Report("vlan5", Tier.TC, "taken off again")]
+    assert network.tc_programs() == {"vlan5": [TC_NAME]}
+    interfaces.unbar(index, Hook.XDP)
+    assert interfaces.renew(index) == [Report("vlan5", Tier.XDP, "by to-caller, which carries it")]
+    assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {"vlan5": []})
+
+
+def test_what_is_in_front_of_tc(topology, tc_network, index):
+    interfaces = tc_network.interfaces
+    assert topology.relay.call(interfaces.in_front, index) == []
+    interfaces.attach(index)
+    assert topology.relay.call(interfaces.in_front, index) == []
+    with filter_in_front(topology.relay, "caller"):
+        assert topology.relay.call(interfaces.in_front, index) == ["TC filter of priority 1 (bpf)"]
+    assert topology.relay.call(interfaces.in_front, index) == []
+    require_tcx(topology.relay, "caller")
+    with tcx_in_front(topology.relay, "caller"):
+        (named,) = topology.relay.call(interfaces.in_front, index)
+        assert re.fullmatch(r"tcx program foreign_tcx \(id \d+\)", named)
+    assert topology.relay.call(interfaces.in_front, index) == []

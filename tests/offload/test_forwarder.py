@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from rtpproxy.addr import Endpoint
+from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, NotOffloaded, Tier
-from rtpproxy.offload.forwarder import Forwarder
+from rtpproxy.offload.forwarder import COMES_UP, Contradicted, Forwarder
 from rtpproxy.offload.nexthop import NoRoute
 from rtpproxy.rtp.statistics import RtpState
 from tests.offload.fake_kernel import OTHER_ROUTE, ROUTE, FakeNextHops, FakeRows
@@ -39,7 +40,9 @@ class Scene:
         self.now = 1.0
         self.owners = {}
         self.rows, self.next_hops = FakeRows(), FakeNextHops()
-        self.forwarder = Forwarder(self.rows, self.next_hops)
+        self.forwarded = {}
+        """By key of the port: what the kernel counted."""
+        self.forwarder = Forwarder(self.rows, self.next_hops, Contradictions(lambda key: self.forwarded.get(key, 0)))
 
     def apply(self, *wanted, label="call 1"):
         """Apply entries, and reasons for none as (port, reason)."""
@@ -391,3 +394,66 @@ def test_reasons_are_kept_and_told_once(scene, log):
     scene.apply((35000, LINK_LOCAL))
     scene.withdraw(35000)
     assert scene.forwarder.by_reason() == {}
+
+
+# Contradictions
+
+
+def come_up(scene, port=35000):
+    """A second of packets that reach userspace, and the check at its end."""
+    for _ in range(50):
+        scene.forwarder.came_up(port, scene.now)
+        scene.now += 0.02
+    return scene.forwarder.check(scene.now)
+
+
+def test_entry_whose_packets_come_up(scene, log):
+    scene.next_hops.indexes["10.0.1.2"] = 11
+    scene.apply(ENTRY, RTCP)
+    log()
+    assert come_up(scene) == Contradicted({11: True}, 50)
+    assert scene.forwarder.by_program() == {"XDP": 1}
+    assert scene.forwarder.by_reason() == {COMES_UP: 1}
+    assert scene.owners["call 1"].heard[-1] == ("left", 35000, COMES_UP, scene.now)
+    assert log() == ["call 1: stream at port 35000 has an entry, but its packets reach userspace all the same"]
+    assert list(scene.rows.rows) == [35000, 35001]
+    assert come_up(scene) == Contradicted({11: False}, 50)
+    assert log() == []
+
+
+def test_entry_that_is_used_again(scene, log):
+    scene.apply(ENTRY)
+    come_up(scene)
+    log()
+    scene.forwarded[35000] = 1
+    assert come_up(scene) == Contradicted({}, 0)
+    assert (scene.forwarder.by_program(), scene.forwarder.by_reason()) == ({"XDP": 1}, {})
+    assert scene.owners["call 1"].heard[-1] == ("entered", 35000, "XDP", scene.now)
+    enters = "10.0.1.2:5004 -> port 35000 -> 10.0.2.2:6006 via 10.0.2.2 dev eth1; enters the kernel again, XDP"
+    assert log() == [f"call 1: stream {enters}"]
+
+
+def test_changed_entry_is_believed_again(scene):
+    scene.apply(ENTRY)
+    come_up(scene)
+    scene.apply(replace(ENTRY, source=Endpoint("10.0.1.9", 9)))
+    assert scene.forwarder.by_program() == {"XDP": 1}
+    assert scene.owners["call 1"].heard[-1] == ("entered", 35000, "XDP", scene.now)
+    assert scene.forwarder.check(scene.now) == Contradicted({}, 0)
+
+
+def test_entry_that_goes_is_no_contradiction_any_more(scene):
+    scene.apply(ENTRY)
+    come_up(scene)
+    heard = list(scene.owners["call 1"].heard)
+    scene.withdraw(35000)
+    assert (scene.forwarder.by_program(), scene.forwarder.by_reason()) == ({}, {})
+    assert scene.owners["call 1"].heard == heard
+    assert come_up(scene) == Contradicted({}, 0)
+
+
+def test_entries_by_ingress_interface(scene):
+    scene.next_hops.indexes.update({"10.0.1.2": 11, "10.0.1.9": 12})
+    scene.apply(ENTRY, replace(RTCP, source=Endpoint("10.0.1.9", 9)))
+    assert (scene.forwarder.installed_by(11), scene.forwarder.installed_by(12)) == ([35000], [35001])
+    assert scene.forwarder.installed_by(13) == []

@@ -6,6 +6,7 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import OffloadMode
+from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, Tier, XdpWay
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
@@ -320,7 +321,7 @@ def test_no_frame_takes_the_way_of_another_peer_meanwhile(network):
         known_neighbour(network, gateway, mac)
     peers = {"198.51.100.1": ("10.0.2.50", "10.0.2.60"), "198.51.100.2": ("10.0.2.51", "10.0.2.61")}
     rows = FakeRows()
-    forwarder = Forwarder(rows, network.next_hops)
+    forwarder = Forwarder(rows, network.next_hops, Contradictions(lambda _: 0))
     for port, (peer, (before, _)) in enumerate(peers.items(), 1):
         network.ip(f"route add {peer}/32 via {before}")
         to, source = Endpoint(peer, 1), Endpoint("10.0.1.2", 5004)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from rtpproxy.cli.arguments import parse_notify_target
+from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute
 from rtpproxy.service.events import Ending, Observer
@@ -89,7 +90,7 @@ def next_hops():
 
 @pytest.fixture
 def forwarder(next_hops):
-    return Forwarder(FakeRows(), next_hops)
+    return Forwarder(FakeRows(), next_hops, Contradictions(lambda _: 0))
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""What the relay says of its tiers while somebody else changes what is attached to its interfaces."""
+
+import re
+
+import pytest
+
+from rtpproxy.offload.patience import TRIES
+from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Foreign, ip, xdp_of
+from tests.netns_call.traffic import Traffic, both_ways, in_the_kernel_again
+from tests.plain_programs import filter_in_front, require_tcx, tcx_in_front
+from tests.waiting import wait_for
+
+by_xdp = pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
+by_tc = pytest.mark.parametrize("way", [TC], ids=[TC.name], indirect=True)
+
+
+def streams(relay):
+    """What `It` says of streams, by tier and by reason."""
+    lines = (line.rpartition(": ") for line in relay.ask("It").splitlines())
+    return {name: int(count) for name, _, count in lines if name.startswith(("streams by", "userspace, "))}
+
+
+def becomes(relay, expected):
+    """Wait until `It` says so."""
+    wait_for(lambda: streams(relay) == expected, DEADLINE_S, f"{expected} of {relay.log}")
+
+
+def warnings(relay):
+    """The lines at WARN, without level and place."""
+    return [line.split(": ", 1)[1] for line in relay.log.splitlines() if line.startswith("WARN:")]
+
+
+@pytest.fixture
+def traffic(call, way):
+    """Packets both ways all the time, of a call in the kernel; in the end all are counted, and none was doubled.
+
+    Not all arrive: a veth drops what is in its rings when an XDP program comes or goes, and every interface what it
+    sends while a clsact goes.
+    """
+    call.establish(way)
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        traffic.more(100)
+        yield traffic
+        traffic.stop_sending()
+    for stream in streams:
+        assert not stream.doubled
+    # The first packets were those of `establish`.
+    sent = sum(stream.sent for stream in streams) + 2
+    wait_for(lambda: call.quote()["nrelayed"] == sent, DEADLINE_S, f"{sent} packets to be counted")
+    assert call.quote()["ndropped"] == 0
+
+
+@by_xdp
+def test_program_that_somebody_took_off_is_attached_again(call, way, traffic, topology):
+    relay = call.relay
+    ip(topology.relay, "link set to-caller xdp off")
+    wait_for(lambda: "rtpp_x_" in xdp_of(topology.relay, "to-caller"), DEADLINE_S, "the program")
+    in_the_kernel_again(call, way, traffic)
+    assert streams(relay) == {"streams by XDP": 4, "streams by userspace": 0}
+    assert warnings(relay) == ["to-caller: somebody took our XDP program off; attached again"]
+
+
+@by_xdp
+def test_somebody_who_insists_gets_his_will(call, way, traffic, topology):
+    relay = call.relay
+    for time in range(TRIES):
+        ip(topology.relay, "link set to-caller xdp off")
+        wait_for(lambda time=time: relay.log.count("attached again") == time + 1, DEADLINE_S, "the program")
+    assert len(warnings(relay)) == 1
+    ip(topology.relay, "link set to-caller xdp off")
+    # From the caller by TC, from the callee by XDP, with TC behind it, because to-caller takes no redirected frames.
+    becomes(relay, {"streams by TC": 4, "streams by userspace": 0})
+    in_the_kernel_again(call, way, traffic)
+    (_, told) = warnings(relay)
+    assert re.fullmatch(
+        r"to-caller: somebody took our XDP program off; to-caller: kernel, TC \(somebody took our XDP program off "
+        r"again and again; next try in 600 s\)",
+        told,
+    )
+    assert not xdp_of(topology.relay, "to-caller")
+
+
+@by_xdp
+def test_program_in_the_place_of_ours(call, way, traffic, topology):
+    """It is left alone, TC serves behind it; and once it is gone, ours comes back."""
+    relay = call.relay
+    with Foreign(topology.relay, "to-caller") as foreign:
+        becomes(relay, {"streams by TC": 4, "streams by userspace": 0})
+        in_the_kernel_again(call, way, traffic)
+        assert foreign.is_attached()
+        (told,) = warnings(relay)
+        assert re.match(
+            r"to-caller: somebody else's XDP program foreign \(id \d+\) took the place of ours and was left alone; "
+            r"to-caller: kernel, TC \(",
+            told,
+        )
+    becomes(relay, {"streams by XDP": 4, "streams by userspace": 0})
+    in_the_kernel_again(call, way, traffic)
+    assert len(warnings(relay)) == 1
+
+
+@by_tc
+@pytest.mark.parametrize(
+    "command",
+    ["filter del dev to-caller ingress", "qdisc del dev to-caller clsact", "filter del dev to-caller ingress pref 100"],
+)
+def test_filter_that_somebody_deleted_is_attached_again(call, way, traffic, topology, command):
+    relay = call.relay
+    topology.relay.run(["tc", *command.split()])
+    wait_for(lambda: "attached again" in relay.log, DEADLINE_S, "the filter")
+    in_the_kernel_again(call, way, traffic)
+    assert streams(relay) == {"streams by TC": 4, "streams by userspace": 0}
+    assert warnings(relay) == ["to-caller: somebody deleted our TC filter; attached again"]
+
+
+@by_tc
+@pytest.mark.parametrize(
+    ("obstacle", "named"),
+    [(tcx_in_front, r"tcx program foreign_tcx \(id \d+\)"), (filter_in_front, r"TC filter of priority 1 \(bpf\)")],
+    ids=["tcx", "filter"],
+)
+def test_program_in_front_that_ends_the_chain(call, way, traffic, topology, obstacle, named):
+    relay = call.relay
+    if obstacle is tcx_in_front:
+        require_tcx(topology.relay, "caller")
+    with obstacle(topology.relay, "caller"):
+        # All that arrives by that interface; what arrives by the other one goes on.
+        becomes(
+            relay,
+            {
+                "streams by TC": 2,
+                "streams by userspace": 2,
+                "userspace, ingress: nothing is forwarded that arrives via 10.0.1.2 dev to-caller": 2,
+            },
+        )
+        traffic.resumed()
+        (told,) = warnings(relay)
+        assert re.fullmatch(f"to-caller: {named} in front of our TC program keeps packets from it", told)
+    becomes(relay, {"streams by TC": 4, "streams by userspace": 0})
+    in_the_kernel_again(call, way, traffic)
+    traffic.finish()
+    assert len(warnings(relay)) == 1
