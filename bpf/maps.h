@@ -72,5 +72,11 @@ BPF_TABLE("array", __u32, struct link, untagged_links, UNTAGGED_LINKS);
  * userspace. */
 BPF_TABLE("hash", struct link_key, struct link, links, MAX_LINKS);
 
+/* One element: the id of our XDP program, written by the controller. */
+BPF_TABLE("array", __u32, __u32, own_program, 1);
+
+/* Frames that XDP redirected to an interface, by its index, and whose driver refused them, though the link was up. */
+BPF_TABLE("array", __u32, __u64, refused_frames, UNTAGGED_LINKS);
+
 /* The controller's UDP sockets for all ports. A port always leads to the same one. */
 BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);

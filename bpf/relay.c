@@ -11,6 +11,9 @@
 #include "frame.h"
 #include "hook_tc.h"
 #include "hook_xdp.h"
+#ifdef NET_DEVICE_IFINDEX
+#include "unsent.h"
+#endif
 
 /* The names contain the instance, so that a restarted controller recognizes what its killed predecessor left. */
 #ifndef ON_XDP
@@ -24,6 +27,12 @@
 #endif
 #ifndef ON_STEER
 #define ON_STEER on_steer
+#endif
+#ifndef ON_SENT
+#define ON_SENT on_sent
+#endif
+#ifndef ON_REFUSED
+#define ON_REFUSED on_refused
 #endif
 
 /*
@@ -377,3 +386,51 @@ int ON_STEER(struct bpf_sk_lookup *ctx)
 	bpf_sk_release(socket);
 	return SK_PASS;
 }
+
+/* Where the kernel's description of its types is missing, frames that were not sent are not seen. */
+#ifdef NET_DEVICE_IFINDEX
+/* Is it our XDP program? The tracepoints tell of all programs of all network namespaces. */
+static __always_inline bool is_own_program(const void *program)
+{
+	__u32 zero = 0;
+	__u32 *id = own_program.lookup(&zero);
+
+	return id && *id && unsent_program_id(program) == *id;
+}
+
+/* Count frames that were forwarded, as far as our program knows, and not sent by interface `ifindex`. */
+static __always_inline void count_not_sent(__u32 frames, __u32 ifindex, bool is_refused)
+{
+	__u32 zero = 0;
+	struct verdicts *count = verdicts.lookup(&zero);
+
+	if (count)
+		count->dropped_not_sent += frames;
+	if (!is_refused)
+		return;
+	__u64 *refused = refused_frames.lookup(&ifindex);
+	if (refused)
+		__sync_fetch_and_add(refused, frames);
+}
+
+/* Tracepoint xdp_devmap_xmit: a driver was handed frames that arrived at the first interface, to send by the second. */
+int ON_SENT(struct bpf_raw_tracepoint_args *ctx)
+{
+	const void *from = (const void *)ctx->args[0], *to = (const void *)ctx->args[1];
+	int drops = ctx->args[3], error = ctx->args[4];
+
+	if (drops > 0 && is_own_program(unsent_program(from)))
+		count_not_sent(drops, unsent_ifindex(to), unsent_is_refused(error));
+	return 0;
+}
+
+/* Tracepoint xdp_redirect_err (its form since Linux 5.13): a frame was not even handed to the driver. */
+int ON_REFUSED(struct bpf_raw_tracepoint_args *ctx)
+{
+	const void *program = (const void *)ctx->args[1];
+
+	if (is_own_program(program))
+		count_not_sent(1, ctx->args[6], unsent_is_refused(ctx->args[3]));
+	return 0;
+}
+#endif

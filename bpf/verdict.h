@@ -35,6 +35,7 @@ struct verdicts {
 	__u64 up_to_tc;             /* leaves by an interface that takes no redirected frames: left to TC */
 	__u64 dropped_going_round;  /* repeated packets, or packets without a number, so many that they must be in a loop */
 	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
+	__u64 dropped_not_sent;     /* redirected by XDP, and not sent by the driver: counted after that, from tracepoints */
 };
 
 /* The number of a counter in `struct verdicts`, by its name. */
@@ -46,7 +47,7 @@ struct verdicts {
 static __always_inline bool verdict_is_dropped(__u32 verdict)
 {
 	return verdict == VERDICT(dropped_other_source) || verdict == VERDICT(dropped_going_round) ||
-	       verdict == VERDICT(dropped_no_memory);
+	       verdict == VERDICT(dropped_no_memory) || verdict == VERDICT(dropped_not_sent);
 }
 
 /* An IPv6 address as two words, for copying. */

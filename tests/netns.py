@@ -28,6 +28,8 @@ _RUN_NETNS = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS = 0x8913
 _IFF_RUNNING = 0x40
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE = 0x2, 0x1000, 0x100
 _TERM_WAIT_S = 2.0
 _NAME = re.compile(r"rtpt(\d+)-\d+-\w+")
 
@@ -217,6 +219,20 @@ class Topology:
             if feature not in features:
                 raise RuntimeError(f"{ifname} in {host.ns} is not {feature}")
         return Interface(ifname, _index(segment, number), _mac(segment, number), ip, ip6)
+
+
+@contextlib.contextmanager
+def tap(host: Host, name: str) -> Iterator[None]:
+    """A tap interface with one transmit queue, that could have more, while a program has it open."""
+    _ip(f"tuntap add {name} mode tap multi_queue", f"link set {name} up", ns=host.ns)
+    request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE)
+    device = host.call(os.open, "/dev/net/tun", os.O_RDWR)  # it belongs to the namespace where it was opened
+    try:
+        fcntl.ioctl(device, _TUNSETIFF, request)
+        yield
+    finally:
+        os.close(device)
+        _ip(f"link del {name}", ns=host.ns)
 
 
 def _index(segment: int, number: int) -> int:

@@ -67,7 +67,7 @@ CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
-    *("offload.contradictions", "offload.patience"),
+    *("offload.btf", "offload.contradictions", "offload.patience", "offload.refusing"),
     *("cli.media_addresses", "cli.networks", "cli.options"),
 }
 """Single files of other rooms without I/O."""
@@ -108,6 +108,8 @@ PACKERS = {
     "offload.syscall": "the attributes of bpf(2)",
     "network.netlink": "headers of netlink messages",
     "network.features": "messages of generic netlink",
+    "network.queues": "the answer of an ioctl",
+    "offload.btf": "the kernel's description of its types",
     "media.sending": "UDP headers, and options of sockets",
     "media.receiving": "the zone of a link-local address",
     "rtp.header": "RTP headers",

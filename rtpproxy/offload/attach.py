@@ -5,7 +5,8 @@ recognizes what a killed predecessor left, and leaves alone what anybody else at
 """
 
 import logging
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,7 @@ from rtpproxy.errors import OffloadError
 from rtpproxy.network.addresses import addresses_of_host
 from rtpproxy.network.links import MAX_TAGS, Link, Links
 from rtpproxy.network.netlink import Message, Rtnetlink
+from rtpproxy.network.queues import transmit_queues
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.egress import Egress
 from rtpproxy.offload.entry import Tier
@@ -77,8 +79,12 @@ class Interfaces:
         programs: ProgramSet,
         names: Collection[str] = (),
         mode: OffloadMode = OffloadMode.AUTO,
+        refused: Callable[[int], int] = lambda _: 0,
     ) -> None:
-        """`names` are the only interfaces to attach to; when empty, any may be."""
+        """`names` are the only interfaces to attach to; when empty, any may be.
+
+        `refused` counts the frames that a driver refused to send for XDP, by the index of its interface.
+        """
         self._netlink = netlink
         self._programs = programs
         self._names = frozenset(names)
@@ -90,9 +96,11 @@ class Interfaces:
         """Interfaces that the XDP program was attached to."""
         self._with_tc: dict[int, int] = {}
         """By interface: the descriptor of the program that was attached at TC."""
+        self._known_queues: set[int] = set()
+        """Interfaces whose number of transmit queues was looked at."""
         self._barred: dict[tuple[int, Hook], str] = {}
         """By interface and hook: why nothing is attached there for now."""
-        self.egress = Egress(self.links, self._with_xdp.__contains__)
+        self.egress = Egress(self.links, self._with_xdp.__contains__, refused)
         self._is_backed = False
 
     def close(self) -> None:
@@ -176,6 +184,9 @@ class Interfaces:
         except OffloadError as error:
             return f"no native XDP: {error}"
         self._with_xdp.add(link.index)
+        if link.index not in self._known_queues:
+            self._known_queues.add(link.index)
+            _warn_of_queues(link)
         if self._is_backed:
             self._back_up(link)
         return ""
@@ -331,6 +342,7 @@ class Interfaces:
         self._reports.pop(index, None)
         self._with_xdp.discard(index)
         self._with_tc.pop(index, None)
+        self._known_queues.discard(index)
         for hook in Hook:
             self._barred.pop((index, hook), None)
         self.egress.forget(index)
@@ -354,6 +366,21 @@ def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = Fals
         if is_ipv6_host(host) == is_ipv6 and (host in hosts or ("" in hosts and not is_link_local(host)))
     )
     return list(dict.fromkeys(found))
+
+
+def _warn_of_queues(link: Link) -> None:
+    """Warn of an interface by which not every processor has a queue to send. A veth uses those of its far end."""
+    queues, processors = transmit_queues(link.name), os.sysconf("SC_NPROCESSORS_ONLN")
+    if link.kind == "veth" or queues is None or queues.count >= processors:
+        return
+    remedy = f"ethtool -L {link.name} {queues.kind} {min(queues.most, processors)}"
+    if queues.most <= queues.count:
+        remedy = "no command helps, it has no more"
+    log.warning(
+        "%s: %d transmit queues for %d processors: XDP sends by the processor's own queue, and with too few of them "
+        "drivers let processors wait for each other, or drop frames. Before the next start: %s",
+        *(link.name, queues.count, processors, remedy),
+    )
 
 
 def _named(number: int) -> str:

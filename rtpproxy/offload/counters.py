@@ -56,6 +56,7 @@ class CounterTables(ByPort):
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
         self._parse_errors = self._events.column("parse_errors")
+        self._total_forwarded = 0
 
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
@@ -137,8 +138,11 @@ class CounterTables(ByPort):
         return self._seen_ns_of[self.row(key)] / _NS
 
     def total_forwarded(self) -> int:
-        """Packets forwarded from all ports since the programs were loaded."""
-        return int(self._packets.sum())
+        """Packets forwarded from all ports since the programs were loaded, without those that drivers did not send."""
+        # These are counted a moment after they were forwarded; the total must not run backwards then.
+        sent = int(self._packets.sum()) - self.count("dropped_not_sent")
+        self._total_forwarded = max(self._total_forwarded, sent)
+        return self._total_forwarded
 
     def total_dropped(self) -> int:
         """Packets dropped at all ports since the programs were loaded, for whatever reason."""

@@ -1,19 +1,32 @@
 """Tells how frames can leave by each interface: sent by which program, with which VLAN tags, up to which size."""
 
+import logging
 from collections.abc import Callable
 
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.network.links import MAX_TAGS, Link, Links, redirected_mtu
+from rtpproxy.network.queues import transmit_queues
 from rtpproxy.offload.entry import XdpWay
+from rtpproxy.offload.refusing import Refusing
+
+log = logging.getLogger(__name__)
 
 
 class Egress:
     """Knows what the kernel can send by the links of this network namespace."""
 
-    def __init__(self, links: Links, has_our_xdp: Callable[[int], bool]) -> None:
-        """`has_our_xdp` tells if our XDP program is attached to the interface with that index."""
+    def __init__(
+        self, links: Links, has_our_xdp: Callable[[int], bool], refused: Callable[[int], int] = lambda _: 0
+    ) -> None:
+        """Both take the index of an interface.
+
+        `has_our_xdp` tells if our XDP program is attached there; `refused` counts the frames that its driver refused.
+        """
         self._links = links
         self._has_our_xdp = has_our_xdp
+        self._refused = refused
+        self._refusing = Refusing()
+        self._warned: set[int] = set()
         self._features = XdpFeatures()
         self._can_send: dict[int, bool] = {}
 
@@ -36,21 +49,43 @@ class Egress:
         known = self._can_send.get(index)
         if known is None:
             # Drivers send such frames only while our program runs there.
-            known = self._can_send[index] = self._has_our_xdp(index) and self._can_transmit(index)
+            is_able = self._has_our_xdp(index) and self._can_transmit(index)
+            if not is_able:
+                # Once it is able again, what it refused before says nothing.
+                self._refusing.forget(index)
+            known = self._can_send[index] = is_able and index not in self._refusing
         return known
 
     def check(self) -> list[int]:
-        """Ask the kernel again. Returns the indexes of the interfaces whose answer changed."""
+        """Ask the kernel again, every second. Returns the indexes of the interfaces whose answer changed."""
+        for index in self._can_send:
+            self._check_refusals(index)
         before, self._can_send = self._can_send, {}
         return [index for index, could_send in before.items() if self.can_send(index) != could_send]
 
     def forget(self, index: int) -> None:
-        """Forget an interface that is gone."""
+        """Forget an interface that is gone, or got or lost our program."""
         self._can_send.pop(index, None)
+        self._refusing.forget(index)
+        if self._links.get(index) is None:
+            self._warned.discard(index)
 
     def known(self) -> set[int]:
         """Indexes of the interfaces that were asked about."""
         return set(self._can_send)
+
+    def _check_refusals(self, index: int) -> None:
+        link = self._links.get(index)
+        queues = transmit_queues(link.name) if link else None
+        if self._refusing.check(index, self._refused(index), queues.count if queues else None) and link:
+            level = logging.INFO if index in self._warned else logging.WARNING
+            self._warned.add(index)
+            log.log(
+                level,
+                "%s: its driver refuses frames that XDP sends there (%d so far, counted as dropped_not_sent): TC sends "
+                "by it from now on; if processors outnumber its transmit queues, ethtool -L %s gives it more",
+                *(link.name, self._refused(index), link.name),
+            )
 
     def _can_transmit(self, index: int) -> bool:
         answer = self._features.can_transmit(index)

@@ -13,11 +13,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rtpproxy.errors import OffloadError
+from rtpproxy.offload.btf import member_offsets
 from rtpproxy.offload.layout import NUMBER, Layout, MapLayout, fingerprint
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ LOAD_DEADLINE_S = 120.0
 """A compiler that hangs must not hang the relay; on a busy machine loading takes most of a minute."""
 _MAPS = (
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
-    *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
+    *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets", "own_program", "refused_frames"),
 )
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
@@ -37,6 +38,16 @@ _LOGGED_LINES = 40
 """Last lines of what compiler and verifier say of a program that is refused; the reason is at the end."""
 PROGRAM_MACROS = ("ON_XDP", "ON_TC", "ON_TC_BEHIND_XDP", "ON_STEER")
 """Name each program, in the order of their descriptors in `Loaded`."""
+TRACEPOINTS = {"ON_SENT": "xdp_devmap_xmit", "ON_REFUSED": "xdp_redirect_err"}
+"""Name each program that sees frames which were not sent, and the tracepoint that it is for. The relay does without."""
+_MEMBERS = {
+    "NET_DEVICE_IFINDEX": ("net_device", "ifindex"),
+    "NET_DEVICE_XDP_STATE": ("net_device", "xdp_state"),
+    "BPF_PROG_AUX": ("bpf_prog", "aux"),
+    "BPF_PROG_AUX_ID": ("bpf_prog_aux", "id"),
+}
+"""Macros for the offsets that these programs need, and the kernel's names (`bpf/unsent.h`)."""
+_TYPES_OF_KERNEL = Path("/sys/kernel/btf/vmlinux")
 _GEOMETRY_MACROS = (
     *("FIRST_PORT", "PORT_SPAN", "LOCAL_SLOTS", "ANY_IPV4_SLOT", "ANY_IPV6_SLOT"),
     *("FIRST_IPV4", "FIRST_IPV4_SLOT", "FIRST_IPV6", "FIRST_IPV6_SLOT"),
@@ -61,10 +72,15 @@ class Loaded:
     """Layouts of the same maps."""
     fingerprint: str
     """Equal where the contents of all maps mean the same (see `layout.fingerprint`)."""
+    tracer_fds: dict[str, int] = field(default_factory=dict)
+    """Programs that see frames which were not sent, by tracepoint; none where that is impossible, …"""
+    why_untraced: str = ""
+    """… for this reason."""
 
     def close(self) -> None:
         """Let go of all programs and maps; what is attached lives on."""
-        for fd in (self.xdp_fd, self.tc_fd, self.tc_behind_xdp_fd, self.steer_fd, *self.map_fds.values()):
+        programs = self.xdp_fd, self.tc_fd, self.tc_behind_xdp_fd, self.steer_fd, *self.tracer_fds.values()
+        for fd in (*programs, *self.map_fds.values()):
             os.close(fd)
 
 
@@ -103,20 +119,28 @@ def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
             child.kill()
             child.communicate()
             raise OffloadError(f"loading the BPF programs took over {LOAD_DEADLINE_S:.0f} s") from None
-        programs, map_fds, layouts = _receive(ours, messages.decode(errors="replace"))
+        answer, fds = _receive(ours, messages.decode(errors="replace"))
+    layouts = {
+        name: MapLayout(_layout(key), _layout(value), entries)
+        for name, (key, value, entries) in answer["layouts"].items()
+    }
     geometry = {name: defines[name] for name in _GEOMETRY_MACROS if name in defines}
-    loaded = Loaded(*programs, map_fds, layouts, fingerprint(layouts, geometry))
+    xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, *others = fds
+    map_fds, tracer_fds = others[: len(_MAPS)], others[len(_MAPS) :]
+    loaded = Loaded(
+        *(xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd),
+        *(dict(zip(_MAPS, map_fds, strict=True)), layouts, fingerprint(layouts, geometry)),
+        *(dict(zip(answer["tracepoints"], tracer_fds, strict=True)), answer["why_untraced"]),
+    )
     log.debug("fingerprint of the BPF maps: %s", loaded.fingerprint)
     return loaded
 
 
-def _receive(
-    ours: socket.socket, messages: str
-) -> tuple[tuple[int, int, int, int], dict[str, int], dict[str, MapLayout]]:
-    """Descriptors of programs and maps, and the maps' layouts. Raises OffloadError with what the child says."""
+def _receive(ours: socket.socket, messages: str) -> tuple[dict[str, Any], list[int]]:
+    """The child's answer; descriptors of programs, maps and tracers. Raises OffloadError with what the child says."""
     ours.setblocking(False)
     try:
-        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, _DESCRIPTORS)
+        data, fds, _, _ = socket.recv_fds(ours, _MAX_MESSAGE_BYTES, _DESCRIPTORS + len(TRACEPOINTS))
     except BlockingIOError:
         data, fds = b"", []
     for fd in fds:
@@ -129,16 +153,11 @@ def _receive(
         for line in _lines(messages)[-_LOGGED_LINES:]:
             log.debug("BPF loader: %s", line)
         raise OffloadError(answer["error"])
-    if len(fds) < _DESCRIPTORS:
+    if len(fds) < _DESCRIPTORS + len(answer["tracepoints"]):
         for fd in fds:
             os.close(fd)
         raise OffloadError("the descriptors of programs and maps did not all arrive: Too many open files")
-    layouts = {
-        name: MapLayout(_layout(key), _layout(value), entries)
-        for name, (key, value, entries) in answer["layouts"].items()
-    }
-    xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, *map_fds = fds
-    return (xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd), dict(zip(_MAPS, map_fds, strict=True)), layouts
+    return answer, fds
 
 
 def _layout(described: tuple[list[tuple[str, str, int]], int]) -> Layout:
@@ -177,11 +196,12 @@ def _compile_and_load(defines: dict[str, str], directory: str, is_strict: bool) 
         ) from None
     if not Path("/usr/include/linux/bpf.h").exists():
         raise OffloadError("the kernel's user API headers are missing: install Debian's linux-libc-dev")
+    offsets, why_untraced = _kernel_offsets()
     flags = [
         f"-I{directory}",
         *("-isystem", "/usr/include"),
         *("-isystem", f"/usr/include/{os.uname().machine}-linux-gnu"),
-        *(f"-D{name}={value}" for name, value in defines.items()),
+        *(f"-D{name}={value}" for name, value in (defines | offsets).items()),
         *(_WARNINGS if is_strict else ("-Wno-macro-redefined",)),
     ]
     module = _attempt("compile", lambda: BPF(src_file=str(Path(directory) / "relay.c"), cflags=flags))
@@ -194,7 +214,27 @@ def _compile_and_load(defines: dict[str, str], directory: str, is_strict: bool) 
     # bcc 0.26 has no Python class for a sockmap, so descriptors and layouts come from its C library.
     map_fds = [lib.bpf_table_fd(module.module, name.encode()) for name in _MAPS]
     layouts = {name: _describe_map(BPF, lib, module.module, name.encode()) for name in _MAPS}
-    return {"layouts": layouts}, [*program_fds, *map_fds]
+    tracers = []
+    try:
+        for macro in TRACEPOINTS if offsets else ():
+            step = _loading(module, defines.get(macro, macro.lower()), BPF.RAW_TRACEPOINT, {})
+            tracers.append(_attempt(f"load the program for {TRACEPOINTS[macro]}", step).fd)
+    except OffloadError as error:
+        why_untraced = str(error)
+    names = list(TRACEPOINTS.values())[: len(tracers)]
+    answer = {"layouts": layouts, "tracepoints": names, "why_untraced": why_untraced}
+    return answer, [*program_fds, *map_fds, *tracers]
+
+
+def _kernel_offsets() -> tuple[dict[str, str], str]:
+    """Make the macros of `_MEMBERS`. Returns none where the kernel does not tell, and why."""
+    try:
+        found = member_offsets(_TYPES_OF_KERNEL.read_bytes(), _MEMBERS)
+    except OSError as error:
+        return {}, f"{_TYPES_OF_KERNEL}: {error.strerror}"
+    except OffloadError as error:
+        return {}, str(error)
+    return {name: str(offset) for name, offset in found.items()}, ""
 
 
 def _loading(module: Any, name: str, kind: int, options: dict[str, int]) -> Callable[[], Any]:  # noqa: ANN401

@@ -11,7 +11,9 @@ from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 from rtpproxy.offload.attach import PROGRAM_PREFIX, ProgramSet
 from rtpproxy.offload.host_maps import HostMaps
-from rtpproxy.offload.syscall import attach_sk_lookup
+from rtpproxy.offload.maps import CalledMap
+from rtpproxy.offload.refusals import Refusals
+from rtpproxy.offload.syscall import attach_sk_lookup, attach_tracepoint, program_id
 from rtpproxy.offload.tables import Tables
 from rtpproxy.rtp.statistics import MAX_JUMP
 from rtpproxy.session.local import slots_of
@@ -39,10 +41,12 @@ class Programs:
     def __init__(self, config: Config) -> None:
         """Load everything. Raises OffloadError, after unloading everything."""
         name = instance_name(config)
-        names = dict(zip(loader.PROGRAM_MACROS, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbs"), strict=True))
+        macros = *loader.PROGRAM_MACROS, *loader.TRACEPOINTS
+        names = dict(zip(macros, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbsnr"), strict=True))
         listen = config.listen
         first_port, last_port = config.port_min, config.port_max + 1
         self._steer_link = -1
+        self._tracers: list[int] = []
         with ExitStack() as stack:
             self._loaded = loader.load(
                 {
@@ -62,6 +66,9 @@ class Programs:
                 raise OffloadError(f"cannot map the tables: {error.strerror}") from error
             stack.callback(self.tables.close)
             self.host_maps = HostMaps(self._loaded)
+            self.why_unseen = self._trace()
+            stack.callback(self._close_tracers)
+            self.refusals = Refusals(self._loaded)
             wildcards = {address.is_ipv6 for address in listen if not address.host}
             for address, slot in zip(listen, slots_of(listen), strict=True):
                 if address.is_ipv6 not in wildcards:
@@ -72,6 +79,22 @@ class Programs:
             tc=(self._loaded.tc_fd, names["ON_TC"]),
             tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
         )
+
+    def _trace(self) -> str:
+        """Let the programs see frames that drivers do not send. Returns why they cannot see all, else nothing."""
+        loaded, name = self._loaded, ""
+        try:
+            CalledMap(loaded.map_fds["own_program"], loaded.layouts["own_program"]).write(0, program_id(loaded.xdp_fd))
+            for name, fd in loaded.tracer_fds.items():
+                self._tracers.append(attach_tracepoint(fd, name))
+        except OSError as error:
+            return f"tracepoint {name}: {error.strerror}"
+        return loaded.why_untraced
+
+    def _close_tracers(self) -> None:
+        for link in self._tracers:
+            os.close(link)
+        self._tracers.clear()
 
     def steer(self, receivers: Sequence[int]) -> None:
         """Hand packets for open ports to these sockets: those of IPv4, then as many of IPv6 or none.
@@ -92,6 +115,7 @@ class Programs:
         """Stop steering, unmap the tables and close all descriptors."""
         if self._steer_link >= 0:
             os.close(self._steer_link)
+        self._close_tracers()
         self.tables.close()
         self._loaded.close()
 

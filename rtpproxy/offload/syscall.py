@@ -10,7 +10,7 @@ from rtpproxy.errors import OffloadError
 _NUMBERS = {"x86_64": 321}
 """The call's number by machine; only machines whose stores other processors see in order, as `maps` needs."""
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
-_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY, _LINK_CREATE = 13, 15, 16, 28
+_PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 13, 15, 16, 17, 28
 _ATTACH_SK_LOOKUP, _ATTACH_TCX_INGRESS = 36, 46
 _MAX_TCX_PROGRAMS = 64
 _PROG_NAME_OFFSET, _PROG_NAME_BYTES = 64, 16
@@ -68,6 +68,12 @@ def attach_sk_lookup(program_fd: int) -> int:
         return bpf(_LINK_CREATE, struct.pack("=IIII", program_fd, netns_fd, _ATTACH_SK_LOOKUP, 0))
     finally:
         os.close(netns_fd)
+
+
+def attach_tracepoint(program_fd: int, name: str) -> int:
+    """Attach to a tracepoint; the attachment lives as long as the returned descriptor."""
+    name_buffer = ctypes.create_string_buffer(name.encode())
+    return bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", ctypes.addressof(name_buffer), program_fd))
 
 
 def program_name(program_id: int) -> str:

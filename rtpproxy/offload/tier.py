@@ -7,7 +7,7 @@ import logging
 from asyncio import AbstractEventLoop, Handle, TimerHandle
 from collections.abc import Callable, Collection
 
-from rtpproxy.config import Config
+from rtpproxy.config import Config, OffloadMode
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.network.addresses import HostAddresses, addresses_of_host
 from rtpproxy.network.events import EventHandlers, Events
@@ -42,7 +42,10 @@ class KernelTier:
         self._loop = loop
         self._events = Events()
         self._netlink = Rtnetlink()
-        self._interfaces = Interfaces(self._netlink, programs.on_interfaces, config.interfaces, config.offload)
+        self._why_unseen = programs.why_unseen
+        self._interfaces = Interfaces(
+            *(self._netlink, programs.on_interfaces, config.interfaces, config.offload, programs.refusals.count)
+        )
         tables = programs.tables
         hops = tables.next_hops
         self._neighbours = Neighbours(self._netlink, self._interfaces, hops.write, hops.capacity)
@@ -73,6 +76,11 @@ class KernelTier:
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached what a killed predecessor left", name)
         self._check_names()
+        if self._why_unseen and self._config.offload is not OffloadMode.TC:
+            log.info(
+                "not all frames that drivers do not send for XDP are seen; they count as forwarded: %s",
+                self._why_unseen,
+            )
         self._follow_addresses()
         self._follow_frames()
         reports = self._attach_wanted()

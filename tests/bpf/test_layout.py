@@ -12,12 +12,14 @@ SIZES = {
     "port_counters": (4, 64),
     "port_events": (4, 128),
     "next_hops": (4, 64),
-    "verdicts": (4, 192),
+    "verdicts": (4, 200),
     "local_slots": (16, 4),
     "host_addresses": (16, 1),
     "untagged_links": (4, 8),
     "links": (12, 8),
     "steered_sockets": (4, 4),
+    "own_program": (4, 4),
+    "refused_frames": (4, 8),
 }
 """Of keys and values, bytes."""
 PORTS = LAST_PORT + 1 - FIRST_PORT
@@ -33,6 +35,8 @@ ENTRIES = {
     "untagged_links": 1024,
     "links": 4096,
     "steered_sockets": 2 * 8,
+    "own_program": 1,
+    "refused_frames": 1024,
 }
 MEMBERS = {
     "port_rows": [
@@ -113,6 +117,8 @@ MEMBERS = {
     "untagged_links": [("mac", "6s", 0), ("reserved", "2s", 6)],
     "links": [("mac", "6s", 0), ("reserved", "2s", 6)],
     "steered_sockets": [("", "I", 0)],
+    "own_program": [("", "I", 0)],
+    "refused_frames": [("", "Q", 0)],
 }
 KEYS = {
     "local_slots": [("words", "16s", 0)],
@@ -146,6 +152,7 @@ VERDICTS = [
     "up_to_tc",
     "dropped_going_round",
     "dropped_no_memory",
+    "dropped_not_sent",
 ]
 
 

@@ -1,13 +1,16 @@
 """What the relay says of its tiers while somebody else changes what is attached to its interfaces."""
 
+import os
 import re
 
 import pytest
 
 from rtpproxy.offload.patience import TRIES
-from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Foreign, ip, xdp_of
+from tests.netns import Topology, tap
+from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Call, Foreign, ip, xdp_of
 from tests.netns_call.traffic import Traffic, both_ways, in_the_kernel_again
 from tests.plain_programs import filter_in_front, require_tcx, tcx_in_front
+from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
 by_xdp = pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
@@ -141,3 +144,63 @@ def test_program_in_front_that_ends_the_chain(call, way, traffic, topology, obst
     in_the_kernel_again(call, way, traffic)
     traffic.finish()
     assert len(warnings(relay)) == 1
+
+
+def frames(relay, verdict):
+    """How many frames `It` counts for a verdict."""
+    return int((re.search(rf"frames {verdict}: (\d+)", relay.ask("It")) or [0, 0])[1])
+
+
+@by_xdp
+def test_frames_that_a_driver_does_not_send_are_dropped_ones(call, way, topology, told_senders):
+    """A veth takes redirected frames only while its far end has GRO on; the relay hears of that within a second."""
+    call.establish(way)
+    if "count as forwarded" in call.relay.log:
+        pytest.skip("needs a kernel that describes its types (BTF)")
+    streams = both_ways(call)
+    with Traffic(*streams) as traffic:
+        traffic.more(100)
+        topology.callee.run(["ethtool", "-K", "callee", "gro", "off"])
+        traffic.more(200)
+        in_the_kernel_again(call, way, traffic)
+        traffic.stop_sending()
+    lost = len(streams[0].missing)
+    sent = sum(stream.sent for stream in streams)
+    assert lost
+    assert not streams[1].missing
+    relay = call.relay
+    assert frames(relay, "dropped_not_sent") == lost
+    # The packets of `establish`: two of RTP and two of RTCP.
+    totals = relay.totals()
+    assert (totals["packets received"], totals["packets transmitted"]) == (sent + 4, sent + 4 - lost)
+
+
+@by_xdp
+def test_frames_of_other_programs_are_not_ours(call, way, tmp_path, told_senders):
+    """The tracepoints tell of every program on the host; another relay's losses are in its own counters only."""
+    call.establish(way)
+    with (
+        Topology() as elsewhere,
+        RunningRelay(tmp_path, host=elsewhere.relay, name="other") as other,
+        Call(other, elsewhere.caller, elsewhere.callee) as lossy,
+    ):
+        lossy.establish(way)
+        if "count as forwarded" in other.log:
+            pytest.skip("needs a kernel that describes its types (BTF)")
+        elsewhere.callee.run(["ethtool", "-K", "callee", "gro", "off"])
+        wait_for(lambda: lossy.caller.send(rtp(2)) or frames(other, "dropped_not_sent"), DEADLINE_S, "a loss")
+    assert frames(call.relay, "dropped_not_sent") == 0
+
+
+def test_too_few_transmit_queues(topology, start):
+    """Told once, with the command that helps; a veth is left out, because it uses the queues of its far end."""
+    with tap(topology.relay, "tap0"):
+        relay = start("--interface", "tap0")
+        if "tap0: kernel, native XDP" not in relay.log:
+            pytest.skip("needs native XDP on a tap")
+        processors = os.sysconf("SC_NPROCESSORS_ONLN")
+        told = [line for line in warnings(relay) if "transmit queues" in line]
+        assert len(told) == (processors > 1)
+        if told:
+            assert told[0].startswith(f"tap0: 1 transmit queues for {processors} processors: ")
+            assert told[0].endswith(f"Before the next start: ethtool -L tap0 combined {processors}")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rtpproxy.offload.entry import PortCounters
+from rtpproxy.offload.syscall import map_write, possible_cpus
 from rtpproxy.rtp.statistics import RtpState, RtpTotals
 from tests.bpf.frames import received, rtp
 
@@ -136,3 +137,29 @@ def test_last_seen_is_a_copy(plane, tables):
     plane.run(received(port))
     assert before[tables.ports.row(port)] == 0.0
     assert before.dtype == np.float64
+
+
+def test_frames_that_were_not_sent_are_not_forwarded(loaded, plane, tables):
+    """They are counted after they were forwarded, and the total never runs backwards."""
+    port = plane.install().port
+    forwarded, dropped = tables.counts.total_forwarded(), tables.counts.total_dropped()
+    verdicts = tables.counts.unforwarded_by_verdict()
+    for _ in range(5):
+        plane.run(received(port))
+    assert tables.counts.total_forwarded() == forwarded + 5
+    layout, others = loaded.layouts["verdicts"], possible_cpus() - 1
+    key = layout.key.pack_number(0)
+
+    def count_not_sent(count):
+        values = layout.value.pack({**verdicts, "dropped_not_sent": verdicts["dropped_not_sent"] + count})
+        map_write(loaded.map_fds["verdicts"], key, values + others * layout.value.pack({}))
+
+    count_not_sent(2)
+    assert (tables.counts.total_forwarded(), tables.counts.total_dropped()) == (forwarded + 5, dropped + 2)
+    plane.run(received(port))
+    assert tables.counts.total_forwarded() == forwarded + 5
+    for _ in range(3):
+        plane.run(received(port))
+    assert tables.counts.total_forwarded() == forwarded + 7
+    assert tables.counts.verdicts()["forwarded"] == forwarded + 7
+    count_not_sent(0)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from rtpproxy.offload.egress import Egress
+
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 
@@ -42,3 +44,19 @@ def test_sender_that_vanished(told_senders, network, interfaces, index):
     assert interfaces.egress.check() == [index]
     network.follow(lambda: interfaces.links.get(index) is None, "the link to be gone")
     assert not interfaces.egress.can_send(index)
+
+
+def test_driver_that_goes_on_refusing_frames(told_senders, topology, interfaces, index, caplog):
+    """The kernel says that it can send, and the driver does not."""
+    refused = {index: 0}
+    egress = topology.relay.call(lambda: Egress(interfaces.links, lambda _: True, refused.__getitem__))
+    interfaces.attach(index)
+    assert egress.can_send(index)
+    for count, changed in ((10, []), (20, [index]), (20, [])):
+        refused[index] = count
+        assert egress.check() == changed
+    assert not egress.can_send(index)
+    assert len([line for line in caplog.messages if "to-caller: its driver refuses frames" in line]) == 1
+    egress.forget(index)
+    assert egress.can_send(index)
+    egress.close()

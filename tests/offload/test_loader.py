@@ -29,6 +29,7 @@ ADDRESSES = {
 MAPS = {
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
     *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
+    *("own_program", "refused_frames"),
 }
 LOAD_ELSEWHERE = f"""
 from rtpproxy.errors import OffloadError
