@@ -70,6 +70,10 @@ class PhonePort(PhoneSocket):
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def set_ip_options(self, options: bytes) -> None:
+        """Send all packets with these IPv4 options from now on."""
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
+
     def take(self) -> list[Arrival]:
         arrived = []
         while True:

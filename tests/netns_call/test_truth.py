@@ -5,9 +5,10 @@ import re
 
 import pytest
 
+from rtpproxy.offload.forwarder import COMES_UP
 from rtpproxy.offload.patience import TRIES
 from tests.netns import Topology, tap
-from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Call, Foreign, ip, xdp_of
+from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Call, Foreign, ip, kernel_only, xdp_of
 from tests.netns_call.traffic import Traffic, both_ways, in_the_kernel_again
 from tests.plain_programs import filter_in_front, require_tcx, tcx_in_front
 from tests.running import RunningRelay, rtp
@@ -204,3 +205,64 @@ def test_too_few_transmit_queues(topology, start):
         if told:
             assert told[0].startswith(f"tap0: 1 transmit queues for {processors} processors: ")
             assert told[0].endswith(f"Before the next start: ethtool -L tap0 combined {processors}")
+
+
+def test_without_the_powers_of_root(start, topology):
+    """What is kept after the start suffices to notice and to act; names of others' programs are not to be read then."""
+    relay = start("-u", "nobody")
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(KERNEL)
+        with Traffic(*both_ways(call)) as traffic:
+            ip(topology.relay, "link set to-caller xdp off")
+            wait_for(lambda: "attached again" in relay.log, DEADLINE_S, "the program")
+            in_the_kernel_again(call, KERNEL, traffic)
+            with Foreign(topology.relay, "to-caller"):
+                becomes(relay, {"streams by TC": 4, "streams by userspace": 0})
+                in_the_kernel_again(call, KERNEL, traffic)
+                require_tcx(topology.relay, "caller")
+                with tcx_in_front(topology.relay, "caller"):
+                    wait_for(lambda: streams(relay)["streams by userspace"] == 2, DEADLINE_S, "the obstacle to be seen")
+                becomes(relay, {"streams by TC": 4, "streams by userspace": 0})
+                in_the_kernel_again(call, KERNEL, traffic)
+            becomes(relay, {"streams by XDP": 4, "streams by userspace": 0})
+            traffic.stop_sending()
+    assert not [line for line in relay.log.splitlines() if line.startswith("ERR:")]
+    assert [line for line in warnings(relay) if "XDP program without name (id " in line]
+    assert [line for line in warnings(relay) if "tcx program without name (id " in line]
+
+
+@kernel_only
+def test_packets_that_the_kernel_leaves_to_userspace_for_a_reason(call, way, topology):
+    """`It` counts their stream where it is relayed; nobody is warned, because a verdict says why."""
+    call.establish(way)
+    call.caller.rtp.set_ip_options(b"\1\1\1\1")
+    to_userspace, to_kernel = both_ways(call)
+    with Traffic(to_userspace, to_kernel) as traffic:
+        kernel = f"streams by {'TC' if way is TC else 'XDP'}"
+        becomes(call.relay, {kernel: 3, "streams by userspace": 1, f"userspace, {COMES_UP}": 1})
+        call.caller.rtp.set_ip_options(b"")
+        in_the_kernel_again(call, way, traffic)
+        becomes(call.relay, {kernel: 4, "streams by userspace": 0})
+        traffic.finish()
+    assert warnings(call.relay) == []
+
+
+@by_xdp
+def test_tcx_program_in_front_of_tc_behind_xdp(call, way, topology, told_senders):
+    """Only streams that XDP leaves to TC are concerned, and only they are told so."""
+    call.establish(way)
+    require_tcx(topology.relay, "caller")
+    topology.callee.run(["ethtool", "-K", "callee", "gro", "off"])
+    relay = call.relay
+    with Traffic(*both_ways(call)) as traffic:
+        becomes(relay, {"streams by TC": 2, "streams by XDP": 2, "streams by userspace": 0})
+        in_the_kernel_again(call, way, traffic)
+        with tcx_in_front(topology.relay, "caller"):
+            one = {"streams by TC": 1, "streams by XDP": 2, "streams by userspace": 1, f"userspace, {COMES_UP}": 1}
+            becomes(relay, one)
+            traffic.resumed()
+        becomes(relay, {"streams by TC": 2, "streams by XDP": 2, "streams by userspace": 0})
+        in_the_kernel_again(call, way, traffic)
+        traffic.stop_sending()
+    (told,) = warnings(relay)
+    assert "in front of our TC program keeps packets from it" in told

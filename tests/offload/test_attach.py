@@ -436,3 +436,14 @@ def test_what_is_in_front_of_tc(topology, tc_network, index):
         (named,) = topology.relay.call(interfaces.in_front, index)
         assert re.fullmatch(r"tcx program foreign_tcx \(id \d+\)", named)
     assert topology.relay.call(interfaces.in_front, index) == []
+
+
+def test_userspace_where_xdp_is_demanded_and_lost(topology, loaded, index, foreign_fd):
+    network = RelayNetwork(topology.relay, loaded, OffloadMode.XDP)
+    network.interfaces.attach(index)
+    attach_foreign(network, index, foreign_fd)
+    assert lost(network.interfaces, index) == [(Hook.XDP, FOREIGN)]
+    (report,) = network.interfaces.renew(index, [Hook.XDP])
+    assert (report.tier, network.tc_programs()) == (Tier.USERSPACE, {})
+    assert programs(network) == {"to-caller": FOREIGN}
+    network.close()
