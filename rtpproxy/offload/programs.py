@@ -66,8 +66,6 @@ class Programs:
                 raise OffloadError(f"cannot map the tables: {error.strerror}") from error
             stack.callback(self.tables.close)
             self.host_maps = HostMaps(self._loaded)
-            self.why_unseen = self._trace()
-            stack.callback(self._close_tracers)
             self.refusals = Refusals(self._loaded)
             wildcards = {address.is_ipv6 for address in listen if not address.host}
             for address, slot in zip(listen, slots_of(listen), strict=True):
@@ -80,8 +78,8 @@ class Programs:
             tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
         )
 
-    def _trace(self) -> str:
-        """Let the programs see frames that drivers do not send. Returns why they cannot see all, else nothing."""
+    def trace(self) -> str:
+        """Count frames of our XDP program that drivers do not send. Returns why not all can be seen, else nothing."""
         loaded, name = self._loaded, ""
         try:
             CalledMap(loaded.map_fds["own_program"], loaded.layouts["own_program"]).write(0, program_id(loaded.xdp_fd))
@@ -90,11 +88,6 @@ class Programs:
         except OSError as error:
             return f"tracepoint {name}: {error.strerror}"
         return loaded.why_untraced
-
-    def _close_tracers(self) -> None:
-        for link in self._tracers:
-            os.close(link)
-        self._tracers.clear()
 
     def steer(self, receivers: Sequence[int]) -> None:
         """Hand packets for open ports to these sockets: those of IPv4, then as many of IPv6 or none.
@@ -115,7 +108,8 @@ class Programs:
         """Stop steering, unmap the tables and close all descriptors."""
         if self._steer_link >= 0:
             os.close(self._steer_link)
-        self._close_tracers()
+        for link in self._tracers:
+            os.close(link)
         self.tables.close()
         self._loaded.close()
 

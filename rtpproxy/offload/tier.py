@@ -42,7 +42,7 @@ class KernelTier:
         self._loop = loop
         self._events = Events()
         self._netlink = Rtnetlink()
-        self._why_unseen = programs.why_unseen
+        self._trace = programs.trace
         self._interfaces = Interfaces(
             *(self._netlink, programs.on_interfaces, config.interfaces, config.offload, programs.refusals.count)
         )
@@ -76,11 +76,7 @@ class KernelTier:
         for name in self._interfaces.clear_leftovers():
             log.warning("%s: detached what a killed predecessor left", name)
         self._check_names()
-        if self._why_unseen and self._config.offload is not OffloadMode.TC:
-            log.info(
-                "not all frames that drivers do not send for XDP are seen; they count as forwarded: %s",
-                self._why_unseen,
-            )
+        self._see_what_is_not_sent()
         self._follow_addresses()
         self._follow_frames()
         reports = self._attach_wanted()
@@ -122,6 +118,13 @@ class KernelTier:
                 "a driver leaves no room before its frames for a longer header: userspace relays packets that arrive "
                 "there and leave with IPv6 instead of IPv4, or with a VLAN tag (counted as up_no_headroom)"
             )
+
+    def _see_what_is_not_sent(self) -> None:
+        if self._config.offload is OffloadMode.TC:
+            return
+        why = self._trace()
+        if why:
+            log.info("not all frames that drivers do not send for XDP are seen; they count as forwarded: %s", why)
 
     def _check_names(self) -> None:
         for name in self._config.interfaces:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -266,3 +267,22 @@ def test_tcx_program_in_front_of_tc_behind_xdp(call, way, topology, told_senders
         traffic.stop_sending()
     (told,) = warnings(relay)
     assert "in front of our TC program keeps packets from it" in told
+
+
+def test_kernel_that_does_not_describe_its_types(topology, tmp_path):
+    """Then nothing is known of frames that were not sent, which is said; all else is as ever."""
+    hidden = "sh", "-c", 'mount -t tmpfs none /sys/kernel/btf && exec "$0" "$@"'
+    with RunningRelay(tmp_path, host=topology.relay, prefix=hidden) as relay:
+        with Call(relay, topology.caller, topology.callee) as call:
+            call.establish(KERNEL)
+        why = "/sys/kernel/btf/vmlinux: No such file or directory"
+        assert f"not all frames that drivers do not send for XDP are seen; they count as forwarded: {why}" in relay.log
+
+
+def test_tracepoints_are_used_for_xdp_only(topology, start):
+    """Their programs cost every XDP program of the host a little."""
+    for options, expected in (((), 2), (("--offload", "tc"), 0), (("--offload", "off"), 0)):
+        relay = start(*options)
+        links = Path(f"/proc/{relay.process.pid}/fdinfo").glob("*")
+        assert sum("raw_tracepoint" in link.read_text() for link in links) == expected
+        assert relay.stop() == 0
