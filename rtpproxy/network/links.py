@@ -42,6 +42,7 @@ class Link:
     xdp_mode: str
     """pyroute2's word for how an XDP program is attached, empty for none."""
     xdp_program_id: int
+    """That of the driver; where there is none, of whatever else runs it. 0 for none."""
     parent: int = 0
     """The interface that carries it; 0 for none, or for one of another namespace."""
     master: int = 0
@@ -171,6 +172,11 @@ def redirected_mtu(lower: Link, tags: Sequence[VlanTag]) -> int:
     return lower.mtu - TAG_BYTES * max(0, len(tags) - 1)
 
 
+def _first_number(nested: Message, *names: str) -> int:
+    """The first of these attributes that is there; 0 for none."""
+    return next((number for number in map(nested.get_attr, names) if number), 0)
+
+
 def read_link(message: Message) -> Link:
     """Make a link from the kernel's message."""
     xdp = attribute(message, "IFLA_XDP")
@@ -188,7 +194,7 @@ def read_link(message: Message) -> Link:
         is_ethernet=message["ifi_type"] == _ETHERNET,
         kind=kind,
         xdp_mode=mode or "",
-        xdp_program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or 0) if xdp else 0,
+        xdp_program_id=_first_number(xdp, "IFLA_XDP_DRV_PROG_ID", "IFLA_XDP_PROG_ID") if xdp else 0,
         parent=0 if is_elsewhere else attribute(message, "IFLA_LINK") or 0,
         master=attribute(message, "IFLA_MASTER") or 0,
         vlan=(data.get_attr("IFLA_VLAN_PROTOCOL") or _8021Q, data.get_attr("IFLA_VLAN_ID")) if data else None,

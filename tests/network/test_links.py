@@ -6,7 +6,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.links import Links, OurFrames, redirected_mtu
+from rtpproxy.network.links import Links, OurFrames, read_link, redirected_mtu
 
 UP = 0x41
 Q, AD = 0x8100, 0x88A8
@@ -180,3 +180,11 @@ def test_no_room(caplog):
     assert message.endswith("no room; what arrives at such an interface stays in userspace")
     ours.follow({(3, ()): "b"})
     assert copy.frames == {(3, ()): "b"}
+
+
+def test_program_of_the_driver_beside_another():
+    """The kernel names no single program then."""
+    both = [("IFLA_XDP_DRV_PROG_ID", 7), ("IFLA_XDP_HW_PROG_ID", 9)]
+    assert read_link(message(2, "eth0", ("IFLA_XDP", {"attrs": both}))).xdp_program_id == 7
+    for attributes, number in (([("IFLA_XDP_PROG_ID", 5)], 5), ([], 0)):
+        assert read_link(message(2, "eth0", ("IFLA_XDP", {"attrs": attributes}))).xdp_program_id == number
