@@ -5,7 +5,8 @@ from dataclasses import dataclass
 CHECKS = 2
 """A driver refuses if it did so between so many checks in a row: one that restarts refuses for a moment."""
 PAUSE_CHECKS = 600
-"""It is tried again after so many checks, and earlier when its number of transmit queues has changed."""
+"""It is tried again after so many checks, the next time after twice as many, and so on, because each try in vain loses
+packets; and at once when its number of transmit queues has changed."""
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class _Noted:
     queues: int | None = None
     left: int = 0
     """Checks until the next try; 0 while nothing is refused."""
+    pause: int = PAUSE_CHECKS
 
 
 class Refusing:
@@ -42,11 +44,12 @@ class Refusing:
             return False
         if noted.times < CHECKS:
             return False
-        noted.left, noted.queues = PAUSE_CHECKS, queues
+        noted.left, noted.queues = noted.pause, queues
+        noted.pause *= 2
         return True
 
     def forget(self, index: int) -> None:
         """Try an interface again at once, or forget one that is gone."""
         noted = self._noted.get(index)
         if noted is not None:
-            noted.left = noted.times = 0
+            noted.left, noted.times, noted.pause = 0, 0, PAUSE_CHECKS

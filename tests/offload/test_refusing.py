@@ -28,6 +28,10 @@ def test_tried_again_after_a_while():
     checked(refusing, 20)
     assert INDEX not in refusing
     assert checked(refusing, 30, 40) == [False, True]
+    checked(refusing, *[40] * (2 * PAUSE_CHECKS - 1))
+    assert INDEX in refusing
+    checked(refusing, 40)
+    assert INDEX not in refusing
 
 
 def test_tried_again_when_the_queues_changed():
