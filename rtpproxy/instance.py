@@ -117,17 +117,22 @@ class Stop:
 
 
 class VerdictReport:
-    """Logs the kernel's frame counters by verdict."""
+    """Logs frame counters by verdict."""
 
     def __init__(self, read: Callable[[], dict[str, int]]) -> None:
-        self._read = read
+        """`read` gives the kernel's counters."""
+        self._sources = [read]
         self._logged: dict[str, int] = {}
+
+    def add(self, read: Callable[[], dict[str, int]]) -> None:
+        """Log further counters after the others."""
+        self._sources.append(read)
 
     def log_changes(self) -> None:
         """Log the counters if they changed since they were logged last."""
         if not log.isEnabledFor(logging.INFO):
             return
-        verdicts = self._read()
+        verdicts = {name: count for read in self._sources for name, count in read().items()}
         if verdicts != self._logged:
             self._logged = verdicts
             counts = ", ".join(f"{name} {count}" for name, count in verdicts.items() if count)
@@ -188,12 +193,16 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
     )
+    verdicts.add(service.dropped)
     stop.follow(service.stop_slowly)
 
     def on_host_networks(networks: HostNetworks) -> None:
         service.host_has(networks.local, networks.broadcast, clock())
 
-    host_networks = HostNetworksFollower(asyncio.get_running_loop(), on_host_networks)
+    try:
+        host_networks = HostNetworksFollower(asyncio.get_running_loop(), on_host_networks)
+    except OSError as error:
+        raise StartError(f"cannot ask for this host's addresses, to keep media from them: netlink: {error}") from error
     stack.callback(host_networks.close)
     dispatcher = Dispatcher(service, Parser(local_addresses))
     server = ControlServer(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 
 import pytest
@@ -122,3 +123,27 @@ def test_verdicts_are_logged_when_they_changed(caplog):
         counters["forwarded"] = 7
         report.log_changes()
     assert caplog.messages == ["frames by verdict: none", "frames by verdict: forwarded 7"]
+
+
+def test_verdicts_of_userspace_are_logged_with_the_kernels(caplog):
+    denied = {}
+    report = instance.VerdictReport(lambda: {"forwarded": 7})
+    report.add(lambda: dict(denied))
+    with caplog.at_level(logging.INFO):
+        report.log_changes()
+        denied["dropped_denied"] = 2
+        report.log_changes()
+    assert caplog.messages[-1] == "frames by verdict: forwarded 7, dropped_denied 2"
+
+
+def test_no_start_where_this_hosts_addresses_cannot_be_asked_for(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(instance, "HostNetworksFollower", refuse)
+
+    def build():
+        with contextlib.ExitStack() as stack, pytest.raises(StartError, match="cannot ask for this host"):
+            instance.build(BOUND, lambda: 1.0, instance.Stop(abort), stack)
+
+    in_a_loop(build)

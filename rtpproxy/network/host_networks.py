@@ -24,7 +24,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.config import Network
-from rtpproxy.errors import OffloadError
+from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.network.netlink import NLM_F_DUMP, Rtnetlink, attribute
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,11 @@ class HostNetworksFollower:
         self._asked_at = 0.0
 
     def start(self) -> None:
-        """Tell what is so now, and follow."""
-        self._ask()
+        """Tell what is so now, and follow. Raises StartError."""
+        try:
+            self._tell()
+        except OffloadError as error:
+            raise StartError(f"cannot ask for this host's addresses, to keep media from them: {error}") from error
 
     def close(self) -> None:
         """Stop following."""
@@ -114,15 +117,16 @@ class HostNetworksFollower:
 
     def _ask(self) -> None:
         self._pending = None
+        try:
+            self._tell()
+        except OffloadError as error:
+            log.error("cannot ask for this host's addresses, so media may be sent to services at new ones: %s", error)
+
+    def _tell(self) -> None:
         self._drain()
         self._loop.add_reader(self._events, self._on_event)
         self._asked_at = self._loop.time()
-        try:
-            networks = networks_of_host(self._netlink)
-        except OffloadError as error:
-            log.error("cannot ask for this host's addresses, so media may be sent to services here: %s", error)
-            return
-        self._on_change(networks)
+        self._on_change(networks_of_host(self._netlink))
 
     def _drain(self) -> None:
         """Throw the events away before asking; it does not matter if some were lost."""

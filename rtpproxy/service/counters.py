@@ -1,6 +1,7 @@
 """Counts of sessions and packets, those of the kernel included (protocol.md 11)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rtpproxy.rtp.statistics import SequenceTracker
@@ -87,16 +88,18 @@ class Counters:
             packets_discarded=totals.packets_discarded + dropped,
         )
 
-    def tiers(self, streams: int) -> Tiers:
-        """Count the streams by tier, and frames by verdict; `streams` is the number of streams that have ports."""
+    def tiers(self, streams: int, dropped: Mapping[str, int]) -> Tiers:
+        """Count the streams by tier, and frames by verdict.
+
+        `streams` is the number of streams that have ports; `dropped` are packets that userspace dropped, by verdict.
+        """
         by_program, by_reason = self._entries.by_program(), self._entries.by_reason()
         rest = streams - sum(by_program.values()) - sum(by_reason.values())
         verdicts = self._kernel.verdicts()
         frames = {name: count for name, count in verdicts.items() if count}
         if verdicts:
             frames["forwarded_though_not_rtp"] = self._kernel.total_parse_errors()
-        if self._totals.packets_denied:
-            frames["dropped_denied"] = self._totals.packets_denied
+        frames |= dropped
         return Tiers(by_program, {**by_reason, self._entries.rest: rest} if rest else by_reason, frames)
 
     def tick(self, now: float) -> None:

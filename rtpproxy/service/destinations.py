@@ -11,7 +11,6 @@ from rtpproxy.seldom import is_worth_a_line
 from rtpproxy.session.latch import Refuses
 from rtpproxy.session.reach import Reach, is_loopback
 from rtpproxy.session.session import Leg, Session, Stream
-from rtpproxy.session.totals import Totals
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +18,10 @@ log = logging.getLogger(__name__)
 class Destinations:
     """The destinations of all streams of one relay."""
 
-    def __init__(self, reach: Reach, totals: Totals) -> None:
+    def __init__(self, reach: Reach) -> None:
         self._reach = reach
-        self._totals = totals
+        self.denied_packets = 0
+        """Packets dropped because they came from where media may not be sent, or were for a party that is there."""
 
     def signalled(self, session: Session, leg: Leg, rtp: Endpoint) -> tuple[Endpoint | None, Endpoint | None]:
         """Work out the RTP and RTCP endpoints of a leg from the RTP endpoint that a command names.
@@ -41,8 +41,8 @@ class Destinations:
 
     def denied(self, session: Session, source: tuple[str, int], local_host: str) -> None:
         """Count a packet from a source that was not learned, and log some of them."""
-        self._totals.packets_denied += 1
-        if is_worth_a_line(self._totals.packets_denied):
+        self.denied_packets += 1
+        if is_worth_a_line(self.denied_packets):
             why = self._reach.refusal(source, is_from_loopback=_is_maybe_loopback(local_host))
             log.info("%s: %s is not learned: %s", session.label, Endpoint(*source), why)
 

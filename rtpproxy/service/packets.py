@@ -125,7 +125,7 @@ class Packets:
             or not self._send(peer, to, data)
         ):
             self._drop(stream)
-            self._totals.packets_denied += to is None and peer.is_denied
+            self._destinations.denied_packets += to is None and peer.is_denied
             return
         stream.relayed_packets += 1
         self._totals.packets_relayed += 1

@@ -81,7 +81,7 @@ class Service:
         self._observers = Observers((SessionTotals(totals), *observers))
         self._timers = Timers(config, activity, kernel_counters)
         self._reach = Reach(config.listen, config.media_allow, config.media_deny)
-        self._destinations = Destinations(self._reach, totals)
+        self._destinations = Destinations(self._reach)
         self._offloading = Offloading(entries, kernel_counters, self._destinations, self._observers)
         self._packets = Packets(
             *(media, self._offloading, self._destinations, self._observers, activity, totals),
@@ -174,7 +174,12 @@ class Service:
 
     def tiers(self) -> Tiers:
         """Count the streams by tier, and frames by verdict."""
-        return self._counters.tiers(self._packets.streams)
+        return self._counters.tiers(self._packets.streams, self.dropped())
+
+    def dropped(self) -> dict[str, int]:
+        """Count the packets that userspace dropped by a rule that has a name: those that are not 0."""
+        denied = self._destinations.denied_packets
+        return {"dropped_denied": denied} if denied else {}
 
     # Requests that may follow another one on its session
 

@@ -19,23 +19,18 @@ The first that applies decides. Broadcast addresses are those of this host's net
 as one of this host's: a 1:1 NAT leads from there to here.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
-from rtpproxy.addr import Endpoint, is_ipv6
+from rtpproxy.addr import Endpoint, ipv4_number, is_ipv6
 from rtpproxy.config import FIRST_FREE_PORT, ListenAddress, MediaNetwork, Network
 from rtpproxy.session.local import LocalAddress
-
-Address = IPv4Address | IPv6Address
 
 MAX_REMEMBERED = 10_000
 """Limit of hosts whose rules are remembered; beyond it all are forgotten."""
 SIP_PORTS = (5060, 5061)
 """Ports of SIP over UDP and TLS (RFC 3261 19.1.2)."""
-_THIS_NETWORK = (ip_network("0.0.0.0/8"), ip_network("::/128"))
-"""Linux sends what is for 0.0.0.0 or :: to this host; the rest of the network is no destination (RFC 1122 3.2.1.3)."""
-_LIMITED_BROADCAST = IPv4Address("255.255.255.255")
 
 UNSPECIFIED, MULTICAST, BROADCAST = "an unspecified address", "a multicast address", "a broadcast address"
 MAPPED = "an IPv4-mapped address"
@@ -44,36 +39,89 @@ LOW_PORT = f"a port below {FIRST_FREE_PORT} of this host"
 SIP_PORT = "a SIP port of this host"
 LOOPBACK = "a loopback address"
 
+_MAPPED = 0xFFFF << 32
+"""Addresses are numbers of 128 bits here, those of IPv4 as in ::ffff:0:0/96: `ipaddress` takes ten times longer."""
+
+
+def _number(host: str) -> int:
+    """The number of a numeric address, whatever its zone."""
+    return int(IPv6Address(host.partition("%")[0])) if is_ipv6(host) else _MAPPED | ipv4_number(host)
+
+
+def _ends(network: Network) -> tuple[int, int]:
+    """The first and the last number of a network."""
+    prefix = _MAPPED if network.version == 4 else 0
+    return prefix | int(network.network_address), prefix | int(network.broadcast_address)
+
+
+_NEVER = tuple(
+    (*_ends(ip_network(text)), why)
+    for text, why in (
+        # Linux sends what is for 0.0.0.0 or :: to this host; the rest is no destination, either (RFC 1122 3.2.1.3).
+        ("0.0.0.0/8", UNSPECIFIED),
+        ("::/128", UNSPECIFIED),
+        ("224.0.0.0/4", MULTICAST),
+        ("ff00::/8", MULTICAST),
+        ("255.255.255.255/32", BROADCAST),
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Addresses:
     """The addresses in some networks; fast where most of these hold a single one."""
 
-    single: frozenset[Address]
-    networks: frozenset[Network]
+    single: frozenset[int]
+    ranges: frozenset[tuple[int, int]]
 
     @classmethod
-    def of(cls, networks: Collection[Network]) -> "_Addresses":
+    def of(cls, networks: Iterable[Network]) -> "_Addresses":
+        ends = set(map(_ends, networks))
         return cls(
-            frozenset(one.network_address for one in networks if one.num_addresses == 1),
-            frozenset(one for one in networks if one.num_addresses > 1),
+            frozenset(first for first, last in ends if first == last),
+            frozenset((first, last) for first, last in ends if first != last),
         )
 
-    def __contains__(self, address: Address) -> bool:
-        return address in self.single or any(address in network for network in self.networks)
+    def __contains__(self, number: int) -> bool:
+        return number in self.single or any(first <= number <= last for first, last in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class _Control:
+    """Where a control socket is."""
+
+    host: str
+    number: int
+    port: int
+
+    def is_at(self, number: int, is_ours: bool) -> bool:
+        """Tell if what is sent to an address gets here; `is_ours` tells if it is one of this host's."""
+        return is_ours if self._is_everywhere else number == self.number
+
+    def is_behind(self, hosts: Collection[str]) -> bool:
+        """Tell if a NAT that leads to these hosts of ours (empty: to any) leads here as well."""
+        return bool(hosts) and (
+            self._is_everywhere or self.host in hosts or ("" in hosts and not is_loopback(self.host))
+        )
+
+    @property
+    def _is_everywhere(self) -> bool:
+        return self.host in ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """A network of `--media-allow` or `--media-deny`."""
+    """A network of `--media-allow` or `--media-deny`, and the numbers that it begins and ends with."""
 
     asked: MediaNetwork
     is_allowed: bool
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """The rules for one host. Most hosts are phones elsewhere, to which none applies: they share `_NO_RULES`."""
+    """The rules for one host."""
 
     never: str = ""
     """Why nothing is ever sent there; empty if something may be."""
@@ -102,6 +150,7 @@ class _Rules:
 
 
 _NO_RULES = _Rules()
+"""Those for most hosts, phones elsewhere: none."""
 
 
 class Reach:
@@ -111,12 +160,13 @@ class Reach:
         self, listen: Sequence[ListenAddress], allow: Sequence[MediaNetwork], deny: Sequence[MediaNetwork]
     ) -> None:
         """`listen` are the configured addresses; `allow` and `deny` are the operator's lists."""
-        listed = [_Listed(one, True) for one in allow] + [_Listed(one, False) for one in deny]
+        listed = [_Listed(one, True, *_ends(one.network)) for one in allow]
+        listed += [_Listed(one, False, *_ends(one.network)) for one in deny]
         self._listed = sorted(listed, key=lambda one: (-one.asked.network.prefixlen, one.is_allowed))
         self._listened = {one.host for one in listen}
         self._advertised = _numeric_advertised(listen)
         self._ours = self._broadcast = _Addresses.of(())
-        self._control: tuple[Endpoint, ...] = ()
+        self._control: list[_Control] = []
         self._rules: dict[str, _Rules] = {}
         """By host, as far as anybody asked."""
 
@@ -132,7 +182,7 @@ class Reach:
 
     def control_is_at(self, endpoints: Collection[Endpoint]) -> None:
         """Take note of where the control sockets of this relay are; the hosts 0.0.0.0 and :: are all addresses."""
-        self._control = tuple(Endpoint(_without_zone(host), port) for host, port in endpoints)
+        self._control = [_Control(host, _number(host), port) for host, port in endpoints]
         self._rules.clear()
 
     def refusal(self, to: tuple[str, int], *, is_from_loopback: bool) -> str:
@@ -159,37 +209,36 @@ class Reach:
     def _look_at(self, host: str) -> _Rules:
         if len(self._rules) >= MAX_REMEMBERED:
             self._rules.clear()
-        rules = self._rules[host] = self._rules_for(ip_address(_without_zone(host)))
+        rules = self._rules[host] = self._rules_for(host)
         return rules
 
-    def _rules_for(self, address: Address) -> _Rules:
-        never = self._never(address)
+    def _rules_for(self, host: str) -> _Rules:
+        number = _number(host)
+        never = self._never(number, is_ipv6(host))
         if never:
             return _Rules(never)
-        is_ours = address.is_loopback or address in self._ours
-        advertised_for = self._advertised.get(address)
-        rules = _Rules(
-            is_ours=is_ours or advertised_for is not None,
-            is_loopback=address.is_loopback,
-            control_ports=frozenset(
-                control.port
-                for control in self._control
-                if _reaches(address, is_ours, control) or (advertised_for and _is_behind(advertised_for, control))
-            ),
-            listed=tuple(one for one in self._listed if address in one.asked.network),
+        is_ours = number in self._ours or is_loopback(host)
+        advertised_for = self._advertised.get(number, frozenset())
+        control_ports = {
+            one.port for one in self._control if one.is_at(number, is_ours) or one.is_behind(advertised_for)
+        }
+        listed = [one for one in self._listed if one.first <= number <= one.last]
+        if not (is_ours or advertised_for or control_ports or listed):
+            return _NO_RULES
+        return _Rules(
+            is_ours=is_ours or bool(advertised_for),
+            is_loopback=is_loopback(host),
+            control_ports=frozenset(control_ports),
+            listed=tuple(listed),
         )
-        return _NO_RULES if rules == _NO_RULES else rules
 
-    def _never(self, address: Address) -> str:
-        if any(address in network for network in _THIS_NETWORK):
-            return UNSPECIFIED
-        if address.is_multicast:
-            return MULTICAST
-        if address == _LIMITED_BROADCAST or address in self._broadcast:
-            return BROADCAST
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+    def _never(self, number: int, is_host_ipv6: bool) -> str:
+        if is_host_ipv6 and number >> 32 == _MAPPED >> 32:
             return MAPPED
-        return ""
+        for first, last, why in _NEVER:
+            if first <= number <= last:
+                return why
+        return BROADCAST if number in self._broadcast else ""
 
 
 def is_loopback(host: str) -> bool:
@@ -197,29 +246,13 @@ def is_loopback(host: str) -> bool:
     return host == "::1" if is_ipv6(host) else host.startswith("127.")
 
 
-def _numeric_advertised(listen: Sequence[ListenAddress]) -> dict[Address, frozenset[str]]:
+def _numeric_advertised(listen: Sequence[ListenAddress]) -> dict[int, frozenset[str]]:
     """Find our hosts behind each advertised address: a 1:1 NAT leads from it to them. Names are not looked up."""
-    found: dict[Address, set[str]] = {}
+    found: dict[int, set[str]] = {}
     for one in listen:
         try:
-            address = ip_address(one.advertised)
+            number = _number(str(ip_address(one.advertised)))
         except ValueError:
             continue
-        found.setdefault(address, set()).add(one.host)
-    return {address: frozenset(hosts) for address, hosts in found.items()}
-
-
-def _reaches(address: Address, is_ours: bool, control: Endpoint) -> bool:
-    """Tell if what is sent to the address and the control socket's port gets there."""
-    bound = ip_address(control.host)
-    return is_ours if bound.is_unspecified else bound == address
-
-
-def _is_behind(hosts: Collection[str], control: Endpoint) -> bool:
-    """Tell if a NAT that leads to these hosts of ours (empty: to any) leads to the control socket as well."""
-    bound = ip_address(control.host)
-    return bound.is_unspecified or control.host in hosts or ("" in hosts and not bound.is_loopback)
-
-
-def _without_zone(host: str) -> str:
-    return host.partition("%")[0]
+        found.setdefault(number, set()).add(one.host)
+    return {number: frozenset(hosts) for number, hosts in found.items()}

@@ -31,8 +31,6 @@ class Totals:
     packets_not_repacketized: int = 0
     packets_discarded: int = 0
     """From a wrong source, impossible to send on, too early for the session, or to a port just closed."""
-    packets_denied: int = 0
-    """Those among them that came from where media may not be sent, or were for a party that is there (`reach`)."""
     total_duration_s: float = 0.0
     """Sum over the sessions that ended."""
     sent: int = 0
