@@ -36,21 +36,25 @@ static __always_inline void account_forwarded(struct port_counters *c, __u64 now
 {
 	__u64 seen_ns = c->last_seen_ns, gap = (now_ns - seen_ns) >> GAP_SHIFT;
 
-	if (gap > c->longest_gap && seen_ns && now_ns > seen_ns)
-		c->longest_gap = gap > 0xffffffff ? 0xffffffff : gap;
-	c->last_seen_ns = now_ns;
+	/* Not so where userspace saw a packet within this tick of the coarse clock, or another CPU counts one. */
+	if (now_ns > seen_ns) {
+		if (gap > c->longest_gap && seen_ns)
+			c->longest_gap = gap > 0xffffffff ? 0xffffffff : gap;
+		c->last_seen_ns = now_ns;
+	}
 	__sync_fetch_and_add(&c->packets, 1);
 }
 
 #define WINDOW_SHIFT 20
 #define WINDOW_UNITS (SECOND_NS >> WINDOW_SHIFT)
+#define COARSE_UNITS 16 /* the coarse clock may be a timer interrupt behind, 10 ms at most */
 
-/* Start new counts when the second is over. */
+/* Start new counts when the second is over, but not because one clock is behind the one that it was started by. */
 static __always_inline void account_window(struct port_events *ev, __u64 now_ns)
 {
 	__u32 now = now_ns >> WINDOW_SHIFT;
 
-	if (now - ev->window_since > WINDOW_UNITS) {
+	if (now - ev->window_since + COARSE_UNITS > WINDOW_UNITS + COARSE_UNITS) {
 		ev->window_since = now;
 		ev->others_passed = 0;
 		ev->suspects = 0;

@@ -33,7 +33,7 @@ static __always_inline __u32 hook_tc_reshape(struct __sk_buff *skb, const struct
 	for (__u32 tag = 0; tag < 2; tag++)
 		if (tags > tag && bpf_skb_vlan_pop(skb))
 			return VERDICT(dropped_no_memory);
-	if (f->datagram.is_ipv6 != f->entry.is_to_ipv6 && bpf_skb_change_proto(skb, type, 0))
+	if (f->datagram.is_ipv6 != f->entry.row.is_to_ipv6 && bpf_skb_change_proto(skb, type, 0))
 		return tags ? VERDICT(dropped_no_memory) : VERDICT(up_no_headroom);
 	return FORWARD;
 }
@@ -43,13 +43,13 @@ static __always_inline __u32 hook_tc_rewrite(struct __sk_buff *skb, struct frame
 {
 	const struct entry *e = &f->entry;
 	const struct udphdr *old = f->datagram.udp;
-	__u32 ip_out = e->is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 ip_out = e->row.is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 udp_at = sizeof(struct ethhdr) + ip_out, check_at = udp_at + __builtin_offsetof(struct udphdr, check);
 	__be16 id = f->datagram.is_ipv6 ? 0 : f->datagram.ip->id;
-	__be16 ports[2] = {e->from_port, e->to_port};
+	__be16 ports[2] = {e->row.from_port, e->row.to_port};
 	/* The pseudo-header's part of udp_delta, and the ports'. */
-	__u32 hosts = (__u32)e->udp_delta + (__u16)~e->from_port + (__u16)~e->to_port + old->dest;
-	__u32 port_delta = (__u32)e->from_port + e->to_port + (__u16)~old->source + (__u16)~old->dest;
+	__u32 hosts = (__u32)e->row.udp_delta + (__u16)~e->row.from_port + (__u16)~e->row.to_port + old->dest;
+	__u32 port_delta = (__u32)e->row.from_port + e->row.to_port + (__u16)~old->source + (__u16)~old->dest;
 	bool has_check = old->check;
 	struct ethhdr eth __attribute__((aligned(8))) = {.h_proto = rewrite_type(e)};
 	__u32 verdict = hook_tc_reshape(skb, f);
@@ -66,7 +66,7 @@ static __always_inline __u32 hook_tc_rewrite(struct __sk_buff *skb, struct frame
 	failed |= bpf_skb_store_bytes(skb, udp_at, ports, sizeof(ports), has_check ? 0 : BPF_F_RECOMPUTE_CSUM);
 	rewrite_macs(&eth, &f->out);
 	failed |= bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
-	if (e->is_to_ipv6) {
+	if (e->row.is_to_ipv6) {
 		struct ipv6hdr ipv6 __attribute__((aligned(8)));
 
 		rewrite_ipv6(&ipv6, e, frame_bytes_out(f));

@@ -8,8 +8,8 @@
 static __always_inline __u32 hook_xdp_rewrite(struct xdp_md *ctx, struct frame *f)
 {
 	const struct datagram *d = &f->datagram;
-	const struct egress *out = &f->out;
-	__u32 ip_out = f->entry.is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	const struct next_hop *out = &f->out;
+	__u32 ip_out = f->entry.row.is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	__u32 ip_in = d->is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	int shorter = TAG_BYTES * d->tag_count + ip_in - out->tag_bytes - ip_out;
 	__be16 id = d->is_ipv6 ? 0 : d->ip->id;
@@ -30,12 +30,12 @@ static __always_inline __u32 hook_xdp_rewrite(struct xdp_md *ctx, struct frame *
 		return VERDICT(dropped_no_memory);
 	rewrite_macs(eth, out);
 	if (out->tag_bytes) {
-		*tag++ = out->outer_tag;
+		*tag++ = *(__be32 *)&out->tags[0];
 		if (out->tag_bytes > TAG_BYTES)
-			*tag++ = out->inner_tag;
+			*tag++ = *(__be32 *)&out->tags[2];
 	}
 	*(__be16 *)tag = rewrite_type(&f->entry);
-	if (f->entry.is_to_ipv6) {
+	if (f->entry.row.is_to_ipv6) {
 		if (ip + sizeof(struct ipv6hdr) + sizeof(*udp) > f->data_end)
 			return VERDICT(dropped_no_memory);
 		udp = ip + sizeof(struct ipv6hdr);
@@ -46,8 +46,8 @@ static __always_inline __u32 hook_xdp_rewrite(struct xdp_md *ctx, struct frame *
 		udp = ip + sizeof(struct iphdr);
 		rewrite_ipv4(ip, &f->entry, frame_bytes_out(f), id);
 	}
-	udp->source = f->entry.from_port;
-	udp->dest = f->entry.to_port;
+	udp->source = f->entry.row.from_port;
+	udp->dest = f->entry.row.to_port;
 	udp->check = check;
 	return FORWARD;
 }

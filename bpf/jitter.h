@@ -34,6 +34,14 @@ static __always_inline __u64 jitter_clock(__u8 payload_type)
 	}
 }
 
+/* Will the jitter of this datagram be measured, if it is RTP? parse_rtp looks at as many bytes. */
+static __always_inline bool jitter_is_wanted(void *data_end, const struct datagram *d)
+{
+	__u8 *rtp = (void *)(d->udp + 1);
+
+	return (void *)(rtp + RTP_HEADER_BYTES) <= data_end && jitter_clock(rtp[1] & 0x7f);
+}
+
 /* Convert nanoseconds to 1/256 ticks (_JITTER_UNITS in rtpproxy/offload/counters.py). Over 2^36 ns (a minute) it shifts first, so that the product fits. */
 static __always_inline __s64 jitter_elapsed(__u64 elapsed_ns, __u64 clock)
 {

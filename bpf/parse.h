@@ -61,6 +61,15 @@ static __always_inline bool parse_is_tag(__be16 type)
 	return type == __constant_htons(ETH_P_8021Q) || type == __constant_htons(ETH_P_8021AD);
 }
 
+/* Set what parse_datagram leaves alone where it is not in the frame. */
+static __always_inline void parse_begin(struct datagram *d)
+{
+	__builtin_memset(d->tags, 0, sizeof(d->tags));
+	d->tag_count = 0;
+	d->ip = NULL;
+	d->ipv6 = NULL;
+}
+
 /* Note a tag, unless it is only a priority tag (802.1Q, VLAN id 0). */
 static __always_inline void parse_note_tag(struct datagram *d, __be16 type, __be16 tci)
 {

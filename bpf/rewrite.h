@@ -30,13 +30,13 @@ static __always_inline __be16 rewrite_finish(__u32 sum)
 /* Is the checksum unfinished? Senders that leave it to their interface put the sum of the pseudo-header there. */
 static __always_inline bool rewrite_is_unfinished(const struct datagram *d, const struct entry *e)
 {
-	return d->udp->check == rewrite_fold((__u32)e->pseudo_sum + d->udp->len);
+	return d->udp->check == rewrite_fold((__u32)e->row.pseudo_sum + d->udp->len);
 }
 
 /* The updated checksum of a datagram that came with one. */
 static __always_inline __be16 rewrite_update(const struct udphdr *udp, const struct entry *e)
 {
-	return rewrite_finish((__u32)(__u16)~udp->check + e->udp_delta + (__u16)~udp->source);
+	return rewrite_finish((__u32)(__u16)~udp->check + e->row.udp_delta + (__u16)~udp->source);
 }
 
 /*
@@ -87,7 +87,7 @@ static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d
 static __always_inline __be16 rewrite_compute(const struct udphdr *udp, const struct entry *e, __u32 payload_sum)
 {
 	/* udp_delta without what it takes away, and the length, once in the pseudo-header and once in UDP's. */
-	return rewrite_finish((__u32)e->udp_delta + e->pseudo_sum + udp->dest + 2 * (__u32)udp->len + payload_sum);
+	return rewrite_finish((__u32)e->row.udp_delta + e->row.pseudo_sum + udp->dest + 2 * (__u32)udp->len + payload_sum);
 }
 
 /* Write an IPv4 header in place. */
@@ -96,15 +96,15 @@ static __always_inline void rewrite_ipv4(struct iphdr *ip, const struct entry *e
 	__be16 tot_len = __builtin_bswap16(ip_bytes);
 
 	*(__u8 *)ip = 0x45;
-	ip->tos = e->tos;
+	ip->tos = e->row.tos;
 	ip->tot_len = tot_len;
 	ip->id = id;
 	ip->frag_off = __constant_htons(IP_DONT_FRAGMENT);
-	ip->ttl = e->ttl;
+	ip->ttl = e->row.ttl;
 	ip->protocol = IPPROTO_UDP;
-	ip->check = ~rewrite_fold((__u32)e->ip_sum + tot_len + id);
-	ip->saddr = e->from_host;
-	ip->daddr = e->to_host;
+	ip->check = ~rewrite_fold((__u32)e->row.ip_sum + tot_len + id);
+	ip->saddr = e->row.from_host;
+	ip->daddr = e->row.to_host;
 }
 
 static __always_inline void rewrite_address6(struct in6_addr *there, const struct address6 *address)
@@ -117,24 +117,23 @@ static __always_inline void rewrite_address6(struct in6_addr *there, const struc
 
 static __always_inline void rewrite_ipv6(struct ipv6hdr *ipv6, const struct entry *e, __u32 ip_bytes)
 {
-	*(__be32 *)ipv6 = __builtin_bswap32(6U << 28 | (__u32)e->tos << 20);
+	*(__be32 *)ipv6 = __builtin_bswap32(6U << 28 | (__u32)e->row.tos << 20);
 	ipv6->payload_len = __builtin_bswap16(ip_bytes - sizeof(*ipv6));
 	ipv6->nexthdr = IPPROTO_UDP;
-	ipv6->hop_limit = e->ttl;
+	ipv6->hop_limit = e->row.ttl;
 	rewrite_address6(&ipv6->saddr, &e->from_host6);
 	rewrite_address6(&ipv6->daddr, &e->to_host6);
 }
 
-static __always_inline void rewrite_macs(struct ethhdr *eth, const struct egress *out)
+/* Both MACs, which follow each other in the frame and in a next hop. */
+static __always_inline void rewrite_macs(struct ethhdr *eth, const struct next_hop *out)
 {
-	*(__u32 *)&eth->h_dest[0] = out->to_mac_head;
-	*(__u16 *)&eth->h_dest[4] = out->to_mac_tail;
-	*(__u16 *)&eth->h_source[0] = out->from_mac_head;
-	*(__u32 *)&eth->h_source[2] = out->from_mac_tail;
+	*(__u64 *)&eth->h_dest[0] = *(__u64 *)&out->to_mac[0];
+	*(__u32 *)&eth->h_source[2] = *(__u32 *)&out->from_mac[2];
 }
 
 /* EtherType of the frame that leaves. */
 static __always_inline __be16 rewrite_type(const struct entry *e)
 {
-	return e->is_to_ipv6 ? __constant_htons(ETH_P_IPV6) : __constant_htons(ETH_P_IP);
+	return e->row.is_to_ipv6 ? __constant_htons(ETH_P_IPV6) : __constant_htons(ETH_P_IP);
 }

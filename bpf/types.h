@@ -29,24 +29,30 @@ struct port_row {
 	__u8 is_forwarding;      /* an entry is installed */
 	__u8 is_any_source_port; /* asymmetric leg: only the source host is locked */
 	__u8 is_rtp;             /* remember SSRC and sequence number */
+	__u8 is_ipv6;            /* of the packet that arrives */
+	__u8 is_to_ipv6;         /* of the packet that leaves */
 	__u8 tos;
+	__u8 ttl;                /* or hop limit, of the packet that leaves */
+	__u8 reserved2;
 	__be32 remote_host;      /* locked source */
 	__be32 local_host;       /* our address that it sends to */
-	__be16 remote_port;      /* locked source port, unless is_any_source_port */
-	__be16 from_port;        /* source port of the packet that leaves */
 	__be32 from_host;
 	__be32 to_host;          /* destination of the packet that leaves */
+	__be16 from_port;        /* source port of the packet that leaves */
 	__be16 to_port;
+	__be16 remote_port;      /* locked source port, unless is_any_source_port */
 	__be16 udp_delta;        /* one's complement sum: all new words, less all old ones but the source port */
 	__be16 ip_sum;           /* one's complement sum of the new IPv4 header, total length and id left out */
-	__u8 ttl;                /* or hop limit, of the packet that leaves */
-	__u8 is_ipv6;            /* of the packet that arrives */
-	__u32 next_hop;          /* number in `next_hops` */
 	__be16 pseudo_sum;       /* one's complement sum of the old addresses and the protocol number */
-	__u8 is_to_ipv6;         /* of the packet that leaves */
-	__u8 reserved2[17];
+	__u32 next_hop;          /* number in `next_hops` */
+	__u32 ingress_ifindex;   /* interface of the route back to the locked source; 0: none is known */
+	__u8 ingress_mac[6];     /* its MAC: most frames come by it, untagged, and so need no other look-up */
+	__u8 reserved3[6];
 };
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
+/* What is copied of a row, eight bytes at a time. */
+#define ENTRY_AT __builtin_offsetof(struct port_row, is_forwarding)
+_Static_assert(ENTRY_AT == 8, "an entry begins at a word");
 
 /*
  * The IPv6 addresses of an entry, in place of those in the row. Same index as the row, and part of its entry; separate,
@@ -130,9 +136,11 @@ _Static_assert(sizeof(struct link_key) == 12, "a hash key has no padding");
 
 struct link {
 	__u8 mac[6];
-	__u8 reserved[2];
+	__u8 is_strict; /* rp_filter: IPv4 packets must come by the interface of the route back to their source */
+	__u8 reserved;
+	__u32 ifindex;  /* of the interface by which the kernel's stack takes them: a VLAN, a bond, ... */
 };
-_Static_assert(sizeof(struct link) == 8, "read as one word");
+_Static_assert(sizeof(struct link) == 12, "nothing but its members");
 
 /* A neighbour on an interface. Written by the controller as a whole, with `sequence` as in port_row. */
 struct next_hop {
@@ -146,4 +154,5 @@ struct next_hop {
 	__u32 tag_bytes;   /* of all tags in the frame: 0, 4 or 8 */
 	__u8 reserved[24];
 };
+_Static_assert(__builtin_offsetof(struct next_hop, reserved) == 40, "copied eight bytes at a time");
 _Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");

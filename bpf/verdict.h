@@ -36,6 +36,7 @@ struct verdicts {
 	__u64 dropped_going_round;  /* repeated packets, or packets without a number, so many that they must be in a loop */
 	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
 	__u64 dropped_not_sent;     /* redirected by XDP, and not sent by the driver: counted after that, from tracepoints */
+	__u64 up_other_interface;   /* not by that of the route back to its source, where rp_filter is strict */
 };
 
 /* The number of a counter in `struct verdicts`, by its name. */
@@ -58,23 +59,7 @@ struct address6 {
 
 /* A forwarding entry, copied out of its row as a whole. Each side has addresses of one family. */
 struct entry {
-	__be32 remote_host;
-	__be32 local_host;
-	__be32 from_host;
-	__be32 to_host;
-	__be16 remote_port;
-	__be16 from_port;
-	__be16 to_port;
-	__be16 udp_delta;
-	__be16 ip_sum;
-	__be16 pseudo_sum;
-	__u8 tos;
-	__u8 ttl;
-	__u8 is_any_source_port;
-	__u8 is_rtp;
-	__u8 is_ipv6;
-	__u8 is_to_ipv6;
-	__u32 next_hop;
+	struct port_row row __attribute__((aligned(8)));
 	struct address6 remote_host6;
 	struct address6 local_host6;
 	struct address6 from_host6;
@@ -87,12 +72,11 @@ struct entry {
 
 enum entry_result { ENTRY_OK, ENTRY_NONE, ENTRY_CHANGING };
 
-static __always_inline void verdict_read_address6(const __be32 *words, struct address6 *address)
+/* Copy `bytes` that another CPU may be writing, eight at a time: members are many, and most are short. */
+static __always_inline void verdict_copy(void *to, const void *from, __u32 bytes)
 {
-	const __u64 *halves = (const void *)words;
-
-	address->head = READ_ONCE(halves[0]);
-	address->tail = READ_ONCE(halves[1]);
+	for (__u32 at = 0; at < bytes; at += sizeof(__u64))
+		*(__u64 *)(to + at) = READ_ONCE(*(__u64 *)(from + at));
 }
 
 /*
@@ -107,34 +91,13 @@ static __always_inline enum entry_result verdict_read_entry(struct port_row *row
 	compiler_barrier();
 	if (sequence & 1)
 		return ENTRY_CHANGING;
-	if (!READ_ONCE(row->is_forwarding))
+	verdict_copy(&e->row.is_forwarding, &row->is_forwarding, sizeof(*row) - ENTRY_AT);
+	if (!e->row.is_forwarding)
 		return ENTRY_NONE;
-	e->remote_host = READ_ONCE(row->remote_host);
-	e->local_host = READ_ONCE(row->local_host);
-	e->from_host = READ_ONCE(row->from_host);
-	e->to_host = READ_ONCE(row->to_host);
-	e->remote_port = READ_ONCE(row->remote_port);
-	e->from_port = READ_ONCE(row->from_port);
-	e->to_port = READ_ONCE(row->to_port);
-	e->udp_delta = READ_ONCE(row->udp_delta);
-	e->ip_sum = READ_ONCE(row->ip_sum);
-	e->pseudo_sum = READ_ONCE(row->pseudo_sum);
-	e->tos = READ_ONCE(row->tos);
-	e->ttl = READ_ONCE(row->ttl);
-	e->is_any_source_port = READ_ONCE(row->is_any_source_port);
-	e->is_rtp = READ_ONCE(row->is_rtp);
-	e->is_ipv6 = READ_ONCE(row->is_ipv6);
-	e->is_to_ipv6 = READ_ONCE(row->is_to_ipv6);
-	e->next_hop = READ_ONCE(row->next_hop);
-	if ((e->is_ipv6 || e->is_to_ipv6) && !hosts6)
-		return ENTRY_CHANGING;
-	if (hosts6 && e->is_ipv6) {
-		verdict_read_address6(hosts6->remote_host, &e->remote_host6);
-		verdict_read_address6(hosts6->local_host, &e->local_host6);
-	}
-	if (hosts6 && e->is_to_ipv6) {
-		verdict_read_address6(hosts6->from_host, &e->from_host6);
-		verdict_read_address6(hosts6->to_host, &e->to_host6);
+	if (e->row.is_ipv6 || e->row.is_to_ipv6) {
+		if (!hosts6)
+			return ENTRY_CHANGING;
+		verdict_copy(&e->remote_host6, hosts6, sizeof(*hosts6));
 	}
 	compiler_barrier();
 	return READ_ONCE(row->sequence) == sequence ? ENTRY_OK : ENTRY_CHANGING;
@@ -150,62 +113,51 @@ static __always_inline bool verdict_is_same(const struct in6_addr *there, const 
 /* Does the datagram come from the source that the stream is locked to? */
 static __always_inline bool verdict_is_locked_source(const struct entry *e, const struct datagram *d)
 {
-	if (d->udp->source != e->remote_port && !e->is_any_source_port)
+	if (d->udp->source != e->row.remote_port && !e->row.is_any_source_port)
 		return false;
 	if (d->is_ipv6)
-		return e->is_ipv6 && verdict_is_same(&d->ipv6->saddr, &e->remote_host6);
-	return !e->is_ipv6 && d->ip->saddr == e->remote_host;
+		return e->row.is_ipv6 && verdict_is_same(&d->ipv6->saddr, &e->remote_host6);
+	return !e->row.is_ipv6 && d->ip->saddr == e->row.remote_host;
 }
 
 /* Is it sent to the local address of the entry? */
 static __always_inline bool verdict_is_local_host(const struct entry *e, const struct datagram *d)
 {
 	if (d->is_ipv6)
-		return e->is_ipv6 && verdict_is_same(&d->ipv6->daddr, &e->local_host6);
-	return !e->is_ipv6 && d->ip->daddr == e->local_host;
+		return e->row.is_ipv6 && verdict_is_same(&d->ipv6->daddr, &e->local_host6);
+	return !e->row.is_ipv6 && d->ip->daddr == e->row.local_host;
 }
 
-/* A next hop, copied as a whole. MACs and tags are held as the words that they are written with. */
-struct egress {
-	__u32 ifindex;
-	__u32 xdp_ifindex;
-	__u32 mtu;
-	__u32 to_mac_head;
-	__u16 to_mac_tail;
-	__u16 from_mac_head;
-	__u32 from_mac_tail;
-	__u32 tag_bytes;
-	__be32 outer_tag;
-	__be32 inner_tag;
-};
-
-static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *hop, struct egress *out)
+/* Copy a next hop as a whole; ENTRY_NONE when it is not usable. */
+static __always_inline enum entry_result verdict_read_next_hop(struct next_hop *hop, struct next_hop *out)
 {
 	__u32 sequence = READ_ONCE(hop->sequence);
 
 	compiler_barrier();
 	if (sequence & 1)
 		return ENTRY_CHANGING;
-	out->ifindex = READ_ONCE(hop->ifindex);
-	out->xdp_ifindex = READ_ONCE(hop->xdp_ifindex);
-	out->mtu = READ_ONCE(hop->mtu);
-	out->to_mac_head = READ_ONCE(*(__u32 *)&hop->to_mac[0]);
-	out->to_mac_tail = READ_ONCE(*(__u16 *)&hop->to_mac[4]);
-	out->from_mac_head = READ_ONCE(*(__u16 *)&hop->from_mac[0]);
-	out->from_mac_tail = READ_ONCE(*(__u32 *)&hop->from_mac[2]);
-	out->tag_bytes = READ_ONCE(hop->tag_bytes);
-	out->outer_tag = READ_ONCE(*(__u32 *)&hop->tags[0]);
-	out->inner_tag = READ_ONCE(*(__u32 *)&hop->tags[2]);
+	verdict_copy(out, hop, __builtin_offsetof(struct next_hop, reserved));
 	compiler_barrier();
 	if (READ_ONCE(hop->sequence) != sequence)
 		return ENTRY_CHANGING;
 	return out->ifindex ? ENTRY_OK : ENTRY_NONE;
 }
 
-/* Is the frame addressed to the MAC of its ingress interface? */
-static __always_inline bool verdict_is_to_link(const struct ethhdr *eth, const struct link *link)
+static __always_inline bool verdict_is_to_mac(const struct ethhdr *eth, const __u8 *mac)
 {
-	return *(__u32 *)&eth->h_dest[0] == *(__u32 *)&link->mac[0] && *(__u16 *)&eth->h_dest[4] == *(__u16 *)&link->mac[4];
+	return *(__u32 *)&eth->h_dest[0] == *(__u32 *)&mac[0] && *(__u16 *)&eth->h_dest[4] == *(__u16 *)&mac[4];
+}
+
+/* Did the frame come without tags, by the interface of the route back to the locked source, and to its MAC? Most do. */
+static __always_inline bool verdict_is_by_route_back(const struct entry *e, const struct datagram *d, __u32 ifindex)
+{
+	return !d->tags[0] && ifindex == e->row.ingress_ifindex && verdict_is_to_mac(d->eth, e->row.ingress_mac);
+}
+
+/* Must the packet come by another interface? rp_filter is of IPv4 only. */
+static __always_inline bool verdict_is_off_route(const struct entry *e, const struct link *link)
+{
+	return link->is_strict && !e->row.is_ipv6 && link->ifindex != e->row.ingress_ifindex;
 }
 
 /* The verdict on a frame that is not a datagram we could forward. */

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from rtpproxy.network.features import XdpFeatures
+from rtpproxy.network.links import Reception
 from rtpproxy.offload import loader
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.programs import LIMITS
@@ -132,7 +133,7 @@ def load_programs(**defines: str) -> loader.Loaded:
     loaded = loader.load({**PROGRAM_NAMES, **LIMITS, **ports, **slots, **defines}, is_strict=True)
     host_maps = HostMaps(loaded)
     for tags in ((), VLAN, QINQ):
-        host_maps.mark_frames((1, tags), RELAY_MAC)
+        host_maps.mark_frames((1, tags), Reception(RELAY_MAC, 1))
     return loaded
 
 

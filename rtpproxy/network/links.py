@@ -22,9 +22,23 @@ MAX_TAGS = 2
 """Frames with more are left to the kernel's stack."""
 _AGGREGATES = ("bond", "team")
 """Kinds whose XDP programs run on their ports."""
+_STAND_FOR_PORTS = (*_AGGREGATES, "bridge")
+"""Kinds by which the stack takes what arrives at their ports."""
 
 FrameKey = tuple[int, tuple[VlanTag, ...]]
 """The ingress interface of a frame, and its VLAN tags, outer first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """How this host takes frames that are for it."""
+
+    mac: str
+    """The frames are addressed to it."""
+    index: int
+    """The interface by which the kernel's stack takes them: a VLAN, a bond, ..."""
+    is_strict: bool = False
+    """IPv4 packets must come by the interface of the route back to their source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +111,14 @@ class Links:
             link = self._links[link.parent]
         return link, tags
 
-    def frames(self) -> dict[FrameKey, str]:
-        """The frames for this host: by ingress interface and tags, the MAC that they are addressed to.
+    def frames(self, is_strict: Callable[[str], bool]) -> dict[FrameKey, Reception]:
+        """The frames for this host, by ingress interface and tags.
 
-        If the driver removes the outer of two tags before XDP sees a frame, it counts for the interface behind both.
+        `is_strict` tells by an interface's name if rp_filter is strict there. If the driver removes the outer of two
+        tags before XDP sees a frame, it counts for the interface behind both.
         """
-        found: dict[FrameKey, str] = {}
-        without_outer: dict[FrameKey, str] = {}
+        found: dict[FrameKey, Reception] = {}
+        without_outer: dict[FrameKey, Reception] = {}
         ports: dict[int, list[int]] = defaultdict(list)
         for link in self._links.values():
             ports[link.master].append(link.index)
@@ -111,17 +126,25 @@ class Links:
             if not link.is_ethernet:
                 continue
             # At the interface itself, as TC sees them.
-            found[link.index, ()] = link.mac
+            layer3 = self._layer3(link)
+            found[link.index, ()] = Reception(link.mac, layer3.index, is_strict(layer3.name))
             lower, tags = self.lower(link)
             if not tags or len(tags) > MAX_TAGS:
                 continue
             for index in (lower.index, *(ports[lower.index] if lower.kind in _AGGREGATES else ())):
-                found[index, tags] = link.mac
-                without_outer[index, tags[1:]] = link.mac
+                reception = Reception(link.mac, layer3.index, is_strict(layer3.name))
+                found[index, tags] = reception
+                without_outer[index, tags[1:]] = reception
         # Last: an interface that has exactly these tags takes precedence, also where there is no room for all.
-        for key, mac in without_outer.items():
-            found.setdefault(key, mac)
+        for key, reception in without_outer.items():
+            found.setdefault(key, reception)
         return found
+
+    def _layer3(self, link: Link) -> Link:
+        """The interface by which the stack takes what arrives at a link: a bond or bridge stands for its ports."""
+        while link.master in self._links and self._links[link.master].kind in _STAND_FOR_PORTS:
+            link = self._links[link.master]
+        return link
 
     def on_event(self, message: Message) -> int | None:
         """Process an event. Returns the index of the link that came, changed or went, None for other events."""
@@ -141,24 +164,24 @@ class Links:
 class OurFrames:
     """Keeps the kernel's copy of `Links.frames` up to date."""
 
-    def __init__(self, write: Callable[[FrameKey, str | None], None]) -> None:
-        """`write(key, mac)` changes the copy; None takes the key out. It raises OffloadError when it cannot."""
+    def __init__(self, write: Callable[[FrameKey, Reception | None], None]) -> None:
+        """`write(key, reception)` changes the copy; None takes the key out. It raises OffloadError when it cannot."""
         self._write = write
-        self._written: dict[FrameKey, str] = {}
+        self._written: dict[FrameKey, Reception] = {}
         self._is_warned = False
 
-    def follow(self, frames: Mapping[FrameKey, str]) -> None:
+    def follow(self, frames: Mapping[FrameKey, Reception]) -> None:
         """Change the copy to the frames that are for this host now. Those that cannot be written go to userspace."""
         for key in [key for key in self._written if key not in frames]:
             del self._written[key]
             self._try(key, None)
-        for key, mac in frames.items():
-            if self._written.get(key) != mac and self._try(key, mac):
-                self._written[key] = mac
+        for key, reception in frames.items():
+            if self._written.get(key) != reception and self._try(key, reception):
+                self._written[key] = reception
 
-    def _try(self, key: FrameKey, mac: str | None) -> bool:
+    def _try(self, key: FrameKey, reception: Reception | None) -> bool:
         try:
-            self._write(key, mac)
+            self._write(key, reception)
         except OffloadError as error:
             if not self._is_warned:
                 self._is_warned = True

@@ -58,6 +58,18 @@ class XdpWay:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingress:
+    """The interface that a peer's packets are expected to arrive by: that of the route back to it."""
+
+    ifindex: int = 0
+    """0 where none is known."""
+    mac: str = ""
+
+
+NO_INGRESS = Ingress()
+
+
+@dataclass(frozen=True, slots=True)
 class NextHop:
     """Says where frames for a neighbour go. `mtu` is the largest IP packet, in bytes."""
 

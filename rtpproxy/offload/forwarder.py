@@ -10,10 +10,19 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rtpproxy.offload.contradictions import Contradictions
-from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, ForwardingEntry, NotOffloaded, Owner, Tier, diff
+from rtpproxy.offload.entry import (
+    NOT_LEARNED,
+    PEER_UNKNOWN,
+    ForwardingEntry,
+    Ingress,
+    NotOffloaded,
+    Owner,
+    Tier,
+    diff,
+)
 from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from rtpproxy.rtp.statistics import RtpState, SequenceTracker
 
@@ -26,7 +35,7 @@ COMES_UP = "its packets reach userspace all the same"
 class Rows(Protocol):
     """The part of the port table that entries are written to. Ports come as keys."""
 
-    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int) -> None: ...
+    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int, ingress: Ingress) -> None: ...
     def withdraw(self, key: int) -> None: ...
     def hold(self, key: int) -> None: ...
     def seed(self, key: int, state: RtpState) -> None: ...
@@ -38,6 +47,15 @@ class _Wish:
 
     entry: ForwardingEntry
     owner: Owner
+
+
+class _Placed(NamedTuple):
+    """What is in a row, and which program forwards by it."""
+
+    entry: ForwardingEntry
+    route: Route
+    ingress: Ingress
+    program: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +80,8 @@ class Forwarder:
         self._contradictions = contradictions
         self._wishes: dict[int, _Wish] = {}
         self._keys_by_target: dict[tuple[str, str], set[int]] = {}
-        self._installed: dict[int, tuple[ForwardingEntry, Route, str]] = {}
-        """By key of the port: its row, and which program forwards by it."""
+        self._installed: dict[int, _Placed] = {}
+        """By key of the port."""
         self._reasons: dict[int, str] = {}
         """By key of the port: why a learned stream is not forwarded."""
         self._seeds: dict[int, SequenceTracker] = {}
@@ -139,7 +157,7 @@ class Forwarder:
     def by_program(self) -> Mapping[str, int]:
         """Count the streams that the kernel forwards, by program."""
         kept_up = self._contradictions
-        return Counter(program for key, (_, _, program) in self._installed.items() if key not in kept_up)
+        return Counter(placed.program for key, placed in self._installed.items() if key not in kept_up)
 
     def by_reason(self) -> Mapping[str, int]:
         """Count the learned streams that the kernel does not forward, by reason."""
@@ -183,29 +201,29 @@ class Forwarder:
             # An entry would forward nothing, and cost a hand-over of the statistics for each packet in userspace.
             self._leave(wish, f"ingress: {no_ingress}", now)
             return
-        key, program = entry.key, _program(route, back)
+        key, placed = entry.key, _Placed(entry, route, back.ingress, _program(route, back))
         installed = self._installed.get(key)
-        if installed == (entry, route, program):
+        if installed == placed:
             return
         tracker = self._seeds.pop(key, None)
         if tracker is not None:
             self._rows.seed(key, tracker.state())
-        self._rows.install(entry, route.from_host, route.number, route.ttl)
-        self._installed[key] = entry, route, program
+        self._rows.install(entry, route.from_host, route.number, route.ttl, back.ingress)
+        self._installed[key] = placed
         self._reasons.pop(key, None)
         had_left = self._contradictions.forget(key)
-        is_news = not installed or installed[2] != program or had_left
+        is_news = not installed or installed.program != placed.program or had_left
         self._tell_entered(wish, "changed in the kernel" if installed else "enters the kernel", now, is_news=is_news)
 
     def _tell_entered(self, wish: _Wish, what: str, now: float, *, is_news: bool = True) -> None:
         """Log that the kernel forwards a stream; tell its owner if that is news."""
         entry = wish.entry
-        _, route, program = self._installed[entry.key]
+        placed = self._installed[entry.key]
         if log.isEnabledFor(logging.INFO):
-            where = f"{entry.source} -> port {entry.port} -> {entry.to} {route.description}"
-            log.info("%s: stream %s; %s, %s", wish.owner.label, where, what, program)
+            where = f"{entry.source} -> port {entry.port} -> {entry.to} {placed.route.description}"
+            log.info("%s: stream %s; %s, %s", wish.owner.label, where, what, placed.program)
         if is_news:
-            wish.owner.entered_kernel(entry.key, program, now)
+            wish.owner.entered_kernel(entry.key, placed.program, now)
 
     def _leave(self, wish: _Wish, reason: str, now: float) -> None:
         """Withdraw the row of a wish that stays, or is about to be forgotten."""

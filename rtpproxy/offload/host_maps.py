@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.links import FrameKey
+from rtpproxy.network.links import FrameKey, Reception
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.maps import CalledMap, Members
 from rtpproxy.offload.network_order import mac_bytes, mapped_address, tag_bytes
@@ -50,15 +50,18 @@ class HostMaps:
         except OSError as error:
             raise OffloadError(f"{host}: the list of this host's addresses: {error.strerror}") from error
 
-    def mark_frames(self, frame: FrameKey, mac: str | None) -> None:
-        """Tell the programs which MAC frames for this host have, or that there are none."""
+    def mark_frames(self, frame: FrameKey, reception: Reception | None) -> None:
+        """Tell the programs how this host takes frames, or that they are not for it."""
         index, tags = frame
-        link: Members = {"mac": mac_bytes(mac)} if mac else {}
+        link: Members = {}
+        if reception is not None:
+            mac, taken_by, is_strict = mac_bytes(reception.mac), reception.index, int(reception.is_strict)
+            link = {"mac": mac, "ifindex": taken_by, "is_strict": is_strict}
         key: Members = {"ifindex": index, "tags": tag_bytes(tags)}
         try:
             if not tags and index < self._untagged_links.layout.entries:
                 self._untagged_links.write(index, link)
-            elif mac is None:
+            elif reception is None:
                 self._links.delete(key)
             else:
                 self._links.write(key, link)

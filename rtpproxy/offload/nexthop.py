@@ -4,7 +4,7 @@ The kernel is asked for a route once for each pair of peer and local address. Th
 the next hop table (`neighbours`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyroute2.netlink.rtnl import RTM_GETROUTE
@@ -14,7 +14,7 @@ from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import Message, Rtnetlink, attribute
 from rtpproxy.offload.attach import Interfaces, Report
-from rtpproxy.offload.entry import Tier
+from rtpproxy.offload.entry import NO_INGRESS, Ingress, Tier
 from rtpproxy.offload.neighbours import Hop, Neighbours
 
 _AF_INET, _AF_INET6 = 2, 10
@@ -42,6 +42,8 @@ class Route:
     """The program that forwards what arrives by the interface of this route."""
     is_by_xdp: bool
     """XDP can send by this route; else TC does."""
+    ingress: Ingress = NO_INGRESS
+    """Where packets from the peer are expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class NoRoute:
     reason: str
     no_ingress: str = field(default="", compare=False)
     """Why nothing that arrives from the peer is forwarded either; empty when it may be. Part of the reason, too."""
+    ingress: Ingress = NO_INGRESS
+    """Where packets from the peer are expected, nevertheless."""
 
 
 _Target = tuple[str, str]
@@ -151,7 +155,16 @@ class NextHops:
             answer = self._ask(to_host, from_host)
         except OffloadError as error:
             return NoRoute(f"no route to {to_host}: {error}"), None
-        return self._accept(answer, to_host, from_host)
+        route, hop = self._accept(answer, to_host, from_host)
+        return replace(route, ingress=self._ingress(answer)), hop
+
+    def _ingress(self, answer: Message) -> Ingress:
+        """The interface of a route, by which the peer's packets arrive, too, if routing is symmetric."""
+        index = attribute(answer, "RTA_OIF")
+        link = self._interfaces.links.get(index) if index else None
+        if link is None:
+            return NO_INGRESS
+        return Ingress(link.index, link.mac if link.is_ethernet else "")
 
     def _ask(self, to_host: str, from_host: str = "") -> Message:
         message = rtmsg()

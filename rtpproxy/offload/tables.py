@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from rtpproxy.addr import packed_words
 from rtpproxy.network.vlan import TAG_BYTES
 from rtpproxy.offload.counters import CounterTables
-from rtpproxy.offload.entry import ForwardingEntry, NextHop
+from rtpproxy.offload.entry import ForwardingEntry, Ingress, NextHop
 from rtpproxy.offload.layout import ByPort
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.maps import CalledMap, MappedArray, SequencedArray
@@ -22,9 +22,9 @@ _IPV4_VERSION_IHL = 0x45
 _DONT_FRAGMENT = 0x4000
 _UDP = 17
 _ENTRY = (
-    *("is_forwarding", "is_any_source_port", "is_rtp", "tos", "remote_host", "local_host", "remote_port"),
-    *("from_port", "from_host", "to_host", "to_port", "udp_delta", "ip_sum", "ttl", "is_ipv6", "next_hop"),
-    *("pseudo_sum", "is_to_ipv6"),
+    *("is_forwarding", "is_any_source_port", "is_rtp", "is_ipv6", "is_to_ipv6", "tos", "ttl"),
+    *("remote_host", "local_host", "from_host", "to_host", "from_port", "to_port", "remote_port"),
+    *("udp_delta", "ip_sum", "pseudo_sum", "next_hop", "ingress_ifindex", "ingress_mac"),
 )
 """Members of a row that an entry is written to, in the order of their offsets."""
 _NEXT_HOP = "ifindex", "xdp_ifindex", "mtu", "to_mac", "from_mac", "tags", "tag_bytes"
@@ -83,10 +83,10 @@ class PortTable(ByPort):
         """Leave packets for this port to whoever owns it. Its entry must have been withdrawn."""
         self._rows.memory[self._rows.offset(self.row(key)) + self._is_open_at] = 0
 
-    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int) -> None:
+    def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int, ingress: Ingress) -> None:
         """Put an entry into the row of its port, or change it as a whole.
 
-        Packets then leave from `from_host` with that TTL or hop limit.
+        Packets then leave from `from_host` with that TTL or hop limit; they are expected to arrive by `ingress`.
         """
         remote, local, start, to = map(packed_words, (entry.source.host, entry.local_host, from_host, entry.to.host))
         is_ipv6, is_to_ipv6 = len(remote) > 2, len(to) > 2
@@ -102,26 +102,22 @@ class PortTable(ByPort):
             1,
             int(entry.is_any_source_port),
             int(entry.is_rtp),
-            entry.tos,
-            address4(remote),
-            address4(local),
-            socket.htons(entry.source.port),
-            socket.htons(entry.from_port),
-            address4(start),
-            address4(to),
-            socket.htons(entry.to.port),
-            socket.htons(udp_delta),
-            0 if is_to_ipv6 else socket.htons(ones_sum([*fixed, *start, *to])),
-            ttl,
             int(is_ipv6),
-            next_hop,
-            socket.htons(ones_sum([*remote, *local, _UDP])),
             int(is_to_ipv6),
+            entry.tos,
+            ttl,
+            *map(address4, (remote, local, start, to)),
+            *map(socket.htons, (entry.from_port, entry.to.port, entry.source.port, udp_delta)),
+            0 if is_to_ipv6 else socket.htons(ones_sum([*fixed, *start, *to])),
+            socket.htons(ones_sum([*remote, *local, _UDP])),
+            next_hop,
+            ingress.ifindex,
+            mac_bytes(ingress.mac),
         )
 
     def withdraw(self, key: int) -> None:
         """Take the entry out of the row; its packets go to userspace from now on."""
-        self._writer.write(self.row(key), *([0] * len(_ENTRY)))
+        self._writer.write(self.row(key), *([0] * (len(_ENTRY) - 1)), b"")
 
     def hold(self, key: int) -> None:
         """Forward nothing from this port until `seed`; its packets go to userspace meanwhile."""

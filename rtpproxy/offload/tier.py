@@ -13,6 +13,7 @@ from rtpproxy.network.addresses import HostAddresses, addresses_of_host
 from rtpproxy.network.events import EventHandlers, Events
 from rtpproxy.network.links import OurFrames
 from rtpproxy.network.netlink import Message, Rtnetlink
+from rtpproxy.network.rp_filter import RpFilter
 from rtpproxy.offload.attach import Interfaces, Report, carriers
 from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import Tier
@@ -52,6 +53,7 @@ class KernelTier:
         self._next_hops = NextHops(self._netlink, self._interfaces, self._neighbours)
         self._addresses = HostAddresses(programs.host_maps.mark_host)
         self._frames = OurFrames(programs.host_maps.mark_frames)
+        self._rp_filter = RpFilter()
         self.counters = tables.counts
         self.forwarder = Forwarder(tables.ports, self._next_hops, Contradictions(tables.counts.forwarded))
         self._watch = Watch(
@@ -98,6 +100,8 @@ class KernelTier:
     def tick(self) -> None:
         """Check what no event reports. To be called every second."""
         self._neighbours.confirm_some()
+        if self._rp_filter.check():
+            self._follow_frames()
         self._follow_attached({*self._watch.tick(self._loop.time()), *self._interfaces.egress.check()})
         if self._next_hops.is_rerouted:
             self._next_hops.recheck_some()
@@ -135,7 +139,7 @@ class KernelTier:
         self._addresses.follow({host for host, _ in addresses_of_host(self._netlink)})
 
     def _follow_frames(self) -> None:
-        self._frames.follow(self._interfaces.links.frames())
+        self._frames.follow(self._interfaces.links.frames(self._rp_filter.is_strict))
 
     def _attach_wanted(self) -> list[Report]:
         """Attach to the interfaces that the options name, or that carry a listen address; never twice to one."""

@@ -5,7 +5,7 @@ import mmap
 import time
 from typing import NamedTuple
 
-from rtpproxy.offload.entry import ForwardingEntry, NextHop
+from rtpproxy.offload.entry import ForwardingEntry, Ingress, NextHop
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.tables import Tables
 from tests.bpf.frames import (
@@ -20,8 +20,10 @@ from tests.bpf.frames import (
     RELAY_OUT6,
 )
 from tests.bpf.prog_run import TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, XDP_DROP, XDP_PASS, XDP_REDIRECT, run
-from tests.conftest import TOS, TTL
+from tests.conftest import RELAY_MAC, TOS, TTL
 
+INGRESS = Ingress(1, RELAY_MAC)
+"""Where frames come in when a program is run on them."""
 _ports = itertools.count(20000)
 _hops = itertools.count(1)
 
@@ -47,6 +49,8 @@ class DataPlane:
         """`hook` is where frames arrive: `xdp`, `tc` or `tc_behind_xdp`."""
         self._loaded = loaded
         self.hook = hook
+        self.ingress = INGRESS
+        """Of entries that are installed from now on."""
         self.tables = tables
         self._open: list[int] = []
         self._memories: dict[str, mmap.mmap] = {}
@@ -92,7 +96,7 @@ class DataPlane:
             "tos": TOS,
         }
         entry = ForwardingEntry(**{**fields, **changes})
-        self.tables.ports.install(entry, entry.from_host, number, TTL)
+        self.tables.ports.install(entry, entry.from_host, number, TTL, self.ingress)
         return entry
 
     def install_between(
@@ -123,15 +127,15 @@ class DataPlane:
         self.poke("port_events", port, "window_since", now)
         return self.run(frame)
 
-    def peek(self, map_name: str, index: int, member: str) -> int:
-        """One number in a map; `index` is a key where the map is by port."""
+    def peek(self, map_name: str, index: int, member: str) -> int | bytes:
+        """One number in a map, or one array as bytes; `index` is a key where the map is by port."""
         return self._access(map_name, index, member, None)
 
     def poke(self, map_name: str, index: int, member: str, value: int) -> None:
         """Write one number into a map past its writer."""
         self._access(map_name, index, member, value)
 
-    def _access(self, map_name: str, index: int, member: str, value: int | None) -> int:
+    def _access(self, map_name: str, index: int, member: str, value: int | None) -> int | bytes:
         layout, entries = self._loaded.layouts[map_name].value, self._loaded.layouts[map_name].entries
         if map_name.startswith("port_"):
             index = self.tables.ports.row(index)
@@ -142,4 +146,4 @@ class DataPlane:
             self._memories[map_name] = memory
         if value is not None:
             layout.packer(member).pack_into(memory, position, value)
-        return int(layout.packer(member).unpack_from(memory, position)[0])
+        return layout.packer(member).unpack_from(memory, position)[0]

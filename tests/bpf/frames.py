@@ -22,9 +22,10 @@ CALLER_MAC = "02:00:00:00:01:02"
 HOP = NextHop(21, to_mac="02:0a:0b:0c:0d:0e", from_mac="02:f1:f2:f3:f4:f5", mtu=1500, xdp_way=XdpWay(21))
 
 
-def rtp(sequence: int = 7, ssrc: int = 0xCAFEF00D, size: int = 160) -> bytes:
+def rtp(sequence: int = 7, ssrc: int = 0xCAFEF00D, size: int = 160, payload_type: int = 8) -> bytes:
     """An RTP packet with a payload of `size` bytes."""
-    return bytes(RTP(payload_type=8, sequence=sequence, timestamp=800, sourcesync=ssrc) / Raw(b"\xd5" * size))
+    header = RTP(payload_type=payload_type, sequence=sequence, timestamp=800, sourcesync=ssrc)
+    return bytes(header / Raw(b"\xd5" * size))
 
 
 def ethernet(**changes: object) -> Packet:

@@ -52,12 +52,28 @@ def test_totals_add_up(plane):
     assert plane.tables.counts.total_forwarded() - start == 3
 
 
-def test_last_seen_is_of_the_monotonic_clock(plane):
+COARSE_S = 0.011
+"""The clock that is read for packets without jitter is at most a timer interrupt behind."""
+
+
+@pytest.mark.parametrize(
+    ("payload", "behind_s"), [(rtp(payload_type=0), 0.0), (rtp(payload_type=96), COARSE_S), (b"", COARSE_S)]
+)
+def test_last_seen_is_of_the_monotonic_clock(plane, payload, behind_s):
     entry, before = plane.install(), time.monotonic()
-    plane.run(received(entry.port))
+    plane.run(received(entry.port, payload))
     seen = plane.tables.counts.seen_at(entry.port)
-    assert before <= seen <= time.monotonic()
+    assert before - behind_s <= seen <= time.monotonic()
     assert plane.tables.counts.last_seen()[plane.tables.ports.row(entry.port)] == seen
+
+
+def test_last_seen_does_not_go_back(plane):
+    """Where userspace or a packet with jitter was seen within this tick of the coarse clock."""
+    entry, later = plane.install(), time.monotonic_ns() + 10**12
+    plane.poke("port_counters", entry.port, "last_seen_ns", later)
+    plane.run(received(entry.port, rtp(payload_type=96)))
+    assert plane.peek("port_counters", entry.port, "last_seen_ns") == later
+    assert plane.peek("port_counters", entry.port, "longest_gap") == 0
 
 
 def test_absent_checksum_stays_absent(plane):

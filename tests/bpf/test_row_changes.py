@@ -12,6 +12,7 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import NextHop, XdpWay
+from tests.bpf.data_plane import INGRESS
 from tests.bpf.frames import CALLER, HOP, RELAY_IN, forwarded, received, rtp
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT, run
 from tests.bpf.row_writer import row_writer
@@ -52,7 +53,7 @@ def changing_entry(plane):
     return (
         received(a.port, rtp()),
         whole,
-        [("ports.install", (entry, entry.from_host, number, TTL)) for entry in (a, b)],
+        [("ports.install", (entry, entry.from_host, number, TTL, INGRESS)) for entry in (a, b)],
     )
 
 
@@ -66,7 +67,7 @@ def changing_next_hop(plane):
 def entry_that_comes_and_goes(plane):
     number = plane.next_hop()
     entry = plane.install_by(number)
-    changes = [("ports.install", (entry, entry.from_host, number, TTL)), ("ports.withdraw", (entry.port,))]
+    changes = [("ports.install", (entry, entry.from_host, number, TTL, INGRESS)), ("ports.withdraw", (entry.port,))]
     return received(entry.port, rtp()), {(XDP_REDIRECT, forwarded(entry, rtp()))}, changes
 
 
@@ -126,7 +127,7 @@ def round_trip_entry(plane):
     return (
         received(a.port, rtp()),
         whole,
-        [("ports.install", (entry, entry.from_host, number, TTL)) for entry in (a, b)],
+        [("ports.install", (entry, entry.from_host, number, TTL, INGRESS)) for entry in (a, b)],
     )
 
 

@@ -10,6 +10,7 @@ from scapy.packet import Raw
 
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.links import Reception
 from rtpproxy.offload.programs import Programs
 from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import DataPlane, Outcome
@@ -30,7 +31,7 @@ SOCKETS = 8
 def programs_on(*listen):
     config = Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1)
     with contextlib.closing(Programs(config)) as programs:
-        programs.host_maps.mark_frames((1, ()), RELAY_MAC)
+        programs.host_maps.mark_frames((1, ()), Reception(RELAY_MAC, 1))
         yield programs
 
 

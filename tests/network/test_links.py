@@ -6,7 +6,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.links import Links, OurFrames, read_link, redirected_mtu
+from rtpproxy.network.links import Links, OurFrames, Reception, read_link, redirected_mtu
 
 UP = 0x41
 Q, AD = 0x8100, 0x88A8
@@ -74,9 +74,14 @@ def test_carriers_and_tags(name, carrier, tags):
     assert (found.name, found_tags) == (carrier, tags)
 
 
+def macs(links):
+    """MACs of the frames for this host."""
+    return {key: reception.mac for key, reception in links.frames(lambda name: False).items()}
+
+
 def test_frames_of_this_host():
     """As XDP sees them: with up to two tags at what carries the VLAN; and as TC does: at each interface itself."""
-    assert Links(FakeNetlink(*ALL)).frames() == {
+    assert macs(Links(FakeNetlink(*ALL))) == {
         **{(index, ()): mac(index) for index in (2, 3, 4, 5, 6)},
         (2, ((Q, 5),)): mac(3),
         (2, ((AD, 7),)): mac(4),
@@ -87,9 +92,9 @@ def test_frames_of_this_host():
 
 def test_an_interface_with_one_tag_comes_before_one_whose_outer_tag_was_taken_off():
     """Even when the kernel's copy, which is written in this order, has no room for all."""
-    assert list(Links(FakeNetlink(*ALL)).frames())[-1] == (2, ((Q, 6),))
+    assert list(macs(Links(FakeNetlink(*ALL))))[-1] == (2, ((Q, 6),))
     links = Links(FakeNetlink(*ALL, vlan(9, "eth0.6", 2, Q, 6)))
-    assert links.frames()[2, ((Q, 6),)] == mac(9)
+    assert macs(links)[2, ((Q, 6),)] == mac(9)
 
 
 @pytest.mark.parametrize(("tags", "expected"), [((), 1500), (((Q, 5),), 1500), (((AD, 7), (Q, 6)), 1496)])
@@ -104,13 +109,26 @@ def test_frames_of_a_bond_come_by_its_ports():
     ports = [message(index, f"eth{index}", ("IFLA_MASTER", 10)) for index in (11, 12)]
     links = Links(FakeNetlink(bond, *ports, vlan(13, "bond0.5", 10, Q, 5)))
     tagged = {(index, ((Q, 5),)): mac(13) for index in (10, 11, 12)}
-    assert links.frames() == {**{(index, ()): mac(index) for index in (10, 11, 12, 13)}, **tagged}
+    assert macs(links) == {**{(index, ()): mac(index) for index in (10, 11, 12, 13)}, **tagged}
+
+
+def test_interfaces_that_the_stack_takes_frames_by():
+    """A bond or a bridge stands for its ports, in the question about rp_filter, too; a VRF does not."""
+    bond, bridge, vrf = (message(index, kind, kind=kind) for index, kind in ((10, "bond"), (20, "bridge"), (30, "vrf")))
+    ports = [message(index, f"eth{index}", ("IFLA_MASTER", index // 10 * 10)) for index in (11, 21, 31)]
+    tagged = vlan(13, "bond.5", 10, Q, 5, ("IFLA_MASTER", 20))
+    found = Links(FakeNetlink(bond, bridge, vrf, *ports, tagged)).frames(lambda name: name in ("bridge", "eth31"))
+    assert {key: (reception.index, reception.is_strict) for key, reception in found.items()} == {
+        **dict.fromkeys([(10, ()), (11, ())], (10, False)),
+        **dict.fromkeys([(20, ()), (21, ()), (13, ()), (10, ((Q, 5),)), (11, ((Q, 5),))], (20, True)),
+        **{(30, ()): (30, False), (31, ()): (31, True)},
+    }
 
 
 def test_ports_of_a_bridge_carry_no_vlan_of_it():
     bridge, port = message(10, "br0", kind="bridge"), message(11, "eth1", ("IFLA_MASTER", 10))
     links = Links(FakeNetlink(bridge, port, vlan(13, "br0.5", 10, Q, 5)))
-    assert (11, ((Q, 5),)) not in links.frames()
+    assert (11, ((Q, 5),)) not in macs(links)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +143,7 @@ def test_ports_of_a_bridge_carry_no_vlan_of_it():
 def test_links_that_are_their_own_carriers(link):
     links = Links(FakeNetlink(ETH0, link))
     assert links.lower(links.get(3)) == (links.get(3), ())
-    assert links.frames()[3, ()] == mac(3)
+    assert macs(links)[3, ()] == mac(3)
 
 
 def test_events():
@@ -164,7 +182,8 @@ class FakeCopy:
 def test_copy_follows():
     copy = FakeCopy()
     ours = OurFrames(copy.write)
-    for frames in ({(2, ()): "a", (3, ()): "b"}, {(3, ()): "c"}, {(3, ((Q, 5),)): "c"}, {}):
+    a, b, c, d = Reception("a", 2), Reception("b", 3), Reception("c", 3), Reception("c", 3, is_strict=True)
+    for frames in ({(2, ()): a, (3, ()): b}, {(3, ()): c}, {(3, ()): d}, {(3, ((Q, 5),)): d}, {}):
         ours.follow(frames)
         assert copy.frames == frames
 

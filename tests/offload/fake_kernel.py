@@ -8,16 +8,18 @@ OTHER_ROUTE = Route(8, "10.0.3.1", "via 10.0.3.2 dev eth2", 64, Tier.XDP, True)
 
 
 class FakeRows:
-    """The rows of a port table: port to (entry, address of ours, next hop)."""
+    """The rows of a port table: port to (entry, address of ours, next hop); and by port, its ingress."""
 
     def __init__(self):
         self.rows = {}
+        self.ingress = {}
         self.held = []
         self.seeded = []
         """Key, True if an entry was there, and SSRC."""
 
-    def install(self, entry, from_host, next_hop, ttl):
+    def install(self, entry, from_host, next_hop, ttl, ingress):
         self.rows[entry.port] = entry, from_host, next_hop
+        self.ingress[entry.port] = ingress
 
     def withdraw(self, port):
         del self.rows[port]

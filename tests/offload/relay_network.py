@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from rtpproxy.config import OffloadMode
 from rtpproxy.network.events import EventHandlers, Events, hand_out
 from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.offload.attach import Interfaces, ProgramSet
-from rtpproxy.offload.entry import NextHop, Tier, XdpWay
+from rtpproxy.offload.entry import NO_INGRESS, NextHop, Tier, XdpWay
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.neighbours import Neighbours
-from rtpproxy.offload.nexthop import NextHops
+from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.netns import Host, Interface
 from tests.waiting import DEADLINE_S, wait_for
@@ -115,6 +116,11 @@ class RelayNetwork:
 def to_callee(callee_link: Interface, mac: str, mtu: int = 1500) -> NextHop:
     """The row for a neighbour on the callee's link."""
     return NextHop(callee_link.ifindex, mac, callee_link.mac, mtu, XdpWay(callee_link.ifindex))
+
+
+def no_ingress(route: Route | NoRoute) -> Route | NoRoute:
+    """The route without the interface that the peer's packets come by."""
+    return replace(route, ingress=NO_INGRESS)
 
 
 def known_neighbour(network: RelayNetwork, host: str = "10.0.2.50", mac: str = MAC, dev: str = "to-callee") -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.contradictions import Contradictions
-from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, NotOffloaded, Tier
+from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, Ingress, NotOffloaded, Tier
 from rtpproxy.offload.forwarder import COMES_UP, Contradicted, Forwarder
 from rtpproxy.offload.nexthop import NoRoute
 from rtpproxy.rtp.statistics import RtpState
@@ -371,6 +371,18 @@ def test_program(scene, log, route, back, program):
     assert log()[0].endswith(f"enters the kernel, {program}")
     scene.withdraw(35000)
     assert scene.forwarder.by_program() == {}
+
+
+def test_row_names_the_ingress_interface(scene):
+    """That of the route back, also where nothing could be sent by it; it is written anew when that changes."""
+    for ingress in (Ingress(3, "02:00:00:00:00:03"), Ingress(3, "02:00:00:00:00:04"), Ingress(4, "02:00:00:00:00:04")):
+        for back in (replace(ROUTE, ingress=ingress), NoRoute("the table of next hops is full", ingress=ingress)):
+            scene.next_hops.routes["10.0.1.2"] = back
+            scene.next_hops.changed = [INGRESS]
+            scene.rows.ingress.clear()
+            scene.apply(ENTRY)
+            scene.reroute()
+            assert scene.rows.ingress == {35000: ingress}
 
 
 def test_ingress_where_nothing_is_forwarded(scene):

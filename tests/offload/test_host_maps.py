@@ -5,14 +5,15 @@ import socket
 import pytest
 
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.links import Reception
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.maps import CalledMap
 from tests.conftest import QINQ, VLAN, load_programs
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-MAC = "02:0a:0b:0c:0d:0e"
-LINK = bytes.fromhex("020a0b0c0d0e0000")
+RECEPTION = Reception("02:0a:0b:0c:0d:0e", 7, is_strict=True)
+LINK = bytes.fromhex("020a0b0c0d0e 01 00 07000000")
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,11 @@ def test_addresses(host_maps, value, host, words):
 
 
 def test_links_without_tags_are_in_an_array_as_far_as_it_goes(host_maps, value):
-    host_maps.mark_frames((3, ()), MAC)
+    host_maps.mark_frames((3, ()), RECEPTION)
     assert value("untagged_links", 3) == LINK
     host_maps.mark_frames((3, ()), None)
-    assert value("untagged_links", 3) == bytes(8)
-    host_maps.mark_frames((4, ()), MAC)
+    assert value("untagged_links", 3) == bytes(12)
+    host_maps.mark_frames((4, ()), RECEPTION)
     assert value("links", {"ifindex": 4}) == LINK
     host_maps.mark_frames((4, ()), None)
     assert value("links", {"ifindex": 4}) is None
@@ -74,14 +75,14 @@ def test_links_with_tags(host_maps, value, tags, packed):
     assert value("links", key) is not None
     host_maps.mark_frames((1, tags), None)
     assert value("links", key) is None
-    host_maps.mark_frames((1, tags), MAC)
+    host_maps.mark_frames((1, tags), RECEPTION)
     assert value("links", key) == LINK
 
 
 def test_lack_of_room_is_told(host_maps):
-    host_maps.mark_frames((9, ()), MAC)
+    host_maps.mark_frames((9, ()), RECEPTION)
     with pytest.raises(OffloadError, match=r"^interface 10: the list of interfaces: Argument list too long$"):
-        host_maps.mark_frames((10, ()), MAC)
+        host_maps.mark_frames((10, ()), RECEPTION)
     host_maps.mark_frames((9, ()), None)
 
 

@@ -183,8 +183,8 @@ class TestLoaded:
     @pytest.mark.parametrize(
         ("old", "new"),
         [
-            ("__u8 mac[6];\n\t__u8 reserved[2];", "__u8 mac[6];\n\t__u8 spare[2];"),
-            ("__u8 mac[6];\n\t__u8 reserved[2];", "__u8 reserved[2];\n\t__u8 mac[6];"),
+            ("__u8 reserved2;", "__u8 spare;"),
+            ("__u32 duplicates;\n\t__u32 parse_errors;", "__u32 parse_errors;\n\t__u32 duplicates;"),
         ],
     )
     def test_fingerprint_changes_with_the_header(self, tmp_path, monkeypatch, old, new):

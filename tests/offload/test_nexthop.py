@@ -7,12 +7,12 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import OffloadMode
 from rtpproxy.offload.contradictions import Contradictions
-from rtpproxy.offload.entry import ForwardingEntry, NextHop, Tier, XdpWay
+from rtpproxy.offload.entry import NO_INGRESS, ForwardingEntry, Ingress, NextHop, Tier, XdpWay
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
 from tests.conftest import TC_BEHIND_NAME, TC_NAME
 from tests.offload.fake_kernel import FakeRows
-from tests.offload.relay_network import CAPACITY, MAC, OTHER_MAC, RelayNetwork, known_neighbour, to_callee
+from tests.offload.relay_network import CAPACITY, MAC, OTHER_MAC, RelayNetwork, known_neighbour, no_ingress, to_callee
 from tests.offload.test_forwarder import FakeOwner
 from tests.path_mtu import require_mtu
 from tests.waiting import DEADLINE_S, wait_for
@@ -21,6 +21,31 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 BEHIND = "198.51.100.9"
 """A peer that is not on a link of ours."""
+
+
+# Ingress interfaces
+
+
+def test_packets_are_expected_by_the_interface_of_the_route(network, topology, callee_link):
+    host = known_neighbour(network)
+    assert network.next_hops.acquire(host, "").ingress == Ingress(callee_link.ifindex, callee_link.mac)
+    network.host.run(["ip", "link", "set", "to-callee", "address", OTHER_MAC])
+    assert network.reroute() == [(host, "")]
+    assert network.next_hops.current(host, "").ingress == Ingress(callee_link.ifindex, OTHER_MAC)
+    known_neighbour(network, "10.0.1.50", MAC, "to-caller")
+    network.ip(f"route add {host}/32 via 10.0.1.50")
+    assert network.reroute() == [(host, "")]
+    link = topology.caller.gateway
+    assert network.next_hops.current(host, "").ingress == Ingress(link.ifindex, link.mac)
+
+
+def test_packets_are_expected_where_there_is_no_way_for_ours(network):
+    """A peer at the end of a tunnel; and one that cannot be reached at all."""
+    network.ip("tuntap add tun0 mode tun", "link set tun0 up", "addr add 10.0.7.1/24 dev tun0")
+    network.follow(lambda: network.interfaces.links.by_name("tun0") is not None, "the tunnel")
+    tunnel = network.interfaces.links.by_name("tun0")
+    assert network.next_hops.acquire("10.0.7.2", "").ingress == Ingress(tunnel.index, "")
+    assert network.next_hops.acquire("192.0.2.1", "").ingress == NO_INGRESS
 
 
 # Egress interfaces
@@ -47,7 +72,7 @@ def test_egress_without_native_xdp_is_by_tc(network, topology, bridge):
     """Also for frames that arrive where XDP runs."""
     network.interfaces.attach(topology.caller.gateway.ifindex)
     route = network.next_hops.acquire("10.0.7.2", "")
-    assert route == Route(0, "10.0.7.1", "via 10.0.7.2 dev br0", 64, Tier.TC, False)
+    assert no_ingress(route) == Route(0, "10.0.7.1", "via 10.0.7.2 dev br0", 64, Tier.TC, False)
     assert network.rows == {0: NextHop(bridge.index, MAC, bridge.mac, 1500, None)}
     assert network.tc_programs() == {"br0": [TC_NAME], "to-caller": [TC_BEHIND_NAME]}
 
@@ -99,7 +124,7 @@ def test_egress_that_is_not_ethernet(network):
 def test_route_by_a_gateway(network, callee_link):
     network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
     route = network.next_hops.acquire(BEHIND, "")
-    assert route == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee", 64, Tier.XDP, True)
+    assert no_ingress(route) == Route(0, "10.0.2.1", "via 10.0.2.50 dev to-callee", 64, Tier.XDP, True)
     assert network.rows == {0: to_callee(callee_link, MAC)}
 
 
@@ -122,7 +147,7 @@ def test_route_goes_and_comes(network, callee_link):
     network.next_hops.acquire(BEHIND, "")
     network.ip(f"route del {BEHIND}/32")
     assert network.reroute() == [(BEHIND, "")]
-    assert network.next_hops.current(BEHIND, "") == NoRoute(f"no route to {BEHIND}: Network is unreachable")
+    assert no_ingress(network.next_hops.current(BEHIND, "")) == NoRoute(f"no route to {BEHIND}: Network is unreachable")
     assert network.rows == {0: None}
     network.ip(f"route add {BEHIND}/32 via 10.0.2.50")
     assert network.reroute() == [(BEHIND, "")]
@@ -209,7 +234,7 @@ def test_no_way(network, host, reason):
         "route add blackhole 203.0.113.2/32",
         "route add prohibit 203.0.113.3/32",
     )
-    assert network.next_hops.acquire(host, "") == NoRoute(reason)
+    assert no_ingress(network.next_hops.acquire(host, "")) == NoRoute(reason)
     assert network.rows == {}
     network.next_hops.release(host, "")
 
@@ -226,7 +251,7 @@ def test_address_that_becomes_ours(network):
     network.next_hops.acquire(host, "")
     network.ip(f"addr add {host}/32 dev lo")
     assert network.reroute() == [(host, "")]
-    assert network.next_hops.current(host, "") == NoRoute(f"{host} is an address of this host")
+    assert no_ingress(network.next_hops.current(host, "")) == NoRoute(f"{host} is an address of this host")
     assert network.rows == {0: None}
 
 
@@ -281,7 +306,7 @@ def test_route_is_kept_for_its_last_user(network):
 def test_full_table(network):
     peers = [f"10.0.2.{number}" for number in range(100, 100 + CAPACITY)]
     assert {network.next_hops.acquire(peer, "").number for peer in peers} == set(range(CAPACITY))
-    assert network.next_hops.acquire("10.0.2.200", "") == NoRoute("the table of next hops is full")
+    assert no_ingress(network.next_hops.acquire("10.0.2.200", "")) == NoRoute("the table of next hops is full")
     network.next_hops.release(peers[3], "")
     assert network.next_hops.acquire("10.0.2.201", "").number == 3
     assert network.reroute() == []

@@ -13,11 +13,12 @@ from scapy.packet import Raw
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload import loader
 from rtpproxy.offload.entry import ForwardingEntry, NextHop, XdpWay
+from rtpproxy.offload.network_order import mac_bytes
 from rtpproxy.offload.programs import LIMITS
 from rtpproxy.offload.tables import Tables
 from rtpproxy.rtp.statistics import RtpState
 from rtpproxy.session.local import port_key
-from tests.bpf.data_plane import DataPlane
+from tests.bpf.data_plane import INGRESS, DataPlane
 from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
 from tests.conftest import PROGRAM_NAMES, QINQ, TOS, TTL
 
@@ -40,32 +41,34 @@ def number(host):
 
 def test_install_writes_every_member(row, tables):
     (before,) = row("sequence")
-    tables.ports.install(ENTRY, RELAY_OUT, 77, TTL)
+    tables.ports.install(ENTRY, RELAY_OUT, 77, TTL, INGRESS)
     assert row("sequence", "is_open", "is_forwarding", "is_any_source_port", "is_rtp") == (before + 2, 0, 1, 1, 1)
     assert row("tos", "ttl", "next_hop") == (TOS, TTL, 77)
     assert row("remote_host", "local_host") == (number(CALLER.host), number(RELAY_IN))
     assert row("from_host", "to_host") == (number(RELAY_OUT), number(CALLEE.host))
     ports = (CALLER.port, ENTRY.from_port, CALLEE.port)
     assert row("remote_port", "from_port", "to_port") == tuple(map(socket.htons, ports))
+    assert row("ingress_ifindex", "ingress_mac") == (INGRESS.ifindex, mac_bytes(INGRESS.mac))
 
 
 def test_address_that_packets_leave_from_is_the_callers_word(row, tables):
-    tables.ports.install(replace(ENTRY, from_host=""), "172.16.0.1", 0, TTL)
+    tables.ports.install(replace(ENTRY, from_host=""), "172.16.0.1", 0, TTL, INGRESS)
     assert row("from_host") == (number("172.16.0.1"),)
 
 
 def test_withdraw_clears_the_entry_and_leaves_the_port_open(row, tables):
     tables.ports.open_port(ENTRY.port)
-    tables.ports.install(ENTRY, RELAY_OUT, 77, TTL)
+    tables.ports.install(ENTRY, RELAY_OUT, 77, TTL, INGRESS)
     (before,) = row("sequence")
     tables.ports.withdraw(ENTRY.port)
     assert row("is_open", "sequence", "is_forwarding", "remote_host", "next_hop") == (1, before + 2, 0, 0, 0)
+    assert row("ingress_ifindex", "ingress_mac") == (0, bytes(6))
     tables.ports.close_port(ENTRY.port)
     assert row("is_open") == (0,)
 
 
 def test_opening_does_not_touch_the_entry(row, tables):
-    tables.ports.install(ENTRY, RELAY_OUT, 77, TTL)
+    tables.ports.install(ENTRY, RELAY_OUT, 77, TTL, INGRESS)
     members = ("sequence", "is_forwarding", "remote_host", "next_hop")
     before = row(*members)
     for change in (tables.ports.open_port, tables.ports.close_port):
@@ -74,9 +77,9 @@ def test_opening_does_not_touch_the_entry(row, tables):
 
 
 def test_neighbouring_rows_stay(plane, tables, row):
-    tables.ports.install(replace(ENTRY, port=ENTRY.port - 1), RELAY_OUT, 1, TTL)
-    tables.ports.install(replace(ENTRY, port=ENTRY.port + 1), RELAY_OUT, 2, TTL)
-    tables.ports.install(ENTRY, RELAY_OUT, 3, TTL)
+    tables.ports.install(replace(ENTRY, port=ENTRY.port - 1), RELAY_OUT, 1, TTL, INGRESS)
+    tables.ports.install(replace(ENTRY, port=ENTRY.port + 1), RELAY_OUT, 2, TTL, INGRESS)
+    tables.ports.install(ENTRY, RELAY_OUT, 3, TTL, INGRESS)
     tables.ports.withdraw(ENTRY.port)
     for neighbour, next_hop in ((ENTRY.port - 1, 1), (ENTRY.port + 1, 2)):
         assert plane.peek("port_rows", neighbour, "next_hop") == next_hop
@@ -86,13 +89,13 @@ def test_neighbouring_rows_stay(plane, tables, row):
 
 def test_sequence_wraps(plane, tables, row):
     plane.poke("port_rows", ENTRY.port, "sequence", 0xFFFFFFFE)
-    tables.ports.install(ENTRY, RELAY_OUT, 1, TTL)
+    tables.ports.install(ENTRY, RELAY_OUT, 1, TTL, INGRESS)
     assert row("sequence", "is_forwarding") == (0, 1)
 
 
 def test_row_that_a_killed_writer_left_odd_is_made_even(plane, tables, row):
     plane.poke("port_rows", ENTRY.port, "sequence", 7)
-    tables.ports.install(ENTRY, RELAY_OUT, 1, TTL)
+    tables.ports.install(ENTRY, RELAY_OUT, 1, TTL, INGRESS)
     assert row("sequence", "is_forwarding") == (8, 1)
 
 
@@ -112,7 +115,7 @@ ports = st.integers(0, 65535)
 def test_sums_agree_with_scapy(loaded, tables, source, local, from_host, from_port, to, payload):
     with DataPlane(loaded, tables) as plane:
         entry = ForwardingEntry(ENTRY.port, local, source, False, True, from_host, from_port, to, ENTRY.tos)
-        tables.ports.install(entry, from_host, 0, TTL)
+        tables.ports.install(entry, from_host, 0, TTL, INGRESS)
         old = IP(src=source.host, dst=local) / UDP(sport=source.port, dport=entry.port) / Raw(payload)
         new = (
             IP(src=from_host, dst=to.host, tos=TOS, ttl=TTL, flags="DF", id=0)
@@ -177,7 +180,7 @@ def test_port_ranges(first, last):
         for key in keys:
             tables.ports.open_port(key)
             slot, port = divmod(key, 65536)
-            tables.ports.install(replace(ENTRY, port=port, slot=slot), RELAY_OUT, key % 4093, TTL)
+            tables.ports.install(replace(ENTRY, port=port, slot=slot), RELAY_OUT, key % 4093, TTL, INGRESS)
             plane.poke("port_counters", key, "last_seen_ns", 1_000_000_000 + key)
         assert [tables.ports.row(key) for key in keys] == [0, span - 1, span, 2 * span - 1, 2 * span, 3 * span - 1]
         assert len(tables.counts.last_seen()) == 3 * span
