@@ -1,5 +1,6 @@
 """A call reaches phones and nothing else: what a command names, and what a packet teaches, in every way to relay."""
 
+import contextlib
 import itertools
 import re
 
@@ -20,7 +21,7 @@ NAT = "203.0.113.5"
 """Advertised: a NAT leads from there to the relay."""
 OTHER_PORTS = ("-m", "20000", "-M", "24999")
 """For a second relay in the same namespace."""
-_names = itertools.count(1)
+_names, _numbers = itertools.count(1), itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -139,27 +140,30 @@ def test_rtcp_is_not_guessed_at_the_control_socket(relay, topology, make_call):
         assert relay.totals()["active sessions"] == 1
 
 
-@pytest.mark.parametrize("command", ["addr add 192.0.2.77/32 dev lo", "route add local 192.0.2.77/32 dev lo"])
+@pytest.mark.parametrize("command", ["addr add {}/32 dev lo", "route add local {}/32 dev lo"])
 def test_an_address_that_becomes_ours_is_forgotten(relay, topology, way, make_call, command):
     """Until then a phone was there, and the kernel forwarded to it."""
-    ip(topology.callee, "addr add 192.0.2.77/32 dev callee")
-    ip(topology.relay, f"route add 192.0.2.77/32 via {topology.callee.ip}")
-    try:
-        call = make_call(callee_at=("192.0.2.77", CONTROL_PORT))
+    # Another address each time: the relay need not have noticed yet that the last one is not ours any more.
+    host = f"192.0.2.{next(_numbers)}"
+    command = command.format(host)
+    ip(topology.callee, f"addr add {host}/32 dev callee")
+    ip(topology.relay, f"route add {host}/32 via {topology.callee.ip}")
+    with contextlib.ExitStack() as undo:
+        undo.callback(ip, topology.callee, f"addr del {host}/32 dev callee")
+        undo.callback(ip, topology.relay, f"route del {host}/32 via {topology.callee.ip}")
+        call = make_call(callee_at=(host, CONTROL_PORT))
         call.cross(rtp(1))
         if way.is_kernel:
             call.wait_offloaded(*call.rtp_ports)
         ip(topology.relay, command)
-        said = rf" {call.name}: nothing is sent to 192.0.2.77:{CONTROL_PORT} any more: "
+        undo.callback(ip, topology.relay, command.replace(" add ", " del "))
+        said = rf" {call.name}: nothing is sent to {host}:{CONTROL_PORT} any more: "
         wait_for(lambda: re.search(said, relay.log), DEADLINE_S, "the relay to notice")
         before = relay.totals()["packets received"]
         call.caller.send(KILL_ALL)
         wait_received(relay, before)
         assert relay.totals()["active sessions"] == 1
         assert call.callee.rtp.take() == []
-    finally:
-        ip(topology.relay, command.replace(" add ", " del "), "route del 192.0.2.77/32 via 10.0.2.2")
-        ip(topology.callee, "addr del 192.0.2.77/32 dev callee")
 
 
 # What must work by default
