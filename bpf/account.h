@@ -56,7 +56,6 @@ static __always_inline void account_window(struct port_events *ev, __u64 now_ns)
 
 	if (now - ev->window_since + COARSE_UNITS > WINDOW_UNITS + COARSE_UNITS) {
 		ev->window_since = now;
-		ev->others_passed = 0;
 		ev->suspects = 0;
 	}
 }
@@ -118,16 +117,4 @@ static __always_inline enum account_result account_unusual(struct port_counters 
 		return ACCOUNT_GOING_ROUND;
 	ev->duplicates++;
 	return ACCOUNT_DONE;
-}
-
-/* Count a packet from another source. False when no more of them may go to userspace this second. */
-static __always_inline bool account_other_source(struct port_events *ev, __u64 now_ns)
-{
-	account_window(ev, now_ns);
-	if (ev->others_passed >= OTHERS_PER_SECOND) {
-		__sync_fetch_and_add(&ev->others_dropped, 1);
-		return false;
-	}
-	ev->others_passed++;
-	return true;
 }

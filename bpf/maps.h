@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /* The maps, and who writes them. Look-ups are in relay.c, because bcc rewrites the main file only. */
 #pragma once
+#include "budget.h"
 #include "types.h"
 #include "verdict.h"
 
@@ -52,6 +53,19 @@ BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORT_ROWS, MAPP
 
 /* Separate from the counters, so that a usual packet touches one cache line only. */
 BPF_F_TABLE("array", __u32, struct port_events, port_events, PORT_ROWS, MAPPED);
+
+/* Separate from all that forwarding touches, so that a flood by strangers does not slow a call down. */
+BPF_TABLE("array", __u32, struct port_source, port_sources, PORT_ROWS);
+BPF_TABLE("array", __u32, struct port_budget, port_budgets, BUDGET_PLACES * PORT_ROWS);
+
+/* One element for the programs on interfaces, one for the filter of the sockets behind them. */
+BPF_TABLE("array", __u32, struct host_budget, host_budgets, BUDGET_PLACES);
+
+/* By source address, hashed: those whom no port expects. */
+BPF_TABLE("array", __u32, struct source_budget, learning_budgets, BUDGET_PLACES << LEARNING_BITS);
+
+/* The same for fragments; per CPU, because each of a flood's fragments is looked up here. */
+BPF_TABLE("percpu_array", __u32, struct source_budget, fragment_budgets, 1 << FRAGMENT_BITS);
 
 /* Separate from the port rows, so that a neighbour with a new MAC changes one row, not ten thousand. */
 BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);

@@ -12,7 +12,11 @@
 #include "types.h"
 
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
+#define IP_OFFSET_MASK 0x1fff
+#define IPV6_OFFSET_MASK 0xfff8
 #define IP_DONT_FRAGMENT 0x4000
+#define MAX_EXTENSION_HEADERS 6
+#define MAX_HEADERS_MASK 0x3fff /* over all headers before UDP: MAX_EXTENSION_HEADERS of up to 2,048 bytes */
 #define TAG_BYTES 4
 #define VLAN_ID_MASK 0x0fff
 #define RTP_HEADER_BYTES 12
@@ -204,6 +208,84 @@ static __always_inline enum parse_result parse_datagram(void *data, void *data_e
 	return PARSE_OK;
 }
 
+/* What can be found out about a frame that parse_datagram refused. */
+enum parse_odd_result {
+	PARSE_ODD_OTHER,    /* it brings no UDP datagram to userspace */
+	PARSE_ODD_PORTS,    /* it does, or its first fragment, to a known port */
+	PARSE_ODD_FRAGMENT, /* not the first fragment, so without ports */
+	PARSE_ODD_UNKNOWN,  /* the UDP header is too far behind */
+};
+
+static __always_inline bool parse_is_extension(__u32 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS;
+}
+
+/* Walk over the extension headers at `at`. Not over AH: whoever can send it has a key. */
+static __always_inline enum parse_odd_result parse_extensions(void *data, void *data_end, __u32 next, __u64 noise,
+							    __u64 *at)
+{
+#pragma unroll
+	for (int number = 0; number < MAX_EXTENSION_HEADERS; number++) {
+		__u8 *header = data + *at;
+
+		if (next == IPPROTO_UDP)
+			return PARSE_ODD_PORTS;
+		if (next != IPPROTO_FRAGMENT && !parse_is_extension(next))
+			return PARSE_ODD_OTHER;
+		if ((void *)(header + 4) > data_end)
+			return PARSE_ODD_UNKNOWN;
+		if (next != IPPROTO_FRAGMENT)
+			*at += 8 * (__u64)header[1];
+		else if (*(__be16 *)(header + 2) & __constant_htons(IPV6_OFFSET_MASK))
+			return PARSE_ODD_FRAGMENT;
+		*at = parse_forget(*at + 8, noise) & MAX_HEADERS_MASK;
+		next = header[0];
+	}
+	return next == IPPROTO_UDP ? PARSE_ODD_PORTS : PARSE_ODD_UNKNOWN;
+}
+
+/*
+ * Find the ports of a frame that parse_datagram refused, though userspace may get it: behind options, behind extension
+ * headers, in the first fragment, or with lengths that contradict each other. `ports` become source and destination.
+ */
+static __always_inline enum parse_odd_result parse_odd(void *data, void *data_end, struct datagram *d, __be16 ports[2])
+{
+	__u64 at = 2 * ETH_ALEN + TAG_BYTES * (d->tag_count & 3), noise = d->tag_count;
+	__be16 *type = data + at, *found;
+	enum parse_odd_result result = PARSE_ODD_PORTS;
+
+	if ((void *)(type + 1) + sizeof(struct iphdr) > data_end)
+		return PARSE_ODD_OTHER;
+	at += sizeof(*type);
+	if (*type == __constant_htons(ETH_P_IP)) {
+		d->is_ipv6 = 0;
+		d->ip = (void *)(type + 1);
+		if (d->ip->version != 4 || d->ip->protocol != IPPROTO_UDP)
+			return PARSE_ODD_OTHER;
+		if (d->ip->frag_off & __constant_htons(IP_OFFSET_MASK))
+			return PARSE_ODD_FRAGMENT;
+		at += 4 * d->ip->ihl;
+	} else if (*type == __constant_htons(ETH_P_IPV6)) {
+		d->is_ipv6 = 1;
+		d->ipv6 = (void *)(type + 1);
+		if ((void *)(d->ipv6 + 1) > data_end || d->ipv6->version != 6)
+			return PARSE_ODD_OTHER;
+		at += sizeof(*d->ipv6);
+		result = parse_extensions(data, data_end, d->ipv6->nexthdr, noise, &at);
+	} else {
+		return PARSE_ODD_OTHER;
+	}
+	if (result != PARSE_ODD_PORTS)
+		return result;
+	found = data + (parse_forget(at, noise) & MAX_HEADERS_MASK);
+	if ((void *)(found + 2) > data_end)
+		return PARSE_ODD_UNKNOWN;
+	ports[0] = found[0];
+	ports[1] = found[1];
+	return PARSE_ODD_PORTS;
+}
+
 /* Is the version 2, and do CSRC list, extension and padding fit into a payload of at least 12 bytes? */
 static __always_inline bool parse_rtp_extras(void *data_end, const __u8 *rtp, __u32 size)
 {
@@ -252,6 +334,18 @@ static __always_inline bool parse_rtp(void *data_end, const struct datagram *d, 
 	mark->payload_type = rtp[1] & 0x7f;
 	mark->sequence = __builtin_bswap16(*(__u16 *)(rtp + 2));
 	mark->timestamp = __builtin_bswap32(*(__u32 *)(rtp + 4));
+	mark->ssrc = __builtin_bswap32(*(__u32 *)(rtp + 8));
+	return true;
+}
+
+/* Read SSRC and sequence number of what looks like RTP. Few checks, so that the verifier has few paths to follow. */
+static __always_inline bool parse_ssrc(void *data_end, const struct datagram *d, struct rtp_mark *mark)
+{
+	__u8 *rtp = (void *)(d->udp + 1);
+
+	if (d->payload_bytes < RTP_HEADER_BYTES || (void *)(rtp + RTP_HEADER_BYTES) > data_end || rtp[0] >> 6 != 2)
+		return false;
+	mark->sequence = __builtin_bswap16(*(__u16 *)(rtp + 2));
 	mark->ssrc = __builtin_bswap32(*(__u32 *)(rtp + 8));
 	return true;
 }

@@ -8,6 +8,7 @@
 #include <linux/pkt_cls.h>
 #include "maps.h"
 #include "account.h"
+#include "budget.h"
 #include "frame.h"
 #include "hook_tc.h"
 #include "hook_xdp.h"
@@ -53,10 +54,13 @@
 static __always_inline void count_verdict(__u32 verdict)
 {
 	__u32 zero = 0;
+	__u64 place = verdict;
 	struct verdicts *count = verdicts.lookup(&zero);
 
-	if (count && verdict < FORWARD)
-		((__u64 *)count)[verdict]++;
+	/* The number that is tested is the one that is used, so that the verifier sees the bound. */
+	asm volatile("" : "+r"(place));
+	if (count && place < FORWARD)
+		((__u64 *)count)[place]++;
 }
 
 static __always_inline __u32 slot_of(__be32 a, __be32 b, __be32 c, __be32 d)
@@ -135,6 +139,16 @@ static __always_inline void read_clock(struct frame *f)
 		f->now_ns = bpf_ktime_get_coarse_ns();
 }
 
+static __always_inline void read_source(const struct datagram *d, struct local_address *source)
+{
+	source->words[0] = source->words[1] = 0;
+	source->words[2] = __constant_htonl(0xffff);
+	if (d->is_ipv6)
+		__builtin_memcpy(source, &d->ipv6->saddr, sizeof(*source));
+	else
+		source->words[3] = d->ip->saddr;
+}
+
 /* Find the row of the port that a frame is for; FORWARD when it has an open one. */
 static __always_inline __u32 find_row(struct frame *f)
 {
@@ -142,6 +156,7 @@ static __always_inline __u32 find_row(struct frame *f)
 	__u32 offset, slot;
 
 	parse_begin(d);
+	f->row = NULL;
 	if (f->taken_tag[0])
 		parse_note_tag(d, f->taken_tag[0], f->taken_tag[1]);
 	enum parse_result parsed = parse_datagram(f->data, f->data_end, f->bytes, f->taken_tag[0] ? 1 : 2, d);
@@ -220,11 +235,10 @@ static __always_inline __u32 check_link(struct frame *f)
 	return verdict_is_to_mac(f->datagram.eth, link->mac) ? FORWARD : VERDICT(up_other_mac);
 }
 
-/* Does it come from the locked source? Some of the others may go to userspace, to be judged by the latching rules. */
+/* Does it come from the locked source? */
 static __always_inline __u32 check_source(const struct frame *f)
 {
 	const struct datagram *d = &f->datagram;
-	__u32 index = f->index;
 
 	if (verdict_is_locked_source(&f->entry, d)) {
 		if (!verdict_is_local_host(&f->entry, d))
@@ -234,13 +248,10 @@ static __always_inline __u32 check_source(const struct frame *f)
 	}
 	if (!verdict_is_local_host(&f->entry, d) && !is_host_address(d))
 		return VERDICT(up_not_ours);
-	struct port_events *events = port_events.lookup(&index);
-	if (!events || account_other_source(events, f->now_ns))
-		return VERDICT(up_other_source);
-	return VERDICT(dropped_other_source);
+	return VERDICT(up_other_source);
 }
 
-/* Judge a frame whose row was found: FORWARD, or why not. Changes nothing but the counts of other sources. */
+/* Judge a frame whose row was found: FORWARD, or why not. Changes nothing. */
 static __always_inline __u32 judge(struct frame *f, enum hook hook)
 {
 	const struct datagram *d = &f->datagram;
@@ -270,6 +281,113 @@ static __always_inline __u32 judge(struct frame *f, enum hook hook)
 	return frame_check_sum(f, hook);
 }
 
+/* The time that budgets count in. It need not be precise, and a coarse clock is cheaper. */
+static __always_inline __u32 budget_now(void)
+{
+	return bpf_ktime_get_coarse_ns() >> BUDGET_SHIFT;
+}
+
+/*
+ * Bound the packets of a kind that go to userspace from a port, where `source` is expected, and `sender` sent this one.
+ * Returns the verdict, or the one that drops the packet.
+ */
+static __always_inline __u32 spend(__u32 index, const struct port_source *source, const struct local_address *sender,
+				   enum budget_kind kind, __u32 place, __u32 verdict)
+{
+	__u32 at = place * PORT_ROWS + index, now = budget_now();
+	__u32 bucket = (place << LEARNING_BITS) + budget_bucket(sender, LEARNING_BITS);
+	struct port_budget *port = port_budgets.lookup(&at);
+	struct host_budget *host = host_budgets.lookup(&place);
+	struct source_budget *unexpected = learning_budgets.lookup(&bucket);
+
+	if (!port || !host || !unexpected)
+		return verdict;
+	if (!budget_take_of_port(port, source, kind, now, place + 1))
+		return budget_verdict(kind);
+	if (kind == BUDGET_LEARNING && !budget_take_of_source(unexpected, now, (place + 1) * LEARNING_PER_SECOND))
+		return VERDICT(dropped_learning);
+	return budget_take_of_host(host, kind, now, place + 1) ? verdict : VERDICT(dropped_host_limit);
+}
+
+/* Bound what goes to userspace without telling its port. */
+static __always_inline __u32 limit_portless(const struct datagram *d, bool is_fragment, __u32 verdict)
+{
+	struct local_address source;
+	__u32 bucket, place = PLACE_INTERFACE;
+
+	if (!is_host_address(d))
+		return verdict;
+	if (is_fragment) {
+		read_source(d, &source);
+		bucket = budget_bucket(&source, FRAGMENT_BITS);
+		struct source_budget *fragments = fragment_budgets.lookup(&bucket);
+		if (!fragments || budget_take_of_source(fragments, budget_now(), FRAGMENTS_PER_SECOND))
+			return verdict;
+		return VERDICT(dropped_fragment);
+	}
+	struct host_budget *host = host_budgets.lookup(&place);
+	if (!host || budget_take_of_host(host, BUDGET_UNKNOWN, budget_now(), 1))
+		return verdict;
+	return VERDICT(dropped_host_limit);
+}
+
+/*
+ * Bound what goes to userspace: returns the verdict, or one that drops the frame. Packets of the source that is known at
+ * a port have room of their own, so strangers do not displace them, and so have those of a phone that moved. What is
+ * not for an open port of this host is none of our business.
+ */
+static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdict)
+{
+	struct datagram *d = &f->datagram;
+	struct port_counters *counters = NULL;
+	enum parse_odd_result odd = PARSE_ODD_OTHER;
+	enum budget_kind kind = BUDGET_LEARNING;
+	struct local_address sender;
+	__be16 ports[2] = {0, 0};
+	__u32 index, slot;
+
+	/* Behind XDP only frames come here that XDP left to TC, and so could parse. */
+	if (hook != HOOK_TC_BEHIND_XDP &&
+	    (verdict == VERDICT(up_ip_options) || verdict == VERDICT(up_fragment) ||
+	     verdict == VERDICT(up_extension_header) || verdict == VERDICT(up_malformed))) {
+		odd = parse_odd(f->data, f->data_end, d, ports);
+		if (odd == PARSE_ODD_OTHER)
+			return verdict;
+		if (odd != PARSE_ODD_PORTS)
+			return limit_portless(d, odd == PARSE_ODD_FRAGMENT, verdict);
+		slot = slot_of_datagram(d);
+		index = __builtin_bswap16(ports[1]) - FIRST_PORT;
+		if (index >= PORT_SPAN || slot >= LOCAL_SLOTS)
+			return verdict;
+		index += slot * PORT_SPAN;
+		struct port_row *row = port_rows.lookup(&index);
+		if (!row || !row->is_open)
+			return verdict;
+	} else if (f->row && verdict != VERDICT(up_not_ours) && verdict != VERDICT(up_to_tc)) {
+		index = f->index;
+		ports[0] = d->udp->source;
+	} else {
+		return verdict;
+	}
+	struct port_source *source = port_sources.lookup(&index);
+	if (!source)
+		return verdict;
+	read_source(d, &sender);
+	if (budget_is_known(source, &sender, ports[0])) {
+		kind = odd == PARSE_ODD_PORTS ? BUDGET_ODD : BUDGET_KNOWN;
+	} else if (source->is_locked || verdict == VERDICT(up_other_source)) {
+		kind = BUDGET_OTHER;
+		if (verdict == VERDICT(up_other_source))
+			counters = port_counters.lookup(&index);
+		if (odd != PARSE_ODD_PORTS && parse_ssrc(f->data_end, d, &f->mark) &&
+		    budget_goes_on(source, counters, &f->mark))
+			kind = BUDGET_MOVED;
+	}
+	if (verdict != VERDICT(up_other_source) && !is_host_address(d))
+		return verdict;
+	return spend(index, source, &sender, kind, PLACE_INTERFACE, verdict);
+}
+
 /* Count a packet without a sequence number, which cannot be recognized when it comes again. */
 static __always_inline __u32 count_unnumbered(const struct frame *f)
 {
@@ -278,10 +396,11 @@ static __always_inline __u32 count_unnumbered(const struct frame *f)
 
 	if (!events)
 		return FORWARD;
+	if (!f->entry.row.is_rtp)
+		return account_is_going_round(events, f->now_ns, RTCP_PER_SECOND) ? VERDICT(dropped_rtcp_rate) : FORWARD;
 	if (account_is_going_round(events, f->now_ns, UNNUMBERED_PER_SECOND))
 		return VERDICT(dropped_going_round);
-	if (f->entry.row.is_rtp)
-		events->parse_errors++;
+	events->parse_errors++;
 	return FORWARD;
 }
 
@@ -344,12 +463,15 @@ int ON_XDP(struct xdp_md *ctx)
 	verdict = find_row(&f);
 	if (verdict == FORWARD)
 		verdict = judge(&f, HOOK_XDP);
-	if (verdict == FORWARD)
+	if (verdict == FORWARD) {
 		verdict = hook_xdp_rewrite(ctx, &f);
-	if (verdict == FORWARD)
-		verdict = count_forwarded(&f);
-	if (verdict == FORWARD)
-		return bpf_redirect(f.out.xdp_ifindex, 0);
+		if (verdict == FORWARD)
+			verdict = count_forwarded(&f);
+		if (verdict == FORWARD)
+			return bpf_redirect(f.out.xdp_ifindex, 0);
+	} else {
+		verdict = limit(&f, HOOK_XDP, verdict);
+	}
 	count_verdict(verdict);
 	return verdict_is_dropped(verdict) ? XDP_DROP : XDP_PASS;
 }
@@ -373,12 +495,15 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 	}
 	if (verdict == FORWARD)
 		verdict = judge(&f, hook);
-	if (verdict == FORWARD)
+	if (verdict == FORWARD) {
 		verdict = hook_tc_rewrite(skb, &f);
-	if (verdict == FORWARD)
-		verdict = count_forwarded(&f);
-	if (verdict == FORWARD)
-		return bpf_redirect(f.out.ifindex, 0);
+		if (verdict == FORWARD)
+			verdict = count_forwarded(&f);
+		if (verdict == FORWARD)
+			return bpf_redirect(f.out.ifindex, 0);
+	} else if (hook == HOOK_TC || f.is_ours) {
+		verdict = limit(&f, hook, verdict);
+	}
 	if (hook == HOOK_TC || f.is_ours)
 		count_verdict(verdict);
 	/* Other filters after ours decide, too. */

@@ -11,8 +11,17 @@
  * Limits, most of which userspace keeps as well. Their numbers are in Python only, and come by the compiler's command
  * line: LIMITS in rtpproxy/offload/programs.py.
  */
-#if !defined(MAX_JUMP) || !defined(OTHERS_PER_SECOND) || !defined(REPEATS_PER_SECOND) || !defined(UNNUMBERED_PER_SECOND)
-#error "MAX_JUMP, OTHERS_PER_SECOND, REPEATS_PER_SECOND and UNNUMBERED_PER_SECOND must be given"
+#if !defined(MAX_JUMP) || !defined(REPEATS_PER_SECOND) || !defined(UNNUMBERED_PER_SECOND) || !defined(RTCP_PER_SECOND)
+#error "MAX_JUMP, REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND and RTCP_PER_SECOND must be given"
+#endif
+#if !defined(OTHERS_PER_SECOND) || !defined(LEARNING_PER_SECOND) || !defined(ODD_PER_SECOND) || !defined(MOVED_DISTANCE)
+#error "OTHERS_PER_SECOND, LEARNING_PER_SECOND, ODD_PER_SECOND and MOVED_DISTANCE must be given"
+#endif
+#if !defined(HOST_OTHERS_PER_SECOND) || !defined(HOST_LEARNING_PER_SECOND) || !defined(HOST_KNOWN_PER_SECOND)
+#error "HOST_OTHERS_PER_SECOND, HOST_LEARNING_PER_SECOND and HOST_KNOWN_PER_SECOND must be given"
+#endif
+#ifndef FRAGMENTS_PER_SECOND
+#error "FRAGMENTS_PER_SECOND must be given"
 #endif
 
 /*
@@ -100,10 +109,10 @@ _Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a 
  * never reset. `lowest` and what follows is part of the state of the statistics.
  */
 struct port_events {
-	__u32 window_since;        /* start of the second that the next two count in: units of 2^20 ns, modulo 2^32 */
-	__u16 others_passed;       /* packets from other sources passed to userspace */
-	__u16 suspects;            /* packets that may be in a loop (account.h) */
-	__u64 others_dropped;      /* packets from other sources */
+	__u32 window_since;        /* start of the second that `suspects` counts in: units of 2^20 ns, modulo 2^32 */
+	__u16 reserved2;
+	__u16 suspects;            /* packets that may be in a loop, or are too many (account.h) */
+	__u64 reserved3;
 	__u64 ssrc_changed_ns;     /* when the SSRC last changed; 0: no RTP seen */
 	__u64 sequence_set_ns;     /* when `sequence` was set */
 	__u16 sequence;            /* a recent one of the SSRC, host order */
@@ -116,6 +125,46 @@ struct port_events {
 	__u64 missing[MISSING_WORDS]; /* bit n % MISSING_BITS: number n of the run was not received */
 };
 _Static_assert(sizeof(struct port_events) == 128, "events are two cache lines");
+
+/*
+ * From whom packets are expected at a port, whether or not the kernel forwards them. Same index as the row. Written by
+ * the controller by system calls, and not as a whole: a packet that meets a change counts as another kind.
+ */
+struct port_source {
+	__be32 host[4];    /* IPv4 as ::ffff:a.b.c.d */
+	__u32 ssrc;        /* of the locked source where userspace counts its packets; 0: unknown */
+	__be16 port;       /* 0: any */
+	__u16 most;        /* of its packets that may go to userspace each second */
+	__u8 is_known;     /* else nobody is expected, and all of the above is 0 */
+	__u8 is_locked;    /* packets from others are refused, unless they show that the phone moved */
+	__u8 reserved[6];
+};
+_Static_assert(sizeof(struct port_source) == 32, "two of them in a cache line");
+
+/* Kinds of packets that are counted on their way to userspace (budget.h). */
+#define BUDGET_KINDS 6
+
+/* Packets that went to userspace from a port this second, by kind. Same index as the row. */
+struct port_budget {
+	__u32 since;              /* start of the second, in units of 2^20 ns, modulo 2^32 */
+	__u16 used[BUDGET_KINDS]; /* in the order of enum budget_kind */
+};
+_Static_assert(sizeof(struct port_budget) == 16, "four of them in a cache line");
+
+/* The same for all ports together. */
+struct host_budget {
+	__u32 since;
+	__u32 used[BUDGET_KINDS];
+	__u32 reserved[9];
+};
+_Static_assert(sizeof(struct host_budget) == 64, "a cache line of its own");
+
+/* Packets that went to userspace this second, of the sources that share a bucket. */
+struct source_budget {
+	__u32 since;
+	__u32 used;
+};
+_Static_assert(sizeof(struct source_budget) == 8, "eight of them in a cache line");
 
 /* An address of ours, network order; IPv4 as ::ffff:a.b.c.d. */
 struct local_address {

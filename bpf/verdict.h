@@ -37,6 +37,11 @@ struct verdicts {
 	__u64 dropped_no_memory;    /* the kernel had no memory when the frame was already rewritten in part */
 	__u64 dropped_not_sent;     /* redirected by XDP, and not sent by the driver: counted after that, from tracepoints */
 	__u64 up_other_interface;   /* not by that of the route back to its source, where rp_filter is strict */
+	__u64 dropped_learning;     /* to a port that is locked to no source yet, and over its limit for this second */
+	__u64 dropped_known_source; /* from the known source, not forwarded, and over the limit of its port for this second */
+	__u64 dropped_host_limit;   /* over this second's limit of its kind for the whole host */
+	__u64 dropped_fragment;     /* not the first of its packet, and over the limit of its source for this second */
+	__u64 dropped_rtcp_rate;    /* more RTCP than a stream may have each second */
 };
 
 /* The number of a counter in `struct verdicts`, by its name. */
@@ -48,7 +53,10 @@ struct verdicts {
 static __always_inline bool verdict_is_dropped(__u32 verdict)
 {
 	return verdict == VERDICT(dropped_other_source) || verdict == VERDICT(dropped_going_round) ||
-	       verdict == VERDICT(dropped_no_memory) || verdict == VERDICT(dropped_not_sent);
+	       verdict == VERDICT(dropped_no_memory) || verdict == VERDICT(dropped_not_sent) ||
+	       verdict == VERDICT(dropped_learning) || verdict == VERDICT(dropped_known_source) ||
+	       verdict == VERDICT(dropped_host_limit) || verdict == VERDICT(dropped_fragment) ||
+	       verdict == VERDICT(dropped_rtcp_rate);
 }
 
 /* An IPv6 address as two words, for copying. */

@@ -250,7 +250,7 @@ def _build_steered(
         on_failure.callback(programs.close)
         claims = _claims(config, is_steered=True)
         media = SteeredMedia(
-            *(asyncio.get_running_loop(), on_datagram, clock, programs.mark),
+            *(asyncio.get_running_loop(), on_datagram, clock, programs.mark, programs.expect),
             lambda address: _listen_on(address, claims, programs),
         )
         media_ports = range(config.port_min, config.port_max + 2)

@@ -18,7 +18,7 @@ from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
-from rtpproxy.session.latch import Latch
+from rtpproxy.session.latch import KnownSource, Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.session import Component, Leg, Role, Session, Stream
@@ -29,7 +29,6 @@ Journal = list[tuple[str, int]]
 
 NOTHING_COUNTED = PortCounters(
     packets=0,
-    others_dropped=0,
     ssrc=0,
     sequence=0,
     ssrc_changed_at=0.0,
@@ -81,6 +80,8 @@ class FakeMedia:
         self.unreachable: set[str] = set()
         """Hosts that the kernel refuses to send to."""
         self.sent: list[Sent] = []
+        self.expected: dict[int, KnownSource | None] = {}
+        """By port the source that was named last."""
 
     def add_local(self, address: LocalAddress) -> None:
         if address.host in self.foreign:
@@ -101,6 +102,11 @@ class FakeMedia:
         key = address.key(rtp_port)
         self.journal.append(("close", key))
         self.open_ports.remove(key)
+
+    def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
+        assert key & ~1 in self.open_ports
+        assert component == key & 1
+        self.expected[key] = source
 
     def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
         assert stream.key & ~1 in self.open_ports, f"sending from port {stream.local_port}, which is closed"
@@ -126,6 +132,7 @@ class FakeOffload:
         """Key and time of each packet that came up."""
         self.applied = 0
         """How many times entries were applied."""
+        self.dropped = 0
         self._counters: dict[int, PortCounters] = {}
         self._last_seen = np.zeros(4 * 65536)
 
@@ -169,7 +176,7 @@ class FakeOffload:
         return sum(counters.packets for counters in self._counters.values())
 
     def total_dropped(self) -> int:
-        return sum(counters.others_dropped for counters in self._counters.values())
+        return self.dropped
 
     def total_parse_errors(self) -> int:
         return 6
@@ -222,11 +229,6 @@ class FakeOffload:
         before = self.counters(key)
         totals = before.totals._replace(duplicates=before.totals.duplicates + packets)
         self._counters[key] = replace(before, packets=before.packets + packets, totals=totals)
-
-    def drop_others(self, key: int, packets: int) -> None:
-        """Count so many packets dropped for their source."""
-        before = self.counters(key)
-        self._counters[key] = replace(before, others_dropped=before.others_dropped + packets)
 
 
 class JournalledPorts(PortAllocator):

@@ -20,8 +20,9 @@ from rtpproxy.media.sockets import (
     ipv6_address,
     set_dscp,
 )
+from rtpproxy.session.latch import KnownSource
 from rtpproxy.session.local import LocalAddress
-from rtpproxy.session.session import Stream
+from rtpproxy.session.session import Component, Stream
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,9 @@ class BoundMedia:
             self.send_failures.count(to, error)
             return False
         return True
+
+    def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
+        """Do nothing: each stream has a socket of its own, whose buffer strangers share with the phone."""
 
     def routes_changed(self) -> None:
         """Do nothing: the kernel looks routes up for each datagram."""

@@ -12,7 +12,9 @@ from rtpproxy.errors import PortBusyError
 from rtpproxy.media.receiving import Receivers
 from rtpproxy.media.sending import RawSenders
 from rtpproxy.media.sockets import OnDatagram, bind_port, check_ours, datagram_socket, family_of
+from rtpproxy.session.latch import KnownSource
 from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Component
 
 _PORTS = 65536
 
@@ -26,13 +28,16 @@ class SteeredMedia:
         on_datagram: OnDatagram,
         clock: Callable[[], float],
         mark: Callable[[int, bool], None],
+        expect: Callable[[int, KnownSource | None, Component], None],
         add_local: Callable[[LocalAddress], None],
     ) -> None:
-        """`mark(key, is_open)` writes the port table; `add_local` tells the programs about another address.
+        """`mark(key, is_open)` writes the port table; `expect` tells the programs from whom packets are expected at a
+        port, and `add_local` about another address.
 
         Nothing is opened before `start`.
         """
         self._mark = mark
+        self._tell_expected = expect
         self._add_local = add_local
         self._receivers = Receivers(loop, on_datagram, clock)
         self._senders = RawSenders()
@@ -43,6 +48,11 @@ class SteeredMedia:
         """By slot; addresses that join a wildcard's port space are left out."""
         self._open_ports: dict[int, bytearray] = defaultdict(lambda: bytearray(_PORTS))
         """By slot: 1 for each RTP port whose pair is open, else 0."""
+        self._told: dict[int, memoryview] = defaultdict(lambda: memoryview(bytearray(8 * _PORTS)).cast("q"))
+        """By slot, for each port: the hash of the known source that the programs were told of; 0 for none.
+
+        So a call needs no memory for it but these 32 bytes; pages that no port needs are never touched.
+        """
 
     def start(self, listen: Sequence[LocalAddress], sockets: int, media_ports: range = range(0)) -> list[int]:
         """Open the receiving sockets and return their descriptors, in their order in the kernel's socket map.
@@ -96,8 +106,18 @@ class SteeredMedia:
     def close(self, address: LocalAddress, rtp_port: int) -> None:
         """Give a port pair back."""
         self._open_ports[address.slot][rtp_port] = 0
-        self._mark(address.key(rtp_port), False)
-        self._mark(address.key(rtp_port + 1), False)
+        for component in Component:
+            key = address.key(rtp_port + component)
+            self._mark(key, False)
+            self.expect(key, None, component)
+
+    def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
+        """Keep room for packets of a source at a port, so that a flood by others does not displace them."""
+        told, port = self._told[key // _PORTS], key % _PORTS
+        new = 0 if source is None else hash(source)
+        if told[port] != new:
+            self._tell_expected(key, source, component)
+            told[port] = new
 
     def routes_changed(self) -> None:
         """Forget which of our addresses the routes choose."""

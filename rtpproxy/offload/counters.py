@@ -46,10 +46,10 @@ class CounterTables(ByPort):
         self._state_struct, self._state_at = counters.packer(*state), counters.offset(state[0])
         run = "lowest", "settled", "missing"
         self._event_struct = events.packer(
-            *("others_dropped", "ssrc_changed_ns", "sequence_set_ns", "sequence", "lost", "duplicates", "parse_errors"),
+            *("ssrc_changed_ns", "sequence_set_ns", "sequence", "lost", "duplicates", "parse_errors"),
             *run,
         )
-        self._event_at = events.offset("others_dropped")
+        self._event_at = events.offset("ssrc_changed_ns")
         self._run_struct, self._run_at = events.packer(*run), events.offset(run[0])
         self._ring = BitRing(events.member_bytes("missing"))
         self._packets_of, self._seen_ns_of = (self._counters.numbers(name) for name in ("packets", "last_seen_ns"))
@@ -75,7 +75,7 @@ class CounterTables(ByPort):
         packets, jitter_sum, jitter_count, ssrc, seen, arrived, highest, timestamp, jitter, jitter_max, gap, *flags = (
             self._counter_struct.unpack_from(self._counters.memory, self._counters.offset(row))
         )
-        dropped, changed, refreshed, sequence, lost, duplicates, parse_errors, lowest, settled, missing = (
+        changed, refreshed, sequence, lost, duplicates, parse_errors, lowest, settled, missing = (
             self._event_struct.unpack_from(self._events.memory, self._events.offset(row) + self._event_at)
         )
         is_running, is_jitter_new = flags
@@ -94,7 +94,6 @@ class CounterTables(ByPort):
         )
         return PortCounters(
             packets=packets,
-            others_dropped=dropped,
             ssrc=ssrc,
             sequence=sequence,
             ssrc_changed_at=changed / _NS,

@@ -87,8 +87,6 @@ class PortCounters:
     """Counters of a port since the programs were loaded. Times are seconds, monotonic, 0.0 for never."""
 
     packets: int
-    others_dropped: int
-    """Packets from other sources than the locked one that were dropped."""
     ssrc: int
     sequence: int
     """A recent sequence number of `ssrc`, set about once a second."""

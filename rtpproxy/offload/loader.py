@@ -27,6 +27,7 @@ LOAD_DEADLINE_S = 120.0
 """A compiler that hangs must not hang the relay; on a busy machine loading takes most of a minute."""
 _MAPS = (
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
+    *("port_sources", "port_budgets", "host_budgets", "learning_budgets", "fragment_budgets"),
     *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets", "own_program", "refused_frames"),
 )
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36

@@ -16,18 +16,50 @@ from rtpproxy.offload.refusals import Refusals
 from rtpproxy.offload.syscall import attach_sk_lookup, attach_tracepoint, program_id
 from rtpproxy.offload.tables import Tables
 from rtpproxy.rtp.statistics import MAX_JUMP
+from rtpproxy.session.latch import SEQUENCE_DISTANCE, KnownSource
 from rtpproxy.session.local import slots_of
-from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
+from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
+from rtpproxy.session.session import Component
 
 OTHERS_PER_SECOND = 8
-"""Limit of packets from other sources than the locked one that the kernel leaves to userspace, per port."""
+"""Limit of packets from other sources than the locked one that the kernel leaves to userspace, per port.
+
+It lets as many again through that have the SSRC of the locked source: a phone that moved."""
+LEARNING_PER_SECOND = 250
+"""Limit of packets from sources that no port expects, to ports that are locked to none yet; per port and per source.
+
+Each of them may teach the relay an endpoint, which costs some 100 µs. Behind one NAT so many phones can start each
+second.
+"""
+ODD_PER_SECOND = 1000
+"""Limit of the known source's packets with IP options, extension headers or fragments, per port.
+
+No phone sends options; fragments are those of large video packets."""
+HOST_OTHERS_PER_SECOND = 1000
+"""Limit of packets from other sources for all ports together; as many again of phones that may have moved."""
+HOST_LEARNING_PER_SECOND = 4000
+"""Limit of packets to ports that are locked to no source yet, for all ports together; as many again of the odd ones."""
+HOST_KNOWN_PER_SECOND = 150_000
+"""Limit of packets of known sources, for all ports together. Userspace relays about 100,000."""
+FRAGMENTS_PER_SECOND = 1000
+"""Limit of later fragments that the kernel leaves to the stack, per processor and source (256 are told apart)."""
 LIMITS = {
     "MAX_JUMP": str(MAX_JUMP),
-    "OTHERS_PER_SECOND": str(OTHERS_PER_SECOND),
     "REPEATS_PER_SECOND": str(REPEATS_PER_SECOND),
     "UNNUMBERED_PER_SECOND": str(UNNUMBERED_PER_SECOND),
+    "RTCP_PER_SECOND": str(RTCP_PER_SECOND),
+    "OTHERS_PER_SECOND": str(OTHERS_PER_SECOND),
+    "LEARNING_PER_SECOND": str(LEARNING_PER_SECOND),
+    "ODD_PER_SECOND": str(ODD_PER_SECOND),
+    "MOVED_DISTANCE": str(SEQUENCE_DISTANCE),
+    "HOST_OTHERS_PER_SECOND": str(HOST_OTHERS_PER_SECOND),
+    "HOST_LEARNING_PER_SECOND": str(HOST_LEARNING_PER_SECOND),
+    "HOST_KNOWN_PER_SECOND": str(HOST_KNOWN_PER_SECOND),
+    "FRAGMENTS_PER_SECOND": str(FRAGMENTS_PER_SECOND),
 }
 """Macros that the programs cannot be compiled without."""
+_MOST_KNOWN = {Component.RTP: UNNUMBERED_PER_SECOND, Component.RTCP: RTCP_PER_SECOND}
+"""Limit of the known source's packets that the kernel leaves to userspace each second, per port."""
 
 
 def instance_name(config: Config) -> str:
@@ -103,6 +135,10 @@ class Programs:
     def mark(self, key: int, is_open: bool) -> None:
         """Open or close a port in the port table."""
         (self.tables.ports.open_port if is_open else self.tables.ports.close_port)(key)
+
+    def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
+        """Keep room for packets of a source on their way to userspace (`bpf/budget.h`). Raises OSError."""
+        self.tables.sources.expect(key, source, _MOST_KNOWN[component])
 
     def close(self) -> None:
         """Stop steering, unmap the tables and close all descriptors."""

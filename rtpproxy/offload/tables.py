@@ -16,6 +16,7 @@ from rtpproxy.offload.layout import ByPort
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.maps import CalledMap, MappedArray, SequencedArray
 from rtpproxy.offload.network_order import address4, address6, mac_bytes, ones_sum, tag_bytes
+from rtpproxy.offload.sources import SourceTable
 from rtpproxy.rtp.statistics import RtpState
 
 _IPV4_VERSION_IHL = 0x45
@@ -47,6 +48,7 @@ class Tables:
             rows = MappedArray(fds["port_rows"], layouts["port_rows"])
             self.ports = PortTable(rows, hosts6, self.counts, first_port, last_port)
             stack.callback(self.ports.close)
+            self.sources = SourceTable(loaded, first_port, last_port)
             self.next_hops = NextHopTable(MappedArray(fds["next_hops"], layouts["next_hops"]))
             stack.pop_all()
 

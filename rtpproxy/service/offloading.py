@@ -15,7 +15,7 @@ from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.rtp.statistics import Arrival, SequenceTracker
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
-from rtpproxy.session.latch import Verdict
+from rtpproxy.session.latch import KnownSource, Verdict
 from rtpproxy.session.session import Component, Session, Stream
 
 
@@ -50,16 +50,28 @@ class KernelCounters(Protocol):
     def verdicts(self) -> Mapping[str, int]: ...
 
 
+class Expecting(Protocol):
+    """Keeps room for those who are expected: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
+
+    def expect(self, key: int, source: KnownSource | None, component: Component) -> None: ...
+
+
 class Offloading:
     """The kernel's part in all sessions of one relay."""
 
     def __init__(
-        self, entries: Entries, counters: KernelCounters, destinations: Destinations, observers: Observers
+        self,
+        entries: Entries,
+        counters: KernelCounters,
+        ports: Expecting,
+        destinations: Destinations,
+        observers: Observers,
     ) -> None:
         self._entries = entries
         self._counters = counters
         self._destinations = destinations
         self._observers = observers
+        self._ports = ports
 
     def add(self, stream: Stream) -> None:
         """Start counting for a stream that got its port."""
@@ -124,6 +136,7 @@ class Offloading:
         if not session.is_complete:
             return
         wanted = plan(session, self._destinations.is_denied)
+        self.expect(session)
         for leg in session.legs:
             if isinstance(wanted.get(leg.rtp.key), ForwardingEntry):
                 self._hand_over(leg.rtp)
@@ -132,6 +145,18 @@ class Offloading:
             for stream in session.streams:
                 if stream.key in lost:
                     self.absorb(session, stream, now)
+
+    def expect(self, session: Session) -> None:
+        """Tell from whom packets are expected, so that a flood by others displaces none of them.
+
+        Nobody is expected where the peer's address is not known: what comes there could not be sent on.
+        """
+        for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
+            for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
+                if stream.local_port:
+                    to = peer.latch.remote
+                    source = stream.latch.known_source if to is not None and to.port else None
+                    self._ports.expect(stream.key, source, stream.component)
 
     def _hand_over(self, stream: Stream) -> None:
         """Tell the kernel where the statistics of an RTP stream stand, before it gets its first entry."""

@@ -10,7 +10,7 @@ from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
 from rtpproxy.service.offloading import Offloading
 from rtpproxy.session.latch import Refuses, Verdict, refuses_nothing
-from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
+from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
 from rtpproxy.session.reaper import Activity
 from rtpproxy.session.session import Component, Leg, Session, Stream
 from rtpproxy.session.totals import Totals
@@ -105,6 +105,7 @@ class Packets:
         arrival = self._offloading.count(session, stream, header, now)
         if arrival is Arrival.SSRC_CHANGED and header is not None:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
+            self._offloading.expect(session)
         stream.received_packets += 1
         if arrival is not _NEXT and _is_going_round(stream, arrival, now):
             self._drop(stream)
@@ -147,10 +148,12 @@ def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
 
 
 def _is_going_round(stream: Stream, arrival: Arrival, now: float) -> bool:
-    """Tell if a packet that repeats a number, has none, or starts a new run exceeds the limit."""
+    """Tell if a packet that repeats a number, has none, or starts a new run exceeds the limit of its stream."""
     if arrival is _OUT_OF_ORDER:
         return False
     guard = stream.loop_guard
     if guard is None:
         guard = stream.loop_guard = LoopGuard(now)
+    if stream.component is Component.RTCP:
+        return guard.is_going_round(now, RTCP_PER_SECOND)
     return guard.is_going_round(now, REPEATS_PER_SECOND if arrival is Arrival.DUPLICATE else UNNUMBERED_PER_SECOND)

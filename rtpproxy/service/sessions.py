@@ -23,7 +23,7 @@ from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Ending, Observer, Observers
 from rtpproxy.service.legs import Legs, local_for_new_ports
 from rtpproxy.service.notification import find_notification
-from rtpproxy.service.offloading import Entries, KernelCounters, Offloading
+from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offloading
 from rtpproxy.service.packets import Packets, Sender
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
 from rtpproxy.service.requests import (
@@ -51,7 +51,7 @@ WARN_SHARE = 0.8
 """Share of the capacity above which the operator is warned once."""
 
 
-class Media(Sender, PortOwner, Protocol):
+class Media(Sender, PortOwner, Expecting, Protocol):
     """The userspace path: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
 
@@ -82,7 +82,7 @@ class Service:
         self._timers = Timers(config, activity, kernel_counters)
         self._reach = Reach(config.listen, config.media_allow, config.media_deny)
         self._destinations = Destinations(self._reach)
-        self._offloading = Offloading(entries, kernel_counters, self._destinations, self._observers)
+        self._offloading = Offloading(entries, kernel_counters, media, self._destinations, self._observers)
         self._packets = Packets(
             *(media, self._offloading, self._destinations, self._observers, activity, totals),
             is_doubling=config.is_doubling,

@@ -110,6 +110,19 @@ _ACCEPTED = Verdict.ACCEPTED
 _LEARNED = Verdict.LEARNED
 
 
+@dataclass(frozen=True, slots=True)
+class KnownSource:
+    """Says from whom a stream expects packets, so that strangers cannot displace them on their way to userspace."""
+
+    host: str
+    port: int
+    """0 for any."""
+    is_locked: bool
+    """Packets from others are refused, unless they go on with the SSRC."""
+    ssrc: int | None
+    """SSRC of the memory."""
+
+
 @dataclass(slots=True, eq=False)
 class Latch:
     """State of one stream's learning (protocol.md 5.1); the table of states is at the top of the file."""
@@ -149,6 +162,16 @@ class Latch:
         The source is `remote`; in asymmetric mode it is any port of `remote.host`.
         """
         return self.remote is not None and (self.is_latched or self.is_asymmetric)
+
+    @property
+    def known_source(self) -> KnownSource | None:
+        """From whom packets are expected now: whoever is accepted for certain. None where it may be anybody."""
+        if self.remote is None:
+            return None
+        is_any_port = self.is_asymmetric or bool(self.awaited_host)
+        host = self.awaited_host or self.remote.host
+        is_locked = self.is_locked or bool(self.awaited_host)
+        return KnownSource(host, 0 if is_any_port else self.remote.port, is_locked, self.ssrc)
 
     def signal(self, endpoint: Endpoint, now: float) -> bool:
         """Prefill from a command (5.2); True when the remote changed.

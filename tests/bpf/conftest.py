@@ -12,7 +12,7 @@ from tests.conftest import FIRST_PORT, LAST_PORT, load_programs
 @pytest.fixture(scope="session")
 def unlimited():
     """The programs without limits on equal packets in quick succession, which look as if they were in a loop."""
-    limits = {"REPEATS_PER_SECOND": "0xffffffff", "UNNUMBERED_PER_SECOND": "0xffffffff"}
+    limits = dict.fromkeys(("REPEATS_PER_SECOND", "UNNUMBERED_PER_SECOND", "RTCP_PER_SECOND"), "0xffffffff")
     with contextlib.closing(load_programs(**limits)) as loaded:
         yield loaded
 

@@ -2,11 +2,13 @@
 
 import itertools
 import mmap
+import struct
 import time
 from typing import NamedTuple
 
 from rtpproxy.offload.entry import ForwardingEntry, Ingress, NextHop
 from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.maps import CalledMap
 from rtpproxy.offload.tables import Tables
 from tests.bpf.frames import (
     CALLEE,
@@ -24,12 +26,17 @@ from tests.conftest import RELAY_MAC, TOS, TTL
 
 INGRESS = Ingress(1, RELAY_MAC)
 """Where frames come in when a program is run on them."""
+_CALLED = ("port_sources", "port_budgets", "host_budgets")
+"""Maps that cannot be mapped."""
+_CLOCK_MONOTONIC_COARSE = 6
 _ports = itertools.count(20000)
 _hops = itertools.count(1)
 
 
 WINDOW_SHIFT = 20
 """`window_since` counts units of 2^20 ns (bpf/types.h)."""
+OVER_A_SECOND = 2_000_000_000 >> WINDOW_SHIFT
+"""In the same units."""
 AS_XDP = {TC_ACT_REDIRECT: XDP_REDIRECT, TC_ACT_SHOT: XDP_DROP, TC_ACT_UNSPEC: XDP_PASS}
 """Answers of TC, in XDP's words."""
 
@@ -121,24 +128,57 @@ class DataPlane:
         verdict = result.verdict if self.hook == "xdp" else AS_XDP[result.verdict]
         return Outcome(verdict, result.frame, moved)
 
+    def run_often(self, frame: bytes, times: int) -> dict[str, int]:
+        """Run the program so many times on a frame that it does not change. Returns the counters that moved."""
+        before = self.tables.counts.verdicts()
+        run(getattr(self._loaded, f"{self.hook}_fd"), frame, repeat=times)
+        after = self.tables.counts.verdicts()
+        return {name: after[name] - before[name] for name in after if after[name] != before[name]}
+
     def run_this_second(self, port: int, frame: bytes) -> Outcome:
         """Run the program on a frame that counts in the same second as those before it, however long they took."""
-        now = (time.monotonic_ns() >> WINDOW_SHIFT) % 2**32
-        self.poke("port_events", port, "window_since", now)
+        self._begin_second(port, 0)
         return self.run(frame)
+
+    def end_second(self, port: int) -> None:
+        """Let the second be over that packets of a port were counted in."""
+        self._begin_second(port, OVER_A_SECOND)
+
+    def use_up(self, kind: int, most: int, port: int | None = None, place: int = 0) -> None:
+        """Count so many packets of a kind this second, at one port or, without one, for the whole host."""
+        map_name, form = ("host_budgets", "=6I") if port is None else ("port_budgets", "=6H")
+        index = place if port is None else port + place * 65536
+        used = [0] * 6
+        used[kind] = most
+        self.poke(map_name, index, "used", struct.pack(form, *used))
+        self.poke(map_name, index, "since", _now())
+
+    def _begin_second(self, port: int, units_ago: int) -> None:
+        since = (_now() - units_ago) % 2**32
+        self.poke("port_events", port, "window_since", since)
+        for place in range(2):
+            self.poke("port_budgets", port + place * 65536, "since", since)
+            self.poke("host_budgets", place, "since", since)
 
     def peek(self, map_name: str, index: int, member: str) -> int | bytes:
         """One number in a map, or one array as bytes; `index` is a key where the map is by port."""
         return self._access(map_name, index, member, None)
 
-    def poke(self, map_name: str, index: int, member: str, value: int) -> None:
-        """Write one number into a map past its writer."""
+    def poke(self, map_name: str, index: int, member: str, value: int | bytes) -> None:
+        """Write one member into a map past its writer."""
         self._access(map_name, index, member, value)
 
-    def _access(self, map_name: str, index: int, member: str, value: int | None) -> int | bytes:
+    def _access(self, map_name: str, index: int, member: str, value: int | bytes | None) -> int | bytes:
         layout, entries = self._loaded.layouts[map_name].value, self._loaded.layouts[map_name].entries
         if map_name.startswith("port_"):
             index = self.tables.ports.row(index)
+        if map_name in _CALLED:
+            called = CalledMap(self._loaded.map_fds[map_name], self._loaded.layouts[map_name])
+            data = bytearray(called.read(index))
+            if value is not None:
+                layout.packer(member).pack_into(data, layout.offset(member), value)
+                called.write(index, bytes(data))
+            return layout.packer(member).unpack_from(data, layout.offset(member))[0]
         position = index * layout.size + layout.offset(member)
         memory = self._memories.get(map_name)
         if memory is None:
@@ -147,3 +187,8 @@ class DataPlane:
         if value is not None:
             layout.packer(member).pack_into(memory, position, value)
         return layout.packer(member).unpack_from(memory, position)[0]
+
+
+def _now() -> int:
+    """The time as the programs' coarse clock has it."""
+    return (time.clock_gettime_ns(_CLOCK_MONOTONIC_COARSE) >> WINDOW_SHIFT) % 2**32

@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from rtpproxy.offload.entry import XdpWay
-from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
+from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.bpf.data_plane import DataPlane, Outcome
 from tests.bpf.frames import CALLER, HOP, ethernet, forwarded, ipv6, received, rtp, tagged
 from tests.bpf.prog_run import XDP_DROP, XDP_PASS, XDP_REDIRECT
@@ -319,14 +319,21 @@ def test_repeated_numbers_are_limited_each_second(plane, families):
     assert plane.run(frame) == expected(plane, entry, rtp(7), ())
 
 
-@pytest.mark.parametrize(("is_rtp", "data"), [(False, rtp(7)), (True, b"\0 not RTP")], ids=["rtcp", "not rtp"])
-def test_packets_without_a_number_are_limited_each_second(plane, is_rtp, data):
+@pytest.mark.parametrize(
+    ("is_rtp", "data", "most", "reason"),
+    [
+        (False, rtp(7), RTCP_PER_SECOND, "dropped_rtcp_rate"),
+        (True, b"\0 not RTP", UNNUMBERED_PER_SECOND, "dropped_going_round"),
+    ],
+    ids=["rtcp", "not rtp"],
+)
+def test_packets_without_a_number_are_limited_each_second(plane, is_rtp, data, most, reason):
     entry = plane.install(hop_with(()), is_rtp=is_rtp)
     frame = received(entry.port, data)
-    plane.poke("port_events", entry.port, "suspects", UNNUMBERED_PER_SECOND - 1)
+    plane.poke("port_events", entry.port, "suspects", most - 1)
     assert plane.run_this_second(entry.port, frame) == expected(plane, entry, data, ())
     outcome = plane.run_this_second(entry.port, frame)
-    assert (outcome.action, outcome.counted) == (XDP_DROP, {"dropped_going_round": 1})
+    assert (outcome.action, outcome.counted) == (XDP_DROP, {reason: 1})
     counters = plane.tables.counts.counters(entry.port)
     assert (counters.packets, counters.totals.parse_errors) == (1, int(is_rtp))
 

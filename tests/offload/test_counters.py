@@ -14,9 +14,7 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 
 def test_counters_of_a_port_that_saw_nothing(tables):
-    assert tables.counts.counters(50003) == PortCounters(
-        0, 0, 0, 0, 0.0, 0.0, RtpState(is_jitter_new=False), RtpTotals()
-    )
+    assert tables.counts.counters(50003) == PortCounters(0, 0, 0, 0.0, 0.0, RtpState(is_jitter_new=False), RtpTotals())
 
 
 def test_counters_are_seconds_and_host_order(plane, tables):
@@ -40,7 +38,6 @@ def test_counters_are_seconds_and_host_order(plane, tables):
         "ssrc_changed_ns": 1_500_000_000,
         "sequence_set_ns": 2_000_000_000,
         "sequence": 65535,
-        "others_dropped": 3,
         "lost": 0xFFFFFFFF,
         "duplicates": 5,
         "parse_errors": 6,
@@ -52,7 +49,6 @@ def test_counters_are_seconds_and_host_order(plane, tables):
             plane.poke(map_name, port, member, value)
     expected = PortCounters(
         packets=1 << 40,
-        others_dropped=3,
         ssrc=0xFFFFFFFE,
         sequence=65535,
         ssrc_changed_at=1.5,
@@ -82,7 +78,6 @@ def test_seed_touches_no_total_and_no_neighbour(plane, tables):
     for _ in range(2):
         plane.run(received(port, rtp()))
         plane.run(received(neighbour, rtp()))
-    plane.poke("port_events", port, "others_dropped", 7)
     before, other = tables.counts.counters(port), tables.counts.counters(neighbour)
     state = RtpState(5, 300, 200, frozenset({250, 299}), 3.0, 0.5, 77, 2.0, 4.0, 6.0, False)
     tables.ports.seed(port, state)
@@ -128,7 +123,6 @@ def test_totals(loaded, plane, tables):
         for _ in range(times):
             plane.run_this_second(port, received(port, sport=9))
     assert (tables.counts.total_forwarded() - before[0], tables.counts.total_dropped() - before[1]) == (3, 3 + 2)
-    assert [tables.counts.counters(port).others_dropped for port in (a, b)] == [3, 2]
 
 
 def test_last_seen_is_a_copy(plane, tables):

@@ -5,7 +5,8 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import LatchingMode, ListenAddress
 from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, REFLECTED, ForwardingEntry
-from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
+from rtpproxy.session.latch import KnownSource
+from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.fakes import TOS
 from tests.running import rtp
 from tests.scenario import (
@@ -355,20 +356,44 @@ def test_numbers_that_start_anew_are_believed_so_often_a_second(play, ssrcs):
 
 
 @pytest.mark.parametrize(
-    ("source", "key", "data", "out"),
+    ("source", "key", "data", "out", "most"),
     [
-        (CALLER_RTCP, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP)),
-        (CALLER, FACES_CALLER, b"\0 not RTP", TO_CALLEE),
+        (CALLER_RTCP, FACES_CALLER_RTCP, RTCP, (FACES_CALLEE_RTCP, CALLEE_RTCP), RTCP_PER_SECOND),
+        (CALLER, FACES_CALLER, b"\0 not RTP", TO_CALLEE, UNNUMBERED_PER_SECOND),
     ],
     ids=["rtcp", "not rtp"],
 )
-def test_what_has_no_number_is_believed_so_often_a_second(play, source, key, data, out):
+def test_what_has_no_number_is_believed_so_often_a_second(play, source, key, data, out, most):
     play.call()
-    for _ in range(UNNUMBERED_PER_SECOND):
+    for _ in range(most):
         play.packet(source, key, data, out)
     play.packet(source, key, data)
     play.at(1)
     play.packet(source, key, data, out)
+
+
+def test_the_kernel_hears_from_whom_packets_are_expected(play):
+    """Whenever that changes, so that a flood by others displaces none of them."""
+    play.call()
+    expected = play.media.expected
+    assert expected[FACES_CALLER] == KnownSource(CALLER.host, CALLER.port, False, None)
+    assert expected[FACES_CALLER_RTCP] == KnownSource(CALLER_RTCP.host, CALLER_RTCP.port, False, None)
+    play.packet(CALLER, FACES_CALLER, rtp(1, ssrc=7), TO_CALLEE)
+    assert expected[FACES_CALLER] == KnownSource(CALLER.host, CALLER.port, True, 7)
+    play.packet(CALLER, FACES_CALLER, rtp(1, ssrc=8), TO_CALLEE)
+    assert expected[FACES_CALLER] == KnownSource(CALLER.host, CALLER.port, True, 8)
+
+
+def test_nobody_is_expected_where_the_peer_is_unknown(play):
+    """What comes there cannot be sent on, and a port that somebody else learned must not bring him more room."""
+    play.ask("U call 10.0.1.2 4000 f")
+    play.ask("L call 0.0.0.0 0 f t")
+    play.packet(CALLER, FACES_CALLER, rtp(1))
+    assert play.media.expected[FACES_CALLER] is None
+    assert play.media.expected[FACES_CALLEE] is None
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER)
+    assert play.media.expected[FACES_CALLER] == KnownSource(CALLER.host, CALLER.port, True, 0x1234)
+    assert play.media.expected[FACES_CALLEE] == KnownSource(CALLEE.host, CALLEE.port, True, None)
 
 
 def test_packet_is_not_sent_to_a_port_of_its_own_session():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.rtp.header import RtpHeader
-from rtpproxy.session.latch import Latch, Verdict
+from rtpproxy.session.latch import KnownSource, Latch, Verdict
 
 A = Endpoint("192.0.2.1", 5000)
 A_OTHER_PORT = Endpoint("192.0.2.1", 6000)
@@ -919,6 +919,33 @@ def test_accepted_sources(is_strict, name):
         assert latch.is_locked == (name in ("latched", "asymmetric", "following"))
         is_accepted = latch.observe(source, rtp(9, 40000), True, 21.0) is not IGNORED
         assert is_accepted == (source in ACCEPTED_SOURCES[name])
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("name", ACCEPTED_SOURCES)
+def test_known_sources_are_accepted_and_if_locked_no_others(is_strict, name):
+    """The kernel keeps room for a known source in a flood, so it must be one that is heard."""
+    if name in ("awaiting", "following") and not is_strict:
+        return
+    for source in (A, A_OTHER_PORT, B, C):
+        latch = in_state(name, is_strict)
+        known = latch.known_source
+        if known is None:
+            assert name == "empty"
+            continue
+        is_known = known.host == source.host and known.port in (0, source.port)
+        if source == latch.left:
+            continue
+        is_accepted = latch.observe(source, rtp(9, 40000), True, 21.0) is not IGNORED
+        assert is_accepted == is_known if known.is_locked else is_accepted or not is_known
+
+
+def test_known_source_has_the_ssrc_of_the_memory():
+    latch = prefilled()
+    assert latch.known_source == KnownSource(A.host, A.port, False, None)
+    latch.observe(A, rtp(7, 1), True, 20.0)
+    assert latch.known_source == KnownSource(A.host, A.port, True, 7)
+    assert Latch().known_source is None
 
 
 # RTP bleed
