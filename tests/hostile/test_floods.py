@@ -1,0 +1,283 @@
+"""Floods against a relay whose kernel tier forwards: they cost the relay next to nothing, and calls nothing at all.
+
+How fast a flood is, is up to the machine. What it may cost is counted, not timed: packets that reach userspace, and the
+share of a processor that the process of the relay uses.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP, IPOption_Router_Alert
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from rtpproxy.offload.programs import (
+    FRAGMENTS_PER_SECOND,
+    LEARNING_PER_SECOND,
+    OTHERS_PER_SECOND,
+)
+from rtpproxy.session.loops import RTCP_PER_SECOND
+from tests.hostile.flood import Flood
+from tests.netns import Topology
+from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, STEERED, TC, Call, PhonePort, ip, rtcp
+from tests.netns_call.traffic import Traffic, both_ways
+from tests.running import RunningRelay, rtp
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+CALLER, CALLER_MOVED, CALLEE = "198.51.100.2", "198.51.100.3", "203.0.113.2"
+"""Public, because strict mode believes no others."""
+FLOOD = 400_000
+STRANGE = rtp(0x6666, ssrc=0xBAD)
+STRANGERS_PORT = 6000
+PORT_AT = 36
+"""Where the destination port is in a frame with IPv4 and no options."""
+OPEN_PORTS = 400
+CPU_SHARE = 0.05
+TICKS_PER_SECOND = 100
+
+
+class Arena:
+    """Caller, callee, attacker and a running relay."""
+
+    def __init__(self, topology, relay, way):
+        self.topology, self.relay, self.way = topology, relay, way
+        self.attacker = topology.attacker
+
+    def call(self, name, **options):
+        options = {"caller_at": (CALLER, 4000), "callee_at": (CALLEE, 5000), **options}
+        return Call(self.relay, self.topology.caller, self.topology.callee, name, **options)
+
+    def frame(self, header, port, payload=STRANGE, *, sport=STRANGERS_PORT, **fields):
+        kind = 0x86DD if isinstance(header, IPv6) else 0x0800
+        udp = UDP(sport=sport, dport=port, **fields)
+        return bytes(
+            Ether(src=self.attacker.mac, dst=self.attacker.gateway.mac, type=kind) / header / udp / Raw(payload)
+        )
+
+    def header(self, **fields):
+        return IP(src=self.attacker.ip, dst=self.attacker.gateway.ip, **fields)
+
+    def header6(self):
+        return IPv6(src=self.attacker.ip6, dst=self.attacker.gateway.ip6)
+
+    def frames(self):
+        """Frames by verdict up to now."""
+        return {name: int(count) for name, count in re.findall(r"frames (\w+): (\d+)", self.relay.ask("It"))}
+
+    def cpu_s(self):
+        """Processor time of the relay's process up to now."""
+        fields = Path(f"/proc/{self.relay.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+    def flood(self, frame, packets=FLOOD, **options):
+        """Send the flood. Returns the frames by verdict meanwhile, the seconds that it took, and the processor's."""
+        with Flood(self.attacker, frame, **options) as flood:
+            before, cpu_s, began = self.frames(), self.cpu_s(), time.monotonic()
+            flood.start(packets)
+            flood.finish()
+            seconds, cpu_s, after = time.monotonic() - began, self.cpu_s() - cpu_s, self.frames()
+        moved = {name: count - before.get(name, 0) for name, count in after.items()}
+        return {name: count for name, count in moved.items() if count}, seconds, cpu_s
+
+
+def add_address(topology, phone, host):
+    ip(phone, f"addr add {host}/32 dev {phone.ifname}")
+    ip(topology.relay, f"route add {host}/32 dev {phone.gateway.ifname}")
+
+
+@pytest.fixture(scope="module")
+def topology():
+    with Topology(ipv6=True) as topology:
+        topology.attacker = topology.add_host("attacker")
+        for phone, host in ((topology.caller, CALLER), (topology.caller, CALLER_MOVED), (topology.callee, CALLEE)):
+            add_address(topology, phone, host)
+        yield topology
+
+
+@pytest.fixture(scope="module", params=["compatible", "strict"])
+def latching(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[KERNEL, TC], ids=lambda way: way.name)
+def arena(request, topology, latching, tmp_path_factory):
+    way = request.param
+    options = (*way.options, "--latching", latching, "-l", "*", "-6", "six@::")
+    with RunningRelay(tmp_path_factory.mktemp("floods"), *options, host=topology.relay) as relay:
+        yield Arena(topology, relay, way)
+        assert "unexpected" not in relay.log
+
+
+only_compatible = pytest.mark.parametrize("latching", ["compatible"], indirect=True)
+
+
+def plain(arena, port):
+    return arena.frame(arena.header(), port, chksum=0)
+
+
+def options(arena, port):
+    return arena.frame(arena.header(options=[IPOption_Router_Alert()]), port, chksum=0)
+
+
+def first_fragments(arena, port):
+    return arena.frame(arena.header(flags="MF"), port, chksum=0)
+
+
+def later_fragments(arena, port):
+    return arena.frame(arena.header(frag=100), port, chksum=0)
+
+
+def moved_lengths(arena, port):
+    """The datagram is shorter than the packet; the stack cuts the packet and delivers it."""
+    return arena.frame(arena.header(), port, STRANGE, len=8 + 150, chksum=0)
+
+
+FLOODS = {
+    "plain": (plain, "up_other_source", "dropped_other_source", OTHERS_PER_SECOND),
+    "options": (options, "up_ip_options", "dropped_other_source", OTHERS_PER_SECOND),
+    "first fragments": (first_fragments, "up_fragment", "dropped_other_source", OTHERS_PER_SECOND),
+    "later fragments": (later_fragments, "up_fragment", "dropped_fragment", FRAGMENTS_PER_SECOND),
+    "wrong lengths": (moved_lengths, "up_malformed", "dropped_other_source", OTHERS_PER_SECOND),
+}
+
+
+@only_compatible
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_at_a_call_is_dropped_in_the_kernel(arena, name):
+    """The call loses nothing, and neither does one beside it; every packet of the flood is counted, by reason."""
+    build, up, dropped, most = FLOODS[name]
+    beside_at = {"caller_at": (CALLER, 4010), "callee_at": (CALLEE, 5010)}
+    with arena.call(name.replace(" ", "-")) as call, arena.call("beside", **beside_at) as beside:
+        for one in (call, beside):
+            one.establish(arena.way)
+        streams = (*both_ways(call), *both_ways(beside))
+        with Traffic(*streams) as traffic:
+            traffic.more(50)
+            frames, seconds, cpu_s = arena.flood(build(arena, call.caller.to[1]))
+            traffic.more(50)
+            traffic.finish()
+        for stream in streams:
+            assert not stream.doubled
+        assert frames[up] + frames[dropped] == FLOOD, frames
+        assert frames[up] <= (2 + seconds) * most, frames
+        assert cpu_s <= CPU_SHARE * seconds + 0.1
+        for one in (call, beside):
+            assert arena.relay.ask(f"D {one.tags}") == "0"
+
+
+@only_compatible
+def test_a_flood_behind_extension_headers(arena):
+    with arena.call("six", caller_at=(arena.topology.caller.ip6, 4000)) as call:
+        header = arena.header6() / IPv6ExtHdrDestOpt() / IPv6ExtHdrFragment(m=1)
+        frames, seconds, cpu_s = arena.flood(arena.frame(header, call.caller.to[1]))
+        assert frames["up_extension_header"] + frames["dropped_learning"] == FLOOD, frames
+        assert frames["up_extension_header"] <= (2 + seconds) * LEARNING_PER_SECOND
+        assert cpu_s <= CPU_SHARE * seconds + 0.1
+        assert arena.relay.ask(f"D {call.tags}") == "0"
+
+
+@only_compatible
+def test_a_flood_at_many_ports_that_are_still_learning(arena):
+    """Calls that are not answered yet. A limit by source and one for the host bound them all."""
+    ports = [arena.relay.port(f"U many{number} {CALLER} 4000 f") for number in range(OPEN_PORTS // 2)]
+    frames, seconds, cpu_s = arena.flood(
+        arena.frame(arena.header(), min(ports), chksum=0), ports=max(ports) - min(ports), port_at=PORT_AT
+    )
+    assert frames["up_no_entry"] <= (2 + seconds) * LEARNING_PER_SECOND, frames
+    assert frames["dropped_learning"] > frames["up_no_entry"]
+    assert cpu_s <= CPU_SHARE * seconds + 0.1
+    for number in range(OPEN_PORTS // 2):
+        assert arena.relay.ask(f"D many{number} f") == "0"
+
+
+# Who is heard all the same
+
+
+def while_flooded(arena, call):
+    """A flood at the caller's port that goes on until the context ends; at least a second of it is over."""
+    flood = Flood(arena.attacker, plain(arena, call.caller.to[1]))
+    flood.start(1 << 40)
+    wait_for(lambda: flood.sent > FLOOD, DEADLINE_S, "a flood to be under way")
+    return flood
+
+
+def test_a_phone_that_moved_is_heard_during_a_flood(arena):
+    """Its first packet from there is enough."""
+    with arena.call("moved") as call, PhonePort(arena.topology.caller, CALLER_MOVED, 4000) as moved:
+        call.establish(arena.way)
+        with while_flooded(arena, call):
+            moved.send(rtp(2), call.caller.to)
+            assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
+            assert arena.relay.ask("V") == "20040107"
+            call.callee.send(rtp(2))
+            assert moved.expect() == [(rtp(2), call.caller.to)]
+        assert arena.relay.ask(f"D {call.tags}") == "0"
+
+
+@pytest.mark.parametrize("latching", ["strict"], indirect=True)
+def test_an_announced_phone_is_heard_during_a_flood(arena):
+    """A command named its public address; a NAT chose another port."""
+    with arena.call("announced") as call, PhonePort(arena.topology.caller, CALLER_MOVED, 4444) as moved:
+        call.establish(arena.way)
+        call.update(CALLER_MOVED, 4000)
+        with while_flooded(arena, call):
+            moved.send(rtp(900, ssrc=0x999), call.caller.to)
+            assert call.callee.rtp.expect() == [(rtp(900, ssrc=0x999), call.callee.to)]
+        assert arena.relay.ask(f"D {call.tags}") == "0"
+
+
+@only_compatible
+def test_what_userspace_relays_gets_through_a_flood(arena):
+    """Packets over the MTU of the callee's link."""
+    ip(arena.topology.relay, f"link set {arena.topology.callee.gateway.ifname} mtu 1000")
+    try:
+        with arena.call("long") as call:
+            call.establish(arena.way)
+            before = arena.frames().get("up_too_long", 0)
+            with while_flooded(arena, call):
+                for number in range(2, 302):
+                    long = rtp(number, payload=bytes(1100))
+                    call.caller.send(long)
+                    assert call.callee.rtp.expect() == [(long, call.callee.to)]
+            assert arena.frames()["up_too_long"] - before == 300
+            assert arena.relay.ask(f"D {call.tags}") == "0"
+    finally:
+        ip(arena.topology.relay, f"link set {arena.topology.callee.gateway.ifname} mtu 1500")
+
+
+# RTCP
+
+
+@pytest.mark.parametrize("way", [KERNEL, STEERED, BOUND], ids=lambda way: way.name)
+def test_a_stolen_rtcp_stream_has_the_rate_of_rtcp(topology, tmp_path, way):
+    """The attacker is first at the RTCP port, as the rules of the C RTPproxy allow."""
+    flood, report = 6 * RTCP_PER_SECOND, rtcp(0xBAD) + bytes(80)
+    with RunningRelay(tmp_path, *way.options, "-m", "20000", "-M", "29998", host=topology.relay) as relay:
+        arena = Arena(topology, relay, way)
+        with arena.call("rtcp") as call, PhonePort(topology.attacker, topology.attacker.ip, STRANGERS_PORT) as thief:
+            thief.send(report, (arena.attacker.gateway.ip, call.caller.to_rtcp[1]))
+            assert call.callee.rtcp.expect() == [(report, call.callee.to_rtcp)]
+            if way.is_kernel:
+                call.wait_offloaded(call.caller.to_rtcp[1])
+            frame = arena.frame(arena.header(), call.caller.to_rtcp[1], report, chksum=0)
+            before = int(relay.ask("G npkts_discard"))
+            began = time.monotonic()
+            with Flood(arena.attacker, frame) as stolen:
+                stolen.start(flood, 3000)
+                stolen.finish()
+            arrived = 0
+
+            def is_over():
+                nonlocal arrived
+                arrived += len(call.callee.rtcp.take())
+                return arrived + int(relay.ask("G npkts_discard")) - before >= flood
+
+            wait_for(is_over, DEADLINE_S, "the flood to be over")
+            assert RTCP_PER_SECOND <= arrived <= (2 + time.monotonic() - began) * RTCP_PER_SECOND
+            if way.is_kernel:
+                assert arena.frames()["dropped_rtcp_rate"] == flood - arrived
