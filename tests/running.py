@@ -15,7 +15,7 @@ from tests.netns import Host
 from tests.waiting import DEADLINE_S, wait_for
 
 START_DEADLINE_S = 3 * DEADLINE_S
-"""Longer than the relay waits for its BPF programs to be compiled and loaded (`offload.loader.LOAD_DEADLINE_S`)."""
+"""Longer than compiling and loading the BPF programs takes on a busy machine."""
 PROGRAM = str(Path(sys.executable).parent / "rtpproxy")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -67,7 +67,7 @@ CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
-    *("offload.btf", "offload.contradictions", "offload.patience", "offload.refusing"),
+    *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
     *("cli.media_addresses", "cli.networks", "cli.options"),
 }
 """Single files of other rooms without I/O."""

@@ -20,16 +20,21 @@ from typing import Any
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload.btf import member_offsets
 from rtpproxy.offload.layout import NUMBER, Layout, MapLayout, fingerprint
+from rtpproxy.offload.progress import Judgement, Progress
 
 log = logging.getLogger(__name__)
 
-LOAD_DEADLINE_S = 120.0
-"""A compiler that hangs must not hang the relay; on a busy machine loading takes most of a minute."""
+ATTEMPTS = 3
+"""A compiler that hangs must not hang the relay, and one that hangs once must not keep it from using BPF."""
+_LOOK_S = 1.0
+"""Time between two looks at what the child has done."""
 _MAPS = (
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
     *("port_sources", "port_budgets", "host_budgets", "learning_budgets", "fragment_budgets"),
     *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets", "own_program", "refused_frames"),
 )
+_UTIME = 11
+"""Place of the time in user mode behind the name of a process; that in the kernel is next."""
 _SK_LOOKUP_TYPE, _SK_LOOKUP_ATTACH = 30, 36
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
 _CAPS_TO_LOAD = (38, 39)
@@ -103,6 +108,20 @@ def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
     Raises OffloadError with the reason in one line: no bcc, no privilege, an old kernel, a missing header.
     """
     request = json.dumps({"defines": defines, "directory": str(bpf_directory()), "is_strict": is_strict})
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return _load(request, defines)
+        except _StuckError as error:
+            log.warning("%s; trying again (%d of %d)", error, attempt + 1, ATTEMPTS)
+    return _load(request, defines)
+
+
+class _StuckError(OffloadError):
+    """The child got nowhere, and was killed; another one may succeed."""
+
+
+def _load(request: str, defines: dict[str, str]) -> Loaded:
+    """Load in one child. Raises OffloadError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         child = subprocess.Popen(
@@ -114,12 +133,7 @@ def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
             stderr=subprocess.PIPE,
         )
         theirs.close()
-        try:
-            _, messages = child.communicate(timeout=LOAD_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            raise OffloadError(f"loading the BPF programs took over {LOAD_DEADLINE_S:.0f} s") from None
+        messages = _wait_for(child, Progress())
         answer, fds = _receive(ours, messages.decode(errors="replace"))
     layouts = {
         name: MapLayout(_layout(key), _layout(value), entries)
@@ -135,6 +149,25 @@ def load(defines: dict[str, str], *, is_strict: bool = False) -> Loaded:
     )
     log.debug("fingerprint of the BPF maps: %s", loaded.fingerprint)
     return loaded
+
+
+def _wait_for(child: "subprocess.Popen[bytes]", progress: Progress) -> bytes:
+    """Wait for the end of the child. Returns what it wrote to standard error. Raises _StuckError after killing it."""
+    while True:
+        try:
+            return child.communicate(timeout=_LOOK_S)[1]
+        except subprocess.TimeoutExpired:
+            judgement = progress.judge(_processor_s(child.pid), _LOOK_S)
+        if judgement is not Judgement.WAIT:
+            child.kill()
+            child.communicate()
+            raise _StuckError(f"the BPF programs cannot be loaded: {judgement.value}")
+
+
+def _processor_s(process: int) -> float:
+    """Processor time that a child which has not been waited for has used, in seconds (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) / os.sysconf("SC_CLK_TCK")
 
 
 def _receive(ours: socket.socket, messages: str) -> tuple[dict[str, Any], list[int]]:

@@ -13,6 +13,7 @@ import pytest
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 from rtpproxy.offload.loader import bpf_directory, load
+from rtpproxy.offload.progress import Progress
 from rtpproxy.offload.programs import LIMITS
 from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
@@ -110,13 +111,72 @@ def test_child_that_dies_without_a_word(tmp_path, monkeypatch):
         load(NAMES)
 
 
-def test_child_that_hangs(tmp_path, monkeypatch):
-    shadow_bcc(tmp_path, monkeypatch, "import signal; signal.pause()")
-    monkeypatch.setattr(loader, "LOAD_DEADLINE_S", 0.0)
+HANG_ONCE = """
+import os, signal
+try:
+    os.close(os.open({path!r}, os.O_CREAT | os.O_EXCL))
+    {hang}
+except FileExistsError:
+    raise OSError("the second one works")
+"""
+
+
+def be_impatient(monkeypatch, most_idle_s=5.0):
+    """On a busy machine, a child that is not stuck may do nothing for a second or two."""
+    monkeypatch.setattr(loader, "_LOOK_S", 0.1)
+    monkeypatch.setattr(loader, "Progress", lambda: Progress(most_processor_s=3.0, most_idle_s=most_idle_s))
+
+
+@pytest.mark.parametrize(
+    ("hang", "why"),
+    [
+        ("signal.pause()", "the compiler does nothing"),
+        ("while True: pass", "the compiler does not come to an end"),
+    ],
+)
+def test_child_that_gets_nowhere_is_followed_by_another(tmp_path, monkeypatch, caplog, hang, why):
+    be_impatient(monkeypatch)
+    shadow_bcc(tmp_path, monkeypatch, HANG_ONCE.format(path=str(tmp_path / "first"), hang=hang))
     before = open_descriptors()
-    with pytest.raises(OffloadError, match=r"^loading the BPF programs took over 0 s$"):
+    with pytest.raises(OffloadError, match=r"^the BPF loader died: OSError: the second one works$"):
         load(NAMES)
     assert open_descriptors() == before
+    (record,) = caplog.records
+    assert (record.levelno, record.message) == (
+        logging.WARNING,
+        f"the BPF programs cannot be loaded: {why}; trying again (2 of 3)",
+    )
+
+
+def test_children_that_all_hang(tmp_path, monkeypatch, caplog):
+    be_impatient(monkeypatch)
+    shadow_bcc(tmp_path, monkeypatch, "import signal; signal.pause()")
+    before = open_descriptors()
+    with pytest.raises(OffloadError, match=r"^the BPF programs cannot be loaded: the compiler does nothing$"):
+        load(NAMES)
+    assert open_descriptors() == before
+    assert [message.partition("; ")[2] for message in caplog.messages] == [
+        "trying again (2 of 3)",
+        "trying again (3 of 3)",
+    ]
+
+
+def test_child_that_gets_little_of_the_processor_is_waited_for(tmp_path, monkeypatch, caplog):
+    """It is stopped again and again, for longer than it may do nothing in all, but goes on in between."""
+    be_impatient(monkeypatch, most_idle_s=8.0)
+    shadow_bcc(
+        tmp_path,
+        monkeypatch,
+        "import select, time\n"
+        "for _ in range(20):\n"
+        "    select.select((), (), (), 0.5)\n"
+        "    end = time.process_time() + 0.03\n"
+        "    while time.process_time() < end: pass\n"
+        "raise OSError('it came to an end')",
+    )
+    with pytest.raises(OffloadError, match="it came to an end"):
+        load(NAMES)
+    assert caplog.messages == []
 
 
 class TestLoaded:
