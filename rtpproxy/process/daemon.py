@@ -107,7 +107,8 @@ def _has_syslog() -> bool:
 
 
 def _pid_file(config: Config) -> PidFile:
-    return PidFile(config.pid_file, is_required=config.is_pid_file_required)
+    who = privileges.identity(config)
+    return PidFile(config.pid_file, is_required=config.is_pid_file_required, user=who[0] if who is not None else None)
 
 
 def _serve(config: Config, on_ready: instance.OnReady) -> None:

@@ -29,11 +29,17 @@ def make_pipe(path):
     os.mkfifo(path)
 
 
+def make_hard_link(path):
+    (path.parent / "target").write_text(OURS)
+    path.hardlink_to(path.parent / "target")
+
+
 IN_PLACE = [
     (make_directory, "it is a directory"),
     (make_link, "it is a symbolic link"),
     (make_dangling_link, "it is a symbolic link"),
     (make_pipe, "it is not a regular file"),
+    (make_hard_link, "it is a hard link"),
 ]
 
 
@@ -67,6 +73,36 @@ def test_required_file_is_refused_for_what_is_in_its_place(tmp_path, make, reaso
             attempt()
     pid_file.remove()
     assert listing(tmp_path) == before
+
+
+@pytest.mark.root
+def test_file_of_another_user_is_left_alone(tmp_path):
+    """That user could write to it, and so have another process ended."""
+    path = tmp_path / "pid"
+    path.write_text("7\n")
+    os.chown(path, NOBODY, NOBODY)
+    pid_file = PidFile(str(path), is_required=True)
+    for attempt in (pid_file.check, pid_file.write):
+        with pytest.raises(StartError, match=f"^pid file {path}: it belongs to user {NOBODY}; name another file"):
+            attempt()
+    assert path.read_text() == "7\n"
+    PidFile(str(path), is_required=True, user=NOBODY).write()
+    assert path.read_text() == OURS
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize("before", [None, 0o666, 0o600])
+def test_nobody_else_may_write_to_it(tmp_path, umask, before):
+    path = tmp_path / "pid"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    umask_before = os.umask(umask)
+    try:
+        PidFile(str(path), is_required=True).write()
+    finally:
+        os.umask(umask_before)
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_required_file_needs_its_directory(tmp_path):
