@@ -13,7 +13,16 @@ from rtpproxy.control.admission import Admission
 from rtpproxy.control.connections import ConnectionListener, serve_lines, serve_one_shot
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.datagrams import DatagramListener
-from rtpproxy.control.sockets import SocketFile, bind_internet, bind_unix, is_on_loopback, take_passed
+from rtpproxy.control.sockets import (
+    IsAbandoned,
+    Mark,
+    Owner,
+    SocketFile,
+    bind_internet,
+    bind_unix,
+    is_on_loopback,
+    take_passed,
+)
 from rtpproxy.control.stdio import StdioListener
 from rtpproxy.errors import StartError
 
@@ -34,6 +43,10 @@ def _ignore_duplicate() -> None: ...
 def _ignore_end(_: ControlKind) -> None: ...
 
 
+def _know_of_none(_: Mark) -> bool:
+    return False
+
+
 class ControlServer:
     """All control sockets of the relay. Commands are executed one at a time, in order of arrival."""
 
@@ -43,13 +56,14 @@ class ControlServer:
         on_command: OnCommand,
         clock: Clock,
         *,
-        owner: tuple[int, int] | None = None,
+        owner: Owner | None = None,
         mode: int | None = None,
         allowed: Sequence[Network] = (),
+        is_abandoned: IsAbandoned = _know_of_none,
         on_duplicate: Callable[[], None] = _ignore_duplicate,
         on_end: Callable[[ControlKind], None] = _ignore_end,
     ) -> None:
-        """Unix socket files get `owner` (uid, gid) and `mode` (permission bits) where given.
+        """Unix socket files get `owner` and `mode` (permission bits) where given. Abandoned ones are replaced.
 
         Only hosts in the networks `allowed` may send commands over UDP and TCP; everybody if there are none.
 
@@ -60,6 +74,7 @@ class ControlServer:
         self._clock = clock
         self._owner = owner
         self._mode = mode
+        self._is_abandoned = is_abandoned
         self._on_duplicate = on_duplicate
         self._on_end = on_end
         self._is_for_everybody = not allowed
@@ -99,6 +114,11 @@ class ControlServer:
         ]
         return [Endpoint(host, port) for host, port, *_ in names]
 
+    @property
+    def marks(self) -> list[Mark]:
+        """What tells the socket files that `open` made from all others."""
+        return [file.mark for file in self._files]
+
     def serve(self) -> None:
         """Answer commands from now on."""
         for kind, opened in self._opened:
@@ -130,7 +150,7 @@ class ControlServer:
         if address.kind is ControlKind.SYSTEMD:
             return take_passed(os.environ)
         if address.kind.is_unix:
-            listening, file = bind_unix(address, self._owner, self._mode)
+            listening, file = bind_unix(address, self._owner, self._mode, self._is_abandoned)
             self._files.append(file)
             return listening
         return await bind_internet(asyncio.get_running_loop(), address)

@@ -2,12 +2,14 @@
 
 import asyncio
 import errno
+import fcntl
 import logging
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address
+from typing import TypeVar
 
 from rtpproxy.buffers import force_receive_buffer
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, ControlAddress, ControlKind
@@ -23,6 +25,17 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
 """TCP keepalive: silence before the first probe, time between probes, and how many are lost before we hang up."""
 FIRST_PASSED_DESCRIPTOR = 3
 """The first of the sockets that a service manager passes (sd_listen_fds(3))."""
+
+_SIOCUNIXFILE = 0x89E0
+
+Owner = tuple[int, int]
+"""User and group, by number."""
+Mark = tuple[int, int, int]
+"""Device, inode, and time of the last change of the inode in nanoseconds: together no two files have them."""
+IsAbandoned = Callable[[Mark], bool]
+"""Tells whether it is known of a socket file that whoever listened on it has ended."""
+
+_Result = TypeVar("_Result")
 
 _REASONS = {
     errno.ENOENT: "the directory does not exist",
@@ -116,33 +129,31 @@ def _listen_tcp(opened: socket.socket, place: _Place) -> None:
 class SocketFile:
     """A socket file that we made; its inode tells it from another file that may take its place later."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._identity = _identity(os.lstat(path))
+    def __init__(self, path: str, opened: socket.socket, owner: Owner | None = None) -> None:
+        """Look at the file that `opened` was bound to, at `path`, and give it to `owner`. Raises OSError.
 
-    def hand_over(self, owner: tuple[int, int] | None, mode: int | None) -> None:
-        """Set owner (uid, gid) and permission bits, each if given. Raises OSError.
-
-        Another file never gets them, even if somebody who may write to the directory puts one in its place meanwhile.
+        Must be called before the socket listens: until then nobody can connect. No other file gets the owner, even if
+        somebody who may write to the directory puts one in its place meanwhile.
         """
-        opened = os.open(self._path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._path = path
+        found = _open_file(opened, path, owner)
         try:
-            status = os.fstat(opened)
-            if _identity(status) != self._identity or not stat.S_ISSOCK(status.st_mode):
-                raise OSError(errno.ESTALE, "another process has just taken the path")
-            # chown(2) and chmod(2) take a path; this path leads to the file that is open.
-            itself = f"/proc/self/fd/{opened}"
-            if owner is not None:
-                os.chown(itself, *owner)
-            if mode is not None:
-                os.chmod(itself, mode)
+            status = os.fstat(found)
+            if owner is not None and (status.st_uid, status.st_gid) != owner:
+                # chown(2) takes a path; this path leads to the file that is open.
+                os.chown(f"/proc/self/fd/{found}", *owner)
+            self.mark = mark_of(os.fstat(found))
+            """Tells whether a file that is found later is this one."""
         finally:
-            os.close(opened)
+            os.close(found)
+        if mark_of(_as_either(lambda: os.lstat(path), owner)) != self.mark:
+            raise OSError(errno.ESTALE, "another process has just taken the path")
 
     def remove(self) -> None:
         """Unlink the file, if it is still ours."""
         try:
-            if _identity(os.lstat(self._path)) == self._identity:
+            status = os.lstat(self._path)
+            if (status.st_dev, status.st_ino) == self.mark[:2]:
                 os.unlink(self._path)
         except PermissionError:
             log.info("control socket %s stays: the directory is another user's", self._path)
@@ -150,29 +161,48 @@ class SocketFile:
             log.warning("cannot remove the control socket %s: %s", self._path, error.strerror)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+def mark_of(status: os.stat_result) -> Mark:
+    """Tell a socket file from all others, also from one that gets its inode later."""
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def _open_file(opened: socket.socket, path: str, owner: Owner | None) -> int:
+    """Open (O_PATH) the file that a socket was bound to. Raises OSError.
+
+    Without CAP_NET_ADMIN the kernel does not tell which file that is (SIOCUNIXFILE, unix(7)): then the file at the path
+    must be a socket of ours that has no other name.
+    """
+    try:
+        return fcntl.ioctl(opened.fileno(), _SIOCUNIXFILE)
+    except OSError as error:
+        log.debug("the kernel does not tell the file of a socket: %s", error.strerror)
+    found = _as_either(lambda: os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC), owner)
+    status = os.fstat(found)
+    makers = (os.geteuid(), *(owner[:1] if owner is not None else ()))
+    if not stat.S_ISSOCK(status.st_mode) or status.st_nlink != 1 or status.st_uid not in makers:
+        os.close(found)
+        raise OSError(errno.ESTALE, "another process has just taken the path")
+    return found
 
 
 def bind_unix(
-    address: ControlAddress, owner: tuple[int, int] | None, mode: int | None
+    address: ControlAddress, owner: Owner | None, mode: int | None, is_abandoned: IsAbandoned
 ) -> tuple[socket.socket, SocketFile]:
-    """Open a listening Unix socket; its file gets `owner` (uid, gid) and permission bits `mode`, each if given.
+    """Open a listening Unix socket; its file gets `owner` and permission bits `mode`, each if given.
 
-    Nobody can connect before the file has both. A socket file that nobody listens on any more is replaced. Raises
-    StartError.
+    Nobody can connect before the file has both. A socket file that nobody listens on any more is replaced; where we may
+    not try that, `is_abandoned` decides. Raises StartError.
     """
     if len(os.fsencode(address.path)) > MAX_SOCKET_PATH_BYTES:
         raise StartError(f"control socket {address}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)
-        _bind_path(opened, address)
-        file = SocketFile(address.path)
+        _bind_path(opened, address, owner, mode, is_abandoned)
+        file = _take(address, opened, owner)
         try:
-            _hand_over(file, address, owner, mode)
             opened.listen(BACKLOG)
-        except (OSError, StartError):
+        except OSError:
             file.remove()
             raise
     except OSError as error:
@@ -184,44 +214,98 @@ def bind_unix(
     return opened, file
 
 
-def _hand_over(file: SocketFile, address: ControlAddress, owner: tuple[int, int] | None, mode: int | None) -> None:
-    """Set owner and mode. Must be called before the socket listens: until then nobody can connect."""
+def _take(address: ControlAddress, opened: socket.socket, owner: Owner | None) -> SocketFile:
+    """Give the file of a bound socket its owner. Where that is not permitted, remove the file and raise StartError."""
     try:
-        file.hand_over(owner, mode)
+        return SocketFile(address.path, opened, owner)
     except PermissionError as error:
-        raise StartError(f"control socket {address}: its owner and mode cannot be set: permission denied") from error
+        SocketFile(address.path, opened).remove()
+        raise StartError(f"control socket {address}: its owner cannot be set: permission denied") from error
 
 
-def _bind_path(opened: socket.socket, address: ControlAddress) -> None:
+def _bind_path(
+    opened: socket.socket, address: ControlAddress, owner: Owner | None, mode: int | None, is_abandoned: IsAbandoned
+) -> None:
+    def bind() -> None:
+        _bind_with_mode(opened, address.path, mode)
+
     try:
-        opened.bind(address.path)
+        _as_either(bind, owner)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
     else:
         return
-    _remove_stale(address)
+    _remove_stale(address, owner, is_abandoned)
     try:
-        opened.bind(address.path)
+        _as_either(bind, owner)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         raise StartError(f"control socket {address}: another process has just taken the path") from error
 
 
-def _remove_stale(address: ControlAddress) -> None:
+def _bind_with_mode(opened: socket.socket, path: str, mode: int | None) -> None:
+    """Bind a socket to a path. The file never has other permission bits than `mode`, if given."""
+    if mode is None:
+        opened.bind(path)
+        return
+    # The kernel makes the file with the mode of the socket, less the umask (unix_bind_bsd).
+    os.fchmod(opened.fileno(), mode)
+    before = os.umask(0)
+    try:
+        opened.bind(path)
+    finally:
+        os.umask(before)
+
+
+def _remove_stale(address: ControlAddress, owner: Owner | None, is_abandoned: IsAbandoned) -> None:
     """Remove a socket file that nobody listens on. Raises StartError for other files, and for a socket in use."""
-    if not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+    status = _as_either(lambda: os.lstat(address.path), owner)
+    if not stat.S_ISSOCK(status.st_mode):
         raise StartError(f"control socket {address}: the file exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        refused = probe.connect_ex(address.path)
-    if refused in (errno.EACCES, errno.EPERM):
-        raise StartError(f"control socket {address}: permission denied")
+    try:
+        refused = _as_either(lambda: _try_to_connect(address.path), owner)
+    except PermissionError as error:
+        if not is_abandoned(mark_of(status)):
+            raise StartError(f"control socket {address}: permission denied") from error
+        refused = errno.ECONNREFUSED
     if refused not in (errno.ECONNREFUSED, errno.ENOENT):
         raise StartError(f"control socket {address}: in use by another process")
     if refused == errno.ECONNREFUSED:
-        os.unlink(address.path)
+        _as_either(lambda: os.unlink(address.path), owner)
+
+
+def _try_to_connect(path: str) -> int:
+    """Return the error number of connecting to a socket, 0 for none. Raises PermissionError where we may not."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        refused = probe.connect_ex(path)
+    if refused in (errno.EACCES, errno.EPERM):
+        raise PermissionError(refused, os.strerror(refused))
+    return refused
+
+
+def _as_either(step: Callable[[], _Result], owner: Owner | None) -> _Result:
+    """Do a step as root; where root lacks the permission (CAP_DAC_OVERRIDE), as the user that root will become.
+
+    Raises OSError.
+    """
+    try:
+        return step()
+    except PermissionError:
+        if owner is None or os.geteuid() != 0:
+            raise
+    before = os.getegid()
+    os.setegid(owner[1])
+    try:
+        os.seteuid(owner[0])
+        try:
+            return step()
+        finally:
+            os.seteuid(0)
+    finally:
+        os.setegid(before)
 
 
 # Socket activation
