@@ -7,6 +7,7 @@ them run until the relay is told to stop, and takes them down.
 import asyncio
 import errno
 import logging
+import os
 import random
 import resource
 from asyncio import AbstractEventLoop
@@ -14,18 +15,23 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from rtpproxy.config import Config, ControlKind, OffloadMode, PortsMode
+from rtpproxy.config import NOTES_DIRECTORY, Config, ControlKind, OffloadMode, PortsMode
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.media.bound import BoundMedia
-from rtpproxy.media.portrange import Claims, Reservation, check_local
-from rtpproxy.media.sockets import OnDatagram, route_source
+from rtpproxy.media.claims import Claims
+from rtpproxy.media.reservation import Reservation, take_back
+from rtpproxy.media.sockets import OnDatagram, check_local, route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.network.host_networks import HostNetworks, HostNetworksFollower
+from rtpproxy.notes.dead import DeadNote
+from rtpproxy.notes.notes import Notes
+from rtpproxy.notes.place import here
+from rtpproxy.offload import leftovers
 from rtpproxy.offload.off import NoKernelTier
-from rtpproxy.offload.programs import Programs, instance_name
+from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
@@ -156,6 +162,7 @@ class Parts:
     """Everything that one relay consists of."""
 
     config: Config
+    notes: Notes
     local_addresses: LocalAddresses
     ports: MediaPorts
     kernel: KernelTier | NoKernelTier
@@ -178,7 +185,9 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         # Media and service know each other; no datagram comes before the event loop runs again.
         service.datagram(key, data, source, local_host, now)
 
-    ports = _build_ports(config, local_addresses, on_datagram, clock, stack)
+    notes = Notes(_note_directories(), here)
+    stack.callback(notes.close)
+    ports = _build_ports(config, notes, local_addresses, on_datagram, clock, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     kernel = _build_kernel(config, ports, verdicts, stack)
     notifier = Notifier(asyncio.get_running_loop())
@@ -210,14 +219,22 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         owner=identity(config),
         mode=config.socket_mode,
         allowed=config.control_allow,
+        is_abandoned=lambda mark: mark in notes.abandoned_sockets(),
         on_duplicate=dispatcher.count_repeated,
         on_end=lambda kind: on_input_end(kind, config, stop),
     )
-    return Parts(config, local_addresses, ports, kernel, verdicts, service, host_networks, server)
+    return Parts(config, notes, local_addresses, ports, kernel, verdicts, service, host_networks, server)
+
+
+def _note_directories() -> list[str]:
+    """List where notes may be: those of root's relays and, for an ordinary user, those of that user's session."""
+    session = "" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
+    return [NOTES_DIRECTORY, *([f"{session}/rtpproxy"] if os.path.isabs(session) else [])]
 
 
 def _build_ports(
     config: Config,
+    notes: Notes,
     local_addresses: LocalAddresses,
     on_datagram: OnDatagram,
     clock: Clock,
@@ -227,18 +244,19 @@ def _build_ports(
     why_no_bpf = ""
     if config.ports is not PortsMode.BOUND:
         try:
-            return _build_steered(config, local_addresses, on_datagram, clock, stack)
+            return _build_steered(config, notes, local_addresses, on_datagram, clock, stack)
         except OffloadError as error:
             if config.ports is PortsMode.STEERED or config.offload.is_required:
                 raise StartError(f"BPF cannot be used: {error}") from error
             why_no_bpf = str(error)
     media = BoundMedia(asyncio.get_running_loop(), config.tos, on_datagram, clock)
     stack.callback(media.close_all)
-    return MediaPorts(media, _claims(config, is_steered=False), why_no_bpf=why_no_bpf)
+    return MediaPorts(media, _claims(config, notes, is_steered=False), why_no_bpf=why_no_bpf)
 
 
 def _build_steered(
     config: Config,
+    notes: Notes,
     local_addresses: LocalAddresses,
     on_datagram: OnDatagram,
     clock: Clock,
@@ -248,7 +266,7 @@ def _build_steered(
     with ExitStack() as on_failure:
         programs = Programs(config)
         on_failure.callback(programs.close)
-        claims = _claims(config, is_steered=True)
+        claims = _claims(config, notes, is_steered=True)
         media = SteeredMedia(
             *(asyncio.get_running_loop(), on_datagram, clock, programs.mark, programs.expect),
             lambda address: _listen_on(address, claims, programs),
@@ -265,8 +283,8 @@ def _build_steered(
     return MediaPorts(media, claims, programs)
 
 
-def _claims(config: Config, *, is_steered: bool) -> Claims:
-    return Claims(config.port_min, config.port_max + 1, is_steered=is_steered)
+def _claims(config: Config, notes: Notes, *, is_steered: bool) -> Claims:
+    return Claims(notes, config.port_min, config.port_max + 1, is_steered=is_steered)
 
 
 def _listen_on(address: LocalAddress, claims: Claims, programs: Programs) -> None:
@@ -321,31 +339,55 @@ def on_input_end(kind: ControlKind, config: Config, stop: Stop) -> None:
 
 
 async def _start(parts: Parts, stack: ExitStack) -> None:
-    """Open control sockets, claim media ports, attach programs, answer commands: in this order. Raises StartError."""
+    """Open control sockets, claim media ports, clear up after killed relays, attach programs, answer commands.
+
+    In this order. Raises StartError.
+    """
     await parts.server.open()
     stack.callback(parts.server.close)
+    for mark in parts.server.marks:
+        parts.notes.ours.listen(mark)
     parts.service.control_is_at(parts.server.endpoints)
     parts.host_networks.start()
-    # From here on it is certain that no other relay with these control sockets runs.
-    _claim_ports(parts, stack)
+    for address in parts.local_addresses.known:
+        parts.ports.claims.add(address)
+    # From here on it is certain that no relay with these control sockets, or with these ports, runs.
+    for note in parts.notes.dead():
+        _undo(note, parts.notes)
+    _reserve_ports(parts, stack)
     _announce(parts)
+    if parts.ports.programs is not None:
+        parts.notes.ours.attach(parts.ports.programs.ids)
     parts.kernel.start()
     parts.server.serve()
 
 
-def _claim_ports(parts: Parts, stack: ExitStack) -> None:
-    """Tell other relays on this host about our media ports; tell the kernel, too, where no sockets hold them."""
-    config = parts.config
-    stack.callback(parts.ports.claims.close)
-    for address in parts.local_addresses.known:
-        parts.ports.claims.add(address)
+def _undo(note: DeadNote, notes: Notes) -> None:
+    """Undo what a relay left that was killed, as far as that is possible from here."""
+    left = note.contents
+    if left is None:
+        note.remove()
+        return
+    try:
+        is_undone = leftovers.detach(left.programs)
+    except (OffloadError, OSError) as error:
+        log.warning("cannot look for programs that a killed predecessor left: %s", error)
+        is_undone = False
+    if notes.is_here(left.place):
+        others = [other.reserved for other in notes.living() if notes.is_here(other.place)]
+        is_undone = take_back(left.reserved, others) and is_undone
+    elif left.programs or left.reserved:
+        # A relay in its network namespace will find what is to be done there.
+        is_undone = False
+    (note.remove if is_undone else note.keep)()
+
+
+def _reserve_ports(parts: Parts, stack: ExitStack) -> None:
+    """Tell the kernel about our media ports, where no sockets hold them."""
     if parts.ports.programs is not None:
-        reservation = Reservation(instance_name(config))
-        reservation.make(config.port_min, config.port_max + 1)
+        reservation = Reservation(parts.notes.ours)
+        reservation.make(parts.config.port_min, parts.config.port_max + 1)
         stack.callback(reservation.undo)
-        owner = identity(config)
-        if owner is not None:
-            reservation.hand_over(*owner)
 
 
 def _announce(parts: Parts) -> None:
@@ -356,6 +398,14 @@ def _announce(parts: Parts) -> None:
     for listen in config.listen:
         where = listen.host or f"all local {'IPv6 ' if listen.is_ipv6 else ''}addresses"
         log.info("media ports %d-%d on %s, %s", config.port_min, config.port_max + 1, where, way)
+    if parts.notes.ours.why_not:
+        # Without BPF nothing is left that would have to be found.
+        log.log(
+            logging.INFO if parts.ports.programs is None else logging.WARNING,
+            "no note of this relay is kept (%s): other relays do not learn which ports it has, and its successor does "
+            "not find what it leaves if it is killed",
+            parts.notes.ours.why_not,
+        )
     why = parts.ports.why_no_bpf
     if why:
         # Operators who asked for kernel forwarding must see this at the default log level.

@@ -4,6 +4,7 @@
 4  control                                        front ends: they know the service, which never knows them
 3  service                                        use cases: adapters come as arguments
 2  media   offload -> network   outbound          adapters: sockets, files, bcc, netlink; they know no use case
+   media -> notes                                 notes: what a relay tells other relays of the host
 1  session -> rtp                                 pure
 0  addr  errors  config  seldom  buffers          shared by all rooms
 
@@ -36,13 +37,14 @@ KNOWS = {
     "buffers": set(),
     "rtp": set(),
     "session": {"rtp"},
-    "media": {"session", "buffers"},
+    "notes": set(),
+    "media": {"session", "buffers", "notes"},
     "network": {"buffers"},
     "offload": {"rtp", "session", "network"},
     "outbound": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
-    "instance": {"session", "media", "network", "offload", "outbound", "service", "control"},
+    "instance": {"session", "media", "network", "notes", "offload", "outbound", "service", "control"},
     "process": {"instance"},
     "cli": {"process"},
     "__main__": {"cli"},
@@ -68,7 +70,7 @@ PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
-    *("cli.media_addresses", "cli.networks", "cli.options"),
+    *("cli.media_addresses", "cli.networks", "cli.options", "media.ranges", "notes.contents"),
 }
 """Single files of other rooms without I/O."""
 
@@ -107,6 +109,7 @@ PACKERS = {
     "offload.programs": "words of IPv6 addresses, as macros",
     "offload.syscall": "the attributes of bpf(2)",
     "network.netlink": "headers of netlink messages",
+    "notes.lock": "the argument of fcntl(2)",
     "network.features": "messages of generic netlink",
     "network.queues": "the answer of an ioctl",
     "offload.btf": "the kernel's description of its types",
@@ -343,7 +346,7 @@ def test_exceptions_are_still_needed():
 
 
 @pytest.mark.parametrize(
-    "folder", ["cli", "control", "media", "network", "offload", "outbound", "process", "rtp", "session"]
+    "folder", ["cli", "control", "media", "network", "notes", "offload", "outbound", "process", "rtp", "session"]
 )
 def test_test_files_are_named_for_a_module(folder):
     others = {"control": {"test_transcript.py"}}.get(folder, set())

@@ -72,7 +72,8 @@ def test_what_was_built_is_taken_down_when_a_later_part_fails():
             assert stack.called == []
         return stack.called
 
-    assert in_a_loop(build) == ["HostNetworksFollower.close", "Notifier.close", "BoundMedia.close_all"]
+    expected = ["HostNetworksFollower.close", "Notifier.close", "BoundMedia.close_all", "Notes.close"]
+    assert in_a_loop(build) == expected
 
 
 def test_signals_stop_and_the_second_one_aborts():

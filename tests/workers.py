@@ -1,7 +1,7 @@
 """A network and mount namespace for each process that runs tests, so that several can run side by side.
 
 Workers share nothing that the relay or the tests give a fixed name: ports, abstract sockets, interfaces, the sysctls
-of a network namespace, named namespaces in /run/netns, and the notes of port ranges in /run/rtpproxy.
+of a network namespace, named namespaces in /run/netns, and the notes of relays in /run/rtpproxy.
 """
 
 import ctypes

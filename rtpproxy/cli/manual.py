@@ -30,7 +30,7 @@ _SIGNALS = (
 _FILES = (
     (written(DEFAULTS["control"]).removeprefix("unix:"), "Control socket, unless -s names others."),
     (written(DEFAULTS["pid_file"]), "Process ID, unless -p names another file."),
-    (NOTES_DIRECTORY, "Notes of what to restore on this host after a crash."),
+    (NOTES_DIRECTORY, "Notes of running relays: what to undo on this host after a crash, and which ports are taken."),
 )
 _STATUS = (
     ("0", "It stopped cleanly, or the daemon serves."),

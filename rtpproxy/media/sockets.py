@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 from rtpproxy.addr import Endpoint, is_ipv6
-from rtpproxy.errors import PortBusyError
+from rtpproxy.errors import PortBusyError, StartError
 from rtpproxy.seldom import is_worth_a_line
 from rtpproxy.session.local import LocalAddress
 
@@ -57,6 +57,23 @@ def set_dscp(opened: socket.socket, family: socket.AddressFamily, tos: int) -> N
         opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_AUTOFLOWLABEL, 0)
     else:
         opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+
+
+WILDCARDS = {False: "*", True: "::"}
+"""Written for all addresses of a family, by `is_ipv6`."""
+
+
+def check_local(address: LocalAddress) -> None:
+    """Check that a listen address is one of this host's. Raises StartError if not."""
+    try:
+        check_ours(address)
+    except OSError as error:
+        raise StartError(f"listen address {written(address)} cannot be used: {error.strerror}") from error
+
+
+def written(address: LocalAddress) -> str:
+    """Write a local address for people and notes; `*` and `::` are all of a family."""
+    return address.host or WILDCARDS[address.is_ipv6]
 
 
 def check_ours(address: LocalAddress) -> None:

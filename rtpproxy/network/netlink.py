@@ -24,6 +24,8 @@ _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_ATTRIBUTE_NUMBER = 0x3FFF
+"""The bits of an attribute's kind that are its number; the others are flags."""
 _ERROR_MESSAGE = 1
 _ACK_WITH_ATTRIBUTES = 0x200
 RECEIVE_BYTES = 1 << 17
@@ -119,7 +121,7 @@ def _kernel_words(raw: bytes, flags: int) -> str:
         length, kind = _ATTRIBUTE.unpack_from(raw, position)
         if length < _ATTRIBUTE.size:
             break
-        if kind & 0x3FFF == _ERROR_MESSAGE:
+        if kind & _ATTRIBUTE_NUMBER == _ERROR_MESSAGE:
             return raw[position + _ATTRIBUTE.size : position + length].rstrip(b"\0").decode(errors="replace")
         position += (length + 3) & ~3
     return ""

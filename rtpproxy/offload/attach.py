@@ -1,7 +1,7 @@
 """Attaches our programs to the host's interfaces: XDP, else TC.
 
-Programs attached by netlink stay when their process dies. Their names contain the instance of the relay, so a successor
-recognizes what a killed predecessor left, and leaves alone what anybody else attached.
+Programs attached by netlink stay when their process dies; `leftovers` detaches those of a killed relay. What anybody
+else attached is left alone.
 """
 
 import logging
@@ -29,7 +29,8 @@ from rtpproxy.offload.syscall import program_id, program_name, tcx_programs
 log = logging.getLogger(__name__)
 
 _XDP_IF_NOEXIST, _XDP_DRIVER_MODE = 1, 4
-_NATIVE = "xdp"  # what pyroute2 calls the driver mode
+NATIVE_XDP = "xdp"
+"""pyroute2's word for the driver mode."""
 PROGRAM_PREFIX = "rtpp_"
 
 
@@ -90,7 +91,7 @@ class Interfaces:
         self._names = frozenset(names)
         self._mode = mode
         self.links = Links(netlink)
-        self._clsact = Clsact(netlink, (programs.tc[1], programs.tc_behind_xdp[1]))
+        self._clsact = Clsact(netlink, (program_id(programs.tc[0]), program_id(programs.tc_behind_xdp[0])))
         self._reports: dict[int, Report] = {}
         self._with_xdp: set[int] = set()
         """Interfaces that the XDP program was attached to."""
@@ -106,23 +107,6 @@ class Interfaces:
     def close(self) -> None:
         """Close the sockets to the kernel. Programs stay attached."""
         self.egress.close()
-
-    def clear_leftovers(self) -> list[str]:
-        """Detach what a killed predecessor of this instance left. Returns the names of the interfaces."""
-        cleared = []
-        for link in self.links.all():
-            if link.xdp_mode == _NATIVE and program_name(link.xdp_program_id) == self._programs.xdp[1]:
-                self._set_program(link.index, -1, _XDP_DRIVER_MODE)
-                cleared.append(link.name)
-        if cleared:
-            self.links.reload()
-        try:
-            for index in self._clsact.clear_leftovers():
-                found = self.links.get(index)
-                cleared.append(found.name if found else f"interface {index}")
-        except OffloadError as error:
-            log.warning("cannot look for TC programs that a killed predecessor left: %s", error)
-        return list(dict.fromkeys(cleared))
 
     def attach(self, index: int) -> Report:
         """Attach to an interface, unless that was tried before. The report tells the result, and is logged once."""
@@ -349,10 +333,19 @@ class Interfaces:
         self._clsact.forget(index)
 
     def _set_program(self, index: int, fd: int, flags: int) -> None:
-        message = ifinfmsg()
-        message["index"] = index
-        message["attrs"] = [("IFLA_XDP", {"attrs": [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", flags)]})]
-        self._netlink.request(message, RTM_SETLINK)
+        _set_xdp(self._netlink, index, fd, flags)
+
+
+def detach_xdp(netlink: Rtnetlink, index: int) -> None:
+    """Detach the XDP program that an interface has in its driver. Raises OffloadError."""
+    _set_xdp(netlink, index, -1, _XDP_DRIVER_MODE)
+
+
+def _set_xdp(netlink: Rtnetlink, index: int, fd: int, flags: int) -> None:
+    message = ifinfmsg()
+    message["index"] = index
+    message["attrs"] = [("IFLA_XDP", {"attrs": [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", flags)]})]
+    netlink.request(message, RTM_SETLINK)
 
 
 def carriers(netlink: Rtnetlink, hosts: Collection[str], *, is_ipv6: bool = False) -> list[int]:

@@ -1,7 +1,7 @@
 """The TC program on an interface: a filter at the ingress of its `clsact` qdisc, which others may use as well.
 
-The qdisc is removed again if we added it and nobody else has a filter in it. Leftovers of a killed predecessor are
-recognized by the filter's name.
+The qdisc is removed again if we added it and nobody else has a filter in it. Our filters are recognized by the ID of
+their program, which nobody else's has.
 """
 
 import errno
@@ -37,10 +37,10 @@ _GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 class Clsact:
     """Our filters, and the qdiscs that were added for them."""
 
-    def __init__(self, netlink: Rtnetlink, names: Collection[str]) -> None:
-        """`names` are the names of our programs, by which filters are recognized."""
+    def __init__(self, netlink: Rtnetlink, programs: Collection[int]) -> None:
+        """`programs` are the IDs of our programs, by which filters are recognized."""
         self._netlink = netlink
-        self._names = frozenset(names)
+        self._programs = frozenset(programs)
         self._added: set[int] = set()
 
     def attach(self, index: int, program_fd: int, name: str) -> None:
@@ -86,7 +86,7 @@ class Clsact:
         self._added.discard(index)
 
     def clear_leftovers(self) -> list[int]:
-        """Detach what a predecessor of this instance left. Returns the interfaces' indexes. Raises OffloadError."""
+        """Detach our programs wherever they are. Returns the indexes of interfaces. Raises OffloadError."""
         answers = self._netlink.request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP)
         kinds = {
             answer["index"]: attribute(answer, "TCA_KIND") for answer in answers if answer["parent"] == TC_H_CLSACT
@@ -94,7 +94,7 @@ class Clsact:
         cleared = []
         for index, kind in kinds.items():
             if self.detach(index):
-                # Nobody knows if the predecessor added this clsact; without a filter it does nothing.
+                # Nobody knows if the predecessor that is cleared up after added it; without a filter it does nothing.
                 self._remove_qdisc(index, is_ours=kind == "clsact")
                 cleared.append(index)
         return cleared
@@ -139,7 +139,7 @@ class Clsact:
         return bool(
             options
             and attribute(found, "TCA_KIND") == "bpf"
-            and options.get_attr("TCA_BPF_NAME") in self._names
+            and number_of(options, _PROGRAM_ID) in self._programs
             and found["info"] >> 16 == _PRIORITY
         )
 

@@ -121,6 +121,12 @@ class Programs:
             return f"tracepoint {name}: {error.strerror}"
         return loaded.why_untraced
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The kernel's IDs of the programs that may be attached to interfaces."""
+        found = self.on_interfaces
+        return tuple(program_id(fd) for fd, _ in (found.xdp, found.tc, found.tc_behind_xdp))
+
     def steer(self, receivers: Sequence[int]) -> None:
         """Hand packets for open ports to these sockets: those of IPv4, then as many of IPv6 or none.
 

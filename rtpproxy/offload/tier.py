@@ -74,9 +74,9 @@ class KernelTier:
         self._has_warned_of_headroom = False
 
     def start(self) -> None:
-        """Clear what a killed predecessor left, attach, follow events. Raises StartError without a required tier."""
-        for name in self._interfaces.clear_leftovers():
-            log.warning("%s: detached what a killed predecessor left", name)
+        """Attach, and follow events. Raises StartError without a required tier."""
+        # What a killed predecessor left may just have been detached.
+        self._interfaces.links.reload()
         self._check_names()
         self._see_what_is_not_sent()
         self._follow_addresses()

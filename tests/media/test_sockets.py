@@ -1,6 +1,7 @@
 """Addresses and routes as sockets report them, in a namespace of the test."""
 
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -9,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from rtpproxy.errors import PortBusyError
-from rtpproxy.media.sockets import bind_port, check_ours, datagram_socket, endpoint_of, ipv6_address, route_source
+from rtpproxy.errors import PortBusyError, StartError
+from rtpproxy.media.sockets import (
+    bind_port,
+    check_local,
+    check_ours,
+    datagram_socket,
+    endpoint_of,
+    ipv6_address,
+    route_source,
+)
 from rtpproxy.session.local import LocalAddress
 from tests.offload.unprivileged import with_capabilities
 from tests.running import own_namespace
@@ -146,3 +155,33 @@ def test_hosts_keep_the_zone_that_sockets_tell_apart(reported, endpoint):
 def test_link_local_host_without_zone_is_no_address():
     with pytest.raises(OSError, match="of which link"):
         ipv6_address("fe80::1", 5004)
+
+
+def local(host):
+    """Our address with that host; `*` and `::` are all of a family."""
+    return LocalAddress(0, "" if host in ("*", "::") else host, is_ipv6=":" in host)
+
+
+def test_listen_address_must_be_ours(namespace):
+    for host in ("*", "127.0.0.1", "127.0.0.2", "::", "::1"):
+        check_local(local(host))
+    for host in ("192.0.2.250", "2001:db8::1"):
+        with pytest.raises(StartError, match=f"^listen address {re.escape(host)} cannot be used: Cannot assign"):
+            check_local(local(host))
+
+
+def test_link_local_listen_address_is_refused(namespace):
+    """It would need a zone, which the options cannot express."""
+    with pytest.raises(StartError, match=r"^listen address fe80::1 cannot be used: Invalid argument"):
+        check_local(local("fe80::1"))
+
+
+def test_listen_address_without_ipv6(namespace):
+    Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+    with pytest.raises(StartError, match=r"^listen address ::1 cannot be used: "):
+        check_local(local("::1"))
+
+
+def test_listen_address_is_checked_without_an_ephemeral_port(namespace):
+    Path("/proc/sys/net/ipv4/ip_local_reserved_ports").write_text("1-65535\n")
+    check_local(local("127.0.0.1"))

@@ -20,6 +20,12 @@ from tests.netns_call.call import (
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
+NOTES = Path("/run/rtpproxy")
+
+
+def notes_of(relay):
+    return list(NOTES.glob(f"{relay.process.pid}-*"))
+
 
 def reserved_ports(topology):
     return topology.relay.run(["cat", "/proc/sys/net/ipv4/ip_local_reserved_ports"]).stdout.strip()
@@ -36,7 +42,7 @@ def assert_nothing_is_left(topology, relay):
     assert reserved_ports(topology) == ""
     assert not relay.socket_path.exists()
     assert not relay.pid_path.exists()
-    assert "rtpproxy/media" not in topology.relay.run(["cat", "/proc/net/unix"]).stdout
+    assert notes_of(relay) == []
 
 
 def assert_port_is_ordinary(topology, port):
@@ -187,10 +193,10 @@ def test_an_instance_may_not_take_ports_of_another(start, topology, tmp_path):
     assert reserved_ports(topology) == "35000-64999"
 
 
-def test_notes_of_reservations_are_removed(start, topology):
-    notes = Path("/run/rtpproxy")
-    before = set(notes.iterdir()) if notes.exists() else set()
+def test_notes_are_removed(start):
     relay = start()
-    (note,) = set(notes.iterdir()) - before
+    assert NOTES.stat().st_mode & 0o777 == 0o755
+    (note,) = notes_of(relay)
+    assert note.stat().st_mode & 0o777 == 0o644
     assert relay.stop() == 0
     assert not note.exists()

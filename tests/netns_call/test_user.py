@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtpproxy.config import Config, ControlAddress, ControlKind
-from rtpproxy.offload.programs import instance_name
+from rtpproxy.notes.contents import parse
 from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, TC, WAYS, Call, Tap, is_attached, paused, verdicts
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
@@ -22,14 +21,13 @@ KEPT = {KERNEL.name: 0x8000003000, TC.name: 0x8000003000, "steered": 0x800000300
 
 
 @pytest.fixture(autouse=True)
-def note(tmp_path):
+def note():
     """Check that the note under /run, which only root can remove, says that nothing is to be restored."""
     yield
-    name = instance_name(Config(control=(ControlAddress(ControlKind.UNIX, f"{tmp_path}/rtpproxy.sock"),)))
-    for note in Path("/run/rtpproxy").glob(f"{name}-*"):
-        text = note.read_text()
+    for note in Path("/run/rtpproxy").iterdir():
+        left = parse(note.read_text())
         note.unlink()
-        assert text == ""
+        assert (left.reserved, left.programs) == ("", frozenset())
 
 
 @pytest.fixture

@@ -112,26 +112,8 @@ def test_other_instance_is_named(network, interfaces, index):
     attach_foreign(network, index, fd)
     os.close(fd)
     interfaces.links.reload()
-    assert interfaces.clear_leftovers() == []
     assert interfaces.attach(index).reason == "another rtpproxy instance has it: XDP program rtpp_x_other"
     assert programs(network) == {"to-caller": "rtpp_x_other"}
-
-
-def test_leftovers_of_our_name_are_cleared(topology, network, loaded, index, foreign_fd):
-    """Left by a killed predecessor: same name, another program."""
-    fd = load_plain_xdp(XDP_NAME)
-    attach_foreign(network, index, fd)
-    os.close(fd)
-    attach_foreign(network, topology.callee.gateway.ifindex, foreign_fd)
-    successor = RelayNetwork(topology.relay, loaded)
-    assert successor.interfaces.clear_leftovers() == ["to-caller"]
-    assert programs(successor) == {"to-callee": FOREIGN}
-    assert successor.interfaces.attach(index).tier is Tier.XDP
-    successor.close()
-
-
-def test_nothing_to_clear(interfaces):
-    assert interfaces.clear_leftovers() == []
 
 
 def test_foreign_replacement_stays(network, interfaces, index, foreign_fd, caplog):
@@ -267,7 +249,6 @@ programs = ProgramSet(
     tc_behind_xdp=(loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
 )
 interfaces = Interfaces(Rtnetlink(), programs)
-interfaces.clear_leftovers()
 for index in map(int, sys.argv[1:]):
     print(interfaces.attach(index))
 interfaces.detach_all()

@@ -2,10 +2,8 @@
 
 import pytest
 
-from rtpproxy.config import OffloadMode
 from rtpproxy.offload.entry import Tier
 from tests.conftest import TC_NAME
-from tests.offload.relay_network import RelayNetwork
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -63,28 +61,3 @@ def test_filter_that_somebody_took_off(tc_network, index, caplog):
     tc_network.tc("filter del dev to-caller ingress")
     tc_network.interfaces.detach_all()
     assert (tc_network.tc_programs(), caplog.messages) == ({}, [])
-
-
-@pytest.mark.parametrize("is_qdisc_left", [False, True])
-def test_tc_leftovers_of_our_name_are_cleared(tc_network, topology, loaded, index, is_qdisc_left):
-    tc_network.interfaces.attach(index)
-    if is_qdisc_left:
-        add_foreign_filter(tc_network, "egress")
-    successor = RelayNetwork(topology.relay, loaded, OffloadMode.TC)
-    assert successor.interfaces.clear_leftovers() == ["to-caller"]
-    assert successor.tc_programs() == ({"to-caller": []} if is_qdisc_left else {})
-    assert successor.interfaces.attach(index).tier is Tier.TC
-    successor.close()
-    assert successor.tc_programs() == ({"to-caller": []} if is_qdisc_left else {})
-
-
-def test_leftovers_on_an_ingress_qdisc(tc_network, topology, loaded, index):
-    """It is not ours, so it stays."""
-    tc_network.tc("qdisc add dev to-caller ingress")
-    tc_network.interfaces.attach(index)
-    assert TC_NAME in tc_network.tc("filter show dev to-caller ingress")
-    successor = RelayNetwork(topology.relay, loaded, OffloadMode.TC)
-    assert successor.interfaces.clear_leftovers() == ["to-caller"]
-    assert successor.tc("filter show dev to-caller ingress") == ""
-    assert "ingress" in successor.tc("qdisc show dev to-caller")
-    successor.close()

@@ -13,8 +13,8 @@ import pytest
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 from rtpproxy.offload.loader import bpf_directory, load
-from rtpproxy.offload.progress import Progress
 from rtpproxy.offload.programs import LIMITS
+from rtpproxy.offload.progress import Progress
 from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
