@@ -8,18 +8,18 @@ from scapy.all import ICMP, IP, UDP, Ether, ICMPv6PacketTooBig, IPv6, Raw
 from scapy.layers.inet import IPOption_LSRR, IPOption_NOP, IPOption_Router_Alert, fragment
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN, fragment6
 
-from tests.hostile.stage import ATTACKER, CALLER, STOLEN
-from tests.netns_call.call import DEADLINE_S, number_of, numbered, rtcp
+from tests.hostile.stage import ATTACKER, CALLER, CALLER_MOVED, STOLEN
+from tests.netns_call.call import DEADLINE_S, PhonePort, number_of, numbered, rtcp
 from tests.running import rtp
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 OUR_HOSTS = ("10.0.1.1", "10.0.2.1", "127.0.0.1")
-NOBODY = ("0.0.0.0", "255.255.255.255", "224.0.0.1", "127.9.9.9")
+NOBODY = ("0.0.0.0", "255.255.255.255", "224.0.0.1", "10.0.1.255", "127.9.9.9")
 OUR_HOSTS_6 = ("::1",)
 """Linux takes in IPv6 packets that others send in the name of our other addresses."""
-NOBODY_6 = ("ff02::1",)
+NOBODY_6 = ("::", "ff02::1", "::ffff:10.0.1.1")
 
 
 def heard(call):
@@ -203,6 +203,32 @@ def test_a_call_gets_through_a_flood(stage, family, kind):
         if not stage.way.is_kernel:
             drain(call)
         stage.goes_on(call, number=10)
+
+
+@pytest.mark.parametrize("kind", ["plain", "options", "fragments"])
+def test_a_phone_that_moves_is_heard_during_a_flood(stage, kind):
+    """It goes on with its SSRC and its numbers from another address, and gets the other phone's media there."""
+    with stage.established() as call, PhonePort(stage.topology.caller, CALLER_MOVED, 4000) as moved:
+        from_moved, to_moved = rtp(2, payload=b"from the new address"), rtp(2, payload=b"to the new address")
+
+        def is_heard():
+            moved.send(from_moved, call.caller.to)
+            return from_moved in payloads(call.callee.rtp)
+
+        def is_reached():
+            call.callee.send(to_moved)
+            return to_moved in payloads(moved)
+
+        with stage.attacker.flooding(*flood(stage, call, kind)):
+            wait_for(is_heard, DEADLINE_S, "the phone to be heard at its new address")
+            wait_for(is_reached, DEADLINE_S, "the phone to be reached at its new address")
+        assert call.caller.rtp.take() == []
+        assert stage.attacker.has_nothing()
+
+
+def payloads(port):
+    """Take what has arrived, without the sources."""
+    return [data for data, _ in port.take()]
 
 
 def check_stream(stage, sender, receiver):
