@@ -9,6 +9,7 @@ handed in.
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -82,6 +83,8 @@ class Forwarder:
         self._keys_by_target: dict[tuple[str, str], set[int]] = {}
         self._installed: dict[int, _Placed] = {}
         """By key of the port."""
+        self._unplaced: dict[int, None] = {}
+        """Keys of ports whose routes changed, and whose rows were not written since."""
         self._reasons: dict[int, str] = {}
         """By key of the port: why a learned stream is not forwarded."""
         self._seeds: dict[int, SequenceTracker] = {}
@@ -169,7 +172,11 @@ class Forwarder:
     def reroute(self, most: int, now: float) -> bool:
         """Adapt the entries of up to `most` peers to their current routes; True when there are more to look at."""
         for target in self._next_hops.reroute(most):
-            for key in self._keys_by_target.get(target, ()):
+            self._unplaced.update(dict.fromkeys(self._keys_by_target.get(target, ())))
+        while self._unplaced:
+            # One that fails does not keep the others from being placed, at the next call.
+            key, _ = self._unplaced.popitem()
+            if key in self._wishes:
                 self._place(self._wishes[key], now)
         return not self._next_hops.is_rerouted
 
@@ -178,8 +185,11 @@ class Forwarder:
         targets = _targets(wish.entry)
         old = self._wishes.get(key)
         # New routes are acquired before old ones are released, so that a next hop row that both use stays.
-        for target in targets:
-            self._next_hops.acquire(*target)
+        with ExitStack() as on_failure:
+            for target in targets:
+                self._next_hops.acquire(*target)
+                on_failure.callback(self._next_hops.release, *target)
+            on_failure.pop_all()
         if old is not None:
             self._release(key, old)
         self._wishes[key] = wish
@@ -208,7 +218,9 @@ class Forwarder:
         tracker = self._seeds.pop(key, None)
         if tracker is not None:
             self._rows.seed(key, tracker.state())
+        self._next_hops.numbers.start_naming(key, route.number)
         self._rows.install(entry, route.from_host, route.number, route.ttl, back.ingress)
+        self._next_hops.numbers.named(key, route.number)
         self._installed[key] = placed
         self._reasons.pop(key, None)
         had_left = self._contradictions.forget(key)
@@ -228,10 +240,11 @@ class Forwarder:
     def _leave(self, wish: _Wish, reason: str, now: float) -> None:
         """Withdraw the row of a wish that stays, or is about to be forgotten."""
         key = wish.entry.key
+        if self._next_hops.numbers.is_named_by(key):
+            self._rows.withdraw(key)
+            self._next_hops.numbers.unnamed(key)
         was_installed = self._installed.pop(key, None) is not None
         had_left = self._contradictions.forget(key)
-        if was_installed:
-            self._rows.withdraw(key)
         self._reasons[key] = reason
         if log.isEnabledFor(logging.INFO):
             what = "leaves the kernel" if was_installed else "stays in userspace"
@@ -256,7 +269,7 @@ class Forwarder:
     def _forget(self, key: int, reason: str, now: float) -> None:
         wish = self._wishes.pop(key)
         self._seeds.pop(key, None)
-        if key in self._installed:
+        if key in self._installed or self._next_hops.numbers.is_named_by(key):
             self._leave(wish, reason, now)
         self._release(key, wish)
 

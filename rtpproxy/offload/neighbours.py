@@ -17,6 +17,7 @@ from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
 from rtpproxy.offload.attach import Interfaces
 from rtpproxy.offload.entry import NextHop
+from rtpproxy.offload.hop_numbers import HopNumbers
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,7 @@ class Neighbours:
         self._netlink = netlink
         self._interfaces = interfaces
         self._write = write
-        self._free = list(range(capacity - 1, -1, -1))
-        self._retired: list[int] = []
-        """Rows without users that entries may still name, until `recycle`."""
+        self.numbers = HopNumbers(capacity)
         self._rows: dict[Neighbour, dict[int, _Row]] = {}
         """The rows of each neighbour in use, by MTU."""
         self._macs: dict[Neighbour, tuple[str, int]] = {}
@@ -73,9 +72,10 @@ class Neighbours:
         rows = self._rows.get(neighbour, {})
         row = rows.get(mtu)
         if row is None:
-            if not self._free:
+            number = self.numbers.take()
+            if number is None:
                 return None
-            row = self._rows.setdefault(neighbour, rows)[mtu] = _Row(self._free.pop())
+            row = self._rows.setdefault(neighbour, rows)[mtu] = _Row(number)
             self._update(neighbour)
             if self._macs.get(neighbour, ("", 0))[1] in (0, _STALE):
                 self._confirm(neighbour)
@@ -83,22 +83,17 @@ class Neighbours:
         return row.number
 
     def drop(self, hop: Hop) -> None:
-        """Remove a user of a row. A row without users is unusable from now on, and free after `recycle`."""
+        """Remove a user of a row. A row without users is unusable from now on, and free once no entry names it."""
         neighbour, mtu = hop
         rows = self._rows[neighbour]
         row = rows[mtu]
         row.routes -= 1
         if not row.routes:
+            self._write(row.number, None)
             del rows[mtu]
             if not rows:
                 del self._rows[neighbour]
-            self._write(row.number, None)
-            self._retired.append(row.number)
-
-    def recycle(self) -> None:
-        """Free retired rows: no entry names them any more."""
-        self._free += self._retired
-        self._retired.clear()
+            self.numbers.give_back(row.number)
 
     def reload(self) -> None:
         """Ask for all neighbours again, after events were lost."""

@@ -15,6 +15,7 @@ from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import Message, Rtnetlink, attribute
 from rtpproxy.offload.attach import Interfaces, Report
 from rtpproxy.offload.entry import NO_INGRESS, Ingress, Tier
+from rtpproxy.offload.hop_numbers import HopNumbers
 from rtpproxy.offload.neighbours import Hop, Neighbours
 
 _AF_INET, _AF_INET6 = 2, 10
@@ -72,19 +73,24 @@ class NextHops:
         self._routes: dict[_Target, tuple[Route | NoRoute, Hop | None]] = {}
         self._users: dict[_Target, int] = {}
         self._unchecked: list[_Target] = []
+        self._changed: list[_Target] = []
         self._unasked: list[_Target] = []
         self._unasked_share = 0
         self._is_ours: dict[str, bool] = {}
         """By host: whether it is an address of this host; emptied when routes change."""
 
+    @property
+    def numbers(self) -> HopNumbers:
+        """The numbers of the rows, and which ports' rows name them."""
+        return self._neighbours.numbers
+
     def acquire(self, to_host: str, from_host: str) -> Route | NoRoute:
-        """The route to a peer, kept until `release`."""
-        self._neighbours.recycle()
+        """The route to a peer, kept until `release`. Nothing is kept where an exception comes."""
         target = to_host, from_host
-        self._users[target] = self._users.get(target, 0) + 1
         known = self._routes.get(target)
         if known is None:
             known = self._routes[target] = self._resolve(target)
+        self._users[target] = self._users.get(target, 0) + 1
         return known[0]
 
     def release(self, to_host: str, from_host: str) -> None:
@@ -113,19 +119,18 @@ class NextHops:
     def reroute(self, most: int) -> list[_Target]:
         """Ask the kernel again for up to `most` routes. Returns the peers whose route changed.
 
-        Their entries must be placed anew before the next call of `acquire` or `reroute`.
+        Where an exception comes, the next call goes on, and returns also what was found before.
         """
-        self._neighbours.recycle()
-        changed = []
-        batch, self._unchecked = self._unchecked[:most], self._unchecked[most:]
-        for target in batch:
+        for _ in range(min(most, len(self._unchecked))):
+            target = self._unchecked.pop(0)
             if target not in self._routes:
                 continue
             old, old_hop = self._routes[target]
             self._routes[target] = new = self._resolve(target)
-            self._drop(old_hop)
             if new[0] != old:
-                changed.append(target)
+                self._changed.append(target)
+            self._drop(old_hop)
+        changed, self._changed = self._changed, []
         return changed
 
     def recheck_some(self) -> None:

@@ -62,6 +62,17 @@ _MOST_KNOWN = {Component.RTP: UNNUMBERED_PER_SECOND, Component.RTCP: RTCP_PER_SE
 """Limit of the known source's packets that the kernel leaves to userspace each second, per port."""
 
 
+_FEWEST_NEXT_HOPS, _MOST_NEXT_HOPS = 256, 1 << 16
+
+
+def next_hops_of(ports: int) -> int:
+    """How many rows for next hops so many ports need: one for each leg, if all phones are on one flat network.
+
+    So a relay with few ports pays little. Some are spare, because a leg's new row is taken before the old one is free.
+    """
+    return min(max(ports // 2, _FEWEST_NEXT_HOPS), _MOST_NEXT_HOPS)
+
+
 def instance_name(config: Config) -> str:
     """Eight characters that tell this relay from others; the names of its programs contain them."""
     return hashlib.sha256(config.instance.encode()).hexdigest()[:8]
@@ -75,7 +86,7 @@ class Programs:
         name = instance_name(config)
         macros = *loader.PROGRAM_MACROS, *loader.TRACEPOINTS
         names = dict(zip(macros, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbsnr"), strict=True))
-        listen = config.listen
+        listen, slots = config.listen, max(slots_of(config.listen)) + 1
         first_port, last_port = config.port_min, config.port_max + 1
         self._steer_link = -1
         self._tracers: list[int] = []
@@ -86,7 +97,8 @@ class Programs:
                     **LIMITS,
                     "FIRST_PORT": str(first_port),
                     "PORT_SPAN": str(last_port + 1 - first_port),
-                    "LOCAL_SLOTS": str(max(slots_of(listen)) + 1),
+                    "LOCAL_SLOTS": str(slots),
+                    "MAX_NEXT_HOPS": str(next_hops_of((last_port + 1 - first_port) * slots)),
                     "DOUBLED_BYTES": str(SHORT_BYTES if config.is_doubling else 0),
                     **_slot_defines(listen),
                 }

@@ -1,6 +1,7 @@
 """In-memory doubles of what the forwarder is given."""
 
 from rtpproxy.offload.entry import Tier
+from rtpproxy.offload.hop_numbers import HopNumbers
 from rtpproxy.offload.nexthop import Route
 
 ROUTE = Route(7, "10.0.2.1", "via 10.0.2.2 dev eth1", 64, Tier.XDP, True)
@@ -38,6 +39,7 @@ class FakeNextHops:
         self.routes = {}
         self.users = {}
         self.changed = []
+        self.numbers = HopNumbers(10)
         self.indexes = {}
         """By host: the interface that its route leads to."""
 

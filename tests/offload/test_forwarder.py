@@ -469,3 +469,62 @@ def test_entries_by_ingress_interface(scene):
     scene.apply(ENTRY, replace(RTCP, source=Endpoint("10.0.1.9", 9)))
     assert (scene.forwarder.installed_by(11), scene.forwarder.installed_by(12)) == ([35000], [35001])
     assert scene.forwarder.installed_by(13) == []
+
+
+# Errors that come between
+
+
+def failing_once(call):
+    """The same call, which raises after it did its work the first time."""
+    failures = iter([RuntimeError("between")])
+
+    def then_fail(*arguments):
+        call(*arguments)
+        for failure in failures:
+            raise failure
+
+    return then_fail
+
+
+def test_number_of_a_row_is_named_until_the_row_is_withdrawn(scene):
+    """Whatever error comes between."""
+    numbers = scene.next_hops.numbers
+    scene.rows.install = failing_once(scene.rows.install)
+    with pytest.raises(RuntimeError, match="between"):
+        scene.apply(ENTRY)
+    assert numbers.is_named_by(35000)
+    scene.withdraw(35000)
+    assert (scene.rows.rows, numbers.is_named_by(35000)) == ({}, False)
+
+    scene.apply(ENTRY)
+    withdraw = scene.rows.withdraw
+    scene.rows.withdraw = failing_once(lambda port: None)
+    with pytest.raises(RuntimeError, match="between"):
+        scene.apply((35000, NOT_LEARNED))
+    assert numbers.is_named_by(35000)
+    scene.rows.withdraw = withdraw
+
+
+def test_an_error_keeps_no_other_row_from_being_placed(scene):
+    scene.apply(ENTRY, RTCP)
+    scene.next_hops.routes["10.0.2.2"] = OTHER_ROUTE
+    scene.next_hops.changed = [("10.0.2.2", "")]
+    scene.rows.install = failing_once(scene.rows.install)
+    with pytest.raises(RuntimeError, match="between"):
+        scene.reroute()
+    scene.reroute()
+    assert {number for _, _, number in scene.rows.rows.values()} == {8}
+
+
+def test_routes_of_an_entry_that_could_not_be_resolved_are_not_kept(scene):
+    acquire = scene.next_hops.acquire
+
+    def refuse(to_host, from_host):
+        if (to_host, from_host) == INGRESS:
+            raise RuntimeError("between")
+        return acquire(to_host, from_host)
+
+    scene.next_hops.acquire = refuse
+    with pytest.raises(RuntimeError, match="between"):
+        scene.apply(ENTRY)
+    assert scene.next_hops.users == {}

@@ -312,6 +312,47 @@ def test_full_table(network):
     assert network.reroute() == []
 
 
+def test_number_is_not_used_again_while_an_entry_names_it(network):
+    """An error came after the route changed, and before the entry was placed again."""
+    network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
+    rows = FakeRows()
+    forwarder = Forwarder(rows, network.next_hops, Contradictions(lambda key: 0))
+    entry = ForwardingEntry(1, "10.0.1.1", Endpoint("10.0.1.2", 5004), False, True, "", 2, Endpoint(BEHIND, 1), 0xB8)
+    forwarder.apply(FakeOwner("call"), {1: entry}, 0.0)
+    named = rows.rows[1][2]
+    network.ip(f"route replace {BEHIND}/32 via 10.0.2.51")
+    install, rows.install = rows.install, None
+    network.next_hops.start_reroute()
+    with pytest.raises(TypeError):
+        forwarder.reroute(CAPACITY, 0.0)
+    others = [network.next_hops.acquire(f"10.0.2.{number}", "") for number in range(100, 100 + CAPACITY)]
+    assert named not in {other.number for other in others if isinstance(other, Route)}
+    rows.install = install
+    forwarder.withdraw(1, "deleted", 0.0)
+    assert named in iter(network.next_hops.numbers.take, None)
+
+
+def test_an_error_loses_no_route_that_changed(network):
+    peers = [f"198.51.100.{number}" for number in range(3)]
+    network.ip("route add 198.51.100.0/24 via 10.0.2.50")
+    for peer in peers:
+        network.next_hops.acquire(peer, "")
+    network.ip("route replace 198.51.100.0/24 via 10.0.1.50")
+    network.next_hops.start_reroute()
+    resolve, asked = network.next_hops._resolve, []
+
+    def fail_at_the_second(target):
+        asked.append(target)
+        if len(asked) == 2:
+            raise RuntimeError("between")
+        return resolve(target)
+
+    network.next_hops._resolve = fail_at_the_second
+    with pytest.raises(RuntimeError, match="between"):
+        network.next_hops.reroute(CAPACITY)
+    assert network.next_hops.reroute(CAPACITY) == [(peers[0], ""), (peers[2], "")]
+
+
 def test_reroute_in_parts(network):
     peers = [f"198.51.100.{number}" for number in range(5)]
     network.ip("route add 198.51.100.0/24 via 10.0.2.50")

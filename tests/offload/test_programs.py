@@ -1,5 +1,6 @@
 """Programs and maps where something after loading fails; the rest is in tests/netns_call and tests/bpf."""
 
+import contextlib
 import gc
 import os
 
@@ -7,7 +8,7 @@ import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.programs import Programs, instance_name
+from rtpproxy.offload.programs import Programs, instance_name, next_hops_of
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -49,3 +50,18 @@ def test_instance_has_a_name_of_its_own():
     names = [instance_name(Config(control=(ControlAddress(ControlKind.UNIX, path),))) for path in ("/a", "/b", "/a")]
     assert names[0] == names[2] != names[1]
     assert [len(name) for name in names] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("ports", "next_hops"),
+    [(2, 256), (1000, 500), (30_002, 15_001), (64_512, 32_256), (2 * 65_536, 65_536), (10**6, 65_536)],
+)
+def test_room_for_next_hops(ports, next_hops):
+    """A flat network's 30,000 phones with all ports above 1023; little where there are few ports."""
+    assert next_hops_of(ports) == next_hops
+
+
+def test_room_for_next_hops_goes_by_the_ports():
+    config = Config(listen=(ONE,), lowest_port=30000, highest_port=31999)
+    with contextlib.closing(Programs(config)) as programs:
+        assert programs.tables.next_hops.capacity == 1000
