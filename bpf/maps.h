@@ -42,9 +42,16 @@
 #define MAPPED 1024
 
 /*
- * An array, because port space and local port make the index, slot * PORT_SPAN + port - FIRST_PORT: no hashing, and a
- * flat cost at any number of calls.
+ * The index of a port's row, `offset` ports after FIRST_PORT, in a port space: every second port first, then the others. So
+ * the RTP ports of all calls lie together, and RTCP ports, which few packets come to, are not fetched with them.
+ * Userspace has the same rule (ByPort in rtpproxy/offload/layout.py).
  */
+static __always_inline __u32 row_of(__u32 slot, __u32 offset)
+{
+	return slot * PORT_SPAN + (offset & 1 ? (PORT_SPAN + 1) / 2 : 0) + (offset >> 1);
+}
+
+/* An array, because port space and local port make the index: no hashing, and a flat cost at any number of calls. */
 BPF_F_TABLE("array", __u32, struct port_row, port_rows, PORT_ROWS, MAPPED);
 BPF_F_TABLE("array", __u32, struct port_hosts6, port_hosts6, PORT_ROWS, MAPPED);
 

@@ -169,7 +169,7 @@ static __always_inline __u32 find_row(struct frame *f)
 	slot = slot_of_datagram(d);
 	if (slot >= LOCAL_SLOTS)
 		return VERDICT(up_not_ours);
-	f->index = slot * PORT_SPAN + offset;
+	f->index = row_of(slot, offset);
 	f->row = port_rows.lookup(&f->index);
 	f->counters = port_counters.lookup(&f->index);
 	if (!f->row || !f->counters)
@@ -359,7 +359,7 @@ static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdic
 		index = __builtin_bswap16(ports[1]) - FIRST_PORT;
 		if (index >= PORT_SPAN || slot >= LOCAL_SLOTS)
 			return verdict;
-		index += slot * PORT_SPAN;
+		index = row_of(slot, index);
 		struct port_row *row = port_rows.lookup(&index);
 		if (!row || !row->is_open)
 			return verdict;
@@ -535,7 +535,7 @@ int ON_STEER(struct bpf_sk_lookup *ctx)
 		slot = slot_of_ipv4(ctx->local_ip4);
 	if (slot >= LOCAL_SLOTS)
 		return SK_PASS;
-	index = slot * PORT_SPAN + offset;
+	index = row_of(slot, offset);
 	struct port_row *row = port_rows.lookup(&index);
 	if (!row || !row->is_open)
 		return SK_PASS;

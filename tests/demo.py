@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rtpproxy.config import Config
+from rtpproxy.offload.layout import ByPort
 from tests.bpf.maps import ProgramMaps, attached_program
 from tests.netns import Topology
 from tests.running import PhoneSocket, RunningRelay, rtp
@@ -58,7 +59,7 @@ def show(relay: RunningRelay, maps: ProgramMaps, ports: list[int], received: lis
     counters = relay.counters(CALL)
     line = f"{elapsed:5.2f} s "
     for total, port, arrived in zip((counters["npkts_ina"], counters["npkts_ino"]), ports, received, strict=True):
-        forwarded = maps.forwarded(port - Config().port_min)
+        forwarded = maps.forwarded(ByPort(Config().port_min, Config().port_max + 1).row(port))
         line += f"{total - forwarded:>11}{forwarded:>11}{arrived:>12}  "
     click.echo(line)
 

@@ -98,16 +98,26 @@ def fingerprint(layouts: Mapping[str, MapLayout], geometry: Mapping[str, str]) -
     They cover name, offset and size of every member of every key and value, the entries of every map, and `geometry`:
     the macros that tell which row belongs to which port.
     """
-    told = {"maps": {name: asdict(layout) for name, layout in layouts.items()}, "geometry": dict(geometry)}
+    maps = {name: asdict(layout) for name, layout in layouts.items()}
+    told = {"maps": maps, "geometry": dict(geometry), "order": _ORDER}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_ORDER = "every second port"
+"""Order of the rows of a port space; part of the fingerprint."""
+
+
 class ByPort:
-    """Tables with a row for each media port of every port space."""
+    """Tables with a row for each media port of every port space: every second port first, then the others.
+
+    So the RTP ports of all calls lie together (`row_of` in `bpf/maps.h`).
+    """
 
     def __init__(self, first_port: int, last_port: int) -> None:
         self._first, self._span = first_port, last_port + 1 - first_port
+        self._half = (self._span + 1) // 2
 
     def row(self, key: int) -> int:
         """The row of a port, given as a key that also tells its port space (`session.local`)."""
-        return (key >> 16) * self._span + (key & 0xFFFF) - self._first
+        offset = (key & 0xFFFF) - self._first
+        return (key >> 16) * self._span + (self._half if offset & 1 else 0) + (offset >> 1)

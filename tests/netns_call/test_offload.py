@@ -1,5 +1,6 @@
 """When the kernel forwards, when it cannot, and what the relay logs about it."""
 
+import itertools
 import re
 import time
 from pathlib import Path
@@ -16,10 +17,12 @@ from tests.netns_call.call import (
     Call,
     Foreign,
     PhonePort,
+    Tap,
     is_attached,
     kernel_only,
     paused,
     rtcp,
+    sent_frame,
     verdicts,
 )
 from tests.running import RunningRelay, rtp
@@ -327,3 +330,33 @@ def test_short_packets_are_sent_twice(start, topology, way):
         counted = verdicts(relay)
         assert counted["up_doubled"] >= 1
         assert counted["forwarded"] >= 1
+
+
+def by_the_other_interface(call, topology, data):
+    """A packet of the caller, as it looks when it comes by the callee's interface."""
+    return sent_frame(topology.callee, call._caller_at, call.caller.to, data)
+
+
+@kernel_only
+def test_rp_filter_holds_in_the_kernel(call, relay, topology, way):
+    """Where it is strict, packets come by the interface of the route back; it may be changed while the relay runs."""
+    call.establish(way)
+    number = itertools.count(2)
+    topology.relay.run(["sysctl", "-w", "net.ipv4.conf.all.rp_filter=1"])
+    with Tap(topology.callee) as tap:
+
+        def is_refused():
+            """Send one by the other interface and then one by the right one; is only the latter forwarded?"""
+            wrong, right = rtp(next(number)), rtp(next(number))
+            tap.send(by_the_other_interface(call, topology, wrong))
+            call.caller.send(right)
+            got = call.callee.rtp.expect()
+            while (right, call.callee.to) not in got:
+                got += call.callee.rtp.expect()
+            return got == [(right, call.callee.to)]
+
+        wait_for(is_refused, DEADLINE_S, "rp_filter to be followed")
+        topology.relay.run(["sysctl", "-w", "net.ipv4.conf.all.rp_filter=2"])
+        wait_for(lambda: not is_refused(), DEADLINE_S, "rp_filter to be followed")
+    assert relay.stop() == 0
+    assert verdicts(relay)["up_other_interface"] > 0

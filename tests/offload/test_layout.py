@@ -105,6 +105,14 @@ def test_fingerprint_changes_with_geometry(other):
     assert fingerprint(MAPS, other) != fingerprint(MAPS, GEOMETRY)
 
 
-@pytest.mark.parametrize(("key", "row"), [(35000, 0), (35099, 99), (1 << 16 | 35000, 100), (2 << 16 | 35001, 201)])
+@pytest.mark.parametrize(("key", "row"), [(35000, 0), (35099, 99), (1 << 16 | 35000, 100), (2 << 16 | 35001, 250)])
 def test_rows_of_ports(key, row):
     assert ByPort(35000, 35099).row(key) == row
+
+
+@pytest.mark.parametrize(("first", "last"), [(35000, 35009), (35001, 35010), (35000, 35004), (35000, 35000)])
+def test_rows_of_rtp_ports_lie_together(first, last):
+    """Every second port of a port space comes first; every port has a row of its own."""
+    tables, ports = ByPort(first, last), range(first, last + 1)
+    order = [*ports[::2], *ports[1::2]]
+    assert [tables.row(slot << 16 | port) for slot in range(3) for port in order] == list(range(3 * len(ports)))
