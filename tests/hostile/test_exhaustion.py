@@ -18,7 +18,7 @@ from tests.waiting import wait_for
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 CONTROL = 20005
-FILES = 100
+FILES = 101
 IDLE_S = 0.5
 both_ways = pytest.mark.parametrize("way", [STEERED, BOUND], ids=lambda way: way.name)
 
