@@ -25,9 +25,6 @@ enum budget_kind {
 };
 _Static_assert(BUDGET_UNKNOWN < BUDGET_KINDS, "each kind has a count");
 
-/* Where packets are counted: by the programs on interfaces, and by the filter of the sockets behind them. */
-enum budget_where { PLACE_INTERFACE, PLACE_SOCKET, BUDGET_PLACES };
-
 /* Has the second ended that began at `since`? Units of 2^BUDGET_SHIFT ns, modulo 2^32. */
 static __always_inline bool budget_is_over(__u32 since, __u32 now)
 {
@@ -63,7 +60,7 @@ static __always_inline __u32 budget_most_of_host(enum budget_kind kind)
 
 /* Count a packet at its port; false when there were enough of its kind this second. */
 static __always_inline bool budget_take_of_port(struct port_budget *port, const struct port_source *source,
-						enum budget_kind kind, __u32 now, __u32 times)
+						enum budget_kind kind, __u32 now)
 {
 	__u64 place = budget_place(kind);
 
@@ -71,14 +68,14 @@ static __always_inline bool budget_take_of_port(struct port_budget *port, const 
 		__builtin_memset(port->used, 0, sizeof(port->used));
 		port->since = now;
 	}
-	if (port->used[place] >= times * budget_most_of_port(kind, source))
+	if (port->used[place] >= budget_most_of_port(kind, source))
 		return false;
 	port->used[place]++;
 	return true;
 }
 
 /* Count a packet for the whole host; false when there were enough of its kind this second. */
-static __always_inline bool budget_take_of_host(struct host_budget *host, enum budget_kind kind, __u32 now, __u32 times)
+static __always_inline bool budget_take_of_host(struct host_budget *host, enum budget_kind kind, __u32 now)
 {
 	__u64 place = budget_place(kind);
 
@@ -86,7 +83,7 @@ static __always_inline bool budget_take_of_host(struct host_budget *host, enum b
 		__builtin_memset(host->used, 0, sizeof(host->used));
 		host->since = now;
 	}
-	if (host->used[place] >= times * budget_most_of_host(kind))
+	if (host->used[place] >= budget_most_of_host(kind))
 		return false;
 	host->used[place]++;
 	return true;

@@ -63,13 +63,13 @@ BPF_F_TABLE("array", __u32, struct port_events, port_events, PORT_ROWS, MAPPED);
 
 /* Separate from all that forwarding touches, so that a flood by strangers does not slow a call down. */
 BPF_TABLE("array", __u32, struct port_source, port_sources, PORT_ROWS);
-BPF_TABLE("array", __u32, struct port_budget, port_budgets, BUDGET_PLACES * PORT_ROWS);
+BPF_TABLE("array", __u32, struct port_budget, port_budgets, PORT_ROWS);
 
-/* One element for the programs on interfaces, one for the filter of the sockets behind them. */
-BPF_TABLE("array", __u32, struct host_budget, host_budgets, BUDGET_PLACES);
+/* One element. */
+BPF_TABLE("array", __u32, struct host_budget, host_budgets, 1);
 
 /* By source address, hashed: those whom no port expects. */
-BPF_TABLE("array", __u32, struct source_budget, learning_budgets, BUDGET_PLACES << LEARNING_BITS);
+BPF_TABLE("array", __u32, struct source_budget, learning_budgets, 1 << LEARNING_BITS);
 
 /* The same for fragments; per CPU, because each of a flood's fragments is looked up here. */
 BPF_TABLE("percpu_array", __u32, struct source_budget, fragment_budgets, 1 << FRAGMENT_BITS);

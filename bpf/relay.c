@@ -292,28 +292,27 @@ static __always_inline __u32 budget_now(void)
  * Returns the verdict, or the one that drops the packet.
  */
 static __always_inline __u32 spend(__u32 index, const struct port_source *source, const struct local_address *sender,
-				   enum budget_kind kind, __u32 place, __u32 verdict)
+				   enum budget_kind kind, __u32 verdict)
 {
-	__u32 at = place * PORT_ROWS + index, now = budget_now();
-	__u32 bucket = (place << LEARNING_BITS) + budget_bucket(sender, LEARNING_BITS);
-	struct port_budget *port = port_budgets.lookup(&at);
-	struct host_budget *host = host_budgets.lookup(&place);
+	__u32 bucket = budget_bucket(sender, LEARNING_BITS), now = budget_now(), zero = 0;
+	struct port_budget *port = port_budgets.lookup(&index);
+	struct host_budget *host = host_budgets.lookup(&zero);
 	struct source_budget *unexpected = learning_budgets.lookup(&bucket);
 
 	if (!port || !host || !unexpected)
 		return verdict;
-	if (!budget_take_of_port(port, source, kind, now, place + 1))
+	if (!budget_take_of_port(port, source, kind, now))
 		return budget_verdict(kind);
-	if (kind == BUDGET_LEARNING && !budget_take_of_source(unexpected, now, (place + 1) * LEARNING_PER_SECOND))
+	if (kind == BUDGET_LEARNING && !budget_take_of_source(unexpected, now, LEARNING_PER_SECOND))
 		return VERDICT(dropped_learning);
-	return budget_take_of_host(host, kind, now, place + 1) ? verdict : VERDICT(dropped_host_limit);
+	return budget_take_of_host(host, kind, now) ? verdict : VERDICT(dropped_host_limit);
 }
 
 /* Bound what goes to userspace without telling its port. */
 static __always_inline __u32 limit_portless(const struct datagram *d, bool is_fragment, __u32 verdict)
 {
 	struct local_address source;
-	__u32 bucket, place = PLACE_INTERFACE;
+	__u32 bucket, zero = 0;
 
 	if (!is_host_address(d))
 		return verdict;
@@ -325,8 +324,8 @@ static __always_inline __u32 limit_portless(const struct datagram *d, bool is_fr
 			return verdict;
 		return VERDICT(dropped_fragment);
 	}
-	struct host_budget *host = host_budgets.lookup(&place);
-	if (!host || budget_take_of_host(host, BUDGET_UNKNOWN, budget_now(), 1))
+	struct host_budget *host = host_budgets.lookup(&zero);
+	if (!host || budget_take_of_host(host, BUDGET_UNKNOWN, budget_now()))
 		return verdict;
 	return VERDICT(dropped_host_limit);
 }
@@ -385,7 +384,7 @@ static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdic
 	}
 	if (verdict != VERDICT(up_other_source) && !is_host_address(d))
 		return verdict;
-	return spend(index, source, &sender, kind, PLACE_INTERFACE, verdict);
+	return spend(index, source, &sender, kind, verdict);
 }
 
 /* Count a packet without a sequence number, which cannot be recognized when it comes again. */

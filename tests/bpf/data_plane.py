@@ -144,10 +144,10 @@ class DataPlane:
         """Let the second be over that packets of a port were counted in."""
         self._begin_second(port, OVER_A_SECOND)
 
-    def use_up(self, kind: int, most: int, port: int | None = None, place: int = 0) -> None:
+    def use_up(self, kind: int, most: int, port: int | None = None) -> None:
         """Count so many packets of a kind this second, at one port or, without one, for the whole host."""
         map_name, form = ("host_budgets", "=6I") if port is None else ("port_budgets", "=6H")
-        index = place if port is None else port + place * 65536
+        index = 0 if port is None else port
         used = [0] * 6
         used[kind] = most
         self.poke(map_name, index, "used", struct.pack(form, *used))
@@ -156,9 +156,8 @@ class DataPlane:
     def _begin_second(self, port: int, units_ago: int) -> None:
         since = (_now() - units_ago) % 2**32
         self.poke("port_events", port, "window_since", since)
-        for place in range(2):
-            self.poke("port_budgets", port + place * 65536, "since", since)
-            self.poke("host_budgets", place, "since", since)
+        self.poke("port_budgets", port, "since", since)
+        self.poke("host_budgets", 0, "since", since)
 
     def peek(self, map_name: str, index: int, member: str) -> int | bytes:
         """One number in a map, or one array as bytes; `index` is a key where the map is by port."""
