@@ -1,6 +1,7 @@
 """Calls that rules against attackers must not refuse: each of these works with default options, in every tier.
 
 What a call may reach is limited (docs/security.md); these are the addresses that look suspicious and are not.
+A hairpin, which is a call through two sessions of one relay: `test_loops.test_a_chain_of_two_sessions_is_no_circle`.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import socket
 import pytest
 
 from tests.netns import Topology
-from tests.netns_call.call import BOUND, KERNEL, STEERED, Call, PhonePort, paused, rtcp
+from tests.netns_call.call import BOUND, KERNEL, STEERED, Call, paused, rtcp
 from tests.running import RunningRelay, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -116,25 +117,6 @@ def test_relay_behind_a_one_to_one_nat(start, topology, way):
 
 
 # This host
-
-
-def test_hairpin(start, topology, way):
-    """Two sessions of one relay in a row: a call that its SIP proxy sends back to itself, or a B2BUA."""
-    relay = start(*way.options)
-    host = topology.caller.gateway.ip
-    between = relay.port(f"U one {topology.caller.ip} 4000 f")
-    for_callee = relay.port(f"U two {host} {between} f")
-    entrance = relay.port(f"L two {topology.callee.ip} 5000 f t")
-    for_caller = relay.port(f"L one {host} {entrance} f t")
-    with (
-        PhonePort(topology.caller, topology.caller.ip, 4000) as caller,
-        PhonePort(topology.callee, topology.callee.ip, 5000) as callee,
-    ):
-        for number in range(1, 20):
-            caller.send(rtp(number), (host, for_caller))
-            assert callee.expect() == [(rtp(number), (topology.callee.gateway.ip, for_callee))]
-            callee.send(rtp(number), (topology.callee.gateway.ip, for_callee))
-            assert caller.expect() == [(rtp(number), (host, for_caller))]
 
 
 def test_pbx_on_the_host_of_the_relay(start, topology, way):

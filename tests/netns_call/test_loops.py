@@ -109,7 +109,7 @@ def test_between_two_sessions_of_one_relay(start, topology, way):
 
 
 def test_a_chain_of_two_sessions_is_no_circle(start, topology, way):
-    """A B2BUA with both of its legs at one relay."""
+    """A B2BUA with both of its legs at one relay, or a hairpin: a call that its SIP proxy sends back to itself."""
     relay = start(*way.options)
     host = topology.caller.gateway.ip
     between = relay.port(f"U one {topology.caller.ip} 4000 f")
