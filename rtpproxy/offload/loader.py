@@ -79,9 +79,9 @@ class Loaded:
     fingerprint: str
     """Equal where the contents of all maps mean the same (see `layout.fingerprint`)."""
     tracer_fds: dict[str, int] = field(default_factory=dict)
-    """Programs that see frames which were not sent, by tracepoint; none where that is impossible, …"""
+    """Programs that see frames which were not sent, by tracepoint; those that could be loaded."""
     why_untraced: str = ""
-    """… for this reason."""
+    """Why some of them could not be loaded; empty where all were."""
 
     def close(self) -> None:
         """Let go of all programs and maps; what is attached lives on."""

@@ -15,7 +15,7 @@ The first of these rules that applies to a destination refuses it:
 | loopback                                                | the stream's own address is loopback, or `--media-allow`  |
 |                                                         | names loopback                                            |
 
-The first that applies decides. Broadcast addresses are those of this host's networks, too. An advertised address counts
+Broadcast addresses are those of this host's networks, too. An advertised address counts
 as one of this host's: a 1:1 NAT leads from there to here.
 """
 
