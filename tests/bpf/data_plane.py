@@ -80,8 +80,8 @@ class DataPlane:
         return port
 
     def next_hop(self, hop: NextHop | None = HOP) -> int:
-        """The number of a new next hop."""
-        number = next(_hops)
+        """The number of a new next hop; where the table is small, one whose users are gone."""
+        number = next(_hops) % self.tables.next_hops.capacity
         self.tables.next_hops.write(number, hop)
         return number
 
