@@ -16,6 +16,8 @@ from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
 VETH_RING_FRAMES = 256
+OPTIONS_INTERVAL_S = 1 / 400
+"""Of packets with IP options, of which a port may have 1,000 a second (rtpproxy/offload/programs.py)."""
 
 by_xdp = pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
 by_tc = pytest.mark.parametrize("way", [TC], ids=[TC.name], indirect=True)
@@ -244,7 +246,7 @@ def test_packets_that_the_kernel_leaves_to_userspace_for_a_reason(call, way, top
     call.establish(way)
     call.caller.rtp.set_ip_options(b"\1\1\1\1")
     to_userspace, to_kernel = both_ways(call)
-    with Traffic(to_userspace, to_kernel) as traffic:
+    with Traffic(to_userspace, to_kernel, interval_s=OPTIONS_INTERVAL_S) as traffic:
         kernel = f"streams by {'TC' if way is TC else 'XDP'}"
         becomes(call.relay, {kernel: 3, "streams by userspace": 1, f"userspace, {COMES_UP}": 1})
         call.caller.rtp.set_ip_options(b"")

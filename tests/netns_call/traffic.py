@@ -10,6 +10,7 @@ from tests.netns_call.call import DEADLINE_S, Address, Call, PhonePort, Way, num
 from tests.waiting import wait_for
 
 INTERVAL_S = 1 / 2000
+"""Between two packets of a stream, unless a test says otherwise."""
 
 
 class Stream:
@@ -53,7 +54,8 @@ def both_ways(call: Call) -> tuple[Stream, Stream]:
 class Traffic:
     """Streams under way, from entering the context until `finish` or its end."""
 
-    def __init__(self, *streams: Stream) -> None:
+    def __init__(self, *streams: Stream, interval_s: float = INTERVAL_S) -> None:
+        self._interval_s = interval_s
         self._streams = streams
         self._by_receiver = {receiver: stream for stream in streams for receiver in stream.receivers}
         self._is_sending = True
@@ -105,12 +107,12 @@ class Traffic:
             while self._is_open:
                 now = time.monotonic()
                 # Behind time, a few packets follow each other at once; what was missed before that is left out.
-                due = max(due, now - 20 * INTERVAL_S)
+                due = max(due, now - 20 * self._interval_s)
                 while self._is_sending and due <= now:
                     for stream in self._streams:
                         stream.send()
-                    due += INTERVAL_S
-                self._receive(max(0.0, due - time.monotonic()) if self._is_sending else INTERVAL_S)
+                    due += self._interval_s
+                self._receive(max(0.0, due - time.monotonic()) if self._is_sending else self._interval_s)
         except Exception as error:  # raised again by the waiting thread
             self._failures.append(error)
 
