@@ -20,6 +20,7 @@ from tests.waiting import DEADLINE_S, wait_for
 
 _CONFIGURATION = Path(__file__).with_name("kamailio.cfg")
 _EVIDENCE_BYTES = 6000
+_ETH_P_ALL = 0x0003
 _ETH_P_IP = 0x0800
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_BYTES = 16 << 20
@@ -120,9 +121,11 @@ class ControlTap:
     def __init__(self, host: Host, port: int) -> None:
         self._port = port
         self._exchanges: dict[str, Exchange] = {}
-        self._socket = host.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_IP))
+        # Of all protocols: only then does the kernel hand packets here before it hands them to the relay, which may
+        # be so fast that its reply would come here first.
+        self._socket = host.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        self._socket.bind(("lo", _ETH_P_IP))
+        self._socket.bind(("lo", _ETH_P_ALL))
         self._socket.setblocking(False)
 
     def __enter__(self) -> "ControlTap":
@@ -135,8 +138,9 @@ class ControlTap:
         """Everything so far, oldest first."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                packet, (*_, kind, _, _) = self._socket.recvfrom(65535)
-                if kind != socket.PACKET_OUTGOING:  # over loopback each packet is seen leaving and arriving
+                packet, (_, protocol, kind, *_) = self._socket.recvfrom(65535)
+                is_arriving = kind != socket.PACKET_OUTGOING  # over loopback each packet is seen leaving and arriving
+                if protocol == _ETH_P_IP and is_arriving:
                     self._note(packet)
         return list(self._exchanges.values())
 

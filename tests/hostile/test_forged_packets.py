@@ -222,6 +222,9 @@ def test_a_phone_that_moves_is_heard_during_a_flood(stage, kind):
         with stage.attacker.flooding(*flood(stage, call, kind)):
             wait_for(is_heard, DEADLINE_S, "the phone to be heard at its new address")
             wait_for(is_reached, DEADLINE_S, "the phone to be reached at its new address")
+        call.caller.rtp.take()  # what was under way when the phone moved
+        to_moved = rtp(2, payload=b"to the new address alone")
+        wait_for(is_reached, DEADLINE_S, "the phone to be reached where it is")
         assert call.caller.rtp.take() == []
         assert stage.attacker.has_nothing()
 
