@@ -16,26 +16,6 @@
 #include "unsent.h"
 #endif
 
-/* The names contain the instance, so that a restarted controller recognizes what its killed predecessor left. */
-#ifndef ON_XDP
-#define ON_XDP on_xdp
-#endif
-#ifndef ON_TC
-#define ON_TC on_tc
-#endif
-#ifndef ON_TC_BEHIND_XDP
-#define ON_TC_BEHIND_XDP on_tc_behind_xdp
-#endif
-#ifndef ON_STEER
-#define ON_STEER on_steer
-#endif
-#ifndef ON_SENT
-#define ON_SENT on_sent
-#endif
-#ifndef ON_REFUSED
-#define ON_REFUSED on_refused
-#endif
-
 /*
  * The port space of a local address. ANY_IPV4_SLOT and ANY_IPV6_SLOT are set where one space holds the whole
  * family. Otherwise FIRST_IPV4 (network order) and FIRST_IPV6 (an initializer of four words) with FIRST_IPV4_SLOT and
@@ -450,7 +430,7 @@ static __always_inline __u32 count_forwarded(struct frame *f)
 	return verdict;
 }
 
-int ON_XDP(struct xdp_md *ctx)
+int on_xdp(struct xdp_md *ctx)
 {
 	struct frame f;
 	__u32 verdict;
@@ -509,19 +489,19 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 	return verdict_is_dropped(verdict) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
-int ON_TC(struct __sk_buff *skb)
+int on_tc(struct __sk_buff *skb)
 {
 	return serve_tc(skb, HOOK_TC);
 }
 
 /* For an interface with the XDP program: forwards only what that program left to TC, and counted as such. */
-int ON_TC_BEHIND_XDP(struct __sk_buff *skb)
+int on_tc_behind_xdp(struct __sk_buff *skb)
 {
 	return serve_tc(skb, HOOK_TC_BEHIND_XDP);
 }
 
 /* Hands packets for an open port to one of the controller's sockets; everything else takes its usual path. */
-int ON_STEER(struct bpf_sk_lookup *ctx)
+int on_steer(struct bpf_sk_lookup *ctx)
 {
 	__u32 port = ctx->local_port, offset = port - FIRST_PORT, slot, index, number;
 	bool is_ipv6 = ctx->family == AF_INET6;
@@ -574,7 +554,7 @@ static __always_inline void count_not_sent(__u32 frames, __u32 ifindex, bool is_
 }
 
 /* Tracepoint xdp_devmap_xmit: a driver was handed frames that arrived at the first interface, to send by the second. */
-int ON_SENT(struct bpf_raw_tracepoint_args *ctx)
+int on_sent(struct bpf_raw_tracepoint_args *ctx)
 {
 	const void *from = (const void *)ctx->args[0], *to = (const void *)ctx->args[1];
 	int drops = ctx->args[3], error = ctx->args[4];
@@ -585,7 +565,7 @@ int ON_SENT(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* Tracepoint xdp_redirect_err (its form since Linux 5.13): a frame was not even handed to the driver. */
-int ON_REFUSED(struct bpf_raw_tracepoint_args *ctx)
+int on_refused(struct bpf_raw_tracepoint_args *ctx)
 {
 	const void *program = (const void *)ctx->args[1];
 

@@ -19,6 +19,8 @@ DSCP_MASK = 0xFC
 DEFAULT_PID_FILE = "/var/run/rtpproxy.pid"
 NOTES_DIRECTORY = "/run/rtpproxy"
 """Holds notes of what to restore on this host after a crash."""
+CACHE_DIRECTORY = "/var/cache/rtpproxy"
+"""Holds compiled BPF programs."""
 MIN_FILES = 64
 """The relay does not start if it may open fewer files: about fifty are open before the first call."""
 FIRST_FREE_PORT = 1024

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from rtpproxy.config import CACHE_DIRECTORY
 from rtpproxy.network.features import XdpFeatures
 from rtpproxy.network.links import Reception
 from rtpproxy.offload import loader
@@ -34,7 +35,7 @@ TOS, TTL = 0xB8, 64
 """Of packets that leave."""
 FIRST_PORT, LAST_PORT = 1024, 65535
 XDP_NAME, TC_NAME, TC_BEHIND_NAME, STEER_NAME = "rtpp_x_test", "rtpp_t_test", "rtpp_b_test", "rtpp_s_test"
-PROGRAM_NAMES = dict(zip(loader.PROGRAM_MACROS, (XDP_NAME, TC_NAME, TC_BEHIND_NAME, STEER_NAME), strict=True))
+PROGRAM_NAMES = {"on_xdp": XDP_NAME, "on_tc": TC_NAME, "on_tc_behind_xdp": TC_BEHIND_NAME, "on_steer": STEER_NAME}
 RELAY_MAC = "02:00:00:00:01:01"
 """Of the interface that frames come in by when a program is run on them."""
 VLAN = ((0x8100, 5),)
@@ -130,7 +131,8 @@ def load_programs(**defines: str) -> loader.Loaded:
     span = LAST_PORT + 1 - FIRST_PORT
     ports = {"FIRST_PORT": str(FIRST_PORT), "PORT_SPAN": str(span), "LOCAL_SLOTS": "1"}
     slots = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "0"}
-    loaded = loader.load({**PROGRAM_NAMES, **LIMITS, **ports, **slots, **defines}, is_strict=True)
+    macros = {**LIMITS, **ports, **slots, **defines}
+    loaded = loader.load(macros, PROGRAM_NAMES, directory=CACHE_DIRECTORY, is_strict=True)
     host_maps = HostMaps(loaded)
     for tags in ((), VLAN, QINQ):
         host_maps.mark_frames((1, tags), Reception(RELAY_MAC, 1))

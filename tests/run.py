@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workers import CACHE_VARIABLE
+
 WORKERS = (os.cpu_count() or 1) + 1
 """One more than processors: tests wait a quarter of their time, for packets and timers."""
 SIDE_BY_SIDE = ("-n", str(WORKERS), "--dist", "load")
@@ -37,10 +39,12 @@ def main(arguments: list[str]) -> int:
     """Run both parts, also when the first has failures; the exit status of the first that failed."""
     counts: Counter[str] = Counter()
     statuses = []
-    for options in (SIDE_BY_SIDE, ALONE):
-        statuses.append(run_part(options, arguments, counts))
-        if statuses[-1] == pytest.ExitCode.INTERRUPTED:
-            break
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ[CACHE_VARIABLE] = directory
+        for options in (SIDE_BY_SIDE, ALONE):
+            statuses.append(run_part(options, arguments, counts))
+            if statuses[-1] == pytest.ExitCode.INTERRUPTED:
+                break
     print(f"{counts['passed']} passed, {counts['failed'] + counts['error']} failed, {counts['skipped']} skipped")
     ran = [status for status in statuses if status != pytest.ExitCode.NO_TESTS_COLLECTED]
     return next((status for status in ran if status), 0) if ran else int(pytest.ExitCode.NO_TESTS_COLLECTED)

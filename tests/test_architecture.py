@@ -90,7 +90,7 @@ LOGS = {
 """Modules without I/O that may log."""
 
 FOREIGN = {
-    "bcc": {"offload.loader"},
+    "bcc": {"offload.compiler"},
     "click": {"cli.command"},
     "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
     "pyroute2": {
@@ -103,6 +103,7 @@ FOREIGN = {
     "gc": {"process.daemon"},
 }
 PACKERS = {
+    "offload.compiled": "instructions that name maps",
     "offload.layout": "keys and values of maps: nothing else turns members into their bytes",
     "offload.maps": "numbers of a mapped array, where its layout has them",
     "offload.network_order": "addresses and tags, as they are on the wire",
@@ -127,7 +128,7 @@ TYPES_ONLY = {"service.offloading": "numpy", "offload.counters": "numpy"}
 """Modules that use a library in annotations only."""
 
 BROAD = {
-    "offload.loader": "a process of its own ends; the exception is raised again",
+    "offload.compiler": "a process of its own ends; the exception is raised again",
     "process.daemon": "a process of its own ends; the exception is raised again",
     "service.events": "an observer may fail in any way, which is logged: no call and no other observer suffers",
 }

@@ -1,7 +1,8 @@
 """A network and mount namespace for each process that runs tests, so that several can run side by side.
 
 Workers share nothing that the relay or the tests give a fixed name: ports, abstract sockets, interfaces, the sysctls
-of a network namespace, named namespaces in /run/netns, and the notes of relays in /run/rtpproxy.
+of a network namespace, named namespaces in /run/netns, and the notes of relays in /run/rtpproxy. They do share compiled
+BPF programs, in a directory that only this run has.
 """
 
 import ctypes
@@ -12,11 +13,15 @@ import socket
 import struct
 from pathlib import Path
 
+from rtpproxy.config import CACHE_DIRECTORY
+
+CACHE_VARIABLE = "RTPPROXY_TESTS_CACHE"
+"""Names the directory, made by whoever starts the workers; without it, each has its own."""
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _MS_NOSUID, _MS_NODEV = 1 << 1, 1 << 2
-_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
+_MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,6 +38,11 @@ def enter_own_namespaces() -> bool:
     _mount(b"tmpfs", b"/run", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755")
     for name in ("netns", "lock"):
         Path("/run", name).mkdir()
+    _mount(b"tmpfs", b"/var/cache", b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755")
+    shared = os.environ.get(CACHE_VARIABLE)
+    if shared:
+        Path(CACHE_DIRECTORY).mkdir()
+        _mount(shared.encode(), CACHE_DIRECTORY.encode(), None, _MS_BIND, None)
     _set_loopback_up()
     return True
 

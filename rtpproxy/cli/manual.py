@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 from rtpproxy.cli.options import DEFAULTS, GROUPS, Option, written
-from rtpproxy.config import NOTES_DIRECTORY
+from rtpproxy.config import CACHE_DIRECTORY, NOTES_DIRECTORY
 from rtpproxy.process.signals import STOP, STOP_SLOWLY
 
 _DESCRIPTION = (
@@ -31,6 +31,7 @@ _FILES = (
     (written(DEFAULTS["control"]).removeprefix("unix:"), "Control socket, unless -s names others."),
     (written(DEFAULTS["pid_file"]), "Process ID, unless -p names another file."),
     (NOTES_DIRECTORY, "Notes of running relays: what to undo on this host after a crash, and which ports are taken."),
+    (CACHE_DIRECTORY, "Compiled BPF programs, for the next start."),
 )
 _STATUS = (
     ("0", "It stopped cleanly, or the daemon serves."),

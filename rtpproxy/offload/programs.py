@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from rtpproxy.config import SHORT_BYTES, Config, ListenAddress
+from rtpproxy.config import CACHE_DIRECTORY, SHORT_BYTES, Config, ListenAddress
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 from rtpproxy.offload.attach import PROGRAM_PREFIX, ProgramSet
@@ -84,8 +84,7 @@ class Programs:
     def __init__(self, config: Config) -> None:
         """Load everything. Raises OffloadError, after unloading everything."""
         name = instance_name(config)
-        macros = *loader.PROGRAM_MACROS, *loader.TRACEPOINTS
-        names = dict(zip(macros, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbsnr"), strict=True))
+        names = dict(zip(loader.FUNCTIONS, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbsnr"), strict=True))
         listen, slots = config.listen, max(slots_of(config.listen)) + 1
         first_port, last_port = config.port_min, config.port_max + 1
         self._steer_link = -1
@@ -93,7 +92,6 @@ class Programs:
         with ExitStack() as stack:
             self._loaded = loader.load(
                 {
-                    **names,
                     **LIMITS,
                     "FIRST_PORT": str(first_port),
                     "PORT_SPAN": str(last_port + 1 - first_port),
@@ -101,7 +99,9 @@ class Programs:
                     "MAX_NEXT_HOPS": str(next_hops_of((last_port + 1 - first_port) * slots)),
                     "DOUBLED_BYTES": str(SHORT_BYTES if config.is_doubling else 0),
                     **_slot_defines(listen),
-                }
+                },
+                names,
+                directory=CACHE_DIRECTORY,
             )
             stack.callback(self._loaded.close)
             try:
@@ -117,9 +117,9 @@ class Programs:
                     self.host_maps.add_local(address.host, slot)
             stack.pop_all()
         self.on_interfaces = ProgramSet(
-            xdp=(self._loaded.xdp_fd, names["ON_XDP"]),
-            tc=(self._loaded.tc_fd, names["ON_TC"]),
-            tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
+            xdp=(self._loaded.xdp_fd, names["on_xdp"]),
+            tc=(self._loaded.tc_fd, names["on_tc"]),
+            tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["on_tc_behind_xdp"]),
         )
 
     def trace(self) -> str:

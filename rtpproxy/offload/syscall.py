@@ -1,20 +1,26 @@
 """bpf(2) and other kernel interfaces that Python has no call for; each function is one command."""
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
+from dataclasses import dataclass
 
 from rtpproxy.errors import OffloadError
 
 _NUMBERS = {"x86_64": 321}
 """The call's number by machine; only machines whose stores other processors see in order, as `maps` needs."""
-_MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 1, 2, 3
+_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _PROG_LOAD = 0, 1, 2, 3, 5
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 13, 15, 16, 17, 28
 _ATTACH_SK_LOOKUP, _ATTACH_TCX_INGRESS = 36, 46
 _MAX_TCX_PROGRAMS = 64
 _PROG_NAME_OFFSET, _PROG_NAME_BYTES = 64, 16
 _PROG_INFO_BYTES = 128
+_MAP_INFO_BYTES = 64
+_INSTRUCTION_BYTES = 8
+_LOAD_ATTEMPTS = 5
+_LOG_BYTES = 1 << 26
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -30,6 +36,81 @@ def bpf(command: int, attributes: bytes) -> int:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A map as the kernel makes it."""
+
+    name: str
+    """At most 15 characters."""
+    kind: int
+    key_bytes: int
+    value_bytes: int
+    entries: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program as the kernel takes it."""
+
+    kind: int
+    attachment: int
+    """Number of what it may be attached to; 0 where its kind says that."""
+    code: bytes
+    """Instructions; where they name a map, by its descriptor."""
+    licence: str
+    name: str
+    """At most 15 characters."""
+
+
+def make_map(described: Map) -> int:
+    """Make a map, and return its descriptor. Raises OSError."""
+    one = described
+    numbers = one.kind, one.key_bytes, one.value_bytes, one.entries, one.flags
+    return bpf(_MAP_CREATE, struct.pack("=5I8x16s", *numbers, _object_name(one.name)))
+
+
+def describe_map(map_fd: int) -> Map:
+    """Describe a map that we hold."""
+    info = ctypes.create_string_buffer(_MAP_INFO_BYTES)
+    bpf(_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", map_fd, len(info), ctypes.addressof(info)))
+    kind, key_bytes, value_bytes, entries, flags, name = struct.unpack_from("=I4x4I16s", info)
+    return Map(name.partition(b"\0")[0].decode(), kind, key_bytes, value_bytes, entries, flags)
+
+
+def load_program(program: Program) -> int:
+    """Load a program, and return its descriptor. Raises OSError."""
+    for _ in range(_LOAD_ATTEMPTS - 1):
+        with contextlib.suppress(BlockingIOError):  # a signal came while the verifier was at work
+            return _load_program(program)
+    return _load_program(program)
+
+
+def why_refused(program: Program) -> list[str]:
+    """The lines that the verifier says of a program which it does not load."""
+    said = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        os.close(_load_program(program, said))
+    except OSError:
+        return said.value.decode(errors="replace").splitlines()
+    return []
+
+
+def _load_program(program: Program, said: "ctypes.Array[ctypes.c_char] | None" = None) -> int:
+    code, licence = _buffer(program.code), ctypes.create_string_buffer(program.licence.encode())
+    attributes = struct.pack(
+        "=2I2Q2IQ2I16s2I",
+        *(program.kind, len(code) // _INSTRUCTION_BYTES, ctypes.addressof(code), ctypes.addressof(licence)),
+        *((1, len(said), ctypes.addressof(said)) if said else (0, 0, 0)),
+        *(0, 0, _object_name(program.name), 0, program.attachment),
+    )
+    return bpf(_PROG_LOAD, attributes)
+
+
+def _object_name(name: str) -> bytes:
+    return name.encode()[: _PROG_NAME_BYTES - 1]
 
 
 def map_read(map_fd: int, key: bytes, value_bytes: int) -> bytes:

@@ -214,7 +214,7 @@ def test_phones_on_loopback_of_a_relay_that_listens_there(topology, way, tmp_pat
             call.cross(rtcp(1), is_rtcp=True)
 
 
-def test_phones_on_loopback_are_learned_by_a_relay_on_all_addresses(topology, make_call):
+def test_phones_on_loopback_are_learned_by_a_relay_on_all_addresses(relay, topology, make_call):
     call = make_call(
         caller=topology.relay,
         callee=topology.relay,
@@ -222,7 +222,9 @@ def test_phones_on_loopback_are_learned_by_a_relay_on_all_addresses(topology, ma
         callee_at=("127.0.0.2", 5000),
         relay_host="127.0.0.1",
     )
+    before = relay.totals()["packets received"]
     call.caller.send(rtp(1))
+    wait_received(relay, before)
     call.callee.send(rtp(1))
     call.caller.rtp.expect()
     call.cross(rtp(2))

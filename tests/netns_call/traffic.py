@@ -30,9 +30,9 @@ class Stream:
 
     @property
     def doubled(self) -> list[int]:
-        """Numbers that arrived more than once."""
+        """Numbers that arrived more than once, without those of other packets that the call sent before."""
         counts = Counter(number for numbers in self.arrived.values() for number in numbers)
-        return [number for number, count in counts.items() if count > 1]
+        return [number for number, count in counts.items() if count > 1 and number < self.sent]
 
     def send(self) -> None:
         """Send the next, unless the phone's link is down: no way out, or packets pile up before it."""

@@ -241,12 +241,12 @@ from rtpproxy.offload.attach import Interfaces, ProgramSet
 from rtpproxy.offload.programs import LIMITS
 from rtpproxy.network.netlink import Rtnetlink
 
-names = dict(zip(loader.PROGRAM_MACROS, ("rtpp_x_op", "rtpp_t_op", "rtpp_b_op", "rtpp_s_op")))
-loaded = loader.load({**names, **LIMITS})
+names = {"on_xdp": "rtpp_x_op", "on_tc": "rtpp_t_op", "on_tc_behind_xdp": "rtpp_b_op"}
+loaded = loader.load(LIMITS, names)
 programs = ProgramSet(
-    xdp=(loaded.xdp_fd, names["ON_XDP"]),
-    tc=(loaded.tc_fd, names["ON_TC"]),
-    tc_behind_xdp=(loaded.tc_behind_xdp_fd, names["ON_TC_BEHIND_XDP"]),
+    xdp=(loaded.xdp_fd, names["on_xdp"]),
+    tc=(loaded.tc_fd, names["on_tc"]),
+    tc_behind_xdp=(loaded.tc_behind_xdp_fd, names["on_tc_behind_xdp"]),
 )
 interfaces = Interfaces(Rtnetlink(), programs)
 for index in map(int, sys.argv[1:]):

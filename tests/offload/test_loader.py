@@ -1,8 +1,9 @@
-"""Loading in the child: descriptors and layouts come back, or one line that says why not."""
+"""Loading: descriptors and layouts come back, or one line that says why not."""
 
 import logging
 import mmap
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,13 @@ import pytest
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
-from rtpproxy.offload.loader import bpf_directory, load
+from rtpproxy.offload.compiler import compile_programs
+from rtpproxy.offload.loader import bpf_directory, load, load_compiled
 from rtpproxy.offload.programs import LIMITS
-from rtpproxy.offload.progress import Progress
+from rtpproxy.offload.syscall import program_id, program_name
 from tests.bpf.prog_run import XDP_PASS, run
 from tests.offload.unprivileged import NOBODY, with_capabilities
 
-NAMES = {macro: f"rtpp_{number}_loader" for number, macro in enumerate(loader.PROGRAM_MACROS)} | LIMITS
 WILDCARDS = {"ANY_IPV4_SLOT": "0", "ANY_IPV6_SLOT": "1", "LOCAL_SLOTS": "2"}
 ADDRESSES = {
     "LOCAL_SLOTS": "2",
@@ -37,7 +38,7 @@ LOAD_ELSEWHERE = f"""
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 try:
-    loader.load({NAMES!r}).close()
+    loader.load({LIMITS!r}).close()
     print("loaded")
 except OffloadError as error:
     print(error)
@@ -74,109 +75,8 @@ def test_incomplete_installation(tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "__file__", str(tmp_path / "rtpproxy" / "offload" / "loader.py"))
     expected = f"bpf/relay.c is missing beside {tmp_path}/rtpproxy: the installation is incomplete"
     with pytest.raises(OffloadError) as caught:
-        load(NAMES)
+        load(LIMITS)
     assert str(caught.value) == expected
-
-
-def shadow_bcc(tmp_path, monkeypatch, text):
-    """Let another package of that name be found first."""
-    package = tmp_path / "bcc"
-    package.mkdir()
-    (package / "__init__.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-
-@pytest.mark.parametrize("text", ["raise ModuleNotFoundError('bcc')", "", "VERSION = 1"], ids=str)
-def test_without_bcc(tmp_path, monkeypatch, text):
-    """Missing, or the unrelated package of that name on the Python Package Index."""
-    shadow_bcc(tmp_path, monkeypatch, text)
-    with pytest.raises(OffloadError) as caught:
-        load(NAMES)
-    assert str(caught.value) == (
-        f"bcc is not installed for {sys.executable}: install Debian's python3-bpfcc "
-        "and run from a virtual environment with system site packages"
-    )
-
-
-def test_bcc_without_its_library(tmp_path, monkeypatch):
-    shadow_bcc(tmp_path, monkeypatch, "raise OSError('libbcc.so.0: cannot open shared object file')")
-    with pytest.raises(OffloadError) as caught:
-        load(NAMES)
-    assert str(caught.value) == "the BPF loader died: OSError: libbcc.so.0: cannot open shared object file"
-
-
-def test_child_that_dies_without_a_word(tmp_path, monkeypatch):
-    shadow_bcc(tmp_path, monkeypatch, "import os; os._exit(3)")
-    with pytest.raises(OffloadError, match=r"^the BPF loader died: no message$"):
-        load(NAMES)
-
-
-HANG_ONCE = """
-import os, signal
-try:
-    os.close(os.open({path!r}, os.O_CREAT | os.O_EXCL))
-    {hang}
-except FileExistsError:
-    raise OSError("the second one works")
-"""
-
-
-def be_impatient(monkeypatch, most_idle_s=5.0):
-    """On a busy machine, a child that is not stuck may do nothing for a second or two."""
-    monkeypatch.setattr(loader, "_LOOK_S", 0.1)
-    monkeypatch.setattr(loader, "Progress", lambda: Progress(most_processor_s=3.0, most_idle_s=most_idle_s))
-
-
-@pytest.mark.parametrize(
-    ("hang", "why"),
-    [
-        ("signal.pause()", "the compiler does nothing"),
-        ("while True: pass", "the compiler does not come to an end"),
-    ],
-)
-def test_child_that_gets_nowhere_is_followed_by_another(tmp_path, monkeypatch, caplog, hang, why):
-    be_impatient(monkeypatch)
-    shadow_bcc(tmp_path, monkeypatch, HANG_ONCE.format(path=str(tmp_path / "first"), hang=hang))
-    before = open_descriptors()
-    with pytest.raises(OffloadError, match=r"^the BPF loader died: OSError: the second one works$"):
-        load(NAMES)
-    assert open_descriptors() == before
-    (record,) = caplog.records
-    assert (record.levelno, record.message) == (
-        logging.WARNING,
-        f"the BPF programs cannot be loaded: {why}; trying again (2 of 3)",
-    )
-
-
-def test_children_that_all_hang(tmp_path, monkeypatch, caplog):
-    be_impatient(monkeypatch)
-    shadow_bcc(tmp_path, monkeypatch, "import signal; signal.pause()")
-    before = open_descriptors()
-    with pytest.raises(OffloadError, match=r"^the BPF programs cannot be loaded: the compiler does nothing$"):
-        load(NAMES)
-    assert open_descriptors() == before
-    assert [message.partition("; ")[2] for message in caplog.messages] == [
-        "trying again (2 of 3)",
-        "trying again (3 of 3)",
-    ]
-
-
-def test_child_that_gets_little_of_the_processor_is_waited_for(tmp_path, monkeypatch, caplog):
-    """It is stopped again and again, for longer than it may do nothing in all, but goes on in between."""
-    be_impatient(monkeypatch, most_idle_s=8.0)
-    shadow_bcc(
-        tmp_path,
-        monkeypatch,
-        "import select, time\n"
-        "for _ in range(20):\n"
-        "    select.select((), (), (), 0.5)\n"
-        "    end = time.process_time() + 0.03\n"
-        "    while time.process_time() < end: pass\n"
-        "raise OSError('it came to an end')",
-    )
-    with pytest.raises(OffloadError, match="it came to an end"):
-        load(NAMES)
-    assert caplog.messages == []
 
 
 class TestLoaded:
@@ -184,7 +84,7 @@ class TestLoaded:
 
     def test_descriptors_and_layouts(self):
         before = open_descriptors()
-        loaded = load(NAMES)
+        loaded = load(LIMITS)
         try:
             assert loaded.map_fds.keys() == loaded.layouts.keys() == MAPS
             assert run(loaded.xdp_fd, bytes(64))[:2] == (XDP_PASS, bytes(64))
@@ -195,7 +95,7 @@ class TestLoaded:
         assert open_descriptors() == before
 
     def test_no_child_inherits_the_descriptors(self):
-        loaded = load(NAMES)
+        loaded = load(LIMITS)
         programs = loaded.xdp_fd, loaded.tc_fd, loaded.tc_behind_xdp_fd, loaded.steer_fd
         fds = [*programs, *loaded.map_fds.values()]
         inheritable = [fd for fd in fds if os.get_inheritable(fd)]
@@ -204,7 +104,7 @@ class TestLoaded:
 
     def test_limits_can_be_set(self):
         ports = {"FIRST_PORT": "35000", "PORT_SPAN": "100", "LOCAL_SLOTS": "3"}
-        loaded = load({**NAMES, "MAX_NEXT_HOPS": "16", **ports})
+        loaded = load({**LIMITS, "MAX_NEXT_HOPS": "16", **ports})
         loaded.close()
         entries = [loaded.layouts[name].entries for name in ("next_hops", "port_rows", "port_counters", "port_events")]
         assert entries == [16, 300, 300, 300]
@@ -212,29 +112,28 @@ class TestLoaded:
     @pytest.mark.parametrize("options", [{}, WILDCARDS, {**ADDRESSES, "DOUBLED_BYTES": "100"}], ids=repr)
     def test_compiler_warns_of_nothing(self, options):
         """With -Wall -Wextra -Werror, for every way in which the relay defines macros."""
-        load({**NAMES, **options}, is_strict=True).close()
+        load({**LIMITS, **options}, is_strict=True).close()
 
     def test_warning_is_an_error_in_tests_only(self, tmp_path, monkeypatch):
         directory = copy_of_programs(tmp_path, monkeypatch)
         with (directory / "frame.h").open("a") as header:
             header.write("static __always_inline int careless(int unused)\n{\n\treturn 0;\n}\n")
-        load(NAMES).close()
+        load(LIMITS).close()
         with pytest.raises(OffloadError, match=r"^cannot compile: "):
-            load(NAMES, is_strict=True)
+            load(LIMITS, is_strict=True)
 
     def test_fingerprint(self, caplog):
         """Equal for equal options, whatever the names of the programs; logged at each load."""
         caplog.set_level(logging.DEBUG)
-        others = {macro: f"rtpp_{number}_other" for number, macro in enumerate(loader.PROGRAM_MACROS)}
         found = []
-        for defines in (
-            NAMES,
-            {**NAMES, **others},
-            {**NAMES, **WILDCARDS},
-            {**NAMES, "FIRST_PORT": "1"},
-            {**NAMES, "MAX_LINKS": "9"},
+        for macros, names in (
+            (LIMITS, None),
+            (LIMITS, {"on_xdp": "rtpp_x_other"}),
+            ({**LIMITS, **WILDCARDS}, None),
+            ({**LIMITS, "FIRST_PORT": "1"}, None),
+            ({**LIMITS, "MAX_LINKS": "9"}, None),
         ):
-            loaded = load(defines)
+            loaded = load(macros, names)
             loaded.close()
             found.append(loaded.fingerprint)
             assert caplog.messages[-1] == f"fingerprint of the BPF maps: {loaded.fingerprint}"
@@ -249,19 +148,19 @@ class TestLoaded:
         ],
     )
     def test_fingerprint_changes_with_the_header(self, tmp_path, monkeypatch, old, new):
-        before = load(NAMES)
+        before = load(LIMITS)
         before.close()
         header = copy_of_programs(tmp_path, monkeypatch) / "types.h"
         text = header.read_text()
         assert text.count(old) == 1
         header.write_text(text.replace(old, new))
-        after = load(NAMES)
+        after = load(LIMITS)
         after.close()
         assert after.fingerprint != before.fingerprint
 
     def test_verifier_is_far_from_its_limit(self):
         """The limit is a million steps; other kernels take half or twice as many. Linux tells the number since 5.16."""
-        loaded = load(NAMES)
+        loaded = load(LIMITS)
         for fd in (loaded.xdp_fd, loaded.tc_fd, loaded.tc_behind_xdp_fd, loaded.steer_fd):
             told = dict(line.split(":") for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
             assert int(told.get("verified_insns", 0)) < 400_000
@@ -271,7 +170,7 @@ class TestLoaded:
         code = (
             "import sys\n"
             "from rtpproxy.offload.loader import load\n"
-            f"load({NAMES!r})\n"
+            f"load({LIMITS!r})\n"
             "print('bcc' in sys.modules, 'libbcc' in open('/proc/self/maps').read())"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -282,7 +181,7 @@ class TestLoaded:
         (directory / "parse.h").write_text("#error broken\n")
         before = open_descriptors()
         with pytest.raises(OffloadError) as caught:
-            load(NAMES)
+            load(LIMITS)
         assert str(caught.value).startswith("cannot compile: Failed to compile BPF module")
         assert "\n" not in str(caught.value)
         assert open_descriptors() == before
@@ -292,28 +191,48 @@ class TestLoaded:
         """So that the kernel's number is Python's."""
         caplog.set_level(logging.DEBUG)
         with pytest.raises(OffloadError, match=r"^cannot compile: "):
-            load({name: value for name, value in NAMES.items() if name != limit})
+            load({name: value for name, value in LIMITS.items() if name != limit})
         assert any("#error" in message and limit in message for message in caplog.messages), caplog.messages
 
     def test_missing_header(self, tmp_path, monkeypatch):
         (copy_of_programs(tmp_path, monkeypatch) / "types.h").unlink()
         with pytest.raises(OffloadError, match=r"^cannot compile: "):
-            load(NAMES)
+            load(LIMITS)
 
     def test_program_that_the_kernel_refuses(self, tmp_path, monkeypatch, caplog):
+        before = open_descriptors()
         caplog.set_level(logging.DEBUG)
         directory = copy_of_programs(tmp_path, monkeypatch)
         endless = "struct xdp_md *ctx)\n{\n\twhile (bpf_get_prandom_u32() != 1)\n\t\t;\n"
         program = (directory / "relay.c").read_text()
         (directory / "relay.c").write_text(program.replace("struct xdp_md *ctx)\n{\n", endless, 1))
         with pytest.raises(OffloadError) as caught:
-            load(NAMES)
-        assert str(caught.value).startswith("cannot load the XDP program: Failed to load BPF program")
-        hint = f"(kernel {os.uname().release}; 5.11 or later is needed; -d DBUG shows its reasons)"
-        assert str(caught.value).endswith(hint)
-        assert "\n" not in str(caught.value)
-        assert caplog.messages[-1].startswith("BPF loader: ")
+            load(LIMITS)
+        advice = f"(kernel {os.uname().release}; 5.11 or later is needed; -d DBUG shows its reasons)"
+        assert str(caught.value) == f"cannot load the program for XDP: Invalid argument {advice}"
+        assert caplog.messages[-1].startswith("BPF verifier: ")
         assert any("infinite loop" in message for message in caplog.messages), caplog.messages
+        assert open_descriptors() == before
+
+    def test_kernel_names_the_programs(self):
+        loaded = load(LIMITS, {"on_xdp": "rtpp_x_ours"})
+        found = [program_name(program_id(fd)) for fd in (loaded.xdp_fd, loaded.tc_fd)]
+        loaded.close()
+        assert found == ["rtpp_x_ours", "on_tc"]
+
+    def test_too_many_open_files(self):
+        """What was made until then is closed."""
+        before = open_descriptors()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        compiled = compile_programs(bpf_directory(), LIMITS, is_strict=False)
+        sixth_free = [number for number in range(limits[0]) if str(number) not in before][5]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (sixth_free, limits[1]))
+        try:
+            with pytest.raises(OffloadError, match=r"^cannot make the map \w+: Too many open files$"):
+                load_compiled(compiled, LIMITS, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert open_descriptors() == before
 
     def test_what_lies_in_the_working_directory_is_not_run(self, tmp_path):
         """The relay may be started by root in a directory that anybody can write to."""

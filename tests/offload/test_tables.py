@@ -20,7 +20,7 @@ from rtpproxy.rtp.statistics import RtpState
 from rtpproxy.session.local import port_key
 from tests.bpf.data_plane import INGRESS, DataPlane
 from tests.bpf.frames import CALLEE, CALLER, RELAY_IN, RELAY_OUT, received, rtp
-from tests.conftest import PROGRAM_NAMES, QINQ, TOS, TTL
+from tests.conftest import QINQ, TOS, TTL
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -173,7 +173,7 @@ def test_port_ranges(first, last):
     """Every port of every port space has a row of its own, and there are no others."""
     span = last + 1 - first
     ports = {"FIRST_PORT": str(first), "PORT_SPAN": str(span), "LOCAL_SLOTS": "3"}
-    with contextlib.closing(loader.load({**PROGRAM_NAMES, **LIMITS, **ports})) as loaded:
+    with contextlib.closing(loader.load({**LIMITS, **ports})) as loaded:
         tables = Tables(loaded, first, last)
         plane = DataPlane(loaded, tables)
         keys = [port_key(slot, port) for slot in range(3) for port in (first, last)]
