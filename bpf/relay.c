@@ -283,7 +283,7 @@ static __always_inline __u32 spend(__u32 index, const struct port_source *source
 		return verdict;
 	if (!budget_take_of_port(port, source, kind, now))
 		return budget_verdict(kind);
-	if (kind == BUDGET_LEARNING && !budget_take_of_source(unexpected, now, LEARNING_PER_SECOND))
+	if (kind == BUDGET_LEARNING && !budget_take_of_source(unexpected, now, SOURCE_LEARNING_PER_SECOND))
 		return VERDICT(dropped_learning);
 	return budget_take_of_host(host, kind, now) ? verdict : VERDICT(dropped_host_limit);
 }

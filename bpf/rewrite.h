@@ -41,39 +41,39 @@ static __always_inline __be16 rewrite_update(const struct udphdr *udp, const str
 
 /*
  * The one's complement sum of a payload of at most MAX_SUMMED_BYTES, all of which must be before data_end. Blocks, then
- * words, then bytes; each part computes its start again, so that the verifier follows it once, not once for every
- * length of the part before.
+ * words, then bytes; each part computes its start again, from a length that the parts before do not compare, so that
+ * the verifier follows it once, not once for every length.
  */
 static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d, __u32 *sum)
 {
 	__u8 *payload = (void *)(d->udp + 1), *at = payload;
-	__u64 size = d->payload_bytes, total = 0;
+	__u64 size = d->payload_bytes, rest = size & 0x7ff, total = 0;
 
 	if (size > MAX_SUMMED_BYTES)
 		return false;
-	/* Keeps the compiler from dropping the bounds checks that the verifier needs. */
-	asm volatile("" : "+r"(size));
+	/* Keeps the compiler from dropping the bounds checks that the verifier needs, and from taking these for one. */
+	asm volatile("" : "+r"(size), "+r"(rest));
 	for (__u32 end = SUM_BLOCK_BYTES; end <= MAX_SUMMED_BYTES && end <= size; end += SUM_BLOCK_BYTES) {
 		if ((void *)(at + SUM_BLOCK_BYTES) > data_end)
 			return false;
 		total += (__u32)bpf_csum_diff(0, 0, (void *)at, SUM_BLOCK_BYTES, 0);
 		at += SUM_BLOCK_BYTES;
 	}
-	at = payload + (size & 0x7ff & ~(SUM_BLOCK_BYTES - 1ULL));
-	for (__u32 end = 4; end < SUM_BLOCK_BYTES && end <= size % SUM_BLOCK_BYTES; end += 4) {
+	at = payload + (rest & ~(SUM_BLOCK_BYTES - 1ULL));
+	for (__u32 end = 4; end < SUM_BLOCK_BYTES && end <= rest % SUM_BLOCK_BYTES; end += 4) {
 		if ((void *)(at + 4) > data_end)
 			return false;
 		total += *(__u32 *)at;
 		at += 4;
 	}
-	at = payload + (size & 0x7ff & ~3ULL);
-	if (size & 2) {
+	at = payload + (rest & ~3ULL);
+	if (rest & 2) {
 		if ((void *)(at + 2) > data_end)
 			return false;
 		total += *(__u16 *)at;
 	}
-	at = payload + (size & 0x7ff & ~1ULL);
-	if (size & 1) {
+	at = payload + (rest & ~1ULL);
+	if (rest & 1) {
 		if ((void *)(at + 1) > data_end)
 			return false;
 		total += *at; /* the first byte of a word, the second of which is 0 */

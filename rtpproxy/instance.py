@@ -64,8 +64,12 @@ async def serve(config: Config, clock: Clock, on_ready: OnReady, abort: Callable
     stop = Stop(abort)
     signals.catch(loop, stop.on_signal, stop.slowly)
     with ExitStack() as stack:
-        parts = build(config, clock, stop, stack)
-        await _start(parts, stack)
+        notes = Notes(_note_directories(), here)
+        stack.callback(notes.close)
+        server = await _open_control(config, clock, notes, stack)
+        parts = build(config, clock, notes, server, stack)
+        stop.follow(parts.service.stop_slowly)
+        _start(parts, stop, stack)
         Ticks(parts, loop, clock, stop).start()
         if not stop.is_asked:
             on_ready(_warnings(parts))
@@ -169,13 +173,31 @@ class Parts:
     verdicts: VerdictReport
     service: Service
     host_networks: HostNetworksFollower
+    dispatcher: Dispatcher
     server: ControlServer
 
 
-def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
-    """Make all parts of a relay and wire them. What takes each one down is pushed on `stack`. Raises StartError.
+async def _open_control(config: Config, clock: Clock, notes: Notes, stack: ExitStack) -> ControlServer:
+    """Open the control sockets first of all, because a restarted relay that refuses commands is not asked for a minute.
 
-    Nothing is attached to an interface yet, no control socket is open, and nothing that other relays see has changed.
+    What comes waits there until the relay serves. Raises StartError.
+    """
+    server = ControlServer(
+        *(config.control, clock),
+        owner=identity(config),
+        mode=config.socket_mode,
+        allowed=config.control_allow,
+        is_abandoned=lambda mark: mark in notes.abandoned_sockets(),
+    )
+    await server.open()
+    stack.callback(server.close)
+    return server
+
+
+def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, stack: ExitStack) -> Parts:
+    """Make all other parts of a relay and wire them. What takes each one down is pushed on `stack`. Raises StartError.
+
+    Nothing is attached to an interface yet, no command is answered, and nothing that other relays see has changed.
     """
     local_addresses = LocalAddresses(config.listen, config.is_bridging, route_source)
     for address in local_addresses.known:
@@ -185,8 +207,6 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         # Media and service know each other; no datagram comes before the event loop runs again.
         service.datagram(key, data, source, local_host, now)
 
-    notes = Notes(_note_directories(), here)
-    stack.callback(notes.close)
     ports = _build_ports(config, notes, local_addresses, on_datagram, clock, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     kernel = _build_kernel(config, ports, verdicts, stack)
@@ -203,7 +223,6 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         _capacity(config, is_steered=ports.programs is not None),
     )
     verdicts.add(service.dropped)
-    stop.follow(service.stop_slowly)
 
     def on_host_networks(networks: HostNetworks) -> None:
         service.host_has(networks.local, networks.broadcast, clock())
@@ -214,16 +233,7 @@ def build(config: Config, clock: Clock, stop: Stop, stack: ExitStack) -> Parts:
         raise StartError(f"cannot ask for this host's addresses, to keep media from them: netlink: {error}") from error
     stack.callback(host_networks.close)
     dispatcher = Dispatcher(service, Parser(local_addresses))
-    server = ControlServer(
-        *(config.control, dispatcher.execute, clock),
-        owner=identity(config),
-        mode=config.socket_mode,
-        allowed=config.control_allow,
-        is_abandoned=lambda mark: mark in notes.abandoned_sockets(),
-        on_duplicate=dispatcher.count_repeated,
-        on_end=lambda kind: on_input_end(kind, config, stop),
-    )
-    return Parts(config, notes, local_addresses, ports, kernel, verdicts, service, host_networks, server)
+    return Parts(config, notes, local_addresses, ports, kernel, verdicts, service, host_networks, dispatcher, server)
 
 
 def _note_directories() -> list[str]:
@@ -338,12 +348,12 @@ def on_input_end(kind: ControlKind, config: Config, stop: Stop) -> None:
 # Start
 
 
-async def _start(parts: Parts, stack: ExitStack) -> None:
-    """Open control sockets, claim media ports, clear up after killed relays, attach programs, answer commands.
+def _start(parts: Parts, stop: Stop, stack: ExitStack) -> None:
+    """Claim media ports, clear up after killed relays, attach programs, answer commands.
 
     In this order. Raises StartError.
     """
-    await parts.server.open()
+    # At the end, no command is answered while parts are taken down.
     stack.callback(parts.server.close)
     for mark in parts.server.marks:
         parts.notes.ours.listen(mark)
@@ -359,7 +369,11 @@ async def _start(parts: Parts, stack: ExitStack) -> None:
     if parts.ports.programs is not None:
         parts.notes.ours.attach(parts.ports.programs.ids)
     parts.kernel.start()
-    parts.server.serve()
+    parts.server.serve(
+        parts.dispatcher.execute,
+        on_duplicate=parts.dispatcher.count_repeated,
+        on_end=lambda kind: on_input_end(kind, parts.config, stop),
+    )
 
 
 def _undo(note: DeadNote, notes: Notes) -> None:

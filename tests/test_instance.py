@@ -9,8 +9,11 @@ import logging
 import pytest
 
 from rtpproxy import instance
-from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress, OffloadMode, PortsMode
+from rtpproxy.config import NOTES_DIRECTORY, Config, ControlAddress, ControlKind, ListenAddress, OffloadMode, PortsMode
+from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import StartError
+from rtpproxy.notes.notes import Notes
+from rtpproxy.notes.place import here
 from rtpproxy.offload.off import NoKernelTier
 
 BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offload=OffloadMode.OFF)
@@ -33,10 +36,16 @@ def in_a_loop(action):
     return asyncio.run(run())
 
 
+def notes(stack):
+    made = Notes([NOTES_DIRECTORY], here)
+    stack.callback(made.close)
+    return made
+
+
 def test_all_parts_are_there_once_they_are_built():
     def build():
         with contextlib.ExitStack() as stack:
-            parts = instance.build(BOUND, lambda: 1.0, instance.Stop(abort), stack)
+            parts = instance.build(BOUND, lambda: 1.0, notes(stack), ControlServer((), lambda: 1.0), stack)
             with pytest.raises(dataclasses.FrozenInstanceError):
                 parts.service = None
             return parts
@@ -61,19 +70,23 @@ class RecordingStack(contextlib.ExitStack):
         return super().callback(call)
 
 
-def test_what_was_built_is_taken_down_when_a_later_part_fails():
+def test_what_was_built_is_taken_down_when_a_later_part_fails(monkeypatch):
     """In reverse order."""
-    config = dataclasses.replace(BOUND, user="nosuchuser")
+
+    def refuse(*_):
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(instance, "HostNetworksFollower", refuse)
 
     def build():
         with RecordingStack() as stack:
-            with pytest.raises(StartError, match="no user 'nosuchuser'"):
-                instance.build(config, lambda: 1.0, instance.Stop(abort), stack)
+            its_notes = notes(stack)
+            with pytest.raises(StartError, match="cannot ask for this host"):
+                instance.build(BOUND, lambda: 1.0, its_notes, ControlServer((), lambda: 1.0), stack)
             assert stack.called == []
         return stack.called
 
-    expected = ["HostNetworksFollower.close", "Notifier.close", "BoundMedia.close_all", "Notes.close"]
-    assert in_a_loop(build) == expected
+    assert in_a_loop(build) == ["Notifier.close", "BoundMedia.close_all", "Notes.close"]
 
 
 def test_signals_stop_and_the_second_one_aborts():
@@ -135,16 +148,3 @@ def test_verdicts_of_userspace_are_logged_with_the_kernels(caplog):
         denied["dropped_denied"] = 2
         report.log_changes()
     assert caplog.messages[-1] == "frames by verdict: forwarded 7, dropped_denied 2"
-
-
-def test_no_start_where_this_hosts_addresses_cannot_be_asked_for(monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-
-    monkeypatch.setattr(instance, "HostNetworksFollower", refuse)
-
-    def build():
-        with contextlib.ExitStack() as stack, pytest.raises(StartError, match="cannot ask for this host"):
-            instance.build(BOUND, lambda: 1.0, instance.Stop(abort), stack)
-
-    in_a_loop(build)

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,6 +15,7 @@ from rtpproxy.control.admission import Admission
 from rtpproxy.control.connections import ConnectionListener, serve_lines, serve_one_shot
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.datagrams import DatagramListener
+from rtpproxy.control.execute import Execute
 from rtpproxy.control.sockets import (
     IsAbandoned,
     Mark,
@@ -50,33 +53,25 @@ def _know_of_none(_: Mark) -> bool:
 class ControlServer:
     """All control sockets of the relay. Commands are executed one at a time, in order of arrival."""
 
-    def __init__(  # noqa: PLR0913 - the sockets' settings and callbacks, all by name
+    def __init__(
         self,
         addresses: Sequence[ControlAddress],
-        on_command: OnCommand,
         clock: Clock,
         *,
         owner: Owner | None = None,
         mode: int | None = None,
         allowed: Sequence[Network] = (),
         is_abandoned: IsAbandoned = _know_of_none,
-        on_duplicate: Callable[[], None] = _ignore_duplicate,
-        on_end: Callable[[ControlKind], None] = _ignore_end,
     ) -> None:
         """Unix socket files get `owner` and `mode` (permission bits) where given. Abandoned ones are replaced.
 
         Only hosts in the networks `allowed` may send commands over UDP and TCP; everybody if there are none.
-
-        `on_duplicate` is called for each command that is answered from the cache, `on_end` when standard input ends.
         """
         self._addresses = addresses
-        self._on_command = on_command
         self._clock = clock
         self._owner = owner
         self._mode = mode
         self._is_abandoned = is_abandoned
-        self._on_duplicate = on_duplicate
-        self._on_end = on_end
         self._is_for_everybody = not allowed
         self._admission = Admission(allowed)
         self._cache = ReplyCache()
@@ -87,13 +82,11 @@ class ControlServer:
         self.open_to_strangers: tuple[ControlAddress, ...] = ()
         """Those of the open sockets that hosts other than this one can reach, if any host may send commands."""
 
-    async def start(self) -> None:
-        """Open and serve every socket. Raises StartError, with all sockets closed again, if one cannot be opened."""
-        await self.open()
-        self.serve()
-
     async def open(self) -> None:
-        """Open every socket; commands wait in them until `serve`. Raises StartError like `start`."""
+        """Open every socket; commands wait in them until `serve`.
+
+        Raises StartError, with all sockets closed again, if one cannot be opened.
+        """
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._check_single()
@@ -119,10 +112,30 @@ class ControlServer:
         """What tells the socket files that `open` made from all others."""
         return [file.mark for file in self._files]
 
-    def serve(self) -> None:
-        """Answer commands from now on."""
+    def serve(
+        self,
+        on_command: OnCommand,
+        *,
+        on_duplicate: Callable[[], None] = _ignore_duplicate,
+        on_end: Callable[[ControlKind], None] = _ignore_end,
+    ) -> None:
+        """Answer commands from now on, also those that came since `open`.
+
+        `on_duplicate` is called for each command that is answered from the cache, `on_end` when standard input ends.
+        """
+
+        def execute(command: bytes, host: str) -> bytes:
+            return on_command(command, self._clock(), host)
+
+        loop = asyncio.get_running_loop()
         for kind, opened in self._opened:
-            self._listeners.append(self._listen(kind, opened))
+            if opened is None:
+                listener: _Listener = StdioListener(loop, execute, functools.partial(on_end, kind))
+            elif kind.is_datagram:
+                listener = self._datagrams(loop, opened, execute, on_duplicate)
+            else:
+                listener = self._connections(loop, kind, opened, execute)
+            self._listeners.append(listener)
         self._opened.clear()
 
     def close(self) -> None:
@@ -155,17 +168,15 @@ class ControlServer:
             return listening
         return await bind_internet(asyncio.get_running_loop(), address)
 
-    def _listen(self, kind: ControlKind, opened: socket.socket | None) -> _Listener:
-        loop = asyncio.get_running_loop()
-        if opened is None:
-            return StdioListener(loop, self._execute, lambda: self._on_end(kind))
-        if kind.is_datagram:
-            return DatagramListener(
-                *(loop, opened, self._execute, self._cache, self._clock, self._on_duplicate),
-                admits=self._admission.admits,
-            )
-        serve = serve_one_shot if kind in (ControlKind.UNIX, ControlKind.SYSTEMD) else serve_lines
-        return ConnectionListener(loop, opened, serve, self._execute, admits=self._admission.admits)
+    def _datagrams(
+        self, loop: AbstractEventLoop, opened: socket.socket, execute: Execute, on_duplicate: Callable[[], None]
+    ) -> DatagramListener:
+        return DatagramListener(
+            *(loop, opened, execute, self._cache, self._clock, on_duplicate), admits=self._admission.admits
+        )
 
-    def _execute(self, command: bytes, host: str) -> bytes:
-        return self._on_command(command, self._clock(), host)
+    def _connections(
+        self, loop: AbstractEventLoop, kind: ControlKind, opened: socket.socket, execute: Execute
+    ) -> ConnectionListener:
+        serve = serve_one_shot if kind in (ControlKind.UNIX, ControlKind.SYSTEMD) else serve_lines
+        return ConnectionListener(loop, opened, serve, execute, admits=self._admission.admits)

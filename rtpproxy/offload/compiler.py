@@ -21,7 +21,7 @@ from rtpproxy.errors import OffloadError
 from rtpproxy.offload import compiled
 from rtpproxy.offload.btf import member_offsets
 from rtpproxy.offload.compiled import Compiled
-from rtpproxy.offload.kept import stamp
+from rtpproxy.offload.kept import TYPES_OF_KERNEL, stamp
 from rtpproxy.offload.layout import NUMBER, Layout, MapLayout
 from rtpproxy.offload.privilege import with_advice
 from rtpproxy.offload.progress import Judgement, Progress
@@ -49,7 +49,6 @@ _MEMBERS = {
     "BPF_PROG_AUX_ID": ("bpf_prog_aux", "id"),
 }
 """Macros for the offsets that the programs for tracepoints need, and the kernel's names (`bpf/unsent.h`)."""
-_TYPES_OF_KERNEL = Path("/sys/kernel/btf/vmlinux")
 _KERNEL_HEADER = "/usr/include/linux/bpf.h"
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _ERROR = b"error: "
@@ -169,9 +168,9 @@ def _compile(macros: dict[str, str], directory: str, is_strict: bool) -> Compile
 def _kernel_offsets() -> tuple[dict[str, str], str]:
     """Make the macros of `_MEMBERS`. Returns none where the kernel does not tell, and why."""
     try:
-        found = member_offsets(_TYPES_OF_KERNEL.read_bytes(), _MEMBERS)
+        found = member_offsets(TYPES_OF_KERNEL.read_bytes(), _MEMBERS)
     except OSError as error:
-        return {}, f"{_TYPES_OF_KERNEL}: {error.strerror}"
+        return {}, f"{TYPES_OF_KERNEL}: {error.strerror}"
     except OffloadError as error:
         return {}, str(error)
     return {name: str(offset) for name, offset in found.items()}, ""

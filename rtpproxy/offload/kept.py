@@ -1,13 +1,14 @@
 """Compiled programs in files, for the next start: a compiler takes longer than everything else that a start does.
 
-They are used only where they would be compiled the same way: `key_of` covers the sources, the macros, the kernel and
-how we compile; the file tells the compiler. What runs in the kernel must be root's, so directory and files are
-looked at once they are open, and nobody else's are used.
+They are used only where they would be compiled the same way: `key_of` covers the sources, the macros, the kernel, how
+we compile and which bcc Python finds; the file tells the compiler. What runs in the kernel must be root's, so directory
+and files are looked at once they are open, and nobody else's are used.
 """
 
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import logging
 import os
 import stat
@@ -24,6 +25,7 @@ MOST_FILES = 64
 _MODE, _FILE_MODE = 0o755, 0o644
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MOST_BYTES = 1 << 24
+TYPES_OF_KERNEL = Path("/sys/kernel/btf/vmlinux")
 _KERNEL_NOTES = Path("/sys/kernel/notes")
 """The build ID of the running kernel is among them."""
 _HOW_WE_COMPILE = tuple(Path(__file__).with_name(name) for name in ("compiler.py", "compiled.py", "btf.py"))
@@ -42,6 +44,9 @@ def key_of(sources: Path, macros: Mapping[str, str], *, is_strict: bool) -> str:
     for path in sorted(path for path in sources.rglob("*") if path.is_file()):
         told += [str(path.relative_to(sources)).encode(), path.read_bytes()]
     told += [path.read_bytes() for path in _HOW_WE_COMPILE]
+    told.append(str(TYPES_OF_KERNEL.exists()).encode())
+    found = importlib.util.find_spec("bcc")
+    told.append(str(found and found.origin).encode())
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in told)).hexdigest()
 
 

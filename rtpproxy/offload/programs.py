@@ -25,12 +25,12 @@ OTHERS_PER_SECOND = 8
 """Limit of packets from other sources than the locked one that the kernel leaves to userspace, per port.
 
 It lets as many again through that have the SSRC of the locked source: a phone that moved."""
-LEARNING_PER_SECOND = 250
-"""Limit of packets from sources that no port expects, to ports that are locked to none yet; per port and per source.
+LEARNING_PER_SECOND = 50
+"""Limit of packets from sources that no port expects, to a port that is locked to none yet.
 
-Each of them may teach the relay an endpoint, which costs some 100 µs. Behind one NAT so many phones can start each
-second.
-"""
+Each of them may teach the relay an endpoint, which costs some 200 µs; one of a phone is enough."""
+SOURCE_LEARNING_PER_SECOND = 250
+"""The same for each source, at all ports. Behind one NAT so many phones can start each second."""
 ODD_PER_SECOND = 1000
 """Limit of the known source's packets with IP options, extension headers or fragments, per port.
 
@@ -50,6 +50,7 @@ LIMITS = {
     "RTCP_PER_SECOND": str(RTCP_PER_SECOND),
     "OTHERS_PER_SECOND": str(OTHERS_PER_SECOND),
     "LEARNING_PER_SECOND": str(LEARNING_PER_SECOND),
+    "SOURCE_LEARNING_PER_SECOND": str(SOURCE_LEARNING_PER_SECOND),
     "ODD_PER_SECOND": str(ODD_PER_SECOND),
     "MOVED_DISTANCE": str(SEQUENCE_DISTANCE),
     "HOST_OTHERS_PER_SECOND": str(HOST_OTHERS_PER_SECOND),

@@ -25,13 +25,9 @@ async def serve(addresses: list[str]) -> None:
         print("end of", kind.value, file=sys.stderr, flush=True)
         stopped.set()
 
-    server = ControlServer(
-        [parse_control_address(text) for text in addresses],
-        lambda command, now, host: b"[%b]%b\n" % (command, host.encode()),
-        lambda: 0.0,
-        on_end=on_end,
-    )
-    await server.start()
+    server = ControlServer([parse_control_address(text) for text in addresses], lambda: 0.0)
+    await server.open()
+    server.serve(lambda command, now, host: b"[%b]%b\n" % (command, host.encode()), on_end=on_end)
     print("ready", file=sys.stderr, flush=True)
     await stopped.wait()
     server.close()

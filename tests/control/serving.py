@@ -65,14 +65,12 @@ def serving(loop_factory: LoopFactory, echo: Echo, *addresses: ControlAddress, *
         loop.set_exception_handler(lambda _, context: failures.append(context))
         server = ControlServer(
             addresses,
-            echo.on_command,
             lambda: echo.now,
-            on_duplicate=echo.on_duplicate,
-            on_end=echo.ended.append,
             **options,
         )
         try:
-            await server.start()
+            await server.open()
+            server.serve(echo.on_command, on_duplicate=echo.on_duplicate, on_end=echo.ended.append)
             stop = asyncio.Event()
             handles.append((loop, stop))
             started.set()

@@ -64,7 +64,7 @@ def test_sockets_that_strangers_can_reach(
         addresses.append(replace(free(kind), host=host))
 
     async def open_and_close() -> tuple[ControlAddress, ...]:
-        server = ControlServer(addresses, lambda *_: b"", lambda: 0.0, allowed=tuple(map(parse_network, networks)))
+        server = ControlServer(addresses, lambda: 0.0, allowed=tuple(map(parse_network, networks)))
         try:
             await server.open()
             return server.open_to_strangers
@@ -109,8 +109,9 @@ def test_media_wait_for_few_commands(loop_factory: LoopFactory, tmp_path: Path, 
             return b"0\n"
 
         loop.add_reader(media_in, on_media)
-        server = ControlServer([address], on_command, lambda: 0.0)
-        await server.start()
+        server = ControlServer([address], lambda: 0.0)
+        await server.open()
+        server.serve(on_command)
         with media_in, media_out, contextlib.ExitStack() as stack:
             stack.callback(server.close)
             pile_up(stack, address, count)

@@ -37,9 +37,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_refusal(*addresses: ControlAddress, **options) -> str:
-    server = ControlServer(addresses, lambda text, now, host: text, lambda: 0.0, **options)
+    server = ControlServer(addresses, lambda: 0.0, **options)
     with pytest.raises(StartError) as caught:
-        asyncio.run(server.start())
+        asyncio.run(server.open())
     message = str(caught.value)
     assert message.startswith("control socket")
     assert "\n" not in message
@@ -130,11 +130,11 @@ def test_ports_in_use_of_tcp() -> None:
         address = free(kind)
 
         async def twice(address: ControlAddress = address) -> None:
-            first = ControlServer([address], lambda text, now, host: text, lambda: 0.0)
-            await first.start()
+            first = ControlServer([address], lambda: 0.0)
+            await first.open()
             try:
                 with pytest.raises(StartError, match="port is in use"):
-                    await ControlServer([address], lambda text, now, host: text, lambda: 0.0).start()
+                    await ControlServer([address], lambda: 0.0).open()
             finally:
                 first.close()
 

@@ -18,6 +18,7 @@ from rtpproxy.offload.programs import (
     FRAGMENTS_PER_SECOND,
     LEARNING_PER_SECOND,
     OTHERS_PER_SECOND,
+    SOURCE_LEARNING_PER_SECOND,
 )
 from rtpproxy.session.loops import RTCP_PER_SECOND
 from tests.hostile.flood import Flood
@@ -188,7 +189,7 @@ def test_a_flood_at_many_ports_that_are_still_learning(arena):
     frames, seconds, cpu_s = arena.flood(
         arena.frame(arena.header(), min(ports), chksum=0), ports=max(ports) - min(ports), port_at=PORT_AT
     )
-    assert frames["up_no_entry"] <= (2 + seconds) * LEARNING_PER_SECOND, frames
+    assert frames["up_no_entry"] <= (2 + seconds) * SOURCE_LEARNING_PER_SECOND, frames
     assert frames["dropped_learning"] > frames["up_no_entry"]
     assert cpu_s <= CPU_SHARE * seconds + 0.1
     for number in range(OPEN_PORTS // 2):

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ class TestKey:
         found.add(self.key(sources))
         assert len(found) == len(files) + 2
 
+    @pytest.mark.parametrize("name", ["bcc", "other"])
+    def test_other_bcc(self, sources, monkeypatch, tmp_path, name):
+        monkeypatch.delitem(sys.modules, "bcc", raising=False)
+        before = self.key(sources)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert (self.key(sources) == before) is (name == "other")
+
     def test_other_kernel(self, sources, monkeypatch):
         before, kernel = self.key(sources), os.uname()
         found = {before}
@@ -76,6 +86,14 @@ class TestKey:
         notes.write_bytes(b"another build ID")
         monkeypatch.setattr(kept, "_KERNEL_NOTES", notes)
         assert self.key(sources) != before
+
+    def test_kernel_that_does_not_describe_its_types(self, sources, monkeypatch, tmp_path):
+        """Its programs do without tracepoints."""
+        found = set()
+        for path in (tmp_path, tmp_path / "missing"):
+            monkeypatch.setattr(kept, "TYPES_OF_KERNEL", path)
+            found.add(self.key(sources))
+        assert len(found) == 2
 
     def test_kernel_without_notes(self, sources, monkeypatch, tmp_path):
         monkeypatch.setattr(kept, "_KERNEL_NOTES", tmp_path / "missing")

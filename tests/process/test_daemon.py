@@ -630,6 +630,60 @@ def test_signal_while_starting(tmp_path, slow_bcc, name):
     assert not (tmp_path / "pid").exists()
 
 
+@contextlib.contextmanager
+def starting(directory, slow_bcc, *options):
+    """A relay that has not started yet, with a datagram and a stream that bring it a command; the port is free here."""
+    command = [
+        PROGRAM,
+        "-f",
+        "-F",
+        "-s",
+        "udp:127.0.0.1:22222",
+        "-s",
+        f"unix:{directory}/sock",
+        "-p",
+        f"{directory}/pid",
+    ]
+    with contextlib.ExitStack() as stack:
+        started = subprocess.Popen([*command, *options], env={**os.environ, **slow_bcc.environment})
+        stack.callback(started.wait)
+        slow_bcc.wait()
+        datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        datagrams.connect(("127.0.0.1", 22222))
+        datagrams.send(b"c1 V")
+        stream = stack.enter_context(socket.socket(socket.AF_UNIX))
+        stream.connect(f"{directory}/sock")
+        stream.send(b"V\n")
+        for client in (datagrams, stream):
+            with pytest.raises(BlockingIOError):
+                client.recv(100, socket.MSG_DONTWAIT)
+            client.settimeout(DEADLINE_S)
+        slow_bcc.release()
+        yield started, datagrams, stream
+
+
+@pytest.mark.root
+def test_commands_wait_while_the_relay_starts(tmp_path, slow_bcc):
+    """A SIP proxy that is refused uses the relay no more for a minute."""
+    with starting(tmp_path, slow_bcc) as (started, datagrams, stream):
+        assert datagrams.recv(100) == b"c1 20040107\n"
+        assert stream.recv(100) == b"20040107\n"
+        started.terminate()
+    assert started.returncode == 0
+
+
+@pytest.mark.root
+def test_a_start_that_fails_closes_the_control_sockets(tmp_path, slow_bcc):
+    with starting(tmp_path, slow_bcc, "--ports", "steered") as (started, datagrams, stream):
+        assert started.wait(DEADLINE_S) == 1
+        datagrams.send(b"c2 V")
+        with pytest.raises(ConnectionRefusedError):
+            datagrams.recv(100)
+        with contextlib.suppress(ConnectionResetError):
+            assert stream.recv(100) == b""
+        assert not (tmp_path / "sock").exists()
+
+
 KILLED_AT = """
 import logging, os, signal
 
