@@ -10,6 +10,7 @@
 #include <linux/ipv6.h>
 #include <linux/udp.h>
 #include "types.h"
+#include "verifier.h"
 
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
 #define IP_OFFSET_MASK 0x1fff
@@ -159,17 +160,6 @@ static __always_inline enum parse_result parse_ipv6(void *data_end, struct datag
 	return PARSE_OK;
 }
 
-/*
- * Returns the same number and makes the verifier forget its value; otherwise it would follow everything after the tags
- * once for each number of tags. `noise` is any number that the verifier does not know.
- */
-static __always_inline __u64 parse_forget(__u64 number, __u64 noise)
-{
-	number ^= noise;
-	asm volatile("" : "+r"(number), "+r"(noise));
-	return number ^ noise;
-}
-
 /* Parse all headers of a frame of `frame_bytes`, whose end may lie beyond data_end. Up to `most` tags are allowed. */
 static __always_inline enum parse_result parse_datagram(void *data, void *data_end, __u32 frame_bytes, __u32 most,
 							struct datagram *d)
@@ -181,8 +171,8 @@ static __always_inline enum parse_result parse_datagram(void *data, void *data_e
 
 	if (parsed != PARSE_OK)
 		return parsed;
-	d->tag_count = parse_forget(d->tag_count, frame_bytes) & 3;
-	*tags = parse_forget(*tags, frame_bytes);
+	d->tag_count = verifier_forget(d->tag_count, frame_bytes) & 3;
+	*tags = verifier_forget(*tags, frame_bytes);
 	ip_at = sizeof(*d->eth) + TAG_BYTES * d->tag_count;
 	/* Makes the compiler test this once; otherwise the verifier follows packets that change their family on the way. */
 	asm volatile("" : "+r"(is_ipv6));
@@ -239,7 +229,7 @@ static __always_inline enum parse_odd_result parse_extensions(void *data, void *
 			*at += 8 * (__u64)header[1];
 		else if (*(__be16 *)(header + 2) & __constant_htons(IPV6_OFFSET_MASK))
 			return PARSE_ODD_FRAGMENT;
-		*at = parse_forget(*at + 8, noise) & MAX_HEADERS_MASK;
+		*at = verifier_forget(*at + 8, noise) & MAX_HEADERS_MASK;
 		next = header[0];
 	}
 	return next == IPPROTO_UDP ? PARSE_ODD_PORTS : PARSE_ODD_UNKNOWN;
@@ -278,7 +268,7 @@ static __always_inline enum parse_odd_result parse_odd(void *data, void *data_en
 	}
 	if (result != PARSE_ODD_PORTS)
 		return result;
-	found = data + (parse_forget(at, noise) & MAX_HEADERS_MASK);
+	found = data + (verifier_forget(at, noise) & MAX_HEADERS_MASK);
 	if ((void *)(found + 2) > data_end)
 		return PARSE_ODD_UNKNOWN;
 	ports[0] = found[0];

@@ -325,6 +325,7 @@ static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdic
 	__be16 ports[2] = {0, 0};
 	__u32 index, slot;
 
+	verdict = verifier_forget(verdict, f->bytes);
 	/* Behind XDP only frames come here that XDP left to TC, and so could parse. */
 	if (hook != HOOK_TC_BEHIND_XDP &&
 	    (verdict == VERDICT(up_ip_options) || verdict == VERDICT(up_fragment) ||

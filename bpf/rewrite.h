@@ -41,24 +41,26 @@ static __always_inline __be16 rewrite_update(const struct udphdr *udp, const str
 
 /*
  * The one's complement sum of a payload of at most MAX_SUMMED_BYTES, all of which must be before data_end. Blocks, then
- * words, then bytes; each part computes its start again, from a length that the parts before do not compare, so that
- * the verifier follows it once, not once for every length.
+ * words, then bytes; each part computes its start again, and from numbers of which the verifier knows nothing from the
+ * part before, so that it follows each part once, not once for every length.
  */
 static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d, __u32 *sum)
 {
-	__u8 *payload = (void *)(d->udp + 1), *at = payload;
-	__u64 size = d->payload_bytes, rest = size & 0x7ff, total = 0;
+	__u8 *payload = (void *)(d->udp + 1), *at;
+	__u64 noise = d->udp->len, total = 0, size, rest;
 
-	if (size > MAX_SUMMED_BYTES)
+	if (d->payload_bytes > MAX_SUMMED_BYTES)
 		return false;
-	/* Keeps the compiler from dropping the bounds checks that the verifier needs, and from taking these for one. */
-	asm volatile("" : "+r"(size), "+r"(rest));
+	size = verifier_forget(d->payload_bytes, noise) & 0x7ff;
+	rest = verifier_forget(d->payload_bytes, noise) & 0x7ff;
+	at = payload + (verifier_forget(0, noise) & 1);
 	for (__u32 end = SUM_BLOCK_BYTES; end <= MAX_SUMMED_BYTES && end <= size; end += SUM_BLOCK_BYTES) {
 		if ((void *)(at + SUM_BLOCK_BYTES) > data_end)
 			return false;
 		total += (__u32)bpf_csum_diff(0, 0, (void *)at, SUM_BLOCK_BYTES, 0);
 		at += SUM_BLOCK_BYTES;
 	}
+	total = verifier_forget(total, noise);
 	at = payload + (rest & ~(SUM_BLOCK_BYTES - 1ULL));
 	for (__u32 end = 4; end < SUM_BLOCK_BYTES && end <= rest % SUM_BLOCK_BYTES; end += 4) {
 		if ((void *)(at + 4) > data_end)
@@ -66,6 +68,7 @@ static __always_inline bool rewrite_sum(void *data_end, const struct datagram *d
 		total += *(__u32 *)at;
 		at += 4;
 	}
+	total = verifier_forget(total, noise);
 	at = payload + (rest & ~3ULL);
 	if (rest & 2) {
 		if ((void *)(at + 2) > data_end)

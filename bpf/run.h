@@ -2,6 +2,7 @@
 /* The run of sequence numbers at a port: which were received, which are missing. On pointers to map values. */
 #pragma once
 #include "types.h"
+#include "verifier.h"
 
 /* Index of the word of `missing` with a number's bit. The verifier must see that it is in bounds. */
 static __always_inline __u64 run_word(__u32 place)
@@ -12,9 +13,14 @@ static __always_inline __u64 run_word(__u32 place)
 	return word < MISSING_WORDS ? word : MISSING_WORDS - 1;
 }
 
+#define RUN_COUNT_MASK 0x3ff
+_Static_assert(MISSING_BITS <= RUN_COUNT_MASK && MAX_JUMP <= RUN_COUNT_MASK, "counts of numbers fit into the mask");
+
 /* Mark `count` numbers from `start` on as missing, or as received. */
 static __always_inline void run_note(struct port_events *ev, __u32 start, __u32 count, bool is_missing)
 {
+	__u64 noise = ev->lowest;
+
 	for (int part = 0; part <= MISSING_WORDS && count; part++) {
 		__u32 place = start % MISSING_BITS, bit = place % 64, bits = 64 - bit;
 		__u64 word = run_word(place);
@@ -26,8 +32,8 @@ static __always_inline void run_note(struct port_events *ev, __u32 start, __u32 
 			ev->missing[word] |= mask;
 		else
 			ev->missing[word] &= ~mask;
-		start += bits;
-		count -= bits;
+		start = verifier_forget(start + bits, noise);
+		count = verifier_forget(count - bits, noise) & RUN_COUNT_MASK;
 	}
 }
 
