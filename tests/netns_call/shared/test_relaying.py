@@ -3,6 +3,7 @@
 import pytest
 
 from tests.netns_call.call import (
+    DEADLINE_S,
     KERNEL,
     TOS,
     Call,
@@ -14,6 +15,7 @@ from tests.netns_call.call import (
     sent_frame,
 )
 from tests.running import rtp
+from tests.waiting import wait_for
 
 
 def test_first_packets_pass_both_ways(call):
@@ -63,6 +65,9 @@ def test_phones_behind_nat_are_learned_each_stream_by_itself(relay, topology, wa
         call.caller.rtcp = PhonePort(topology.caller, "10.0.1.3", 4333)
         # To wherever the callee said it was: this packet teaches where the caller is.
         call.caller.send(rtp(1))
+        wait_for(
+            lambda: call.quote()["npkts_ino"] + call.quote()["npkts_ina"] == 1, DEADLINE_S, "the caller to be heard"
+        )
         call.callee.send(rtp(1))
         assert call.caller.rtp.expect() == [(rtp(1), call.caller.to)]
         call.caller.send(rtp(2))
