@@ -62,7 +62,7 @@ BPF_F_TABLE("array", __u32, struct port_counters, port_counters, PORT_ROWS, MAPP
 BPF_F_TABLE("array", __u32, struct port_events, port_events, PORT_ROWS, MAPPED);
 
 /* Separate from all that forwarding touches, so that a flood by strangers does not slow a call down. */
-BPF_TABLE("array", __u32, struct port_source, port_sources, PORT_ROWS);
+BPF_F_TABLE("array", __u32, struct port_source, port_sources, PORT_ROWS, MAPPED);
 BPF_TABLE("array", __u32, struct port_budget, port_budgets, PORT_ROWS);
 
 /* One element. */

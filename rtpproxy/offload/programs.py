@@ -156,7 +156,7 @@ class Programs:
         (self.tables.ports.open_port if is_open else self.tables.ports.close_port)(key)
 
     def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
-        """Keep room for packets of a source on their way to userspace (`bpf/budget.h`). Raises OSError."""
+        """Keep room for packets of a source on their way to userspace (`bpf/budget.h`)."""
         self.tables.sources.expect(key, source, _MOST_KNOWN[component])
 
     def close(self) -> None:

@@ -48,13 +48,15 @@ class Tables:
             rows = MappedArray(fds["port_rows"], layouts["port_rows"])
             self.ports = PortTable(rows, hosts6, self.counts, first_port, last_port)
             stack.callback(self.ports.close)
-            self.sources = SourceTable(loaded, first_port, last_port)
+            sources = MappedArray(fds["port_sources"], layouts["port_sources"])
+            self.sources = SourceTable(sources, first_port, last_port)
+            stack.callback(self.sources.close)
             self.next_hops = NextHopTable(MappedArray(fds["next_hops"], layouts["next_hops"]))
             stack.pop_all()
 
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
-        for table in (self.ports, self.next_hops, self.counts):
+        for table in (self.ports, self.sources, self.next_hops, self.counts):
             table.close()
 
 
