@@ -6,11 +6,12 @@
 2  media   offload -> network   outbound          adapters: sockets, files, bcc, netlink; they know no use case
    media -> notes                                 notes: what a relay tells other relays of the host
 1  session -> rtp                                 pure
-0  addr  errors  config  seldom  buffers          shared by all rooms
+0  addr  errors  config  seldom  buffers  trust   shared by all rooms
 
 A room may import the lowest floor and, of the rooms on other lower floors, those in `KNOWS`; `ALSO` lists all other
 imports. `buffers` sets an option of a socket that it is given; it is on the lowest floor because media, network and
-control need it, and these know nothing else in common. The pure rooms do not know it.
+control need it, and these know nothing else in common; `trust` is there for notes and offload. The pure rooms know
+neither.
 """
 
 import ast
@@ -35,12 +36,13 @@ KNOWS = {
     "addr": set(),
     "seldom": set(),
     "buffers": set(),
+    "trust": set(),
     "rtp": set(),
     "session": {"rtp"},
-    "notes": set(),
+    "notes": {"trust"},
     "media": {"session", "buffers", "notes"},
     "network": {"buffers"},
-    "offload": {"rtp", "session", "network"},
+    "offload": {"rtp", "session", "network", "trust"},
     "outbound": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},

@@ -8,8 +8,9 @@ import errno
 import os
 import stat
 
+from rtpproxy.trust import mistrust
+
 _MODE, _NOTE_MODE = 0o755, 0o644
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SUFFIX = ".note"
 _MOST_BYTES = 1 << 18
 
@@ -24,7 +25,7 @@ class Directory:
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(self._fd)
-            why = _mistrust(status)
+            why = mistrust(status, (0, os.geteuid()))
             if why:
                 raise PermissionError(errno.EPERM, why)
             if is_made:
@@ -60,7 +61,9 @@ class Directory:
         except PermissionError:
             fd = os.open(name, os.O_RDONLY | flags, dir_fd=self._fd)
         status = os.fstat(fd)
-        why = _mistrust(status) or ("" if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 else "it is no note")
+        why = mistrust(status, (0, os.geteuid())) or (
+            "" if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 else "it is no note"
+        )
         if why:
             os.close(fd)
             raise PermissionError(errno.EPERM, why)
@@ -87,12 +90,3 @@ def _make(path: str) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _mistrust(status: os.stat_result) -> str:
-    """Say why a file cannot be trusted; empty where it can."""
-    if status.st_uid not in (0, os.geteuid()):
-        return f"it belongs to user {status.st_uid}"
-    if status.st_mode & _OTHERS_MAY_WRITE:
-        return f"users other than its owner may write to it (mode {stat.S_IMODE(status.st_mode):04o})"
-    return ""

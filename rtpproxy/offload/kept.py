@@ -17,13 +17,13 @@ from pathlib import Path
 
 from rtpproxy.offload import compiled
 from rtpproxy.offload.compiled import Compiled, Stamp
+from rtpproxy.trust import mistrust
 
 log = logging.getLogger(__name__)
 
 MOST_FILES = 64
 """One for each set of options; of some 140 kB. The oldest go first."""
 _MODE, _FILE_MODE = 0o755, 0o644
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MOST_BYTES = 1 << 24
 TYPES_OF_KERNEL = Path("/sys/kernel/btf/vmlinux")
 _KERNEL_NOTES = Path("/sys/kernel/notes")
@@ -104,11 +104,9 @@ class KeptPrograms:
 def _trust(fd: int) -> os.stat_result:
     """Return the status of an open file or directory. Raises PermissionError where others than root may change it."""
     status = os.fstat(fd)
-    if status.st_uid != 0:
-        raise PermissionError(errno.EPERM, f"user {status.st_uid} owns it, not root")
-    if status.st_mode & _OTHERS_MAY_WRITE:
-        mode = stat.S_IMODE(status.st_mode)
-        raise PermissionError(errno.EPERM, f"users other than root may write to it (mode {mode:04o})")
+    why = mistrust(status, (0,))
+    if why:
+        raise PermissionError(errno.EPERM, why)
     return status
 
 
@@ -126,7 +124,8 @@ def _read(directory_fd: int, name: str) -> bytes:
 
 def _write(directory_fd: int, name: str, data: bytes) -> None:
     """Write a file as a whole, or not at all."""
-    unfinished = f"{name}.{os.getpid()}"
+    # Relays in two containers may have the same process ID.
+    unfinished = f"{name}.{os.urandom(4).hex()}"
     fd = _create(directory_fd, unfinished)
     try:
         with open(fd, "wb") as file:
@@ -140,17 +139,18 @@ def _write(directory_fd: int, name: str, data: bytes) -> None:
 
 
 def _create(directory_fd: int, name: str) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory_fd)  # of a relay with the same number that was killed
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, _FILE_MODE, dir_fd=directory_fd)
 
 
 def _prune(directory_fd: int) -> None:
+    """Remove the oldest files, among them what killed relays left unfinished."""
     ages = []
     for name in os.listdir(directory_fd):
         with contextlib.suppress(FileNotFoundError):  # another relay has just removed it
-            ages.append((os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mtime_ns, name))
+            status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                ages.append((status.st_mtime_ns, name))
     for _, name in sorted(ages, reverse=True)[MOST_FILES:]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=directory_fd)

@@ -113,7 +113,8 @@ def load_compiled(compiled: Compiled, macros: Mapping[str, str], names: Mapping[
             on_failure.callback(os.close, fd)
             return fd
 
-        xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd = (load_one(function) for function in FUNCTIONS[:4])
+        xdp_fd, tc_fd, tc_behind_xdp_fd = load_one("on_xdp"), load_one("on_tc"), load_one("on_tc_behind_xdp")
+        steer_fd = load_one("on_steer")
         tracer_fds, why_untraced = {}, compiled.why_untraced
         try:
             for function in [] if why_untraced else TRACEPOINTS:
@@ -134,7 +135,13 @@ def _compiled(sources: Path, macros: Mapping[str, str], directory: str, *, is_st
     """The programs that were kept for these sources and macros; else compile them, and keep them."""
     if not directory:
         return compile_programs(sources, macros, is_strict=is_strict)
-    files, key = KeptPrograms(directory), key_of(sources, macros, is_strict=is_strict)
+    try:
+        key = key_of(sources, macros, is_strict=is_strict)
+    except OSError as error:
+        raise OffloadError(
+            f"cannot read the sources of the BPF programs: {error.filename}: {error.strerror}"
+        ) from error
+    files = KeptPrograms(directory)
     compiled = files.read(key)
     if compiled is None:
         compiled = compile_programs(sources, macros, is_strict=is_strict)

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,7 @@ def programs(tmp_path):
     file = tmp_path / "compiler"
     file.write_text("version 1")
     os.utime(file, (1, 1))
-    return COMPILED.__class__(
-        COMPILED.programs, COMPILED.maps, COMPILED.layouts, "GPL", "", compiler=(stamp(str(file)),)
-    )
+    return replace(COMPILED, compiler=(stamp(str(file)),))
 
 
 class TestKey:
@@ -131,11 +130,14 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("harm", "why"),
         [
-            (lambda directory: directory.chmod(0o777), "users other than root may write to it (mode 0777)"),
-            (lambda directory: directory.chmod(0o775), "users other than root may write to it (mode 0775)"),
-            (lambda directory: os.chown(directory, 65534, 0), "user 65534 owns it, not root"),
-            (lambda directory: (directory / KEY).chmod(0o666), "users other than root may write to it (mode 0666)"),
-            (lambda directory: os.chown(directory / KEY, 65534, 0), "user 65534 owns it, not root"),
+            (lambda directory: directory.chmod(0o777), "users other than its owner may write to it (mode 0777)"),
+            (lambda directory: directory.chmod(0o775), "users other than its owner may write to it (mode 0775)"),
+            (lambda directory: os.chown(directory, 65534, 0), "it belongs to user 65534"),
+            (
+                lambda directory: (directory / KEY).chmod(0o666),
+                "users other than its owner may write to it (mode 0666)",
+            ),
+            (lambda directory: os.chown(directory / KEY, 65534, 0), "it belongs to user 65534"),
             (lambda directory: (directory / KEY).write_bytes(b""), "it is damaged"),
         ],
         ids=range(6),
@@ -168,7 +170,7 @@ class TestFiles:
         directory.chmod(0o777)
         KeptPrograms(str(directory)).write(KEY, programs)
         assert os.listdir(directory) == []
-        assert "are not kept for the next start: users other than root may write to it" in caplog.text
+        assert "are not kept for the next start: users other than its owner may write to it" in caplog.text
 
     def test_full_disk(self, directory, programs, monkeypatch, caplog):
         """Nothing is left of what could not be written, and an older file stays."""
@@ -183,6 +185,17 @@ class TestFiles:
             f"{directory}: compiled BPF programs are not kept for the next start: No space left on device"
         ]
         assert files.read(KEY) == programs
+
+    def test_what_is_no_file_is_left_alone(self, directory, programs, caplog):
+        caplog.set_level(logging.INFO)
+        files = KeptPrograms(str(directory))
+        files.write(KEY, programs)
+        for number in range(MOST_FILES):
+            (directory / f"folder{number}").mkdir()
+            os.utime(directory / f"folder{number}", (0, 0))
+        files.write("1" * 64, programs)
+        assert len(os.listdir(directory)) == MOST_FILES + 2
+        assert caplog.messages == []
 
     def test_oldest_go(self, directory, programs):
         """What was read last is not among them; what a killed relay left unfinished is."""

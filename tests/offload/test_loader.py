@@ -199,6 +199,13 @@ class TestLoaded:
         with pytest.raises(OffloadError, match=r"^cannot compile: "):
             load(LIMITS)
 
+    def test_source_that_cannot_be_read(self, tmp_path, monkeypatch):
+        directory = copy_of_programs(tmp_path, monkeypatch)
+        (directory / "types.h").unlink()
+        (directory / "types.h").symlink_to("/proc/self/mem")
+        with pytest.raises(OffloadError, match=r"^cannot read the sources of the BPF programs: "):
+            load(LIMITS, directory=str(tmp_path / "cache"))
+
     def test_program_that_the_kernel_refuses(self, tmp_path, monkeypatch, caplog):
         before = open_descriptors()
         caplog.set_level(logging.DEBUG)
