@@ -191,6 +191,8 @@ async def _open_control(config: Config, clock: Clock, notes: Notes, stack: ExitS
     )
     await server.open()
     stack.callback(server.close)
+    for mark in server.marks:
+        notes.ours.listen(mark)
     return server
 
 
@@ -355,8 +357,6 @@ def _start(parts: Parts, stop: Stop, stack: ExitStack) -> None:
     """
     # At the end, no command is answered while parts are taken down.
     stack.callback(parts.server.close)
-    for mark in parts.server.marks:
-        parts.notes.ours.listen(mark)
     parts.service.control_is_at(parts.server.endpoints)
     parts.host_networks.start()
     for address in parts.local_addresses.known:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from rtpproxy.config import Config, ControlAddress, ControlKind, NotifyTarget
+from rtpproxy.config import NOTES_DIRECTORY, Config, ControlAddress, ControlKind, NotifyTarget
 from rtpproxy.errors import ConfigError
+from rtpproxy.notes.contents import parse
 from rtpproxy.process import daemon
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
@@ -631,19 +632,10 @@ def test_signal_while_starting(tmp_path, slow_bcc, name):
 
 
 @contextlib.contextmanager
-def starting(directory, slow_bcc, *options):
+def starting(directory, slow_bcc, *options, is_released=True):
     """A relay that has not started yet, with a datagram and a stream that bring it a command; the port is free here."""
-    command = [
-        PROGRAM,
-        "-f",
-        "-F",
-        "-s",
-        "udp:127.0.0.1:22222",
-        "-s",
-        f"unix:{directory}/sock",
-        "-p",
-        f"{directory}/pid",
-    ]
+    control = "-s", "udp:127.0.0.1:22222", "-s", f"unix:{directory}/sock"
+    command = [PROGRAM, "-f", "-F", *control, "-p", f"{directory}/pid"]
     with contextlib.ExitStack() as stack:
         started = subprocess.Popen([*command, *options], env={**os.environ, **slow_bcc.environment})
         stack.callback(started.wait)
@@ -658,7 +650,8 @@ def starting(directory, slow_bcc, *options):
             with pytest.raises(BlockingIOError):
                 client.recv(100, socket.MSG_DONTWAIT)
             client.settimeout(DEADLINE_S)
-        slow_bcc.release()
+        if is_released:
+            slow_bcc.release()
         yield started, datagrams, stream
 
 
@@ -682,6 +675,21 @@ def test_a_start_that_fails_closes_the_control_sockets(tmp_path, slow_bcc):
         with contextlib.suppress(ConnectionResetError):
             assert stream.recv(100) == b""
         assert not (tmp_path / "sock").exists()
+
+
+@pytest.mark.root
+def test_killed_while_it_starts(tmp_path, slow_bcc):
+    """Its note tells of its socket already: so a successor that may not remove every file knows whose it is."""
+    before = set(Path(NOTES_DIRECTORY).glob("*.note"))
+    with starting(tmp_path, slow_bcc, is_released=False) as (started, _, _):
+        started.kill()
+    (note,) = set(Path(NOTES_DIRECTORY).glob("*.note")) - before
+    status = (tmp_path / "sock").stat()
+    assert parse(note.read_text()).sockets == {(status.st_dev, status.st_ino, status.st_ctime_ns)}
+    slow_bcc.release()
+    with RunningRelay(tmp_path, *BOUND) as relay:
+        assert relay.ask("V") == "20040107"
+    assert not note.exists()
 
 
 KILLED_AT = """
