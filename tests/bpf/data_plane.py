@@ -26,7 +26,7 @@ from tests.conftest import RELAY_MAC, TOS, TTL
 
 INGRESS = Ingress(1, RELAY_MAC)
 """Where frames come in when a program is run on them."""
-_CALLED = ("port_sources", "port_budgets", "host_budgets")
+_CALLED = ("port_budgets", "host_budgets", "learning_budgets")
 """Maps that cannot be mapped."""
 _CLOCK_MONOTONIC_COARSE = 6
 _ports = itertools.count(20000)
@@ -152,6 +152,16 @@ class DataPlane:
         used[kind] = most
         self.poke(map_name, index, "used", struct.pack(form, *used))
         self.poke(map_name, index, "since", _now())
+
+    def use_up_source(self, frame: bytes, most: int) -> None:
+        """Run the program on a frame of a source that nobody expects, and count so many of this source this second."""
+        buckets = range(self._loaded.layouts["learning_budgets"].entries)
+        for bucket in buckets:
+            self.poke("learning_budgets", bucket, "used", 0)
+        self.run(frame)
+        (used,) = [bucket for bucket in buckets if self.peek("learning_budgets", bucket, "used")]
+        self.poke("learning_budgets", used, "used", most)
+        self.poke("learning_budgets", used, "since", _now())
 
     def _begin_second(self, port: int, units_ago: int) -> None:
         since = (_now() - units_ago) % 2**32

@@ -26,6 +26,7 @@ from rtpproxy.offload.programs import (
     LEARNING_PER_SECOND,
     ODD_PER_SECOND,
     OTHERS_PER_SECOND,
+    SOURCE_LEARNING_PER_SECOND,
 )
 from rtpproxy.session.latch import SEQUENCE_DISTANCE, KnownSource
 from tests.bpf.data_plane import DataPlane, Outcome
@@ -91,6 +92,19 @@ def test_a_port_that_learns_has_a_limit(plane):
     assert plane.run_this_second(port, frame) == dropped(frame, "dropped_learning")
     plane.end_second(port)
     assert plane.run(frame) == passed(frame, "up_no_entry")
+
+
+def test_a_source_has_a_limit_at_all_ports(plane):
+    """A port that it did not send to before does not help it; somebody else is heard there."""
+    first, second = open_port(plane), open_port(plane)
+
+    def sent(host, port):
+        return bytes(ethernet() / ipv4(src=host) / UDP(sport=777, dport=port) / Raw(rtp()))
+
+    plane.use_up_source(sent("10.0.1.77", first), SOURCE_LEARNING_PER_SECOND)
+    flood, other = sent("10.0.1.77", second), sent("10.0.1.3", second)
+    assert plane.run_this_second(second, flood) == dropped(flood, "dropped_learning")
+    assert plane.run_this_second(second, other) == passed(other, "up_no_entry")
 
 
 @pytest.mark.parametrize("is_locked", [True, False])
