@@ -276,7 +276,7 @@ def _build_steered(
 ) -> MediaPorts:
     """Load the programs and steer media ports. Raises OffloadError, after undoing everything."""
     with ExitStack() as on_failure:
-        programs = Programs(config)
+        programs = Programs(config, notes.ours.attach)
         on_failure.callback(programs.close)
         claims = _claims(config, notes, is_steered=True)
         media = SteeredMedia(
@@ -366,8 +366,6 @@ def _start(parts: Parts, stop: Stop, stack: ExitStack) -> None:
         _undo(note, parts.notes)
     _reserve_ports(parts, stack)
     _announce(parts)
-    if parts.ports.programs is not None:
-        parts.notes.ours.attach(parts.ports.programs.ids)
     parts.kernel.start()
     parts.server.serve(
         parts.dispatcher.execute,

@@ -1,5 +1,6 @@
 """The command line, by click: turns options into a Config, and mistakes into one line and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -120,6 +121,8 @@ def _read(option: Option, text: str) -> object:
 
 @click.pass_context
 def _run(context: click.Context, /, **values: Any) -> None:  # noqa: ANN401 - click's own types
+    # The linear algebra that numpy brings along would start a thread for each processor. Nothing here uses it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rtpproxy.process import daemon
 
     config = make_config(values, context.obj, look_nothing_up if values["is_numeric"] else look_up)

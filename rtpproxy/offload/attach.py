@@ -47,12 +47,26 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class ProgramSet:
-    """The loaded programs: descriptor and name of each."""
+class Attachable:
+    """A program for interfaces, which is loaded when it is first attached."""
 
-    xdp: tuple[int, str]
-    tc: tuple[int, str]
-    tc_behind_xdp: tuple[int, str]
+    name: str
+    load: Callable[[], int]
+    """Returns the descriptor. Raises OffloadError if the kernel refuses the program."""
+
+    @property
+    def id(self) -> int:
+        """The kernel's ID of the program. Raises OffloadError as `load` does."""
+        return program_id(self.load())
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSet:
+    """The programs for interfaces."""
+
+    xdp: Attachable
+    tc: Attachable
+    tc_behind_xdp: Attachable
 
 
 class Hook(Enum):
@@ -91,12 +105,12 @@ class Interfaces:
         self._names = frozenset(names)
         self._mode = mode
         self.links = Links(netlink)
-        self._clsact = Clsact(netlink, (program_id(programs.tc[0]), program_id(programs.tc_behind_xdp[0])))
+        self._clsact = Clsact(netlink)
         self._reports: dict[int, Report] = {}
         self._with_xdp: set[int] = set()
         """Interfaces that the XDP program was attached to."""
-        self._with_tc: dict[int, int] = {}
-        """By interface: the descriptor of the program that was attached at TC."""
+        self._with_tc: dict[int, Attachable] = {}
+        """By interface: the program that was attached at TC."""
         self._known_queues: set[int] = set()
         """Interfaces whose number of transmit queues was looked at."""
         self._barred: dict[tuple[int, Hook], str] = {}
@@ -134,21 +148,22 @@ class Interfaces:
                 return Report(link.name, Tier.XDP, f"by {lower.name}, which carries it" if tags else "")
             if self._mode is OffloadMode.XDP:
                 return Report(link.name, Tier.USERSPACE, reason)
-        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, *self._programs.tc)
+        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, self._programs.tc)
         if no_tc:
             return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {no_tc}")
         return Report(link.name, Tier.TC, reason)
 
-    def _attach_tc(self, link: Link, fd: int, name: str) -> str:
+    def _attach_tc(self, link: Link, program: Attachable) -> str:
         """Attach a TC program. Returns the reason when that is not possible, else nothing."""
-        if self._with_tc.get(link.index) == fd:
+        if self._with_tc.get(link.index) is program:
             return ""
         try:
+            fd = program.load()
             self._take_off_tc(link.index)
-            self._clsact.attach(link.index, fd, name)
+            self._clsact.attach(link.index, fd, program.name)
         except OffloadError as error:
             return str(error)
-        self._with_tc[link.index] = fd
+        self._with_tc[link.index] = program
         return ""
 
     def _attach_xdp(self, link: Link) -> str:
@@ -157,14 +172,18 @@ class Interfaces:
             return ""
         if (link.index, Hook.XDP) in self._barred:
             return self._barred[link.index, Hook.XDP]
-        if link.xdp_mode and link.xdp_program_id == program_id(self._programs.xdp[0]):
+        try:
+            fd = self._programs.xdp.load()
+        except OffloadError as error:
+            return str(error)
+        if link.xdp_mode and link.xdp_program_id == program_id(fd):
             # The interface went to another namespace and came back.
             self._with_xdp.add(link.index)
             return ""
         if link.xdp_mode:
             return _taken_by(program_name(link.xdp_program_id))
         try:
-            self._set_program(link.index, self._programs.xdp[0], _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
+            self._set_program(link.index, fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
         except OffloadError as error:
             return f"no native XDP: {error}"
         self._with_xdp.add(link.index)
@@ -192,7 +211,7 @@ class Interfaces:
         return True
 
     def _back_up(self, link: Link) -> None:
-        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, *self._programs.tc_behind_xdp)
+        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, self._programs.tc_behind_xdp)
         if no_tc:
             log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, no_tc)
         else:
@@ -206,14 +225,15 @@ class Interfaces:
         `is_link_known` spares a question if the last event of the link shows our XDP program: older events do not.
         """
         found = []
-        ours = program_id(self._programs.xdp[0])
         link = self.links.get(index)
-        if index in self._with_xdp and not (is_link_known and link is not None and link.xdp_program_id == ours):
-            link = self.links.ask(index)
-            if link is not None and link.xdp_program_id != ours:
-                found.append(Loss(Hook.XDP, _named(link.xdp_program_id) if link.xdp_mode else ""))
-        fd = self._with_tc.get(index)
-        if fd is not None and link is not None and program_id(fd) not in self._clsact.programs(index):
+        if index in self._with_xdp:
+            ours = self._programs.xdp.id
+            if not (is_link_known and link is not None and link.xdp_program_id == ours):
+                link = self.links.ask(index)
+                if link is not None and link.xdp_program_id != ours:
+                    found.append(Loss(Hook.XDP, _named(link.xdp_program_id) if link.xdp_mode else ""))
+        program = self._with_tc.get(index)
+        if program is not None and link is not None and program.id not in self._clsact.programs(index):
             found.append(Loss(Hook.TC))
         return found
 
@@ -266,7 +286,7 @@ class Interfaces:
         report = self._reports.get(index)
         link = self.links.get(index)
         if link is not None and index in self._with_xdp and self._is_backed:
-            if self._with_tc.get(index) != self._programs.tc_behind_xdp[0]:
+            if self._with_tc.get(index) is not self._programs.tc_behind_xdp:
                 self._back_up(link)
         elif index in self._with_xdp or (report is not None and report.tier is Tier.XDP):
             self._take_off_tc(index)
@@ -287,7 +307,7 @@ class Interfaces:
             link = self.links.get(index)
             if link is None or not link.xdp_program_id:
                 continue
-            if link.xdp_program_id != program_id(self._programs.xdp[0]):
+            if link.xdp_program_id != self._programs.xdp.id:
                 log.warning("%s: our XDP program was replaced by somebody else's; left alone", link.name)
                 continue
             try:

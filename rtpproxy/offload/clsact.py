@@ -21,6 +21,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute, number_of
+from rtpproxy.offload.syscall import program_id
 
 _QDISC_HANDLE = 0xFFFF0000
 _INGRESS, _EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
@@ -37,14 +38,15 @@ _GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 class Clsact:
     """Our filters, and the qdiscs that were added for them."""
 
-    def __init__(self, netlink: Rtnetlink, programs: Collection[int]) -> None:
-        """`programs` are the IDs of our programs, by which filters are recognized."""
+    def __init__(self, netlink: Rtnetlink, programs: Collection[int] = ()) -> None:
+        """`programs` are the IDs of our programs, by which filters are recognized, beside those that are attached."""
         self._netlink = netlink
-        self._programs = frozenset(programs)
+        self._programs = set(programs)
         self._added: set[int] = set()
 
     def attach(self, index: int, program_fd: int, name: str) -> None:
         """Put a program at the ingress of an interface. Raises OffloadError with the kernel's reason."""
+        self._programs.add(program_id(program_fd))
         self._add_qdisc(index)
         message = _filter(index)
         options = [["TCA_BPF_FD", program_fd], ["TCA_BPF_NAME", name], ["TCA_BPF_FLAGS", _DIRECT_ACTION]]

@@ -3,9 +3,9 @@
 import errno
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,30 +49,70 @@ _LOGGED_LINES = 40
 """Last lines of what the verifier says of a program that is refused; the reason is at the end."""
 
 
+class OnDemand:
+    """Compiled programs, each of which is loaded when it is first asked for.
+
+    The kernel takes longer to verify the two programs for TC than everything else at start, and most hosts need none.
+    """
+
+    def __init__(self, compiled: Compiled, map_fds: Sequence[int], names: Mapping[str, str]) -> None:
+        """`map_fds` are in the order of `compiled.maps`; `names` is what the kernel calls each of `FUNCTIONS`."""
+        self.why_untraced = compiled.why_untraced
+        """Why the programs for tracepoints were not compiled; empty where they were."""
+        self._compiled = compiled
+        self._map_fds = map_fds
+        self._names = names
+        self._fds: dict[str, int] = {}
+
+    def fd(self, function: str) -> int:
+        """Return the descriptor of a program. Raises OffloadError if the kernel refuses it."""
+        if function not in self._fds:
+            code = self._compiled.code(function, self._map_fds)
+            name = self._names.get(function, function)
+            self._fds[function] = _load(_PROGRAMS[function], code, self._compiled.licence, name)
+        return self._fds[function]
+
+    def close(self) -> None:
+        """Let go of all programs that were loaded; what is attached lives on."""
+        for fd in self._fds.values():
+            os.close(fd)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Descriptors of what was loaded, and the maps' layouts. The holder closes the descriptors."""
+    """Maps with their layouts, and the programs that use them. The holder closes them."""
 
-    xdp_fd: int
-    tc_fd: int
-    """For interfaces without XDP."""
-    tc_behind_xdp_fd: int
-    """For interfaces with XDP, where frames leave by an interface that takes no redirected ones."""
-    steer_fd: int
+    programs: OnDemand
     map_fds: dict[str, int]
     layouts: dict[str, MapLayout]
     """Layouts of the same maps."""
     fingerprint: str
     """Equal where the contents of all maps mean the same (see `layout.fingerprint`)."""
-    tracer_fds: dict[str, int] = field(default_factory=dict)
-    """Programs that see frames which were not sent, by tracepoint; those that could be loaded."""
-    why_untraced: str = ""
-    """Why some of them could not be loaded; empty where all were."""
+
+    @property
+    def xdp_fd(self) -> int:
+        """The program for interfaces with XDP."""
+        return self.programs.fd("on_xdp")
+
+    @property
+    def tc_fd(self) -> int:
+        """The one for interfaces without XDP."""
+        return self.programs.fd("on_tc")
+
+    @property
+    def tc_behind_xdp_fd(self) -> int:
+        """The one for interfaces with XDP, where frames leave by an interface that takes no redirected ones."""
+        return self.programs.fd("on_tc_behind_xdp")
+
+    @property
+    def steer_fd(self) -> int:
+        """The one that hands packets for media ports to sockets."""
+        return self.programs.fd("on_steer")
 
     def close(self) -> None:
         """Let go of all programs and maps; what is attached lives on."""
-        programs = self.xdp_fd, self.tc_fd, self.tc_behind_xdp_fd, self.steer_fd, *self.tracer_fds.values()
-        for fd in (*programs, *self.map_fds.values()):
+        self.programs.close()
+        for fd in self.map_fds.values():
             os.close(fd)
 
 
@@ -88,7 +128,7 @@ def bpf_directory() -> Path:
 def load(
     macros: Mapping[str, str], names: Mapping[str, str] | None = None, *, directory: str = "", is_strict: bool = False
 ) -> Loaded:
-    """Load the programs, compiled with the given macros.
+    """Make the maps of the programs, compiled with the given macros.
 
     `names` is what the kernel calls each of `FUNCTIONS`, of at most 15 characters; else they have their own names.
     Compiled programs are kept in `directory`, or nowhere. `is_strict` turns compiler warnings into errors. Tests ask
@@ -100,33 +140,16 @@ def load(
 
 
 def load_compiled(compiled: Compiled, macros: Mapping[str, str], names: Mapping[str, str]) -> Loaded:
-    """Load programs that were compiled with the given macros, or nothing at all. Raises OffloadError."""
+    """Make the maps of programs that were compiled with the given macros, or nothing at all. Raises OffloadError."""
     with ExitStack() as on_failure:
         map_fds: dict[str, int] = {}
         for one in compiled.maps:
             map_fds[one.name] = _make(one)
             on_failure.callback(os.close, map_fds[one.name])
-
-        def load_one(function: str) -> int:
-            code = compiled.code(function, tuple(map_fds.values()))
-            fd = _load(_PROGRAMS[function], code, compiled.licence, names.get(function, function))
-            on_failure.callback(os.close, fd)
-            return fd
-
-        xdp_fd, tc_fd, tc_behind_xdp_fd = load_one("on_xdp"), load_one("on_tc"), load_one("on_tc_behind_xdp")
-        steer_fd = load_one("on_steer")
-        tracer_fds, why_untraced = {}, compiled.why_untraced
-        try:
-            for function in [] if why_untraced else TRACEPOINTS:
-                tracer_fds[TRACEPOINTS[function]] = load_one(function)
-        except OffloadError as error:
-            why_untraced = str(error)
         on_failure.pop_all()
     geometry = {name: macros[name] for name in _GEOMETRY_MACROS if name in macros}
-    loaded = Loaded(
-        *(xdp_fd, tc_fd, tc_behind_xdp_fd, steer_fd, map_fds, compiled.layouts),
-        *(fingerprint(compiled.layouts, geometry), tracer_fds, why_untraced),
-    )
+    programs = OnDemand(compiled, tuple(map_fds.values()), names)
+    loaded = Loaded(programs, map_fds, compiled.layouts, fingerprint(compiled.layouts, geometry))
     log.debug("fingerprint of the BPF maps: %s", loaded.fingerprint)
     return loaded
 

@@ -3,13 +3,14 @@
 import hashlib
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from functools import partial
 
-from rtpproxy.config import CACHE_DIRECTORY, SHORT_BYTES, Config, ListenAddress
+from rtpproxy.config import CACHE_DIRECTORY, SHORT_BYTES, Config, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
-from rtpproxy.offload.attach import PROGRAM_PREFIX, ProgramSet
+from rtpproxy.offload.attach import PROGRAM_PREFIX, Attachable, ProgramSet
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.maps import CalledMap
 from rtpproxy.offload.refusals import Refusals
@@ -80,10 +81,16 @@ def instance_name(config: Config) -> str:
 
 
 class Programs:
-    """The loaded programs and their maps. `close` leaves only what is attached to interfaces."""
+    """The programs and their maps. `close` leaves only what is attached to interfaces."""
 
-    def __init__(self, config: Config) -> None:
-        """Load everything. Raises OffloadError, after unloading everything."""
+    def __init__(self, config: Config, on_attachable: Callable[[Collection[int]], None] = lambda _: None) -> None:
+        """Make the maps. Programs are loaded when they are needed; with `-u` at once, while the privilege lasts.
+
+        `on_attachable` is told the kernel's IDs of all programs that may be attached to interfaces, whenever there is
+        one more, and before it is attached.
+
+        Raises OffloadError, after unloading everything.
+        """
         name = instance_name(config)
         names = dict(zip(loader.FUNCTIONS, (f"{PROGRAM_PREFIX}{letter}_{name}" for letter in "xtbsnr"), strict=True))
         listen, slots = config.listen, max(slots_of(config.listen)) + 1
@@ -112,33 +119,46 @@ class Programs:
             stack.callback(self.tables.close)
             self.host_maps = HostMaps(self._loaded)
             self.refusals = Refusals(self._loaded)
+            self._on_attachable = on_attachable
+            self._attachable: dict[str, int] = {}
+            self.on_interfaces = ProgramSet(
+                *(
+                    Attachable(names[function], partial(self._load, function))
+                    for function in ("on_xdp", "on_tc", "on_tc_behind_xdp")
+                )
+            )
+            if config.user and config.offload is not OffloadMode.OFF:
+                for program in (self.on_interfaces.xdp, self.on_interfaces.tc, self.on_interfaces.tc_behind_xdp):
+                    program.load()
             wildcards = {address.is_ipv6 for address in listen if not address.host}
             for address, slot in zip(listen, slots_of(listen), strict=True):
                 if address.is_ipv6 not in wildcards:
                     self.host_maps.add_local(address.host, slot)
             stack.pop_all()
-        self.on_interfaces = ProgramSet(
-            xdp=(self._loaded.xdp_fd, names["on_xdp"]),
-            tc=(self._loaded.tc_fd, names["on_tc"]),
-            tc_behind_xdp=(self._loaded.tc_behind_xdp_fd, names["on_tc_behind_xdp"]),
-        )
 
     def trace(self) -> str:
         """Count frames of our XDP program that drivers do not send. Returns why not all can be seen, else nothing."""
         loaded, name = self._loaded, ""
+        if loaded.programs.why_untraced:
+            return loaded.programs.why_untraced
         try:
-            CalledMap(loaded.map_fds["own_program"], loaded.layouts["own_program"]).write(0, program_id(loaded.xdp_fd))
-            for name, fd in loaded.tracer_fds.items():
-                self._tracers.append(attach_tracepoint(fd, name))
+            own = program_id(self.on_interfaces.xdp.load())
+            CalledMap(loaded.map_fds["own_program"], loaded.layouts["own_program"]).write(0, own)
+            for function, name in loader.TRACEPOINTS.items():
+                self._tracers.append(attach_tracepoint(loaded.programs.fd(function), name))
         except OSError as error:
             return f"tracepoint {name}: {error.strerror}"
-        return loaded.why_untraced
+        except OffloadError as error:
+            return str(error)
+        return ""
 
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The kernel's IDs of the programs that may be attached to interfaces."""
-        found = self.on_interfaces
-        return tuple(program_id(fd) for fd, _ in (found.xdp, found.tc, found.tc_behind_xdp))
+    def _load(self, function: str) -> int:
+        """Load a program for interfaces, unless it is loaded. Raises OffloadError."""
+        fd = self._loaded.programs.fd(function)
+        if function not in self._attachable:
+            self._attachable[function] = program_id(fd)
+            self._on_attachable(self._attachable.values())
+        return fd
 
     def steer(self, receivers: Sequence[int]) -> None:
         """Hand packets for open ports to these sockets: those of IPv4, then as many of IPv6 or none.

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rtpproxy.offload.compiled import Compiled
 from rtpproxy.offload.entry import ForwardingEntry, NextHop
-from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.loader import Loaded, OnDemand
 from rtpproxy.offload.maps import MappedArray
 from rtpproxy.offload.tables import Tables
 from tests.conftest import FIRST_PORT, LAST_PORT
 
 CHANGES_A_LOOK = 200
+NOTHING = Compiled(programs={}, maps=(), layouts={}, licence="", why_untraced="", compiler=())
 
 Change = tuple[str, tuple[object, ...]]
 """Path to a method of Tables, and its arguments."""
@@ -41,7 +43,7 @@ def row_writer(loaded: Loaded, changes: list[Change], *, is_sequenced: bool = Tr
 
 def main() -> None:
     map_fds, layouts, changes, is_sequenced = pickle.load(sys.stdin.buffer)
-    tables = Tables(Loaded(-1, -1, -1, -1, map_fds, layouts, ""), FIRST_PORT, LAST_PORT)
+    tables = Tables(Loaded(OnDemand(NOTHING, (), {}), map_fds, layouts, ""), FIRST_PORT, LAST_PORT)
     apply = _sequenced if is_sequenced else _unsequenced
     steps = [apply(tables, method, arguments) for method, arguments in changes]
     print(end=".", flush=True)

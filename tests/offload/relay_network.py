@@ -7,7 +7,7 @@ from dataclasses import replace
 from rtpproxy.config import OffloadMode
 from rtpproxy.network.events import EventHandlers, Events, hand_out
 from rtpproxy.network.netlink import Message, Rtnetlink
-from rtpproxy.offload.attach import Interfaces, ProgramSet
+from rtpproxy.offload.attach import Attachable, Interfaces, ProgramSet
 from rtpproxy.offload.entry import NO_INGRESS, NextHop, Tier, XdpWay
 from rtpproxy.offload.loader import Loaded
 from rtpproxy.offload.neighbours import Neighbours
@@ -31,12 +31,12 @@ class RelayNetwork:
 
     def _build(self, loaded: Loaded, mode: OffloadMode) -> None:
         self.netlink, self.events = Rtnetlink(), Events()
-        programs = ProgramSet(
-            xdp=(loaded.xdp_fd, XDP_NAME),
-            tc=(loaded.tc_fd, TC_NAME),
-            tc_behind_xdp=(loaded.tc_behind_xdp_fd, TC_BEHIND_NAME),
+        self.programs = ProgramSet(
+            xdp=Attachable(XDP_NAME, lambda: loaded.xdp_fd),
+            tc=Attachable(TC_NAME, lambda: loaded.tc_fd),
+            tc_behind_xdp=Attachable(TC_BEHIND_NAME, lambda: loaded.tc_behind_xdp_fd),
         )
-        self.interfaces = Interfaces(self.netlink, programs, mode=mode)
+        self.interfaces = Interfaces(self.netlink, self.programs, mode=mode)
         self.neighbours = Neighbours(self.netlink, self.interfaces, self._write, CAPACITY)
         self.next_hops = NextHops(self.netlink, self.interfaces, self.neighbours)
         self.handlers = EventHandlers(

@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from rtpproxy.config import OffloadMode
-from rtpproxy.offload.attach import Hook, Report, carriers
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.attach import Attachable, Hook, Interfaces, Report, carriers
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.syscall import program_name
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
@@ -50,6 +52,21 @@ def programs(network):
     network.interfaces.links.reload()
     links = [network.interfaces.links.by_name(name) for name in ("lo", "to-caller", "to-callee")]
     return {link.name: program_name(link.xdp_program_id) for link in links if link and link.xdp_mode}
+
+
+def test_xdp_program_that_the_kernel_refuses(network, index):
+    """TC forwards in its place, and the report says why."""
+
+    def refuse():
+        raise OffloadError("cannot load the program for XDP: Invalid argument")
+
+    programs = replace(network.programs, xdp=Attachable(XDP_NAME, refuse))
+    interfaces = network.host.call(Interfaces, network.netlink, programs)
+    report = interfaces.attach(index)
+    assert str(report) == "to-caller: kernel, TC (cannot load the program for XDP: Invalid argument)"
+    interfaces.detach_all()
+    interfaces.close()
+    assert network.tc_programs() == {}
 
 
 def test_links(interfaces, topology, index):
@@ -237,16 +254,16 @@ CAPABILITIES = ("bpf", "perfmon", "net_admin", "net_raw")
 AS_OPERATOR = """
 import sys
 from rtpproxy.offload import loader
-from rtpproxy.offload.attach import Interfaces, ProgramSet
+from rtpproxy.offload.attach import Attachable, Interfaces, ProgramSet
 from rtpproxy.offload.programs import LIMITS
 from rtpproxy.network.netlink import Rtnetlink
 
 names = {"on_xdp": "rtpp_x_op", "on_tc": "rtpp_t_op", "on_tc_behind_xdp": "rtpp_b_op"}
 loaded = loader.load(LIMITS, names)
 programs = ProgramSet(
-    xdp=(loaded.xdp_fd, names["on_xdp"]),
-    tc=(loaded.tc_fd, names["on_tc"]),
-    tc_behind_xdp=(loaded.tc_behind_xdp_fd, names["on_tc_behind_xdp"]),
+    xdp=Attachable(names["on_xdp"], lambda: loaded.xdp_fd),
+    tc=Attachable(names["on_tc"], lambda: loaded.tc_fd),
+    tc_behind_xdp=Attachable(names["on_tc_behind_xdp"], lambda: loaded.tc_behind_xdp_fd),
 )
 interfaces = Interfaces(Rtnetlink(), programs)
 for index in map(int, sys.argv[1:]):

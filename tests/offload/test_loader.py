@@ -213,12 +213,15 @@ class TestLoaded:
         endless = "struct xdp_md *ctx)\n{\n\twhile (bpf_get_prandom_u32() != 1)\n\t\t;\n"
         program = (directory / "relay.c").read_text()
         (directory / "relay.c").write_text(program.replace("struct xdp_md *ctx)\n{\n", endless, 1))
+        loaded = load(LIMITS)
         with pytest.raises(OffloadError) as caught:
-            load(LIMITS)
+            _ = loaded.xdp_fd
         advice = f"(kernel {os.uname().release}; 5.11 or later is needed; -d DBUG shows its reasons)"
         assert str(caught.value) == f"cannot load the program for XDP: Invalid argument {advice}"
         assert caplog.messages[-1].startswith("BPF verifier: ")
         assert any("infinite loop" in message for message in caplog.messages), caplog.messages
+        assert loaded.tc_fd  # The others are not lost.
+        loaded.close()
         assert open_descriptors() == before
 
     def test_kernel_names_the_programs(self):

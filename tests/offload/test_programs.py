@@ -37,6 +37,34 @@ def test_nothing_is_left_when_memory_is_short(monkeypatch):
     refuse("cannot map the tables: Cannot allocate memory", ANY)
 
 
+def programs_of(user):
+    """The programs, and the IDs that were told of them, each time there was one more."""
+    noted = []
+    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099, user=user)
+    return contextlib.closing(Programs(config, lambda ids: noted.append(tuple(ids)))), noted
+
+
+def test_programs_are_loaded_when_they_are_needed():
+    """Those for TC cost more processor time than the rest of a start, and most hosts never need them."""
+    context, noted = programs_of("")
+    with context as programs:
+        assert noted == []
+        on_interfaces = programs.on_interfaces
+        xdp = on_interfaces.xdp.id
+        assert noted == [(xdp,)]
+        tc = on_interfaces.tc.id
+        assert (on_interfaces.xdp.id, on_interfaces.tc.id) == (xdp, tc)
+        assert noted == [(xdp,), (xdp, tc)]
+
+
+def test_programs_are_loaded_while_the_user_may():
+    """After `-u` the privilege is gone."""
+    context, noted = programs_of("nobody")
+    with context as programs:
+        on_interfaces = programs.on_interfaces
+        assert noted[-1] == (on_interfaces.xdp.id, on_interfaces.tc.id, on_interfaces.tc_behind_xdp.id)
+
+
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
 def test_machines_with_another_order_of_stores_are_refused(monkeypatch, machine):
     """Rows are written with plain stores; and nothing is left when an address cannot be written."""
