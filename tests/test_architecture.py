@@ -95,10 +95,7 @@ FOREIGN = {
     "bcc": {"offload.compiler"},
     "click": {"cli.command"},
     "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
-    "pyroute2": {
-        *("network.addresses", "network.events", "network.host_networks", "network.links", "network.netlink"),
-        *("offload.attach", "offload.clsact", "offload.neighbours", "offload.nexthop"),
-    },
+    "pyroute2": {"network.rtnl"},
     "uvloop": {"process.daemon"},
     "urllib": {"control.parser"},
     "time": {"process.daemon"},

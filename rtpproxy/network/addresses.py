@@ -3,11 +3,9 @@
 import logging
 from collections.abc import Callable, Set
 
-from pyroute2.netlink.rtnl import RTM_GETADDR
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
+from rtpproxy.network.rtnl import RTM_GETADDR, ifaddrmsg
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyroute2.netlink.rtnl import (
+from rtpproxy.buffers import force_receive_buffer
+from rtpproxy.network.netlink import RECEIVE_BYTES, Message
+from rtpproxy.network.rtnl import (
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_IPV4_RULE,
@@ -15,11 +17,8 @@ from pyroute2.netlink.rtnl import (
     RTMGRP_LINK,
     RTMGRP_NEIGH,
     RTMGRP_TC,
+    MarshalRtnl,
 )
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-
-from rtpproxy.buffers import force_receive_buffer
-from rtpproxy.network.netlink import RECEIVE_BYTES, Message
 
 _BUFFER_BYTES = 1 << 22
 _IPV4_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE

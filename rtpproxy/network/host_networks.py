@@ -12,20 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from pyroute2.netlink.rtnl import (
+from rtpproxy.config import Network
+from rtpproxy.errors import OffloadError, StartError
+from rtpproxy.network.netlink import NLM_F_DUMP, Rtnetlink, attribute
+from rtpproxy.network.rtnl import (
     RTM_GETADDR,
     RTM_GETROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_IPV6_IFADDR,
     RTMGRP_IPV6_ROUTE,
+    ifaddrmsg,
+    rtmsg,
 )
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-from rtpproxy.config import Network
-from rtpproxy.errors import OffloadError, StartError
-from rtpproxy.network.netlink import NLM_F_DUMP, Rtnetlink, attribute
 
 log = logging.getLogger(__name__)
 

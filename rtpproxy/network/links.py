@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pyroute2.netlink.rtnl import RTM_GETLINK
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
+from rtpproxy.network.rtnl import RTM_GETLINK, ifinfmsg
 from rtpproxy.network.vlan import TAG_BYTES, VlanTag
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.rtnl import MarshalRtnl
 
 Message = Any
 """A pyroute2 netlink message (the library is untyped)."""

@@ -10,9 +10,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from pyroute2.netlink.rtnl import RTM_SETLINK
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
 from rtpproxy.addr import is_ipv6 as is_ipv6_host
 from rtpproxy.addr import is_link_local
 from rtpproxy.config import OffloadMode
@@ -21,6 +18,7 @@ from rtpproxy.network.addresses import addresses_of_host
 from rtpproxy.network.links import MAX_TAGS, Link, Links
 from rtpproxy.network.netlink import Message, Rtnetlink
 from rtpproxy.network.queues import transmit_queues
+from rtpproxy.network.rtnl import RTM_SETLINK, ifinfmsg
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.egress import Egress
 from rtpproxy.offload.entry import Tier

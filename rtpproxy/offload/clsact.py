@@ -8,7 +8,9 @@ import errno
 import socket
 from collections.abc import Collection
 
-from pyroute2.netlink.rtnl import (
+from rtpproxy.errors import OffloadError
+from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute, number_of
+from rtpproxy.network.rtnl import (
     RTM_DELQDISC,
     RTM_DELTFILTER,
     RTM_GETQDISC,
@@ -16,11 +18,8 @@ from pyroute2.netlink.rtnl import (
     RTM_NEWQDISC,
     RTM_NEWTFILTER,
     TC_H_CLSACT,
+    tcmsg,
 )
-from pyroute2.netlink.rtnl.tcmsg import tcmsg
-
-from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Message, Rtnetlink, attribute, number_of
 from rtpproxy.offload.syscall import program_id
 
 _QDISC_HANDLE = 0xFFFF0000

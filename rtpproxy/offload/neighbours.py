@@ -9,12 +9,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyroute2.netlink.rtnl import RTM_GETNEIGH, RTM_NEWNEIGH
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-
 from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, Message, Rtnetlink, attribute
+from rtpproxy.network.rtnl import RTM_GETNEIGH, RTM_NEWNEIGH, ndmsg
 from rtpproxy.offload.attach import Interfaces
 from rtpproxy.offload.entry import NextHop
 from rtpproxy.offload.hop_numbers import HopNumbers

@@ -7,12 +7,10 @@ the next hop table (`neighbours`).
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pyroute2.netlink.rtnl import RTM_GETROUTE
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
 from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.netlink import Message, Rtnetlink, attribute
+from rtpproxy.network.rtnl import RTM_GETROUTE, rtmsg
 from rtpproxy.offload.attach import Interfaces, Report
 from rtpproxy.offload.entry import NO_INGRESS, Ingress, Tier
 from rtpproxy.offload.hop_numbers import HopNumbers
