@@ -42,7 +42,7 @@ demo: $(VENV)/demo.ok
 	$(SUDO) $(BIN)/python -m tests.demo $(ARGS)
 
 check: $(VENV)/check.ok lint
-	QUICK=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "not root and not kernel and not alone" $(ARGS)
+	QUICK=1 $(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist loadgroup -m "not root and not kernel and not alone" $(ARGS)
 
 lint: $(VENV)/lint.ok
 	$(BIN)/ruff check .

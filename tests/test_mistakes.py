@@ -240,8 +240,8 @@ def test_interface_in_place_of_an_address(refused, options, words):
     assert refused(*options, status=2).startswith(f"rtpproxy: {words}")
 
 
-def test_listen_address_that_is_not_ours(refused):
-    line = refused("-l", "192.0.2.250", *BOUND)
+def test_listen_address_that_is_not_ours(refused, tmp_path):
+    line = refused("-l", "192.0.2.250", "-s", f"unix:{tmp_path}/sock", *BOUND)
     assert line == "rtpproxy: listen address 192.0.2.250 cannot be used: Cannot assign requested address"
 
 

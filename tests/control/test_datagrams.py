@@ -346,6 +346,7 @@ def test_a_burst_that_fits_is_executed_in_order(loop_factory: LoopFactory, echo:
 def test_any_datagram_has_one_answer(loop_name: str) -> None:
     addresses, echo = [free(ControlKind.UDP), free(ControlKind.UDP6)], Echo()
     blank = st.text(" \t\r\n", max_size=3).map(str.encode)
+    answers: dict[bytes, set[bytes]] = {}
 
     @settings(max_examples=100, deadline=None)
     @given(
@@ -357,7 +358,10 @@ def test_any_datagram_has_one_answer(loop_name: str) -> None:
         is_usable = 0 < len(token) < 1000 and b"\0" not in token
         with connect_to(address) as client:
             client.send(datagram)
-            assert client.recv(65536) == (b"%b [%b]\n" % (token, command) if is_usable else b"[]\n")
+            # A client that happens to have the port and the cookie of an earlier one gets the reply to that one.
+            possible = answers.setdefault(token if is_usable else b"", set())
+            possible.add(b"%b [%b]\n" % (token, command) if is_usable else b"[]\n")
+            assert client.recv(65536) in possible
 
     with serving(LOOP_FACTORIES[loop_name], echo, *addresses) as log:
         check()
