@@ -16,6 +16,7 @@ from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
+from tests.ports import free_port
 from tests.waiting import DEADLINE_S
 
 IPV4 = LocalAddress(0, "127.0.0.1")
@@ -71,7 +72,10 @@ def udp_socket(local, port=0):
 
 def free_pair(*locals_):
     """An even port that is free on these addresses, as is the one above it."""
-    for port in range(20000, 30000, 2):
+    for _ in range(1000):
+        port = free_port("127.0.0.1")
+        if port % 2:
+            continue
         with ExitStack() as stack:
             try:
                 for local in locals_ or BOTH:
