@@ -60,8 +60,8 @@ LIMITS = {
     "FRAGMENTS_PER_SECOND": str(FRAGMENTS_PER_SECOND),
 }
 """Macros that the programs cannot be compiled without."""
-_MOST_KNOWN = {Component.RTP: UNNUMBERED_PER_SECOND, Component.RTCP: RTCP_PER_SECOND}
-"""Limit of the known source's packets that the kernel leaves to userspace each second, per port."""
+_MOST_KNOWN = UNNUMBERED_PER_SECOND, RTCP_PER_SECOND
+"""By component: limit of the known source's packets that the kernel leaves to userspace each second, per port."""
 
 
 _FEWEST_NEXT_HOPS, _MOST_NEXT_HOPS = 256, 1 << 16
@@ -172,8 +172,12 @@ class Programs:
             raise OffloadError(f"cannot attach the sk_lookup program: {error.strerror}") from error
 
     def mark(self, key: int, is_open: bool) -> None:
-        """Open or close a port in the port table."""
-        (self.tables.ports.open_port if is_open else self.tables.ports.close_port)(key)
+        """Open or close a port in the port table. At one that is closed nobody is expected any more."""
+        if is_open:
+            self.tables.ports.open_port(key)
+        else:
+            self.tables.ports.close_port(key)
+            self.tables.sources.expect(key, None, 0)
 
     def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
         """Keep room for packets of a source on their way to userspace (`bpf/budget.h`)."""

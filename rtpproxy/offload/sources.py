@@ -7,6 +7,9 @@ from rtpproxy.offload.layout import ByPort
 from rtpproxy.offload.maps import MappedArray
 from rtpproxy.session.latch import KnownSource
 
+_MAPPED = bytes(10) + b"\xff\xff"
+"""Precedes an IPv4 address."""
+
 
 class SourceTable(ByPort):
     """The known sources of all ports, whose only writer is here. Ports come as keys.
@@ -17,8 +20,9 @@ class SourceTable(ByPort):
     def __init__(self, sources: MappedArray, first_port: int, last_port: int) -> None:
         super().__init__(first_port, last_port)
         self._sources = sources
-        self._struct = sources.layout.packer("host", "ssrc", "port", "most", "is_known", "is_locked")
-        self._nobody = bytes(self._struct.size)
+        self._pack = sources.layout.packer("host", "ssrc", "port", "most", "is_known", "is_locked").pack_into
+        self._memory, self._size = sources.memory, sources.layout.size
+        self._nobody = bytes(self._size)
 
     def close(self) -> None:
         """Unmap them."""
@@ -26,12 +30,15 @@ class SourceTable(ByPort):
 
     def expect(self, key: int, source: KnownSource | None, most: int) -> None:
         """Let up to `most` packets a second of `source` go to userspace; None where it may be anybody."""
-        at, memory = self._sources.offset(self.row(key)), self._sources.memory
+        at = self.row(key) * self._size
         if source is None:
-            memory[at : at + self._struct.size] = self._nobody
+            self._memory[at : at + self._size] = self._nobody
             return
-        host = source.host.partition("%")[0]
-        address = socket.inet_pton(socket.AF_INET6, host if is_ipv6(host) else f"::ffff:{host}")
-        self._struct.pack_into(
-            *(memory, at, address, source.ssrc or 0, socket.htons(source.port), most, 1, source.is_locked)
-        )
+        host, port, is_locked, ssrc = source
+        self._pack(self._memory, at, _packed(host), ssrc or 0, socket.htons(port), most, 1, is_locked)
+
+
+def _packed(host: str) -> bytes:
+    if is_ipv6(host):
+        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return _MAPPED + socket.inet_pton(socket.AF_INET, host)

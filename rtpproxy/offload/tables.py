@@ -72,20 +72,21 @@ class PortTable(ByPort):
         self._hosts6_struct = hosts6.layout.value.packer("remote_host", "local_host", "from_host", "to_host")
         self._counters = counters
         self._writer = SequencedArray(rows, *_ENTRY)
-        self._is_open_at = rows.layout.offset("is_open")
+        self._is_open = rows.numbers("is_open")
 
     def close(self) -> None:
         """Unmap the rows."""
+        self._is_open.release()
         self._writer.release()
         self._rows.close()
 
     def open_port(self, key: int) -> None:
         """Steer packets for this port to the relay's sockets from now on."""
-        self._rows.memory[self._rows.offset(self.row(key)) + self._is_open_at] = 1
+        self._is_open[self.row(key)] = 1
 
     def close_port(self, key: int) -> None:
         """Leave packets for this port to whoever owns it. Its entry must have been withdrawn."""
-        self._rows.memory[self._rows.offset(self.row(key)) + self._is_open_at] = 0
+        self._is_open[self.row(key)] = 0
 
     def install(self, entry: ForwardingEntry, from_host: str, next_hop: int, ttl: int, ingress: Ingress) -> None:
         """Put an entry into the row of its port, or change it as a whole.

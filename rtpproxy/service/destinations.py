@@ -29,6 +29,9 @@ class Destinations:
         None where nothing may be sent, which is logged. Without RTP there is no RTCP, either.
         """
         rtcp = Endpoint(rtp.host, (rtp.port + 1) % 65536)
+        if self._reach.is_free(rtp.host):
+            leg.rtp.is_denied = leg.rtcp.is_denied = False
+            return rtp, rtcp
         leg.rtp.is_denied = leg.rtcp.is_denied = not self._accepts(session, leg, rtp)
         if leg.rtp.is_denied:
             return None, None

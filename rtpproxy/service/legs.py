@@ -54,7 +54,8 @@ class Legs:
             raise NoPortsError(str(error)) from error
         if leg.has_ports:
             self.close(session, leg, "new ports", now)
-        has_moved = local != leg.local
+        before = leg.local
+        has_moved = local is not before and local != before
         for stream in leg.streams:
             stream.settle(local, port + stream.component, now)
             self._offloading.add(stream)

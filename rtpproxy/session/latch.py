@@ -69,6 +69,7 @@ In *strict* mode (protocol.md 16, items 6 and 7) these rules differ:
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from rtpproxy.addr import Endpoint, is_public
 from rtpproxy.rtp.header import RtpHeader
@@ -110,8 +111,7 @@ _ACCEPTED = Verdict.ACCEPTED
 _LEARNED = Verdict.LEARNED
 
 
-@dataclass(frozen=True, slots=True)
-class KnownSource:
+class KnownSource(NamedTuple):
     """Says from whom a stream expects packets, so that strangers cannot displace them on their way to userspace."""
 
     host: str
@@ -168,10 +168,9 @@ class Latch:
         """From whom packets are expected now: whoever is accepted for certain. None where it may be anybody."""
         if self.remote is None:
             return None
-        is_any_port = self.is_asymmetric or bool(self.awaited_host)
-        host = self.awaited_host or self.remote.host
-        is_locked = self.is_locked or bool(self.awaited_host)
-        return KnownSource(host, 0 if is_any_port else self.remote.port, is_locked, self.ssrc)
+        if self.awaited_host or self.is_asymmetric:
+            return KnownSource(self.awaited_host or self.remote.host, 0, True, self.ssrc)
+        return KnownSource(*self.remote, self.is_latched, self.ssrc)
 
     def signal(self, endpoint: Endpoint, now: float) -> bool:
         """Prefill from a command (5.2); True when the remote changed.

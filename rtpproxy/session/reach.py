@@ -191,10 +191,12 @@ class Reach:
         `is_from_loopback` tells whether our address that it would be sent from is loopback.
         """
         host, port = to
-        rules = self._rules.get(host)
-        if rules is None:
-            rules = self._look_at(host)
+        rules = self._rules.get(host) or self._look_at(host)
         return rules.refusal(port, is_from_loopback) if rules is not _NO_RULES else ""
+
+    def is_free(self, host: str) -> bool:
+        """Tell if all of a host's ports may be sent to from anywhere, as for most: phones elsewhere."""
+        return (self._rules.get(host) or self._look_at(host)) is _NO_RULES
 
     def is_loopback(self, local: LocalAddress, local_host: str) -> bool:
         """Tell if a stream's own address is loopback: a configured one, or under a wildcard that of its packets.

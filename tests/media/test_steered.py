@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from rtpproxy.media.receiving import BATCH
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.offload.programs import Programs
-from rtpproxy.session.latch import KnownSource, Latch
+from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
@@ -756,23 +755,6 @@ def test_nothing_is_steered_after_the_end(namespace, phone, phone6):
     steered.close()
     assert_refused(port)
     assert_refused(port, LOOPBACK6)
-
-
-def test_programs_are_told_from_whom_packets_are_expected(namespace):
-    """Once for each change, and that nobody is expected any more when the port is given back."""
-    told = []
-    loop = asyncio.new_event_loop()
-    expect = lambda *what: told.append(what)  # noqa: E731
-    media = SteeredMedia(loop, lambda *_: None, lambda: 0.0, lambda *_: None, expect, lambda _: None)
-    key, known = IPV4.key(FIRST), KnownSource(FAR, 4000, True, 1)
-    media.expect(key, None, Component.RTP)
-    for source in (known, known, replace(known, ssrc=2)):
-        media.expect(key, source, Component.RTP)
-    assert told == [(key, known, Component.RTP), (key, replace(known, ssrc=2), Component.RTP)]
-    for _ in range(2):
-        media.close(IPV4, FIRST)
-    assert told[2:] == [(key, None, Component.RTP)]
-    loop.close()
 
 
 def test_closing_twice_and_before_the_start(namespace):

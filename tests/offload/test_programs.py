@@ -9,6 +9,9 @@ import pytest
 from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload.programs import Programs, instance_name, next_hops_of
+from rtpproxy.session.latch import KnownSource
+from rtpproxy.session.loops import RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
+from rtpproxy.session.session import Component
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -35,6 +38,22 @@ def test_nothing_is_left_when_memory_is_short(monkeypatch):
 
     monkeypatch.setattr("rtpproxy.offload.maps.mmap.mmap", map_nothing)
     refuse("cannot map the tables: Cannot allocate memory", ANY)
+
+
+def test_nobody_is_expected_at_a_port_that_is_closed():
+    """Else the phone of the call before would be one of the next call's."""
+    with contextlib.closing(Programs(Config(listen=(ANY,), lowest_port=30000, highest_port=30099))) as programs:
+        sources = programs.tables.sources
+        for port, component, most in (
+            (30000, Component.RTP, UNNUMBERED_PER_SECOND),
+            (30001, Component.RTCP, RTCP_PER_SECOND),
+        ):
+            programs.mark(port, True)
+            programs.expect(port, KnownSource("192.0.2.1", 4000, True, 7), component)
+            at = sources.row(port)
+            assert (sources._sources.column("most")[at], sources._sources.column("is_known")[at]) == (most, 1)
+            programs.mark(port, False)
+            assert (sources._sources.column("most")[at], sources._sources.column("is_known")[at]) == (0, 0)
 
 
 def programs_of(user):
