@@ -1,8 +1,11 @@
 // A flood: each run turns its frame into the next packet and sends it out of an interface, or drops it when enough were
 // sent or none is due. Live frames come back as the other end left them, so all that a template has is written anew.
 //
-// Compiled with EGRESS_IFINDEX, TEMPLATE_BYTES (a multiple of 8), PORTS (destination ports that take turns) and PORT_AT
-// (where the destination port is in the frame).
+// Compiled with EGRESS_IFINDEX, TEMPLATE_BYTES (a multiple of 8), PORTS (destination ports that take turns), PORT_AT
+// (where the destination port is in the frame) and SOURCES (IPv4 source addresses that take turns).
+
+#define CHECK_AT 24   // the checksum of an IPv4 header
+#define SOURCE_AT 28  // the second half of its source address
 
 // Of one run; written anew before each.
 struct run {
@@ -56,6 +59,13 @@ int flood(struct xdp_md *ctx)
 #if PORTS > 1
     __u16 first = bpf_ntohs(*(__u16 *)(data + PORT_AT));
     *(__u16 *)(data + PORT_AT) = bpf_htons(first + row->sent % PORTS);
+#endif
+#if SOURCES > 1
+    __u16 more = row->sent % SOURCES;
+    __u16 source = bpf_ntohs(*(__u16 *)(data + SOURCE_AT));
+    __u16 check = bpf_ntohs(*(__u16 *)(data + CHECK_AT));
+    *(__u16 *)(data + SOURCE_AT) = bpf_htons(source + more);
+    *(__u16 *)(data + CHECK_AT) = bpf_htons(check - more - (check < more));
 #endif
     row->sent++;
     return bpf_redirect(EGRESS_IFINDEX, 0);

@@ -22,16 +22,19 @@ _TEMPLATE_BYTES = 96
 class Flood:
     """Sends one frame over and over, out of an attacker's interface. A context manager.
 
-    With several ports, the destination port at `port_at` goes up with each packet; the UDP checksum must be absent.
+    With several ports, the destination port at `port_at` goes up with each packet, and with several sources, the source
+    address of an untagged IPv4 frame does. The UDP checksum must be absent.
     """
 
-    def __init__(self, attacker: Phone, frame: bytes, *, ports: int = 1, port_at: int = 0, cpu: int = 0) -> None:
+    def __init__(
+        self, attacker: Phone, frame: bytes, *, ports: int = 1, port_at: int = 0, sources: int = 1, cpu: int = 0
+    ) -> None:
         self._attacker = attacker
         self._cpu = cpu
         self._process: subprocess.Popen | None = None
         assert len(frame) >= _TEMPLATE_BYTES
         self._frame = frame
-        self._bpf = _compile(attacker.ifindex, ports, port_at)
+        self._bpf = _compile(attacker.ifindex, ports, port_at, sources)
         self._program = self._bpf.load_func(b"flood", BPF.XDP)
         templates = self._bpf[b"templates"]
         leaf = templates.Leaf()
@@ -79,12 +82,13 @@ class Flood:
         return False
 
 
-def _compile(egress_ifindex: int, ports: int, port_at: int) -> BPF:
+def _compile(egress_ifindex: int, ports: int, port_at: int, sources: int) -> BPF:
     defines = {
         "EGRESS_IFINDEX": egress_ifindex,
         "TEMPLATE_BYTES": _TEMPLATE_BYTES,
         "PORTS": ports,
         "PORT_AT": port_at,
+        "SOURCES": sources,
     }
     multiarch = sysconfig.get_config_var("MULTIARCH")
     flags = [f"-D{name}={value}" for name, value in defines.items()]

@@ -16,6 +16,7 @@ from scapy.packet import Raw
 
 from rtpproxy.offload.programs import (
     FRAGMENTS_PER_SECOND,
+    HOST_LEARNING_PER_SECOND,
     LEARNING_PER_SECOND,
     OTHERS_PER_SECOND,
     SOURCE_LEARNING_PER_SECOND,
@@ -38,6 +39,7 @@ STRANGERS_PORT = 6000
 PORT_AT = 36
 """Where the destination port is in a frame with IPv4 and no options."""
 OPEN_PORTS = 400
+SOURCES = 199
 CPU_SHARE = 0.05
 TICKS_PER_SECOND = 100
 
@@ -191,6 +193,21 @@ def test_a_flood_at_many_ports_that_are_still_learning(arena):
     )
     assert frames["up_no_entry"] <= (2 + seconds) * SOURCE_LEARNING_PER_SECOND, frames
     assert frames["dropped_learning"] > frames["up_no_entry"]
+    assert cpu_s <= CPU_SHARE * seconds + 0.1
+    for number in range(OPEN_PORTS // 2):
+        assert arena.relay.ask(f"D many{number} f") == "0"
+
+
+@only_compatible
+def test_a_flood_by_many_sources_at_many_ports_that_are_still_learning(arena):
+    """What is left of it by the limit of the host costs userspace little."""
+    ports = [arena.relay.port(f"U many{number} {CALLER} 4000 f") for number in range(OPEN_PORTS // 2)]
+    frames, seconds, cpu_s = arena.flood(
+        *(arena.frame(arena.header(), min(ports), chksum=0), 4 * FLOOD),
+        **{"ports": max(ports) - min(ports), "port_at": PORT_AT, "sources": SOURCES},
+    )
+    assert frames["dropped_host_limit"] > 0, frames
+    assert frames["up_no_entry"] <= (2 + seconds) * HOST_LEARNING_PER_SECOND, frames
     assert cpu_s <= CPU_SHARE * seconds + 0.1
     for number in range(OPEN_PORTS // 2):
         assert arena.relay.ask(f"D many{number} f") == "0"

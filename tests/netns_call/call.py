@@ -249,14 +249,24 @@ def _party(phone: Phone, at: Address) -> Party:
 
 @contextlib.contextmanager
 def paused(relay: RunningRelay) -> Iterator[None]:
-    """While the relay's process stands still, only the kernel can relay."""
+    """While the relay's process stands still, only the kernel can relay.
+
+    It is stopped when userspace has no packet left to count: while it counts one, nothing of that stream is forwarded.
+    """
     process = relay.process.pid
+    wait_for(lambda: _handled(relay) == _handled(relay), DEADLINE_S, "userspace to have no packets left")
     os.kill(process, signal.SIGSTOP)
     try:
         wait_for(lambda: " T " in Path(f"/proc/{process}/stat").read_text(), DEADLINE_S, "the relay to stand still")
         yield
     finally:
         os.kill(process, signal.SIGCONT)
+
+
+def _handled(relay: RunningRelay) -> int:
+    """Packets that came to userspace up to now. Those that wait there are taken before a second command is answered."""
+    told = dict(line.split(": ") for line in relay.ask("It").splitlines())
+    return int(told["packets received"]) - int(told.get("frames forwarded", 0))
 
 
 def verdicts(relay: RunningRelay) -> dict[str, int]:
