@@ -128,7 +128,7 @@ _Static_assert(sizeof(struct port_events) == 128, "events are two cache lines");
 
 /*
  * From whom packets are expected at a port, whether or not the kernel forwards them. Same index as the row. Written by
- * the controller by system calls, and not as a whole: a packet that meets a change counts as another kind.
+ * the controller, and not as a whole: a packet that meets a change counts as another kind.
  */
 struct port_source {
 	__be32 host[4];    /* IPv4 as ::ffff:a.b.c.d */

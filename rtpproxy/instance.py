@@ -156,7 +156,7 @@ class MediaPorts:
     media: SteeredMedia | BoundMedia
     claims: Claims
     programs: Programs | None = None
-    """The loaded BPF programs; None where ports are bound."""
+    """The BPF programs; None where ports are bound."""
     why_no_bpf: str = ""
     """Why BPF cannot be used although it was wanted; empty where it is used, or was not wanted."""
 
@@ -274,7 +274,7 @@ def _build_steered(
     clock: Clock,
     stack: ExitStack,
 ) -> MediaPorts:
-    """Load the programs and steer media ports. Raises OffloadError, after undoing everything."""
+    """Make the programs and steer media ports. Raises OffloadError, after undoing everything."""
     with ExitStack() as on_failure:
         programs = Programs(config, notes.ours.attach)
         on_failure.callback(programs.close)

@@ -115,7 +115,6 @@ PACKERS = {
     "offload.btf": "the kernel's description of its types",
     "media.sending": "UDP headers, and options of sockets",
     "media.receiving": "the zone of a link-local address",
-    "media.steered": "its own array of what the programs were told",
     "rtp.header": "RTP headers",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 _PACKAGE = "pyroute2"
 _MODULES = ("marshal", "ifaddrmsg", "ifinfmsg", "ndmsg", "rtmsg", "tcmsg")
@@ -25,14 +25,24 @@ def _empty_package() -> Iterator[None]:
     try:
         yield
     finally:
-        # Who imports pyroute2 later gets all of it.
+        # Whoever imports from pyroute2 later gets all of it.
         del sys.modules[_PACKAGE]
 
 
-# A version in which modules need the package does without this, and only takes longer to start.
-with suppress(ImportError), _empty_package():
-    for name in _MODULES:
-        importlib.import_module(f"{_PACKAGE}.netlink.rtnl.{name}")
+def _import_modules() -> None:
+    before = set(sys.modules)
+    try:
+        with _empty_package():
+            for name in _MODULES:
+                importlib.import_module(f"{_PACKAGE}.netlink.rtnl.{name}")
+    except (ImportError, AttributeError):
+        # A version in which modules need the package is imported as a whole, and only takes longer to start.
+        for name in set(sys.modules) - before:
+            if name.startswith(f"{_PACKAGE}."):
+                del sys.modules[name]
+
+
+_import_modules()
 
 from pyroute2.netlink.rtnl import (  # noqa: E402
     RTM_DELQDISC,

@@ -81,8 +81,11 @@ class OurNote:
     def _add(self, line: str) -> None:
         if self._directory is None:
             return
+        data = f"{line}\n".encode()
         try:
-            os.write(self._fd, f"{line}\n".encode())
+            if os.write(self._fd, data) < len(data):
+                os.write(self._fd, b"\n")  # what comes next is a line of its own
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.warning(
                 "the note %s/%s cannot be written: %s; should this relay be killed, the next one will not find all "

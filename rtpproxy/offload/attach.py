@@ -46,15 +46,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Attachable:
-    """A program for interfaces, which is loaded when it is first attached."""
+    """A program for interfaces, which need not be loaded yet."""
 
     name: str
     load: Callable[[], int]
-    """Returns the descriptor. Raises OffloadError if the kernel refuses the program."""
+    """Loads it, unless that was done before, and returns the descriptor. Raises OffloadError."""
 
     @property
     def id(self) -> int:
-        """The kernel's ID of the program. Raises OffloadError as `load` does."""
+        """The kernel's ID of the program; for one that was attached."""
         return program_id(self.load())
 
 
@@ -156,9 +156,8 @@ class Interfaces:
         if self._with_tc.get(link.index) is program:
             return ""
         try:
-            fd = program.load()
             self._take_off_tc(link.index)
-            self._clsact.attach(link.index, fd, program.name)
+            self._clsact.attach(link.index, program.load(), program.name)
         except OffloadError as error:
             return str(error)
         self._with_tc[link.index] = program

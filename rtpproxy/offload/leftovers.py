@@ -1,6 +1,6 @@
 """Detaches programs that a killed relay left on interfaces: what is attached by netlink outlives its process.
 
-They are recognized by their IDs, which netlink tells everybody, and which the relay noted before it attached anything.
+They are recognized by their IDs, which netlink tells everybody, and which were noted before the program was attached.
 The kernel counts up to 2 billion before it gives an ID to another program (`bpf_prog_alloc_id`), and notes of before
 this boot are not followed. An `sk_lookup` program needs none of this: its link goes with the process.
 """

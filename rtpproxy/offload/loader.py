@@ -45,6 +45,8 @@ _GEOMETRY_MACROS = (
     *("FIRST_IPV4", "FIRST_IPV4_SLOT", "FIRST_IPV6", "FIRST_IPV6_SLOT"),
 )
 """Macros that tell which row belongs to which port of which address."""
+_PASSING = errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE
+"""Errors that say nothing about the program."""
 _LOGGED_LINES = 40
 """Last lines of what the verifier says of a program that is refused; the reason is at the end."""
 
@@ -52,7 +54,7 @@ _LOGGED_LINES = 40
 class OnDemand:
     """Compiled programs, each of which is loaded when it is first asked for.
 
-    The kernel takes longer to verify the two programs for TC than everything else at start, and most hosts need none.
+    The kernel takes a third of a start's processor time to verify the two programs for TC, and most hosts need none.
     """
 
     def __init__(self, compiled: Compiled, map_fds: Sequence[int], names: Mapping[str, str]) -> None:
@@ -63,13 +65,22 @@ class OnDemand:
         self._map_fds = map_fds
         self._names = names
         self._fds: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
 
     def fd(self, function: str) -> int:
-        """Return the descriptor of a program. Raises OffloadError if the kernel refuses it."""
+        """Return the descriptor of a program. Raises OffloadError if the kernel refuses it, now or earlier."""
+        if function in self._refused:
+            raise OffloadError(self._refused[function])
         if function not in self._fds:
             code = self._compiled.code(function, self._map_fds)
             name = self._names.get(function, function)
-            self._fds[function] = _load(_PROGRAMS[function], code, self._compiled.licence, name)
+            try:
+                self._fds[function] = _load(_PROGRAMS[function], code, self._compiled.licence, name)
+            except OffloadError as error:
+                # Verifying takes a tenth of a second; only what may pass is tried again.
+                if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSING):
+                    self._refused[function] = str(error)
+                raise
         return self._fds[function]
 
     def close(self) -> None:
@@ -184,8 +195,9 @@ def _load(kind: _Kind, code: bytes, licence: str, name: str) -> int:
     try:
         return load_program(program)
     except OSError as error:
-        for line in why_refused(program)[-_LOGGED_LINES:]:
-            log.debug("BPF verifier: %s", line)
+        if log.isEnabledFor(logging.DEBUG):
+            for line in why_refused(program)[-_LOGGED_LINES:]:
+                log.debug("BPF verifier: %s", line)
         raise OffloadError(f"cannot load the program for {kind.what}: {_reason(error)}") from error
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import ipaddress
+import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from rtpproxy.config import CACHE_DIRECTORY, SHORT_BYTES, Config, ListenAddress, OffloadMode
@@ -21,6 +22,8 @@ from rtpproxy.session.latch import SEQUENCE_DISTANCE, KnownSource
 from rtpproxy.session.local import slots_of
 from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
 from rtpproxy.session.session import Component
+
+log = logging.getLogger(__name__)
 
 OTHERS_PER_SECOND = 8
 """Limit of packets from other sources than the locked one that the kernel leaves to userspace, per port.
@@ -86,6 +89,8 @@ class Programs:
     def __init__(self, config: Config, on_attachable: Callable[[Collection[int]], None] = lambda _: None) -> None:
         """Make the maps. Programs are loaded when they are needed; with `-u` at once, while the privilege lasts.
 
+        One that the kernel refuses is an error in the log, and interfaces do without it.
+
         `on_attachable` is told the kernel's IDs of all programs that may be attached to interfaces, whenever there is
         one more, and before it is attached.
 
@@ -121,14 +126,15 @@ class Programs:
             self.refusals = Refusals(self._loaded)
             self._on_attachable = on_attachable
             self._attachable: dict[str, int] = {}
+            self._told: set[str] = set()
             self.on_interfaces = ProgramSet(
                 *(
                     Attachable(names[function], partial(self._load, function))
                     for function in ("on_xdp", "on_tc", "on_tc_behind_xdp")
                 )
             )
-            if config.user and config.offload is not OffloadMode.OFF:
-                for program in (self.on_interfaces.xdp, self.on_interfaces.tc, self.on_interfaces.tc_behind_xdp):
+            for program in self._of(config.offload) if config.user else ():
+                with suppress(OffloadError):  # logged
                     program.load()
             wildcards = {address.is_ipv6 for address in listen if not address.host}
             for address, slot in zip(listen, slots_of(listen), strict=True):
@@ -136,13 +142,22 @@ class Programs:
                     self.host_maps.add_local(address.host, slot)
             stack.pop_all()
 
-    def trace(self) -> str:
+    def _of(self, mode: OffloadMode) -> tuple[Attachable, ...]:
+        """Return the programs that interfaces may be given."""
+        found = self.on_interfaces
+        return {
+            OffloadMode.AUTO: (found.xdp, found.tc, found.tc_behind_xdp),
+            OffloadMode.XDP: (found.xdp,),
+            OffloadMode.TC: (found.tc,),
+            OffloadMode.OFF: (),
+        }[mode]
+
+    def _trace(self, own: int) -> str:
         """Count frames of our XDP program that drivers do not send. Returns why not all can be seen, else nothing."""
         loaded, name = self._loaded, ""
         if loaded.programs.why_untraced:
             return loaded.programs.why_untraced
         try:
-            own = program_id(self.on_interfaces.xdp.load())
             CalledMap(loaded.map_fds["own_program"], loaded.layouts["own_program"]).write(0, own)
             for function, name in loader.TRACEPOINTS.items():
                 self._tracers.append(attach_tracepoint(loaded.programs.fd(function), name))
@@ -153,11 +168,23 @@ class Programs:
         return ""
 
     def _load(self, function: str) -> int:
-        """Load a program for interfaces, unless it is loaded. Raises OffloadError."""
-        fd = self._loaded.programs.fd(function)
+        """Load a program for interfaces, unless it is loaded. Raises OffloadError, which is logged the first time."""
+        try:
+            fd = self._loaded.programs.fd(function)
+        except OffloadError as error:
+            if function not in self._told:
+                self._told.add(function)
+                log.error("%s", error)
+            raise
         if function not in self._attachable:
             self._attachable[function] = program_id(fd)
             self._on_attachable(self._attachable.values())
+            if function == "on_xdp":
+                why = self._trace(self._attachable[function])
+                if why:
+                    log.info(
+                        "not all frames that drivers do not send for XDP are seen; they count as forwarded: %s", why
+                    )
         return fd
 
     def steer(self, receivers: Sequence[int]) -> None:

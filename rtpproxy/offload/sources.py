@@ -20,9 +20,9 @@ class SourceTable(ByPort):
     def __init__(self, sources: MappedArray, first_port: int, last_port: int) -> None:
         super().__init__(first_port, last_port)
         self._sources = sources
-        self._pack = sources.layout.packer("host", "ssrc", "port", "most", "is_known", "is_locked").pack_into
-        self._memory, self._size = sources.memory, sources.layout.size
-        self._nobody = bytes(self._size)
+        self._struct = sources.layout.packer("host", "ssrc", "port", "most", "is_known", "is_locked")
+        self._memory, self._row_bytes = sources.memory, sources.layout.size
+        self._nobody = bytes(self._struct.size)
 
     def close(self) -> None:
         """Unmap them."""
@@ -30,12 +30,15 @@ class SourceTable(ByPort):
 
     def expect(self, key: int, source: KnownSource | None, most: int) -> None:
         """Let up to `most` packets a second of `source` go to userspace; None where it may be anybody."""
-        at = self.row(key) * self._size
+        start = self.row(key) * self._row_bytes
+        row = slice(start, start + self._struct.size)
         if source is None:
-            self._memory[at : at + self._size] = self._nobody
-            return
-        host, port, is_locked, ssrc = source
-        self._pack(self._memory, at, _packed(host), ssrc or 0, socket.htons(port), most, 1, is_locked)
+            wanted = self._nobody
+        else:
+            host, port, is_locked, ssrc = source
+            wanted = self._struct.pack(_packed(host), ssrc or 0, socket.htons(port), most, 1, is_locked)
+        if self._memory[row] != wanted:
+            self._memory[row] = wanted
 
 
 def _packed(host: str) -> bytes:

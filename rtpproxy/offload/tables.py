@@ -35,7 +35,7 @@ class Tables:
     """All tables of one running relay."""
 
     def __init__(self, loaded: Loaded, first_port: int, last_port: int) -> None:
-        """Map everything. The programs were loaded for the media ports from `first_port` to `last_port`.
+        """Map everything. The programs were compiled for the media ports from `first_port` to `last_port`.
 
         Raises OSError, after unmapping everything.
         """

@@ -7,7 +7,7 @@ import logging
 from asyncio import AbstractEventLoop, Handle, TimerHandle
 from collections.abc import Callable, Collection
 
-from rtpproxy.config import Config, OffloadMode
+from rtpproxy.config import Config
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.network.addresses import HostAddresses, addresses_of_host
 from rtpproxy.network.events import EventHandlers, Events
@@ -43,7 +43,6 @@ class KernelTier:
         self._loop = loop
         self._events = Events()
         self._netlink = Rtnetlink()
-        self._trace = programs.trace
         self._interfaces = Interfaces(
             *(self._netlink, programs.on_interfaces, config.interfaces, config.offload, programs.refusals.count)
         )
@@ -78,7 +77,6 @@ class KernelTier:
         # What a killed predecessor left may just have been detached.
         self._interfaces.links.reload()
         self._check_names()
-        self._see_what_is_not_sent()
         self._follow_addresses()
         self._follow_frames()
         reports = self._attach_wanted()
@@ -122,13 +120,6 @@ class KernelTier:
                 "a driver leaves no room before its frames for a longer header: userspace relays packets that arrive "
                 "there and leave with IPv6 instead of IPv4, or with a VLAN tag (counted as up_no_headroom)"
             )
-
-    def _see_what_is_not_sent(self) -> None:
-        if self._config.offload is OffloadMode.TC:
-            return
-        why = self._trace()
-        if why:
-            log.info("not all frames that drivers do not send for XDP are seen; they count as forwarded: %s", why)
 
     def _check_names(self) -> None:
         for name in self._config.interfaces:

@@ -346,7 +346,7 @@ def test_a_burst_that_fits_is_executed_in_order(loop_factory: LoopFactory, echo:
 def test_any_datagram_has_one_answer(loop_name: str) -> None:
     addresses, echo = [free(ControlKind.UDP), free(ControlKind.UDP6)], Echo()
     blank = st.text(" \t\r\n", max_size=3).map(str.encode)
-    answers: dict[bytes, set[bytes]] = {}
+    answers: dict[tuple[ControlAddress, tuple[str, int], bytes], set[bytes]] = {}
 
     @settings(max_examples=100, deadline=None)
     @given(
@@ -359,7 +359,8 @@ def test_any_datagram_has_one_answer(loop_name: str) -> None:
         with connect_to(address) as client:
             client.send(datagram)
             # A client that happens to have the port and the cookie of an earlier one gets the reply to that one.
-            possible = answers.setdefault(token if is_usable else b"", set())
+            own = client.getsockname()[:2]
+            possible = answers.setdefault((address, own, token if is_usable else b""), set())
             possible.add(b"%b [%b]\n" % (token, command) if is_usable else b"[]\n")
             assert client.recv(65536) in possible
 

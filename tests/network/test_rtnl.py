@@ -27,14 +27,19 @@ def test_others_get_all_of_it(order):
     assert python(f"{code}; print(all.ifinfmsg is ifinfmsg, IPRoute.__name__)")[-1] == "True IPRoute"
 
 
-def test_version_that_needs_all_of_it():
-    """It is imported as a whole, then."""
+@pytest.mark.parametrize("error", ["ImportError", "AttributeError"])
+def test_version_that_needs_all_of_it(error):
+    """It is imported as a whole, then, and nothing of the first try is left."""
     code = (
         "import importlib, sys\n"
+        "real = importlib.import_module\n"
         "def refuse(name):\n"
-        "    raise ImportError(name)\n"
+        "    if name.endswith('.ndmsg'):\n"
+        f"        raise {error}(name)\n"
+        "    return real(name)\n"
         "importlib.import_module = refuse\n"
         f"{ASK}\n"
-        "print('pyroute2.iproute' in sys.modules)"
+        "import pyroute2.netlink\n"
+        "print('pyroute2.iproute' in sys.modules, pyroute2.netlink is sys.modules['pyroute2.netlink'])"
     )
-    assert python(code) == ["18 pyroute2.netlink.rtnl.ifinfmsg", "True"]
+    assert python(code) == ["18 pyroute2.netlink.rtnl.ifinfmsg", "True True"]

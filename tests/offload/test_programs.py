@@ -1,13 +1,16 @@
 """Programs and maps where something after loading fails; the rest is in tests/netns_call and tests/bpf."""
 
 import contextlib
+import errno
 import gc
+import logging
 import os
 
 import pytest
 
-from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress
+from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError
+from rtpproxy.offload import loader
 from rtpproxy.offload.programs import Programs, instance_name, next_hops_of
 from rtpproxy.session.latch import KnownSource
 from rtpproxy.session.loops import RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
@@ -64,7 +67,7 @@ def programs_of(user):
 
 
 def test_programs_are_loaded_when_they_are_needed():
-    """Those for TC cost more processor time than the rest of a start, and most hosts never need them."""
+    """Those for TC cost a third of a start's processor time, and most hosts never need them."""
     context, noted = programs_of("")
     with context as programs:
         assert noted == []
@@ -82,6 +85,61 @@ def test_programs_are_loaded_while_the_user_may():
     with context as programs:
         on_interfaces = programs.on_interfaces
         assert noted[-1] == (on_interfaces.xdp.id, on_interfaces.tc.id, on_interfaces.tc_behind_xdp.id)
+
+
+@pytest.mark.parametrize("user", ["", "nobody"])
+@pytest.mark.parametrize("refused", ["XDP", "TC"])
+def test_program_that_the_kernel_refuses(monkeypatch, caplog, refused, user):
+    """It is an error in the log, once, and not tried again; the others are not lost."""
+    real, tried = loader.load_program, []
+
+    def load(program):
+        tried.append(program.name)
+        if program.kind == {"XDP": 6, "TC": 3}[refused]:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(program)
+
+    monkeypatch.setattr(loader, "load_program", load)
+    context, noted = programs_of(user)
+    with context as programs:
+        on_interfaces = programs.on_interfaces
+        by_kind = {"XDP": [on_interfaces.xdp], "TC": [on_interfaces.tc, on_interfaces.tc_behind_xdp]}
+        for _ in range(2):
+            for program in by_kind[refused]:
+                with pytest.raises(OffloadError, match=f"^cannot load the program for {refused}: Invalid argument"):
+                    program.load()
+        for kind, found in by_kind.items():
+            if kind != refused:
+                assert all(program.load() >= 0 for program in found)
+        errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(errors) == len(by_kind[refused])
+        assert len(noted[-1]) == 3 - len(by_kind[refused])
+        assert len(tried) == len(set(tried))
+
+
+def test_program_that_there_was_no_memory_for_is_tried_again(monkeypatch):
+    real, answers = loader.load_program, [OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def load(program):
+        if answers:
+            raise answers.pop()
+        return real(program)
+
+    monkeypatch.setattr(loader, "load_program", load)
+    context, _ = programs_of("")
+    with context as programs:
+        with pytest.raises(OffloadError, match="Cannot allocate memory"):
+            programs.on_interfaces.xdp.load()
+        assert programs.on_interfaces.xdp.load() >= 0
+        assert len(programs._tracers) == len(loader.TRACEPOINTS)
+
+
+@pytest.mark.parametrize(("mode", "count"), [(OffloadMode.XDP, 1), (OffloadMode.TC, 1), (OffloadMode.OFF, 0)])
+def test_with_a_user_only_what_the_mode_can_use_is_loaded(mode, count):
+    noted = []
+    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099, user="nobody", offload=mode)
+    with contextlib.closing(Programs(config, lambda ids: noted.append(tuple(ids)))):
+        assert len(noted) == count
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
