@@ -224,7 +224,12 @@ class Reach:
         control_ports = {
             one.port for one in self._control if one.is_at(number, is_ours) or one.is_behind(advertised_for)
         }
-        listed = [one for one in self._listed if one.first <= number <= one.last]
+        version = 6 if is_ipv6(host) else 4
+        listed = [
+            one
+            for one in self._listed
+            if one.first <= number <= one.last and one.asked.network.version == version  # ::/0 is no IPv4
+        ]
         if not (is_ours or advertised_for or control_ports or listed):
             return _NO_RULES
         return _Rules(

@@ -201,6 +201,16 @@ def test_a_network_is_looked_at_only_for_its_ports():
     assert refusal("2001:db8::2", 10, allow=allow, deny=deny) == "--media-deny ::/0"
 
 
+@pytest.mark.parametrize("network", ["::/0", "::/1", "::ffff:0:0/96"])
+def test_an_ipv6_network_says_nothing_of_ipv4(network):
+    assert refusal("192.0.2.1", deny=networks(network)) == ""
+    assert refusal("127.0.0.1", allow=networks(network)) == LOOPBACK
+
+
+def test_an_ipv4_network_says_nothing_of_ipv6():
+    assert refusal("2001:db8::1", deny=networks("0.0.0.0/0")) == ""
+
+
 def test_an_allowed_network_says_nothing_of_others():
     assert refusal(PHONE, allow=networks("10.0.0.0/8")) == ""
 
