@@ -88,13 +88,12 @@ class Watch:
         self._explained = explained
         changed = set()
         for index, is_new in contradicted.ingress.items():
-            if is_explained and not is_new:
-                continue
-            if self._check(index, now):
+            if (is_new or not is_explained) and self._check(index, now):
                 changed.add(index)
                 continue
+            # The verdicts are those of the whole host: they may be on other frames, and explain nothing here.
             obstacles = self._in_front(index)
-            if obstacles and self._is_now_barred(index, obstacles, now):
+            if obstacles and self._is_now_barred(index, obstacles, now, is_certain=is_new or not is_explained):
                 changed.add(index)
             elif not (obstacles or is_explained):
                 self._tell(index, _UNEXPLAINED)
@@ -144,20 +143,26 @@ class Watch:
             log.error("%s: cannot ask what is in front of our TC program: %s", self._name(index), error)
             return []
 
-    def _is_now_barred(self, index: int, obstacles: list[str], now: float) -> bool:
-        """Bar TC on an interface where nothing passes our program for a second, because of what is in front of it."""
+    def _is_now_barred(self, index: int, obstacles: list[str], now: float, *, is_certain: bool) -> bool:
+        """Bar TC on an interface where nothing passes our program for a second, because of what is in front of it.
+
+        What is in front is told at the first look if it is certain to be the reason, else once nothing passes.
+        """
         report = self._interfaces.report(index)
         why = f"{' and '.join(obstacles)} in front of our TC program keeps packets from it"
         counts = {key: self._forwarded(key) for key in self._forwarder.installed_by(index)}
         before = self._counts.get(index)
         self._counts[index] = counts
         if before is None:
-            self._tell(index, why)
+            if is_certain:
+                self._tell(index, why)
             return False
         if report is None or report.tier is not Tier.TC:
             return False
         if any(count != before.get(key, count) for key, count in counts.items()):
             return False
+        if (index, why) not in self._told:
+            self._tell(index, why)
         self._bar(index, Hook.TC, why, now + PAUSE_S)
         self._obstacles[index] = obstacles
         self._interfaces.renew(index)

@@ -231,6 +231,30 @@ def test_obstacle_that_lets_others_pass(scene, warnings):
     assert len(warnings()) == 1
 
 
+def test_obstacle_beside_verdicts_on_other_frames(scene, warnings):
+    """They are those of the whole host, of a trunk's other VLANs for instance; that nothing passes tells."""
+    scene.interfaces.bar(INDEX, Hook.XDP, "TC only")
+    scene.interfaces.front = ["tcx program 7"]
+    scene.verdicts["up_fragment"] += 50
+    assert scene.contradict(1.0) == set()
+    assert warnings() == []
+    scene.verdicts["up_fragment"] += 50
+    assert scene.contradict(2.0) == {INDEX}
+    assert (INDEX, Hook.TC) in scene.interfaces.barred
+    (told,) = warnings()
+    assert told.startswith("eth0: tcx program 7 in front of our TC program")
+
+
+def test_obstacle_that_lets_others_pass_beside_verdicts_that_explain(scene, warnings):
+    scene.interfaces.bar(INDEX, Hook.XDP, "TC only")
+    scene.interfaces.front = ["TC filter of priority 1 (bpf)"]
+    for now in (1.0, 2.0, 3.0):
+        scene.verdicts["up_fragment"] += 50
+        scene.forwarded[35001] += 50
+        assert scene.contradict(now) == set()
+    assert (scene.interfaces.barred.keys(), warnings()) == ({(INDEX, Hook.XDP)}, [])
+
+
 def test_obstacle_in_front_of_tc_behind_xdp(scene):
     """The rest of the interface goes on by XDP."""
     scene.interfaces.front = ["tcx program 7"]
