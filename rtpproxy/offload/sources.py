@@ -1,6 +1,7 @@
 """Tells the programs from whom packets are expected at a port, so that a flood of others displaces none of them."""
 
 import socket
+from functools import lru_cache
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.offload.layout import ByPort
@@ -33,14 +34,16 @@ class SourceTable(ByPort):
         start = self.row(key) * self._row_bytes
         row = slice(start, start + self._struct.size)
         if source is None:
-            wanted = self._nobody
-        else:
-            host, port, is_locked, ssrc = source
-            wanted = self._struct.pack(_packed(host), ssrc or 0, socket.htons(port), most, 1, is_locked)
+            self._memory[row] = self._nobody
+            return
+        host, port, is_locked, ssrc = source
+        wanted = self._struct.pack(_packed(host), ssrc or 0, socket.htons(port), most, 1, is_locked)
+        # Packets of a source that stays must not meet a row that is being written.
         if self._memory[row] != wanted:
             self._memory[row] = wanted
 
 
+@lru_cache(maxsize=256)  # RTP and RTCP of a phone come from one address
 def _packed(host: str) -> bytes:
     if is_ipv6(host):
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
