@@ -83,8 +83,11 @@ class OurNote:
             return
         data = f"{line}\n".encode()
         try:
-            if os.write(self._fd, data) < len(data):
-                os.write(self._fd, b"\n")  # what comes next is a line of its own
+            written = os.write(self._fd, data)
+            if written < len(data):
+                # Else the next line would be the rest of this one.
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+                os.lseek(self._fd, 0, os.SEEK_END)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.warning(

@@ -105,3 +105,17 @@ def test_note_that_cannot_be_written_is_a_warning(path, keep, caplog):
     (record,) = caplog.records
     assert record.levelname.startswith("WARN")
     assert f"{only_note(path)} cannot be written: Broken pipe; " in record.getMessage()
+
+
+def test_half_a_line_is_taken_back(path, keep, monkeypatch, caplog):
+    """A disk that is full in the middle of a line; the next one is not the rest of it."""
+    notes = keep()
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+        notes.ours.claim(CLAIM)
+    (record,) = caplog.records
+    assert "cannot be written: No space left on device; " in record.getMessage()
+    notes.ours.attach([41])
+    found = parse(only_note(path).read_text())
+    assert (found.claims, found.programs) == ({}, frozenset({41}))
