@@ -112,8 +112,5 @@ class SteeredMedia:
 def _probe_pair(address: LocalAddress, rtp_port: int) -> None:
     """Raise PortBusyError where another program has one of the two ports."""
     for port in (rtp_port, rtp_port + 1):
-        probe = datagram_socket(family_of(address))
-        try:
+        with datagram_socket(family_of(address)) as probe:
             bind_port(probe, address, port)
-        finally:
-            probe.close()

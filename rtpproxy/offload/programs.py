@@ -133,13 +133,14 @@ class Programs:
                     for function in ("on_xdp", "on_tc", "on_tc_behind_xdp")
                 )
             )
-            for program in self._of(config.offload) if config.user else ():
-                with suppress(OffloadError):  # logged
-                    program.load()
             wildcards = {address.is_ipv6 for address in listen if not address.host}
             for address, slot in zip(listen, slots_of(listen), strict=True):
                 if address.is_ipv6 not in wildcards:
                     self.host_maps.add_local(address.host, slot)
+            # Last, because what is attached to tracepoints then is not undone by `stack`.
+            for program in self._of(config.offload) if config.user else ():
+                with suppress(OffloadError):  # logged
+                    program.load()
             stack.pop_all()
 
     def _of(self, mode: OffloadMode) -> tuple[Attachable, ...]:
