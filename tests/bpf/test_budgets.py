@@ -21,6 +21,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.programs import (
     FRAGMENTS_PER_SECOND,
+    HOST_KNOWN_PER_SECOND,
     HOST_LEARNING_PER_SECOND,
     HOST_OTHERS_PER_SECOND,
     LEARNING_PER_SECOND,
@@ -38,6 +39,7 @@ pytestmark = [pytest.mark.root, pytest.mark.kernel]
 KNOWN, ODD, MOVED, OTHER, LEARNING, UNKNOWN = range(6)
 """In the order of enum budget_kind (bpf/budget.h)."""
 MOST = 5000
+FLOOD_PER_SECOND = 500_000
 STRANGER = 9
 """A source port of nobody's."""
 ELSEWHERE = "192.0.2.1"
@@ -189,6 +191,36 @@ def test_a_phone_that_moved_is_heard_where_userspace_relays(plane):
     assert plane.run_this_second(port, moved) == passed(moved, "up_no_entry")
 
 
+@pytest.mark.parametrize("is_forwarding", [True, False])
+def test_a_phone_that_moved_is_heard_in_the_first_second_of_a_flood(plane, is_forwarding):
+    """Its first packet is, after all of the flood's in that second, and though other ports are flooded as well."""
+    port = plane.install().port if is_forwarding else open_port(plane, ssrc=0xCAFEF00D)
+    plane.run(received(port, rtp(sequence=7000)))
+    moved, flood = (received(port, rtp(sequence=7001, ssrc=ssrc), sport=STRANGER) for ssrc in (0xCAFEF00D, 0xBAD))
+    reason = "up_other_source" if is_forwarding else "up_no_entry"
+    for _ in range(3):
+        plane.end_second(port)
+        assert plane.run_often(flood, FLOOD_PER_SECOND)["dropped_other_source"] > FLOOD_PER_SECOND / 2
+        plane.use_up(OTHER, HOST_OTHERS_PER_SECOND)
+        for _ in range(OTHERS_PER_SECOND):
+            assert plane.run_this_second(port, moved) == passed(moved, reason)
+
+
+def test_a_phone_that_moved_waits_for_the_next_second_at_most(plane):
+    """Somebody who knows its SSRC and sequence numbers was faster, at its port and at those of others."""
+    entry = plane.install()
+    plane.run(received(entry.port, rtp(sequence=7000)))
+    moved, flood = (received(entry.port, rtp(sequence=7001, ssrc=ssrc), sport=STRANGER) for ssrc in (0xCAFEF00D, 0xBAD))
+    plane.use_up(MOVED, OTHERS_PER_SECOND, entry.port)
+    assert plane.run_this_second(entry.port, moved) == dropped(moved, "dropped_other_source")
+    plane.use_up(MOVED, 0, entry.port)
+    plane.use_up(MOVED, HOST_OTHERS_PER_SECOND)
+    assert plane.run_this_second(entry.port, moved) == dropped(moved, "dropped_host_limit")
+    plane.end_second(entry.port)
+    plane.run_often(flood, FLOOD_PER_SECOND)
+    assert plane.run_this_second(entry.port, moved) == passed(moved, "up_other_source")
+
+
 # The whole host
 
 
@@ -212,6 +244,37 @@ def test_all_ports_together_have_a_limit(plane, kind, most, is_locked):
         assert plane.run_this_second(port, frame) == outcome(frame, reason)
     own = received(ports[1], rtp())
     assert plane.run_this_second(ports[1], own) == passed(own, "up_no_entry")
+
+
+def own_plain(port):
+    return received(port, rtp())
+
+
+def own_odd(port):
+    return bytes(ethernet() / option(port, CALLER.port))
+
+
+OWN = {
+    "plain": (own_plain, "up_no_entry", KNOWN, HOST_KNOWN_PER_SECOND),
+    "odd": (own_odd, "up_ip_options", ODD, HOST_LEARNING_PER_SECOND),
+}
+
+
+@pytest.mark.parametrize(("name", "other_name"), [("plain", "odd"), ("odd", "plain")])
+def test_known_sources_together_have_a_limit(plane, name, other_name):
+    """Their packets with IP options have one of their own, and so have strangers."""
+    build, reason, kind, most = OWN[name]
+    build_other, other_reason, *_ = OWN[other_name]
+    first, second = (open_port(plane, is_locked=True) for _ in range(2))
+    frame, over, other = build(first), build(second), build_other(second)
+    stranger = received(second, rtp(), sport=STRANGER)
+    plane.use_up(kind, most - 1)
+    assert plane.run_this_second(first, frame) == passed(frame, reason)
+    assert plane.run_this_second(second, over) == dropped(over, "dropped_host_limit")
+    assert plane.run_this_second(second, other) == passed(other, other_reason)
+    assert plane.run_this_second(second, stranger) == passed(stranger, "up_no_entry")
+    plane.end_second(second)
+    assert plane.run(over) == passed(over, reason)
 
 
 # What hides its ports
