@@ -266,6 +266,13 @@ def _set_ipv6(enabled: bool) -> None:
         (directory / "accept_dad").write_text("0")
 
 
+def udp_counter(name: str, process: int | str = "self") -> int:
+    """Read a counter of UDP over IPv4 in the network namespace of a process: InCsumErrors, RcvbufErrors, ..."""
+    lines = Path(f"/proc/{process}/net/snmp").read_text().splitlines()
+    names, values = (line.split()[1:] for line in lines if line.startswith("Udp:"))
+    return int(values[names.index(name)])
+
+
 def _signal_group(process: subprocess.Popen, number: int) -> None:
     if process.returncode is None:  # else it was waited for, and the number may be another's by now
         with contextlib.suppress(ProcessLookupError):

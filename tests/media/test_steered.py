@@ -29,6 +29,7 @@ from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
 from tests.fakes import Inbox
+from tests.netns import udp_counter
 from tests.running import own_namespace
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -224,16 +225,10 @@ def ones_sum(data):
     return total
 
 
-def snmp(name):
-    """A counter of UDP over IPv4 in this namespace, or over both."""
-    names, values = (line.split()[1:] for line in Path("/proc/net/snmp").read_text().splitlines() if "Udp:" in line)
-    return int(values[names.index(name)])
-
-
 def wrong_checksums():
     """Datagrams of either family that were thrown away for a wrong checksum."""
     of_ipv6 = dict(line.split() for line in Path("/proc/net/snmp6").read_text().splitlines())
-    return snmp("InCsumErrors") + int(of_ipv6["Udp6InCsumErrors"])
+    return udp_counter("InCsumErrors") + int(of_ipv6["Udp6InCsumErrors"])
 
 
 # Receiving
@@ -371,11 +366,11 @@ def test_what_waits_for_a_port_that_is_closed_meanwhile_still_says_which(media, 
 
 def test_wrong_checksums_would_be_noticed(pair, phone):
     """The tests below rely on this: the kernel verifies the checksum of what a raw socket sent."""
-    before = snmp("InCsumErrors")
+    before = udp_counter("InCsumErrors")
     to_port = phone.getsockname()[1]
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
         raw.sendto(struct.pack("!HHHH", pair, to_port, 10, 0x1234) + b"xx", (LOOPBACK, 0))
-    wait_for(lambda: snmp("InCsumErrors") == before + 1, DEADLINE_S, "the wrong checksum to be counted")
+    wait_for(lambda: udp_counter("InCsumErrors") == before + 1, DEADLINE_S, "the wrong checksum to be counted")
 
 
 @pytest.mark.parametrize("local", [IPV4, IPV6], ids=["IPv4", "IPv6"])
