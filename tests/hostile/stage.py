@@ -15,7 +15,22 @@ import pytest
 from scapy.all import IP, UDP, Ether, IPv6, Packet, Raw
 
 from tests.netns import Phone, Topology
-from tests.netns_call.call import BOUND, KERNEL, STEERED, TC, Address, Call, Party, PhonePort, Tap, Way, paused, rtcp
+from tests.netns_call.call import (
+    BOUND,
+    KERNEL,
+    STEERED,
+    TC,
+    Address,
+    Call,
+    Party,
+    PhonePort,
+    Tap,
+    Way,
+    number_of,
+    numbered,
+    paused,
+    rtcp,
+)
 from tests.netns_call.dual_stack.families import EVERYWHERE
 from tests.running import RunningRelay, rtp
 from tests.waiting import DEADLINE_S, wait_for
@@ -196,6 +211,37 @@ def add_address(topology: Topology, phone: Phone, ip: str) -> None:
     """Give a phone another address, which the relay's host knows the way to."""
     phone.run(["ip", "addr", "add", f"{ip}/32", "dev", phone.ifname])
     topology.relay.run(["ip", "route", "add", f"{ip}/32", "dev", phone.gateway.ifname])
+
+
+def check_stream(way: Way, sender: Party, receiver: Party) -> None:
+    """Check that packets get through a flood, intact and from our address: in the kernel all of them, else some."""
+    sent, arrived = 0, []
+
+    def is_enough() -> bool:
+        nonlocal sent
+        if sent < 40 or not way.is_kernel:
+            sent += 1
+            sender.send(numbered(sent))
+        arrived.extend(receiver.rtp.take())
+        return len(arrived) >= 40
+
+    wait_for(is_enough, DEADLINE_S, "packets to get through the flood")
+    assert {source for _, source in arrived} == {receiver.to}
+    assert [data for data, _ in arrived] == [numbered(number_of(data)) for data, _ in arrived]
+
+
+def drain(call: Call) -> None:
+    """Wait until nothing is under way any more. What is sent last is relayed last, but may be lost until then."""
+    for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
+
+        def comes(data: bytes, is_repeated: bool, sender: Party = sender, receiver: Party = receiver) -> bool:
+            if is_repeated:
+                sender.send(data)
+            return data in [one for one, _ in receiver.rtp.take()]
+
+        wait_for(lambda comes=comes: comes(b"again", is_repeated=True), DEADLINE_S, "a packet")
+        sender.send(b"last")
+        wait_for(lambda comes=comes: comes(b"last", is_repeated=False), DEADLINE_S, "the last packet")
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from scapy.all import ICMP, IP, UDP, Ether, ICMPv6PacketTooBig, IPv6, Raw
 from scapy.layers.inet import IPOption_LSRR, IPOption_NOP, IPOption_Router_Alert, fragment
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN, fragment6
 
-from tests.hostile.stage import ATTACKER, CALLER, CALLER_MOVED, STOLEN
-from tests.netns_call.call import DEADLINE_S, PhonePort, number_of, numbered, rtcp
+from tests.hostile.stage import ATTACKER, CALLER, CALLER_MOVED, STOLEN, check_stream, drain
+from tests.netns_call.call import DEADLINE_S, PhonePort, rtcp
 from tests.running import rtp
 from tests.waiting import wait_for
 
@@ -199,7 +199,7 @@ def test_a_call_gets_through_a_flood(stage, family, kind):
     with stage.established_ipv6() if family == 6 else stage.established() as call:
         with stage.attacker.flooding(*flood(stage, call, kind)):
             for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
-                check_stream(stage, sender, receiver)
+                check_stream(stage.way, sender, receiver)
         if not stage.way.is_kernel:
             drain(call)
         stage.goes_on(call, number=10)
@@ -232,34 +232,3 @@ def test_a_phone_that_moves_is_heard_during_a_flood(stage, kind):
 def payloads(port):
     """Take what has arrived, without the sources."""
     return [data for data, _ in port.take()]
-
-
-def check_stream(stage, sender, receiver):
-    """Packets of a call arrive, intact and from where the receiver sends to: all of them, or some."""
-    sent, arrived = 0, []
-
-    def is_enough():
-        nonlocal sent
-        if sent < 40 or not stage.way.is_kernel:
-            sent += 1
-            sender.send(numbered(sent))
-        arrived.extend(receiver.rtp.take())
-        return len(arrived) >= 40
-
-    wait_for(is_enough, DEADLINE_S, "packets to get through the flood")
-    assert {source for _, source in arrived} == {receiver.to}
-    assert [data for data, _ in arrived] == [numbered(number_of(data)) for data, _ in arrived]
-
-
-def drain(call):
-    """Wait until nothing is under way any more. What is sent last is relayed last, but may be lost until then."""
-    for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
-
-        def comes(data, is_repeated, sender=sender, receiver=receiver):
-            if is_repeated:
-                sender.send(data)
-            return data in [one for one, _ in receiver.rtp.take()]
-
-        wait_for(lambda comes=comes: comes(b"again", is_repeated=True), DEADLINE_S, "a packet")
-        sender.send(b"last")
-        wait_for(lambda comes=comes: comes(b"last", is_repeated=False), DEADLINE_S, "the last packet")
