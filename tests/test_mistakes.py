@@ -194,7 +194,7 @@ def test_path_that_is_no_socket(refused, tmp_path):
     path = tmp_path / "notes"
     path.write_text("precious")
     line = refused("-s", f"unix:{path}", *BOUND)
-    assert line == f"rtpproxy: control socket unix:{path}: the file exists and is not a socket"
+    assert line == f"rtpproxy: control socket unix:{path}: the path exists and is neither a socket nor an empty file"
     assert path.read_text() == "precious"
 
 

@@ -28,8 +28,7 @@ def _print_protocol_version() -> None:
 
     click.echo(f"Basic version: {BASE_VERSION.decode()}")
     for date, text in SUPPORTED_EXTENSIONS.items():
-        if date != BASE_VERSION:
-            click.echo(f"Extension {date.decode()}: {text}")
+        click.echo(f"Extension {date.decode()}: {text}")
 
 
 def _print_clock() -> None:

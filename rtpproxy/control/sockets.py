@@ -190,8 +190,8 @@ def bind_unix(
 ) -> tuple[socket.socket, SocketFile]:
     """Open a listening Unix socket; its file gets `owner` and permission bits `mode`, each if given.
 
-    Nobody can connect before the file has both. A socket file that nobody listens on any more is replaced; where we may
-    not try that, `is_abandoned` decides. Raises StartError.
+    Nobody can connect before the file has both. An empty file is replaced, and a socket file that nobody listens on any
+    more; where we may not try that, `is_abandoned` decides. Raises StartError.
     """
     if len(os.fsencode(address.path)) > MAX_SOCKET_PATH_BYTES:
         raise StartError(f"control socket {address}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
@@ -260,10 +260,16 @@ def _bind_with_mode(opened: socket.socket, path: str, mode: int | None) -> None:
 
 
 def _remove_stale(address: ControlAddress, owner: Owner | None, is_abandoned: IsAbandoned) -> None:
-    """Remove a socket file that nobody listens on. Raises StartError for other files, and for a socket in use."""
+    """Remove a socket file that nobody listens on, or an empty file, as mktemp(1) makes one to reserve the name.
+
+    Raises StartError for other files, and for a socket in use.
+    """
     status = _as_either(lambda: os.lstat(address.path), owner)
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        _as_either(lambda: os.unlink(address.path), owner)
+        return
     if not stat.S_ISSOCK(status.st_mode):
-        raise StartError(f"control socket {address}: the file exists and is not a socket")
+        raise StartError(f"control socket {address}: the path exists and is neither a socket nor an empty file")
     try:
         refused = _as_either(lambda: _try_to_connect(address.path), owner)
     except PermissionError as error:

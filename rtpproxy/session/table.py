@@ -77,8 +77,13 @@ def _is_prefix(tag: bytes, session_tag: bytes) -> bool:
 
 
 def _is_reverse(session_tag: bytes, from_tag: bytes, to_tag: bytes) -> bool:
-    """True if the to-tag is the session's, as it is or with the media number at the end of the from-tag."""
+    """True if the to-tag is the session's, or its beginning up to a semicolon while both others end in one media number.
+
+    The media number is what follows the last semicolon.
+    """
     if to_tag == session_tag:
         return True
+    if not session_tag.startswith(to_tag + b";"):
+        return False
     _, semicolon, number = from_tag.rpartition(b";")
-    return bool(semicolon) and to_tag + semicolon + number == session_tag
+    return bool(semicolon) and session_tag.rpartition(b";")[2] == number

@@ -75,9 +75,23 @@ def test_live_socket_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
 def test_what_is_not_a_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
-    assert "not a socket" in start_refusal(unix(path))
+    assert "neither a socket nor an empty file" in start_refusal(unix(path))
     assert path.read_text() == "precious"
-    assert "not a socket" in start_refusal(unix(tmp_path))
+    assert "neither a socket nor an empty file" in start_refusal(unix(tmp_path))
+    path.unlink()
+    (tmp_path / "empty").touch()
+    path.symlink_to("empty")
+    assert "neither a socket nor an empty file" in start_refusal(unix(path))
+    assert path.is_symlink()
+
+
+def test_empty_file_is_replaced(loop_factory: LoopFactory, echo: Echo, tmp_path: Path) -> None:
+    path, other_name = tmp_path / "s", tmp_path / "other name"
+    path.touch(mode=0o600)
+    other_name.hardlink_to(path)
+    with serving(loop_factory, echo, unix(path)):
+        assert ask_once(path, b"V") == b"[V]\n"
+    assert other_name.is_file()
 
 
 def test_failed_start_removes_what_it_made(tmp_path: Path) -> None:

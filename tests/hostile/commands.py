@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 CALLS = ("a", "b", "c")
-TAGS = ("f", "f;1", "f;2", "g", "t", "t;1")
+TAGS = ("f", "f;1", "f;2", "g", "t", "t;1", "f;1;2", "t;1;2")
 REMOTES = ("10.0.1.2", "10.0.2.2", "203.0.113.9")
 REMOTES_6 = ("2001:db8::2", "2001:db8::9")
 COUNTERS = ("ttl", "npkts_ina", "nrelayed", "rtpa_nlost", "longest_ipi")

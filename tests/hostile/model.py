@@ -91,8 +91,8 @@ class Model:
                 return session, FORWARD
             if to_tag is not None and to_tag == session.from_tag:
                 return session, REVERSE
-            name, _, number = session.from_tag.rpartition(";")
-            if name and to_tag == name and from_tag.rpartition(";")[1:] == (";", number):
+            number = session.from_tag.rpartition(";")[1:]
+            if to_tag is not None and session.from_tag.startswith(to_tag + ";") and from_tag.rpartition(";")[1:] == number:
                 return session, REVERSE
         return None
 
