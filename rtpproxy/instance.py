@@ -220,7 +220,7 @@ def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, sta
         ports.media,
         kernel.forwarder,
         kernel.counters,
-        lambda: _new_ports(config),
+        _ports_maker(config),
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
     )
@@ -325,10 +325,15 @@ def _build_kernel(
     return kernel
 
 
-def _new_ports(config: Config) -> PortAllocator:
-    """Make the allocator of one port space. It leaves out the ports of control sockets."""
+def _ports_maker(config: Config) -> Callable[[], PortAllocator]:
+    """Return what makes the allocator of one port space. All have one order, and leave out ports of control sockets."""
+    seed = random.getrandbits(64)
     excluded = {address.port for address in config.control if address.kind.is_datagram}
-    return PortAllocator(config.port_min, config.port_max, config.is_sequential, random.Random(), excluded)
+    return lambda: PortAllocator(
+        *(config.port_min, config.port_max, config.is_sequential),
+        random.Random(seed),
+        excluded,
+    )
 
 
 def _capacity(config: Config, *, is_steered: bool) -> int:

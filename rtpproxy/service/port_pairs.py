@@ -25,10 +25,12 @@ class PortPairs:
     def __init__(
         self, local_addresses: LocalAddresses, owner: PortOwner, new_ports: Callable[[], PortAllocator]
     ) -> None:
-        """`new_ports` makes the allocator of a port space."""
+        """`new_ports` makes the allocator of a port space; all of them must walk in the same order."""
         self._locals = local_addresses
         self._owner = owner
         self._ports = {one.slot: new_ports() for one in local_addresses.known}
+        self._last_taken: dict[bool, int] = {}
+        """RTP port of the pair that was opened last, by `is_ipv6`: all addresses of a family go on from there."""
 
     def open(self, local: LocalAddress) -> tuple[LocalAddress, int]:
         """Open the next free pair on one of our addresses. Returns the address as known from now on, and the RTP port.
@@ -57,12 +59,13 @@ class PortPairs:
 
     def _open_pair(self, local: LocalAddress) -> int:
         ports = self._ports[local.slot]
-        for port in ports.candidates():
+        for port in ports.candidates(self._last_taken.get(local.is_ipv6)):
             try:
                 self._owner.open(local, port)
             except PortBusyError as error:
                 log.debug("%s", error)
                 continue
             ports.take(port)
+            self._last_taken[local.is_ipv6] = port
             return port
         raise PortSpaceError("no free port pair is left; widen the range with -m and -M")

@@ -39,9 +39,13 @@ class PortAllocator:
             if first <= number <= last + 1:
                 self._taken[self._position(number)] = _TAKEN
 
-    def candidates(self) -> Iterator[int]:
-        """Iterate over the free RTP ports in the order to try them, each at most once."""
-        start, end = self._last_taken + 1, len(self._order)
+    def candidates(self, after: int | None = None) -> Iterator[int]:
+        """Iterate over the free RTP ports in the order to try them, each at most once.
+
+        The walk starts after the RTP port `after`, or after the one that was taken last.
+        """
+        before = self._last_taken if after is None else self._position(after)
+        start, end = before + 1, len(self._order)
         yield from self._free_between(start, end)
         yield from self._free_between(0, start)
 
