@@ -190,9 +190,9 @@ class Config:
     control_allow: tuple[Network, ...] = ()
     """Networks whose commands are executed on UDP and TCP control sockets; empty for all. None is IPv4-mapped."""
     listen: tuple[ListenAddress, ...] = (ListenAddress(),)
-    """Addresses that media ports are on; the first is the default. In bridge mode: internal, external."""
+    """Addresses that media ports are on; the first is the default. In bridge mode: internal, external, others."""
     is_bridging: bool = False
-    """Bridge mode (protocol.md 7.3): `listen` holds exactly two addresses."""
+    """Bridge mode (protocol.md 7.3)."""
     is_asymmetric: bool = False
     """Do not learn the endpoint of a leg whose command has neither `a` nor `s` (protocol.md 5.5)."""
     latching: LatchingMode = LatchingMode.COMPATIBLE

@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The addresses that the options name. In bridge mode there are two: internal, external."""
+    """The addresses that the options name. In bridge mode the first two are the internal and the external one."""
 
     addresses: tuple[ListenAddress, ...] = (ListenAddress(),)
     is_bridging: bool = False
@@ -48,12 +48,12 @@ def read_listening(asked: Sequence[Asked], advertised: str | None, resolve: Reso
     Raises ConfigError with the option as it was given and what is wrong with it.
     """
     names = _read_advertised(advertised)
-    firsts = [next((one for one in asked if one.is_ipv6 is is_ipv6), None) for is_ipv6 in (False, True)]
-    if any(first is not None and "/" in first.text for first in firsts):
-        return _read_bridge(asked, [first for first in firsts if first is not None], names, resolve)
-    addresses = tuple(_read_extended(one, resolve) for one in asked)
-    _check_labels(asked, addresses)
-    return Listening(addresses or (ListenAddress(),))
+    bridge = _options_of_bridge(asked)
+    ends = _read_bridge(bridge, names, resolve) if bridge else ()
+    others = [one for one in asked if not any(one is of_bridge for of_bridge in bridge)]
+    addresses = tuple(_read_extended(one, resolve) for one in others)
+    _check_labels(others, addresses, is_first_free=not bridge)
+    return Listening((*ends, *addresses) or (ListenAddress(),), is_bridging=bool(bridge))
 
 
 def _read_advertised(text: str | None) -> list[str]:
@@ -66,12 +66,20 @@ def _read_advertised(text: str | None) -> list[str]:
     return names
 
 
-def _read_bridge(asked: Sequence[Asked], firsts: list[Asked], names: list[str], resolve: Resolve) -> Listening:
-    """Read bridge mode: `A/B` in one option, or `A` in one and `/B` in the other."""
-    if len(asked) > len(firsts):
-        families = [one.is_ipv6 for one in asked]
-        extra = next(one for number, one in enumerate(asked) if one.is_ipv6 in families[:number])
-        raise ConfigError(f"{extra}: bridge mode has two addresses, A/B, and no more")
+def _options_of_bridge(asked: Sequence[Asked]) -> list[Asked]:
+    """Return the options that name the two ends of bridge mode, at most one of each family; none outside it.
+
+    They are `A/B` in the first of a family, or `A` in the first of one and `/B` in the first of the other.
+    """
+    found = (next((one for one in asked if one.is_ipv6 is is_ipv6), None) for is_ipv6 in (False, True))
+    firsts = [one for one in found if one is not None]
+    cut = [one for one in firsts if "/" in one.text]
+    is_whole = len(cut) == 1 and all(cut[0].text.split("/"))
+    return cut if is_whole or not cut else firsts
+
+
+def _read_bridge(firsts: list[Asked], names: list[str], resolve: Resolve) -> tuple[ListenAddress, ListenAddress]:
+    """Read the internal and the external address of bridge mode."""
     if len(names) == 1:
         raise ConfigError(f"-A {names[0]}: bridge mode needs two advertised names, as NAME/NAME")
     halves: list[list[ListenAddress]] = [[], []]
@@ -89,12 +97,12 @@ def _read_bridge(asked: Sequence[Asked], firsts: list[Asked], names: list[str], 
     if names:
         pairs = zip(addresses, names, strict=True)
         addresses = tuple(replace(address, advertised=name) for address, name in pairs)  # type: ignore[assignment]
-    return Listening(addresses, is_bridging=True)
+    return addresses
 
 
 def _read_half(one: Asked, text: str, resolve: Resolve) -> ListenAddress:
     if "@" in text or "=" in text:
-        raise ConfigError(f"{one}: in bridge mode addresses have no label, and -A says what is advertised")
+        raise ConfigError(f"{one}: the ends of a bridge have no label, and -A says what is advertised")
     return ListenAddress(_read_host(one, text, resolve), one.is_ipv6)
 
 
@@ -111,11 +119,11 @@ def _read_extended(one: Asked, resolve: Resolve) -> ListenAddress:
     return ListenAddress(_read_host(one, host, resolve), one.is_ipv6, label, advertised)
 
 
-def _check_labels(asked: Sequence[Asked], addresses: Sequence[ListenAddress]) -> None:
-    """Raise ConfigError unless every address but the first has a label, and all labels differ."""
+def _check_labels(asked: Sequence[Asked], addresses: Sequence[ListenAddress], *, is_first_free: bool) -> None:
+    """Raise ConfigError unless every address has a label, the first of all perhaps not, and all labels differ."""
     seen: set[str] = set()
     for number, (one, address) in enumerate(zip(asked, addresses, strict=True)):
-        if number and not address.label:
+        if not address.label and not (is_first_free and number == 0):
             raise ConfigError(f"{one}: address label is missing; every address but the first is LABEL@ADDR")
         if address.label in seen:
             raise ConfigError(f"{one}: the label {address.label!r} is given twice")

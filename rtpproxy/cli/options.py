@@ -214,9 +214,9 @@ GROUPS = (
                 metavar="[LABEL@]ADDR[=NAME]",
                 write=lambda _: "*",
                 is_repeatable=True,
-                more="Host names are resolved once, at start. Name an address, not an interface. In bridge mode there "
-                "are exactly two addresses, which may also be given as -l A -6 /B or -6 A -l /B; they have neither "
-                "LABEL nor =NAME.",
+                more="Host names are resolved once, at start. Name an address, not an interface. The two ends of a "
+                "bridge may also be given as -l A -6 /B or -6 A -l /B; they come first, and have neither LABEL nor "
+                "=NAME. Further addresses need a LABEL, as without a bridge.",
             ),
             Option(
                 "-6",

@@ -45,7 +45,7 @@ SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     b"20260306": "address labels",
     b"20260308": "both legs in one command",
 }
-"""Dates for which `VF` answers 1, with the feature (protocol.md 2.2). `rtpproxy -v` lists all but the first."""
+"""Dates for which `VF` answers 1, with the feature (protocol.md 2.2). `rtpproxy -v` lists them."""
 
 
 class ErrorCode(IntEnum):

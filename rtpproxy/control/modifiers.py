@@ -145,6 +145,8 @@ def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
         return label.end()
     host, end = _read_host(text, start, ErrorCode.LOCAL_ADDRESS, ErrorCode.LOCAL_ADDRESS_UNKNOWN)
     found.local = found.locals.at(host)
+    if found.local is None:
+        refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN)
     return end
 
 

@@ -93,7 +93,7 @@ def encode_error(code: ErrorCode) -> bytes:
 
 def encode_port_line(line: PortLine) -> bytes:
     """Encode the reply to `U` and `L` (protocol.md 3.2): no address if the port is on all addresses of a family."""
-    shown = line.local.advertised or line.local.host
+    shown = line.local.shown
     if not shown:
         return b"%d" % line.port
     suffix = b" 6" if line.local.is_ipv6 else b""

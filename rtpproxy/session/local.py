@@ -6,10 +6,12 @@ address. So it costs no memory in the kernel, where a port space holds a row for
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.config import ListenAddress
+
+_NULL_HOSTS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,13 @@ class LocalAddress:
     label: str = ""
     advertised: str = ""
     """Printed in replies in place of `host`; empty for `host` itself."""
+    is_nameless: bool = False
+    """Replies name no address, although there is one."""
+
+    @property
+    def shown(self) -> str:
+        """The address that replies name; empty for none."""
+        return "" if self.is_nameless else self.advertised or self.host
 
     def covers(self, host: str) -> bool:
         """True if a packet that came to `host`, one of ours, is for this address; empty if the host is unknown."""
@@ -60,6 +69,7 @@ class LocalAddresses:
             LocalAddress(slot, one.host, one.is_ipv6, one.label, one.advertised)
             for one, slot in zip(listen, slots_of(listen), strict=True)
         ]
+        self._null = {is_ipv6: self._make_null(is_ipv6) for is_ipv6 in (False, True)}
         self._route_source = route_source
 
     @property
@@ -75,7 +85,7 @@ class LocalAddresses:
         for one in self._known:
             if one is address or one == address:
                 return one
-        return None
+        return address if address in self._null.values() else None
 
     @property
     def default(self) -> LocalAddress:
@@ -95,21 +105,36 @@ class LocalAddresses:
         """The latest address of a family, None if there is none."""
         return next((one for one in reversed(self._known) if one.is_ipv6 == is_ipv6), None)
 
-    def at(self, host: str) -> LocalAddress:
-        """The address with that numeric host; if it is not known a new one, to `join` once it has a socket."""
+    def at(self, host: str) -> LocalAddress | None:
+        """The address with that numeric host; if it is not known a new one, to `join` once it has a socket.
+
+        Of several with that host it is the last, or the last that is advertised under another name. The null address
+        is the wildcard of its family; where there is none, it is the first address, and replies do not name it. None
+        where the family has no address at all.
+        """
         is_host_ipv6 = is_ipv6(host)
-        for one in self._known:
-            if one.host == host:
-                return one
+        if host in _NULL_HOSTS:
+            return self._null[is_host_ipv6]
+        found = [one for one in self._known if one.host == host]
+        if found:
+            return next((one for one in reversed(found) if one.advertised), found[-1])
         wildcard = next((one for one in self._known if not one.host and one.is_ipv6 == is_host_ipv6), None)
         return LocalAddress((wildcard or self.default).slot, host, is_host_ipv6)
 
     def towards(self, host: str) -> LocalAddress | None:
         """The address from which this host sends to a numeric remote one; None without a route."""
-        source = self._route_source(host)
+        source = host if host in _NULL_HOSTS else self._route_source(host)
         return None if source is None else self.at(source)
 
     def join(self, address: LocalAddress) -> None:
         """Add an address that `at` made, now that a socket could be opened on it."""
         if self.known_as(address) is None:
             self._known.append(address)
+
+    def _make_null(self, is_ipv6: bool) -> LocalAddress | None:
+        """The address that the null address of a family stands for, None where no address of it is configured."""
+        family = [one for one in self._known if one.is_ipv6 == is_ipv6]
+        wildcard = next((one for one in reversed(family) if not one.host), None)
+        if wildcard is not None or not family:
+            return wildcard
+        return replace(family[0], label="", advertised="", is_nameless=True)

@@ -77,9 +77,9 @@ def _is_prefix(tag: bytes, session_tag: bytes) -> bool:
 
 
 def _is_reverse(session_tag: bytes, from_tag: bytes, to_tag: bytes) -> bool:
-    """True if the to-tag is the session's, or its beginning up to a semicolon while both others end in one media number.
+    """True if the to-tag is the session's, or what is before a semicolon in it and the media numbers are the same.
 
-    The media number is what follows the last semicolon.
+    The media number is what follows the last semicolon in the session's tag and in the from-tag.
     """
     if to_tag == session_tag:
         return True

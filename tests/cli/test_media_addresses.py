@@ -82,6 +82,26 @@ def test_bridge_mode(options, expected):
     assert read(*options) == Listening(expected, is_bridging=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "ends"),
+    [
+        (("-l", "*", "-6", "/::"), (ListenAddress(), ListenAddress(is_ipv6=True))),
+        (("-6", "/::", "-l", "*"), (ListenAddress(), ListenAddress(is_ipv6=True))),
+        (("-l", "10.0.0.1/192.0.2.1"), (A, B)),
+        (("-6", "fd00::1/2001:db8::1"), (A6, B6)),
+    ],
+)
+def test_further_addresses_of_bridge_mode(options, ends):
+    """They come after the two ends, in the order of the options."""
+    others = ("-l", "one@127.0.0.1", "-6", "three@::1=1:2:3", "-l", "two@127.0.0.1=1.2.3.4")
+    expected = (
+        ListenAddress("127.0.0.1", label="one"),
+        ListenAddress("::1", True, "three", "1:2:3"),
+        ListenAddress("127.0.0.1", label="two", advertised="1.2.3.4"),
+    )
+    assert read(*options, *others) == Listening((*ends, *expected), is_bridging=True)
+
+
 def test_advertised_names_of_bridge_mode():
     made = read("-l", "10.0.0.1/192.0.2.1", advertised="in.example/198.51.100.7")
     assert [address.advertised for address in made.addresses] == ["in.example", "198.51.100.7"]
@@ -120,13 +140,14 @@ def test_advertised_name_has_no_effect_outside_bridge_mode():
         (("-l", "/192.0.2.1"), "-l /192.0.2.1: bridge mode needs one internal and one external address"),
         (("-l", "10.0.0.1/"), "needs one internal and one external"),
         (("-l", "/"), "needs one internal and one external"),
-        (("-l", "10.0.0.1/192.0.2.1", "-6", "fd00::1"), "-6 fd00::1: bridge mode needs one internal and one external"),
+        (("-l", "10.0.0.1/192.0.2.1", "-6", "fd00::1"), "-6 fd00::1: address label is missing"),
+        (("-l", "10.0.0.1/192.0.2.1", "-l", "10.0.0.3"), "-l 10.0.0.3: address label is missing"),
+        (("-l", "10.0.0.1/192.0.2.1", "-l", "a@10.0.0.3", "-l", "a@10.0.0.4"), "the label 'a' is given twice"),
         (("-l", "10.0.0.1/192.0.2.1", "-6", "/fd00::1"), "needs one internal and one external"),
-        (("-l", "10.0.0.1/192.0.2.1", "-l", "a@10.0.0.3"), "-l a@10.0.0.3: bridge mode has two addresses"),
-        (("-l", "10.0.0.1/192.0.2.1", "-l", "10.0.0.1/192.0.2.1"), "bridge mode has two addresses"),
+        (("-l", "10.0.0.1/192.0.2.1", "-l", "10.0.0.1/192.0.2.1"), "A/B must be the first -l or the first -6"),
         (("-l", "10.0.0.1/192.0.2.1/192.0.2.2"), "more than one /"),
-        (("-l", "a@10.0.0.1/192.0.2.1"), "addresses have no label, and -A says what is advertised"),
-        (("-l", "10.0.0.1/192.0.2.1=x"), "addresses have no label, and -A says what is advertised"),
+        (("-l", "a@10.0.0.1/192.0.2.1"), "the ends of a bridge have no label, and -A says what is advertised"),
+        (("-l", "10.0.0.1/192.0.2.1=x"), "the ends of a bridge have no label, and -A says what is advertised"),
         (("-l", "10.0.0.1/nobody"), "-l 10.0.0.1/nobody: not an IPv4 address"),
     ],
 )
@@ -155,5 +176,6 @@ def test_whatever_is_given_is_read_or_refused(pairs, advertised):
     except ConfigError:
         return
     labels = [address.label for address in made.addresses]
-    assert len(set(labels)) == len(labels) or made.is_bridging
-    assert len(made.addresses) == (2 if made.is_bridging else max(len(pairs), 1))
+    own = labels[2:] if made.is_bridging else labels
+    assert len(set(own)) == len(own)
+    assert len(made.addresses) in ((len(pairs), len(pairs) + 1) if made.is_bridging else (max(len(pairs), 1),))

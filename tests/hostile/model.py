@@ -92,7 +92,11 @@ class Model:
             if to_tag is not None and to_tag == session.from_tag:
                 return session, REVERSE
             number = session.from_tag.rpartition(";")[1:]
-            if to_tag is not None and session.from_tag.startswith(to_tag + ";") and from_tag.rpartition(";")[1:] == number:
+            if (
+                to_tag is not None
+                and session.from_tag.startswith(to_tag + ";")
+                and from_tag.rpartition(";")[1:] == number
+            ):
                 return session, REVERSE
         return None
 

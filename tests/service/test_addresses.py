@@ -1,5 +1,7 @@
 """Addresses of ours that ports are on: protocol.md 2.3 (`l`, `r`), 7.1 to 7.4."""
 
+from dataclasses import replace
+
 import pytest
 
 from rtpproxy.addr import Endpoint
@@ -56,24 +58,24 @@ def test_letters_of_the_offer_decide_both_sides(letters, to_callee, to_caller, a
 def test_packets_cross_the_bridge():
     play = bridge()
     play.command(f"Uie {OFFER}", "20000 10.0.2.1")
-    play.command(f"Lei {ANSWER}", "20000 10.0.1.1")
-    faces_callee, faces_caller = key(1, 20000), key(0, 20000)
-    play.packet(CALLEE, faces_callee, rtp(1), (20000, CALLER), local_host="10.0.2.1")
+    play.command(f"Lei {ANSWER}", "20002 10.0.1.1")
+    faces_callee, faces_caller = key(1, 20000), key(0, 20002)
+    play.packet(CALLEE, faces_callee, rtp(1), (20002, CALLER), local_host="10.0.2.1")
     assert play.last_sent.from_host == "10.0.1.1"
     play.packet(CALLER, faces_caller, rtp(1), (20000, CALLEE), local_host="10.0.1.1")
     assert play.last_sent.from_host == "10.0.2.1"
     entry = play.offload.entry(faces_callee)
     assert (entry.slot, entry.port, entry.local_host) == (1, 20000, "10.0.2.1")
-    assert (entry.from_host, entry.from_port, entry.source, entry.to) == ("10.0.1.1", 20000, CALLEE, CALLER)
+    assert (entry.from_host, entry.from_port, entry.source, entry.to) == ("10.0.1.1", 20002, CALLEE, CALLER)
     assert play.offload.entry(faces_caller).local_host == "10.0.1.1"
 
 
 def test_updates_of_a_bridged_session_stay_where_they_are():
     play = bridge()
     play.command(f"Uie {OFFER}", "20000 10.0.2.1")
-    play.command(f"Lei {ANSWER}", "20000 10.0.1.1")
+    play.command(f"Lei {ANSWER}", "20002 10.0.1.1")
     play.command(f"Uei {OFFER} t", "20000 10.0.2.1")
-    play.command("Uie call 10.0.2.2 5000 t f", "20000 10.0.1.1")
+    play.command("Uie call 10.0.2.2 5000 t f", "20002 10.0.1.1")
     play.command("L call 10.0.1.2 4000 t f", "20000 10.0.2.1")
 
 
@@ -82,18 +84,18 @@ def test_new_port_goes_where_the_second_letter_says():
     play.command(f"U {OFFER}", "20000 10.0.1.1")
     play.command(f"L {ANSWER}", "20002 10.0.1.1")
     play.command(f"Une {OFFER} t", "20004 10.0.1.1")  # a single letter moves no existing port
-    play.command(f"Unie {OFFER} t", "20000 10.0.2.1")
-    play.command(f"Lnei {ANSWER}", "20006 10.0.1.1")
-    play.command(f"Lnie {ANSWER}", "20002 10.0.2.1")
-    assert [ports.held for ports in play.all_ports] == [set(), {20000, 20002}]
+    play.command(f"Unie {OFFER} t", "20006 10.0.2.1")
+    play.command(f"Lnei {ANSWER}", "20008 10.0.1.1")
+    play.command(f"Lnie {ANSWER}", "20010 10.0.2.1")
+    assert [ports.held for ports in play.all_ports] == [set(), {20006, 20010}]
 
 
 def test_bridge_advertises_a_name_a_side():
     listen = (ListenAddress("10.0.1.1", advertised="in.example"), ListenAddress("10.0.2.1", advertised="203.0.113.1"))
     play = Scenario(listen=listen, is_bridging=True)
     play.command(f"Uie {OFFER}", "20000 203.0.113.1")
-    play.command(f"L {ANSWER}", "20000 in.example")
-    play.command("Ul10.0.2.1 other 10.0.1.2 4000 f", "20002 203.0.113.1")
+    play.command(f"L {ANSWER}", "20002 in.example")
+    play.command("Ul10.0.2.1 other 10.0.1.2 4000 f", "20004 203.0.113.1")
 
 
 def test_asymmetric_by_default_unless_a_command_says_otherwise():
@@ -115,6 +117,19 @@ def test_asymmetric_by_default_unless_a_command_says_otherwise():
 
 
 # Port spaces (7.1)
+
+
+def test_all_addresses_of_a_family_have_their_turn_of_one_sequence():
+    """With `-b` ports are counted through by family, not by address."""
+    listen = (INSIDE, ListenAddress("10.0.2.1", label="out"), SIX)
+    play = Scenario(listen=listen, pairs=3)
+    play.command("U a 10.0.1.2 4000 f", "20000 10.0.1.1")
+    play.command("Ul{out} b 10.0.1.2 4000 f", "20002 10.0.2.1")
+    play.command("U6 c ::9 4000 f", "20000 2001:db8::1 6")
+    play.command("U d 10.0.1.2 4000 f", "20004 10.0.1.1")
+    play.command("Ul{out} e 10.0.1.2 4000 f", "20000 10.0.2.1")
+    play.command("U6 f ::9 4000 f", "20002 2001:db8::1 6")
+    play.command("U g 10.0.1.2 4000 f", "20002 10.0.1.1")
 
 
 def test_every_address_has_all_ports():
@@ -166,7 +181,7 @@ def test_address_that_joins_is_for_both_sides_and_shares_the_ports_of_the_defaul
     play.command("Ul10.0.9.9 other 10.0.1.2 4000 f", "20004 10.0.9.9")
     assert len(play.media.joined) == 1
     play.command("U plain 10.0.1.2 4000 f", "20006 10.0.1.1")
-    play.command("Ul{out} plain2 10.0.1.2 4000 f", "20000 10.0.2.1")
+    play.command("Ul{out} plain2 10.0.1.2 4000 f", "20008 10.0.2.1")
 
 
 def test_route_decides():
@@ -228,6 +243,48 @@ def test_packets_to_another_of_our_addresses_are_not_taken(listen):
     assert play.offload.entry(FACES_CALLER).local_host == OUR_HOST
     play.packet(CALLEE, FACES_CALLEE, rtp(3), TO_CALLER, local_host=OUR_HOST)
     assert play.last_sent.from_host == OUR_HOST
+
+
+def test_null_address_is_not_named():
+    play = Scenario(listen=(replace(INSIDE, advertised="relay.example"), SIX), routes={"0.0.0.0": "10.0.9.9"})
+    play.command(f"Ul0.0.0.0 {OFFER}", "20000")
+    play.command(f"L {ANSWER}", "20002")
+    play.packet(CALLEE, FACES_CALLEE, rtp(1), TO_CALLER, local_host=INSIDE.host)
+    play.command("Ur0.0.0.0 routed 10.0.1.2 4000 f", "20004")
+    play.command("U6l[::] six 2001:db8::2 4000 f", "20000")
+    play.command("U plain 10.0.1.2 4000 f", "20006 relay.example")
+    assert play.media.joined == []
+
+
+def test_null_address_without_an_address_of_its_family():
+    play = Scenario(listen=(INSIDE,))
+    play.command("Ul[::] call 10.0.1.2 4000 f", "E31")
+    play.command("Ur[::] call 10.0.1.2 4000 f", "E32")
+
+
+def test_address_of_a_command_that_fails_is_not_remembered():
+    play = Scenario(listen=(INSIDE,))
+    play.command("Ul[2001:db8::1]x call 10.0.1.2 4000 f", "E35")
+    play.command("U6 call 2001:db8::2 4000 f", "E36")
+
+
+def test_further_addresses_of_bridge_mode():
+    one, two = ListenAddress("127.0.0.1", label="one"), ListenAddress("127.0.0.1", label="two", advertised="1.2.3.4")
+    three, four = (
+        ListenAddress("::1", True, label="three"),
+        ListenAddress("::1", True, label="four", advertised="1:2:3"),
+    )
+    ends = (ListenAddress(), ListenAddress(is_ipv6=True))
+    play = Scenario(listen=(*ends, one, two, three, four), is_bridging=True)
+    play.command("U a 10.0.1.2 4000 f", "20000")
+    play.command("Uee b 10.0.1.2 4000 f", "20000")
+    play.command("Ul{one} c 10.0.1.2 4000 f", "20002 127.0.0.1")
+    play.command("Ul{two} d 10.0.1.2 4000 f", "20004 1.2.3.4")
+    play.command("Ul127.0.0.1 e 10.0.1.2 4000 f", "20006 1.2.3.4")
+    play.command("Ul{three} g 10.0.1.2 4000 f", "20002 ::1 6")
+    play.command("Ul{four} h 10.0.1.2 4000 f", "20004 1:2:3 6")
+    play.command("Ul[::1] i 10.0.1.2 4000 f", "20006 1:2:3 6")
+    play.command("U6 j ::9 4000 f", "20008 1:2:3 6")
 
 
 # Families (7.4)

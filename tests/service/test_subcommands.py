@@ -49,7 +49,7 @@ def test_offer_and_answer_of_the_callee_in_one_command(talk):
 def test_answer_has_modifiers_of_its_own():
     play = Scenario(listen=(ListenAddress("10.0.1.1"), ListenAddress("10.0.2.1", label="out")))
     play.command(f"U {OFFER} && L{{}}l 10.0.2.2 5000", "E3")
-    play.command(f"U {OFFER} && Lwl{{out}} 10.0.2.2 5000", "20000 10.0.1.1 && 20000 10.0.2.1")
+    play.command(f"U {OFFER} && Lwl{{out}} 10.0.2.2 5000", "20000 10.0.1.1 && 20002 10.0.2.1")
     play.command("D call f t", "0")
     assert play.sessions == 1, "the answer took a weak reference"
     play.command("Dw call f t", "0")

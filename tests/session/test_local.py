@@ -62,6 +62,39 @@ def test_configured_host_is_found_with_all_it_has():
     assert ours.at("192.0.2.2") is ours.known[1]
 
 
+@pytest.mark.parametrize(
+    ("advertised", "found"),
+    [(("", ""), 1), (("", "b"), 1), (("a", ""), 0), (("a", "b"), 1)],
+)
+def test_last_advertised_name_of_a_host_that_is_configured_twice(advertised, found):
+    ours = addresses(*(replace(ONE, label=f"label {name}", advertised=name) for name in advertised))
+    assert ours.at(ONE.host) is ours.known[found]
+    # A label selects its own address and name.
+    assert [ours.labelled(f"label {name}").advertised for name in advertised] == list(advertised)
+
+
+@pytest.mark.parametrize("null", ["0.0.0.0", "::"])
+def test_null_address_is_the_wildcard_of_its_family(null):
+    ours = addresses(ANY4, ANY6, ONE, SIX)
+    assert ours.at(null) is ours.towards(null) is ours.known[null == "::"]
+
+
+def test_null_address_without_a_wildcard_is_the_first_of_its_family_unnamed():
+    ours = addresses(replace(TWO, host="192.0.2.7"), ONE, SIX)
+    null = ours.at("0.0.0.0")
+    assert ours.towards("0.0.0.0") is null
+    assert (null.slot, null.host, null.is_ipv6, null.shown) == (0, "192.0.2.7", False, "")
+    assert ours.at("::").shown == ""
+    assert ours.known_as(null) is null  # its sockets are those of the first
+    assert ours.known[0].shown == "relay.example.com"
+
+
+def test_null_address_of_a_family_that_is_not_configured():
+    ours = addresses(ONE)
+    ours.join(ours.at("::1"))
+    assert (ours.at("::"), ours.towards("::")) == (None, None)
+
+
 def test_same_host_twice_is_one_port_space():
     ours = addresses(ONE, replace(ONE, label="again"), TWO)
     assert [one.slot for one in ours.known] == [0, 0, 1]
