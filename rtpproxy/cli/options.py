@@ -388,6 +388,8 @@ GROUPS = (
                 f"the host that the command came from. {_ANY_TIMES}",
                 metavar="TARGET",
                 is_repeatable=True,
+                more="For a command that came over IPv6, %%CC_SELF%% is 127.0.0.1, as in the C RTPproxy, and the host "
+                "itself only where nobody listens there.",
             ),
         ),
     ),

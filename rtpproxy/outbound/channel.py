@@ -38,22 +38,29 @@ Address = str | Endpoint
 
 
 class Channel:
-    """Sends messages to one address. All calls from the event loop's thread.
+    """Sends messages to one address, or to another where that one does not answer. All calls from the loop's thread.
 
     Three fields tell which of four states it is in:
 
     | state      | `_socket` | `_is_connected` | `_deadline` | left when                                     |
     | ---------- | --------- | --------------- | ----------- | --------------------------------------------- |
     | idle       | None      | False           | None        | a message comes: connecting                   |
-    | connecting | opened    | False           | set         | connected; refused or too late: idle          |
+    | connecting | opened    | False           | set         | connected; refused or too late at all: idle   |
     | pausing    | None      | False           | set         | the pause is over: connecting; too late: idle |
     | connected  | opened    | True            | None        | the connection breaks: idle                   |
     """
 
-    def __init__(self, loop: AbstractEventLoop, address: Address, name: str, backlog: Backlog) -> None:
-        """`name` is what the log calls the receiver. Nothing is opened before the first `push`."""
+    def __init__(
+        self, loop: AbstractEventLoop, address: Address, name: str, backlog: Backlog, otherwise: Address | None = None
+    ) -> None:
+        """`name` is what the log calls the receiver. Nothing is opened before the first `push`.
+
+        Each connection is tried to `address` first, and to `otherwise` if that fails.
+        """
         self._loop = loop
+        self._addresses = (address,) if otherwise is None else (address, otherwise)
         self._address = address
+        """The one of them that is connected, or being connected to."""
         self._name = name
         self._backlog = backlog
         self._socket: socket.socket | None = None
@@ -101,10 +108,14 @@ class Channel:
             self._read()
             self._write()
         else:
-            self._deadline = self._loop.call_later(CONNECT_TIMEOUT_S, self._on_deadline)
-            self._connect()
+            self._connect_to(self._addresses[0])
 
     # Connecting
+
+    def _connect_to(self, address: Address) -> None:
+        self._address = address
+        self._deadline = self._loop.call_later(CONNECT_TIMEOUT_S, self._on_deadline)
+        self._connect()
 
     def _connect(self) -> None:
         try:
@@ -155,7 +166,11 @@ class Channel:
 
     def _give_up(self, reason: str) -> None:
         self._hang_up()
-        self._drop(f"cannot connect: {reason}")
+        if self._address == self._addresses[-1]:
+            self._drop(f"cannot connect: {reason}")
+        else:
+            log.debug("%s: cannot connect to %s: %s", self._name, self._address, reason)
+            self._connect_to(self._addresses[-1])
 
     # Connected
 

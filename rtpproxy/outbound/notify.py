@@ -3,7 +3,7 @@
 import logging
 from asyncio import AbstractEventLoop
 
-from rtpproxy.addr import Endpoint
+from rtpproxy.addr import Endpoint, is_ipv6
 from rtpproxy.config import NotifyTarget
 from rtpproxy.outbound.backlog import Backlog
 from rtpproxy.outbound.channel import Address, Channel
@@ -17,7 +17,7 @@ MAX_QUEUED_BYTES = 2 << 20
 MAX_CHANNELS = 128
 """Open connections: all targets, and room for the hosts behind wildcards."""
 _SELF = "127.0.0.1"
-"""Host of a wildcard target when the command came over a Unix socket or standard input."""
+"""Host of a wildcard target when the command came over a Unix socket or standard input, or over IPv6."""
 
 
 class Notifier:
@@ -25,8 +25,8 @@ class Notifier:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._channels: dict[Address, Channel] = {}
-        """Least recently used first."""
+        self._channels: dict[tuple[Address, Address | None], Channel] = {}
+        """By the address to send to, and the other one to try. Least recently used first."""
         self._crowded_out = 0
 
     def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None:
@@ -35,8 +35,8 @@ class Notifier:
         `controller_host` is the numeric address that the session's command came from, empty for this host; only
         wildcard targets need it.
         """
-        address = target.path or Endpoint(target.host or controller_host or _SELF, target.port)
-        channel = self._channels.pop(address, None) or self._open(address)
+        addresses = _addresses(target, controller_host)
+        channel = self._channels.pop(addresses, None) or self._open(*addresses)
         if channel is None:
             self._crowded_out += 1
             if is_worth_a_line(self._crowded_out):
@@ -47,7 +47,7 @@ class Notifier:
                     self._crowded_out,
                 )
             return
-        self._channels[address] = channel
+        self._channels[addresses] = channel
         channel.push(tag + b"\n")
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Notifier:
         if dropped:
             log.error("%d timeout notifications were not sent before the end", dropped)
 
-    def _open(self, address: Address) -> Channel | None:
+    def _open(self, address: Address, otherwise: Address | None) -> Channel | None:
         """Open a channel, in place of an idle one if there are too many; None if all are busy."""
         if len(self._channels) >= MAX_CHANNELS:
             idle = next((other for other, channel in self._channels.items() if not channel.waiting), None)
@@ -67,5 +67,18 @@ class Notifier:
                 return None
             self._channels.pop(idle).close()
         kind = "unix" if isinstance(address, str) else "tcp"
-        backlog = Backlog(MAX_QUEUED, MAX_QUEUED_BYTES)
-        return Channel(self._loop, address, f"notification target {kind}:{address}", backlog)
+        name = f"notification target {kind}:{address}" + (f" or {kind}:{otherwise}" if otherwise else "")
+        return Channel(self._loop, address, name, Backlog(MAX_QUEUED, MAX_QUEUED_BYTES), otherwise)
+
+
+def _addresses(target: NotifyTarget, controller_host: str) -> tuple[Address, Address | None]:
+    """Where to send to, and where else if nobody answers there.
+
+    For a controller on IPv6, the C RTPproxy takes a wildcard for 127.0.0.1 (protocol.md 10.1). One on another host is
+    not there, so its own address comes second.
+    """
+    if not target.is_wildcard:
+        return target.path or Endpoint(target.host, target.port), None
+    if is_ipv6(controller_host):
+        return Endpoint(_SELF, target.port), Endpoint(controller_host, target.port)
+    return Endpoint(controller_host or _SELF, target.port), None

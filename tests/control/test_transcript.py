@@ -66,6 +66,8 @@ MISSING_ROWS: dict[str, dict[str, str]] = {
 
 IMPROVED: dict[str, dict[str, tuple[str, str]]] = {
     "ports_tiny": {"U a x 5 f": ("20000 127.0.0.1\n", "a range of one pair can be used")},
+    "one_sequence": {"U6 d ::1 5 f && S tos=4": ("20002 ::1 6\n", "IPv6 has a TOS byte, too")},
+    "null_address": {"U6 d ::1 5 f #2": ("E36\n", "a command that fails changes nothing")},
 }
 """By group: requests that are answered differently on purpose, our answer, and the reason (protocol.md 16)."""
 

@@ -75,6 +75,33 @@ def test_wildcard_goes_to_the_host_that_the_command_came_from(told, controllers,
     assert controller.accept().lines(1) == [b"tag\n"]
 
 
+def test_wildcard_of_a_controller_on_ipv6_goes_to_this_host_first(told, controllers):
+    """As the C RTPproxy does it; where nobody listens there, it goes to the controller's address."""
+    here = controllers(socket.AF_INET, ("127.0.0.1", 0))
+    there = controllers(socket.AF_INET6, ("::1", here.port))
+    target = parse_notify_target(f"tcp:%%CC_SELF%%:{here.port}")
+    told.notify(target, b"one", host="::1")
+    first = here.accept()
+    assert first.lines(1) == [b"one\n"]
+    first.close()
+    here.close()
+    wait_for(told.is_idle, DEADLINE_S, "the end of the connection")
+    told.notify(target, b"two", host="::1")
+    second = there.accept()
+    assert second.lines(1) == [b"two\n"]
+    controllers(socket.AF_INET, ("127.0.0.1", there.port))
+    told.notify(target, b"three", host="::1")
+    assert second.lines(1) == [b"three\n"], "a connection that works is kept"
+
+
+def test_wildcard_of_a_controller_on_ipv6_that_is_nowhere(told, caplog):
+    told.notify(parse_notify_target("tcp:%%CC_SELF%%:9"), b"one", b"two", host="::1")
+    wait_for(lambda: texts(caplog), DEADLINE_S, "the line in the log")
+    why = f"cannot connect: {os.strerror(errno.ECONNREFUSED)}; messages dropped: 2"
+    assert texts(caplog) == [f"notification target tcp:127.0.0.1:9 or tcp:[::1]:9: {why}"]
+    assert (told.waiting(), told.is_idle()) == (0, True)
+
+
 def test_wildcard_has_a_connection_for_each_host(told, controllers):
     one = controllers(socket.AF_INET, ("127.0.0.1", 0))
     two = controllers(socket.AF_INET, ("127.0.0.2", one.port))
