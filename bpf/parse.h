@@ -24,6 +24,8 @@
 #define RTP_PLAIN 0x80 /* version 2 without padding, extension and CSRC list */
 #define RTP_PADDING 0x20
 #define RTP_EXTENSION 0x10
+#define RTCP_FIRST 200 /* second bytes of RTCP packets; on an RTP port they are the packets of rtcp-mux (RFC 5761 4) */
+#define RTCP_LAST 213
 #define MAX_FRAME_BYTES 0x3fff /* no XDP program gets a longer one in one piece */
 
 /* A UDP datagram in an unfragmented IPv4 packet without options, or an IPv6 packet without extension headers. */
@@ -317,6 +319,8 @@ static __always_inline bool parse_rtp(void *data_end, const struct datagram *d, 
 	__u8 *rtp = (void *)(d->udp + 1);
 
 	if (d->payload_bytes < RTP_HEADER_BYTES || (void *)(rtp + RTP_HEADER_BYTES) > data_end)
+		return false;
+	if ((__u8)(rtp[1] - RTCP_FIRST) <= RTCP_LAST - RTCP_FIRST)
 		return false;
 	if (rtp[0] != RTP_PLAIN && !parse_rtp_extras(data_end, rtp, d->payload_bytes))
 		return false;

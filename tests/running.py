@@ -160,6 +160,12 @@ def rtp(sequence: int, *, ssrc: int = 0x1234, payload: bytes = b"\xd5" * 160, ma
     return head + (sequence % 65536).to_bytes(2) + (sequence * 160 % 2**32).to_bytes(4) + ssrc.to_bytes(4) + payload
 
 
+def muxed_rtcp(sequence: int, *, ssrc: int = 0x1234, kind: int = 200) -> bytes:
+    """RTCP on an RTP port that, but for its second byte, would be the RTP packet of that number."""
+    packet = rtp(sequence, ssrc=ssrc, payload=bytes(16))
+    return packet[:1] + bytes((kind,)) + packet[2:]
+
+
 class PhoneSocket:
     """One port of a phone."""
 

@@ -10,6 +10,8 @@ _PLAIN = 0x80
 """First byte of version 2 without padding, extension and CSRC list."""
 _PADDING = 0x20
 _EXTENSION = 0x10
+_RTCP_FIRST, _RTCP_LAST = 200, 213
+"""Second bytes of RTCP packets; on an RTP port they are the packets of rtcp-mux (RFC 5761 4)."""
 
 _unpack_header = Struct(">BBHII").unpack_from
 _unpack_words = Struct(">H").unpack_from
@@ -33,15 +35,18 @@ def parse_rtp(data: bytes | memoryview) -> RtpHeader | None:
     if len(data) < HEADER_BYTES:
         return None
     flags, kind, sequence, timestamp, ssrc = _unpack_header(data)
-    if flags != _PLAIN and not _is_valid(data, flags):
+    if (flags != _PLAIN or kind >= _RTCP_FIRST) and not _is_valid(data, flags, kind):
         return None
     # Takes half the time of the generated constructor, for every packet.
     return _new(RtpHeader, (ssrc, sequence, timestamp, kind & 0x7F, kind > 0x7F))
 
 
-def _is_valid(data: bytes | memoryview, flags: int) -> bool:
-    """True if the version is 2, and CSRC list, extension and padding fit into `data`, which has at least 12 bytes."""
-    if flags >> 6 != 2:
+def _is_valid(data: bytes | memoryview, flags: int, kind: int) -> bool:
+    """True if the version is 2, it is no RTCP, and CSRC list, extension and padding fit into `data`.
+
+    `data` has at least 12 bytes, of which `flags` and `kind` are the first two.
+    """
+    if flags >> 6 != 2 or _RTCP_FIRST <= kind <= _RTCP_LAST:
         return False
     size = len(data)
     payload_at = HEADER_BYTES + 4 * (flags & 0x0F)

@@ -120,6 +120,9 @@ def place(unlimited, unlimited_tables):
 # The same streams as userspace alone is tested with
 
 M = {"marker": True}
+RTCP, RTCP_LAST = {"payload_type": 72, "marker": True, "ssrc": 2}, {"payload_type": 85, "marker": True, "flags": 0x81}
+"""Second bytes 200 and 213."""
+NO_RTCP = {"payload_type": 71, "marker": True}, {"payload_type": 86, "marker": True}
 SEQUENCES = {
     "one": [7],
     "in order": [7, 8, 9],
@@ -146,6 +149,9 @@ SEQUENCES = {
     "ssrc zero": [(1, {"ssrc": 0}), (2, {"ssrc": 0})],
     "not rtp": [7, None, 8, None],
     "not rtp first": [None, 8],
+    "rtcp on the port": [7, (4000, RTCP), 8, (9, RTCP_LAST), 11, (8, RTCP)],
+    "rtcp first": [(4000, RTCP), 7, 9],
+    "markers that are no rtcp": [(7, NO_RTCP[0]), (8, NO_RTCP[1]), 10],
     "every second one, for long": [*range(0, 3000, 2), 2997, 2463, 2461, 2999],
     "long run, then a late one": [5, *range(7, 2000), 1500, 6],
     "late ones everywhere": [*range(0, 1200, 3), *range(1197, 662, -1)],

@@ -30,7 +30,7 @@ from tests.fuzzing import INPUTS, SEED
 from tests.netns import Topology
 from tests.netns_call.call import BOUND, KERNEL, STEERED, TC, Call, Tap
 from tests.netns_call.dual_stack.families import EVERYWHERE, PAIRS, addresses
-from tests.running import RunningRelay, rtp
+from tests.running import RunningRelay, muxed_rtcp, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
 WAYS = (KERNEL, TC, STEERED, BOUND)
@@ -41,7 +41,7 @@ IDLE_S = 36_000
 ETH_P_ALL = 3
 SSRC, OTHER_SSRC = 0x1234, 0xBAD
 FOREIGN = {False: "10.0.1.77", True: "fd00:0:1::77"}
-COUNTERS = ("npkts_ina", "npkts_ino", "nrelayed", "ndropped")
+COUNTERS = ("npkts_ina", "npkts_ino", "nrelayed", "ndropped", "rtpa_perrs")
 """Those that do not depend on the order of packets: what the kernel forwards overtakes what userspace relays."""
 
 
@@ -155,7 +155,16 @@ class Frames:
     def any(self):
         """The frames of one packet, more than one if it is in fragments."""
         kinds = (
-            *(self.plain, self.plain, self.plain, self.repeated, self.late, self.other_ssrc, self.no_rtp),
+            *(
+                self.plain,
+                self.plain,
+                self.plain,
+                self.repeated,
+                self.late,
+                self.other_ssrc,
+                self.no_rtp,
+                self.rtcp_on_the_port,
+            ),
             *(self.odd_header, self.absent_checksum, self.wrong_checksum, self.options, self.options),
             *(self.fragments, self.fragments, self.foreign, self.foreign),
             *(self.wrong_length, self.cut, self.tagged, self.for_another_mac),
@@ -198,6 +207,13 @@ class Frames:
 
     def no_rtp(self):
         return [self.frame(self.rng.randbytes(self.rng.choice((0, 1, 7, 11, 12, 100))))]
+
+    def rtcp_on_the_port(self):
+        """Of this phone, or of another that might take the stream if it were RTP."""
+        self.number += 1
+        payload = muxed_rtcp(self.number, ssrc=SSRC, kind=self.rng.choice((200, 201, 213)))
+        source = self.source if self.rng.randrange(3) else (FOREIGN[self.is_ipv6], self.source[1])
+        return [self.frame(payload, source=source)]
 
     def odd_header(self):
         rng = self.rng

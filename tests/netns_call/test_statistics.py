@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.netns_call.call import DEADLINE_S, KERNEL, Call, PhonePort
-from tests.running import rtp
+from tests.running import muxed_rtcp, rtp
 from tests.waiting import wait_for
 
 NAMES = ("rtpa_nsent", "rtpa_nrcvd", "rtpa_ndups", "rtpa_nlost", "rtpa_perrs")
@@ -39,6 +39,19 @@ def test_losses_late_packets_and_duplicates(call, way):
     if way.is_kernel:
         assert call.relay.stop() == 0
         assert call.relay.forwarded() >= 13
+
+
+def test_rtcp_on_the_rtp_port_is_no_rtp(call, topology, way):
+    """Of rtcp-mux: it hides no loss, changes no SSRC, and lets no other source go on (protocol.md 5.8)."""
+    call.establish(way)
+    send(call, rtp(2), muxed_rtcp(3), muxed_rtcp(9000, ssrc=7), rtp(4), muxed_rtcp(4, kind=213), rtp(5))
+    assert statistics(call, *NAMES) == [5, 4, 0, 1, 3]
+    with PhonePort(topology.caller, topology.caller.ip, 4009) as other:
+        other.send(muxed_rtcp(6), call.caller.to)
+        send(call, rtp(7))
+        call.callee.send(rtp(2))
+        assert call.caller.rtp.expect() == [(rtp(2), call.caller.to)]
+    assert statistics(call, *NAMES) == [7, 5, 0, 2, 3]
 
 
 @pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)

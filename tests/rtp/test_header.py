@@ -36,6 +36,9 @@ VALID = {
     "one byte of padding": packet(0xA0, payload=b"\1"),
     "all of it": packet(0xB1, payload=bytes(4) + b"\0\0\0\1" + bytes(4) + b"\1"),
     "reserved payload type": packet(kind=72),
+    "below rtcp": packet(kind=199),
+    "above rtcp": packet(kind=214),
+    "above rtcp, with csrc": packet(0x81, kind=255, payload=bytes(4)),
 }
 INVALID = {
     "empty": b"",
@@ -44,6 +47,9 @@ INVALID = {
     "version 0": packet(0x00),
     "version 1": packet(0x40),
     "version 3": packet(0xC0),
+    "rtcp, sender report": packet(kind=200),
+    "rtcp, receiver report with a block": packet(0x81, kind=201, payload=bytes(20)),
+    "rtcp, the last type": packet(kind=213),
     "stun": bytes.fromhex("000100002112a442") + bytes(12),
     "csrc too long": packet(0x82, payload=bytes(7)),
     "no room for the extension header": packet(0x90, payload=bytes(3)),
@@ -71,6 +77,7 @@ def test_any_datagram_is_read_within_its_bounds(data):
     header = parse_rtp(data)
     if header is not None:
         assert data[0] >> 6 == 2
+        assert data[1] not in range(200, 214)
         assert header == (
             int.from_bytes(data[8:12]), int.from_bytes(data[2:4]), int.from_bytes(data[4:8]),
             data[1] & 127, data[1] >= 128,

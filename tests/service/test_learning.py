@@ -8,7 +8,7 @@ from rtpproxy.offload.entry import NOT_LEARNED, PEER_UNKNOWN, REFLECTED, Forward
 from rtpproxy.session.latch import KnownSource
 from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.fakes import TOS
-from tests.running import rtp
+from tests.running import muxed_rtcp, rtp
 from tests.scenario import (
     ALL_COUNTERS,
     CALLEE,
@@ -225,6 +225,35 @@ def test_other_source_goes_on_where_the_memory_ends(talk, ahead, is_taken):
 def test_other_ssrc_does_not_go_on(talk):
     talk.packet(STRANGER, FACES_CALLEE, rtp(101, ssrc=0x666))
     talk.packet(STRANGER, FACES_CALLEE, b"\x80" + bytes(4))
+
+
+@pytest.mark.parametrize("kind", [200, 201, 213])
+def test_rtcp_on_the_rtp_port_does_not_go_on(talk, kind):
+    """Of rtcp-mux: it is no RTP, so no other source takes the stream by it, even in the window (5.3, 5.8)."""
+    elsewhere = Endpoint("198.51.100.7", 1234)
+    talk.packet(elsewhere, FACES_CALLEE, muxed_rtcp(101, kind=kind))
+    talk.command("L call 10.0.2.2 5000 f t", "20002")
+    talk.packet(elsewhere, FACES_CALLEE, muxed_rtcp(101, kind=kind))
+    talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
+    talk.packet(elsewhere, FACES_CALLEE, rtp(101), TO_CALLER)
+
+
+def test_rtcp_on_the_rtp_port_is_relayed_and_changes_no_statistics(talk):
+    for packet in (muxed_rtcp(9000, ssrc=7), rtp(101), muxed_rtcp(101), rtp(103)):
+        talk.packet(CALLEE, FACES_CALLEE, packet, TO_CALLER)
+    names = ("rtpa_nsent", "rtpa_nrcvd", "rtpa_nlost", "rtpa_ndups", "rtpa_perrs")
+    counters = talk.counters(f"call t f {' '.join(names)}")
+    assert [counters[name] for name in names] == [4, 3, 1, 0, 2]
+    # The memory is still that of the RTP packets.
+    talk.packet(STRANGER, FACES_CALLEE, rtp(9001, ssrc=7))
+    talk.packet(STRANGER, FACES_CALLEE, rtp(104), TO_CALLER)
+
+
+def test_rtcp_on_the_rtp_port_that_comes_first_leaves_no_memory(play):
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, muxed_rtcp(100), TO_CALLER)
+    play.packet(CALLEE, FACES_CALLEE, rtp(101), TO_CALLER)
+    play.packet(STRANGER, FACES_CALLEE, rtp(102))
 
 
 def test_any_source_takes_a_stream_within_ten_seconds_of_a_command(talk):
