@@ -26,13 +26,13 @@ class TransmitQueues:
 
 
 def transmit_queues(name: str) -> TransmitQueues | None:
-    """Ask for the queues of an interface; None when its driver does not tell, or it is gone."""
+    """Ask for the queues of an interface; None when its driver does not tell, or it is gone, or we cannot ask."""
     answer = array.array("B", _CHANNELS.pack(_GET_CHANNELS, *[0] * 8))
     request = _REQUEST.pack(name.encode(), answer.buffer_info()[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
             fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
-        except OSError:
-            return None
+    except OSError:
+        return None
     _, _, most_tx, _, most_combined, _, tx, _, combined = _CHANNELS.unpack(answer)
     return TransmitQueues(tx + combined, most_tx + most_combined, "combined" if most_combined else "tx")

@@ -1,5 +1,8 @@
 """Transmit queues, as the drivers in a namespace tell them."""
 
+import os
+import resource
+
 import pytest
 
 from rtpproxy.network.queues import TransmitQueues, transmit_queues
@@ -24,3 +27,19 @@ def test_queues_for_both_directions(topology):
 def test_interfaces_that_do_not_tell(topology):
     assert topology.relay.call(transmit_queues, "lo") is None
     assert topology.relay.call(transmit_queues, "eth7") is None
+
+
+def test_when_no_file_can_be_opened(topology):
+    """It is asked every second, by a relay that may have no descriptor to spare for a moment."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def ask():
+        first_free = os.open(os.devnull, os.O_RDONLY)
+        os.close(first_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, before[1]))
+        try:
+            return transmit_queues("to-caller")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert topology.relay.call(ask) is None
