@@ -295,7 +295,7 @@ class Interfaces:
     def _is_carried_by(self, index: int, lower: int) -> bool:
         """Tell if frames of interface `index` go by interface `lower`, or the two are the same."""
         link = self.links.get(index)
-        return link is not None and self.links.lower(link)[0].index == lower
+        return index == lower or (link is not None and self.links.lower(link)[0].index == lower)
 
     def detach_all(self) -> None:
         """Detach our programs from every interface. Programs that somebody else attached meanwhile stay."""

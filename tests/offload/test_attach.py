@@ -421,6 +421,17 @@ def test_vlan_interfaces_follow_what_carries_them(network, interfaces, index):
     assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {"vlan5": []})
 
 
+def test_filter_of_a_vlan_interface_that_is_gone(topology, tc_network, index):
+    """A veth stands for the VLAN interface, which not every kernel has."""
+    interfaces, other = tc_network.interfaces, topology.callee.gateway.ifindex
+    interfaces.links._links[other] = replace(interfaces.links.get(other), parent=index, vlan=(0x8100, 5))
+    interfaces.attach(other)
+    tc_network.tc("filter del dev to-callee ingress")
+    assert lost(interfaces, other) == [(Hook.TC, "")]
+    assert interfaces.renew(other, [Hook.TC]) == [Report("to-callee", Tier.TC, "--offload tc")]
+    assert tc_network.tc_programs() == {"to-callee": [TC_NAME]}
+
+
 def test_what_is_in_front_of_tc(topology, tc_network, index):
     interfaces = tc_network.interfaces
     assert topology.relay.call(interfaces.in_front, index) == []
