@@ -22,6 +22,7 @@ from rtpproxy.network.rtnl import RTM_SETLINK, ifinfmsg
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.egress import Egress
 from rtpproxy.offload.entry import Tier
+from rtpproxy.offload.passing import is_passing
 from rtpproxy.offload.syscall import program_id, program_name, tcx_programs
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ class Hook(Enum):
     TC = "TC"
 
 
+Place = tuple[int, Hook]
+"""An interface, by its index, and a hook there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """A program of ours that is not where it was attached."""
@@ -111,8 +116,12 @@ class Interfaces:
         """By interface: the program that was attached at TC."""
         self._known_queues: set[int] = set()
         """Interfaces whose number of transmit queues was looked at."""
-        self._barred: dict[tuple[int, Hook], str] = {}
-        """By interface and hook: why nothing is attached there for now."""
+        self._barred: dict[Place, str] = {}
+        """Why nothing is attached there for now."""
+        self._failed: set[Place] = set()
+        """Where attaching failed for a reason that may pass; `renew` tries again."""
+        self._told: dict[int, str] = {}
+        """By interface: why there is no TC behind XDP, as it was logged last."""
         self.egress = Egress(self.links, self._with_xdp.__contains__, refused)
         self._is_backed = False
 
@@ -123,14 +132,17 @@ class Interfaces:
     def attach(self, index: int) -> Report:
         """Attach to an interface, unless that was tried before. The report tells the result, and is logged once."""
         known = self._reports.get(index)
-        if known is not None:
-            return known
+        return self._attach_anew(index) if known is None else known
+
+    def _attach_anew(self, index: int) -> Report:
         link = self.links.get(index)
         if link is None:
             # Its event has not been read yet; that event causes another try.
             return Report(f"interface {index}", Tier.USERSPACE, "it is gone")
+        before = self._reports.get(index)
         report = self._reports[index] = self._attach(link)
-        log.info("%s", report)
+        if report != before:
+            log.info("%s", report)
         return report
 
     def _attach(self, link: Link) -> Report:
@@ -155,11 +167,12 @@ class Interfaces:
         """Attach a TC program. Returns the reason when that is not possible, else nothing."""
         if self._with_tc.get(link.index) is program:
             return ""
+        self._failed.discard((link.index, Hook.TC))
         try:
             self._take_off_tc(link.index)
             self._clsact.attach(link.index, program.load(), program.name)
         except OffloadError as error:
-            return str(error)
+            return self._refused(link.index, Hook.TC, error)
         self._with_tc[link.index] = program
         return ""
 
@@ -167,12 +180,13 @@ class Interfaces:
         """Attach the XDP program. Returns the reason when that is not possible, else nothing."""
         if link.index in self._with_xdp:
             return ""
+        self._failed.discard((link.index, Hook.XDP))
         if (link.index, Hook.XDP) in self._barred:
             return self._barred[link.index, Hook.XDP]
         try:
             fd = self._programs.xdp.load()
         except OffloadError as error:
-            return str(error)
+            return self._refused(link.index, Hook.XDP, error)
         if link.xdp_mode and link.xdp_program_id == program_id(fd):
             # The interface went to another namespace and came back.
             self._with_xdp.add(link.index)
@@ -182,7 +196,7 @@ class Interfaces:
         try:
             self._set_program(link.index, fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
         except OffloadError as error:
-            return f"no native XDP: {error}"
+            return f"no native XDP: {self._refused(link.index, Hook.XDP, error)}"
         self._with_xdp.add(link.index)
         if link.index not in self._known_queues:
             self._known_queues.add(link.index)
@@ -190,6 +204,16 @@ class Interfaces:
         if self._is_backed:
             self._back_up(link)
         return ""
+
+    def _refused(self, index: int, hook: Hook, error: OffloadError) -> str:
+        """Note that nothing was attached at a hook. Returns why."""
+        if is_passing(error):
+            self._failed.add((index, hook))
+        return str(error)
+
+    def failed(self) -> set[Place]:
+        """List where nothing could be attached for a reason that may pass."""
+        return set(self._failed)
 
     def reports(self) -> list[Report]:
         """The result for every interface that was tried."""
@@ -209,12 +233,13 @@ class Interfaces:
 
     def _back_up(self, link: Link) -> None:
         no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, self._programs.tc_behind_xdp)
-        if no_tc:
-            log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, no_tc)
-        else:
+        if not no_tc:
             log.info(
                 "%s: TC behind XDP, for streams that leave by interfaces that take no redirected frames", link.name
             )
+        elif no_tc != self._told.get(link.index):
+            log.warning("%s: no TC behind XDP, so some of its streams stay in userspace: %s", link.name, no_tc)
+        self._told[link.index] = no_tc
 
     def losses(self, index: int, *, is_link_known: bool = False) -> list[Loss]:
         """Compare what was attached to an interface with what the kernel says. Raises OffloadError.
@@ -261,7 +286,7 @@ class Interfaces:
         self._barred.pop((index, hook), None)
 
     def renew(self, index: int, lost: Collection[Hook] = ()) -> list[Report]:
-        """Attach to an interface anew, after programs were lost, or a hook was barred or is so no more.
+        """Attach to an interface anew: programs were lost, a hook was barred or is so no more, or the last try failed.
 
         VLAN interfaces that it carries get reports anew, too. Returns the reports. Raises OffloadError.
         """
@@ -269,11 +294,11 @@ class Interfaces:
             self._with_xdp.discard(index)
         if Hook.TC in lost:
             self._with_tc.pop(index, None)
-        self.egress.forget(index)
+        had_xdp = index in self._with_xdp
         known = [number for number in self._reports if self._is_carried_by(number, index)]
-        for number in known:
-            del self._reports[number]
-        reports = [self.attach(number) for number in known]
+        reports = [self._attach_anew(number) for number in known]
+        if Hook.XDP in lost or (index in self._with_xdp) != had_xdp:
+            self.egress.forget(index)
         for number in {index, *known}:
             self._adapt_tc(number)
         return reports
@@ -287,10 +312,12 @@ class Interfaces:
                 self._back_up(link)
         elif index in self._with_xdp or (report is not None and report.tier is Tier.XDP):
             self._take_off_tc(index)
+            self._failed.discard((index, Hook.TC))
 
     def _take_off_tc(self, index: int) -> None:
-        if self._with_tc.pop(index, None) is not None:
+        if index in self._with_tc:
             self._clsact.take_off(index)
+            del self._with_tc[index]
 
     def _is_carried_by(self, index: int, lower: int) -> bool:
         """Tell if frames of interface `index` go by interface `lower`, or the two are the same."""
@@ -322,6 +349,8 @@ class Interfaces:
         self._with_xdp.clear()
         self._with_tc.clear()
         self._barred.clear()
+        self._failed.clear()
+        self._told.clear()
         self._is_backed = False
         self._reports.clear()
 
@@ -344,8 +373,10 @@ class Interfaces:
         self._with_xdp.discard(index)
         self._with_tc.pop(index, None)
         self._known_queues.discard(index)
+        self._told.pop(index, None)
         for hook in Hook:
             self._barred.pop((index, hook), None)
+            self._failed.discard((index, hook))
         self.egress.forget(index)
         self._clsact.forget(index)
 

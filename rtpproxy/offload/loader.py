@@ -14,6 +14,7 @@ from rtpproxy.offload.compiled import Compiled
 from rtpproxy.offload.compiler import compile_programs
 from rtpproxy.offload.kept import KeptPrograms, key_of
 from rtpproxy.offload.layout import MapLayout, fingerprint
+from rtpproxy.offload.passing import is_passing
 from rtpproxy.offload.privilege import with_advice
 from rtpproxy.offload.syscall import Map, Program, load_program, make_map, why_refused
 
@@ -45,8 +46,6 @@ _GEOMETRY_MACROS = (
     *("FIRST_IPV4", "FIRST_IPV4_SLOT", "FIRST_IPV6", "FIRST_IPV6_SLOT"),
 )
 """Macros that tell which row belongs to which port of which address."""
-_PASSING = errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE
-"""Errors that say nothing about the program."""
 _LOGGED_LINES = 40
 """Last lines of what the verifier says of a program that is refused; the reason is at the end."""
 
@@ -78,7 +77,7 @@ class OnDemand:
                 self._fds[function] = _load(_PROGRAMS[function], code, self._compiled.licence, name)
             except OffloadError as error:
                 # Verifying takes a tenth of a second; only what may pass is tried again.
-                if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSING):
+                if not is_passing(error):
                     self._refused[function] = str(error)
                 raise
         return self._fds[function]

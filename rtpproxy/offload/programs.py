@@ -126,7 +126,7 @@ class Programs:
             self.refusals = Refusals(self._loaded)
             self._on_attachable = on_attachable
             self._attachable: dict[str, int] = {}
-            self._told: set[str] = set()
+            self._told: set[tuple[str, str]] = set()
             self.on_interfaces = ProgramSet(
                 *(
                     Attachable(names[function], partial(self._load, function))
@@ -169,12 +169,12 @@ class Programs:
         return ""
 
     def _load(self, function: str) -> int:
-        """Load a program for interfaces, unless it is loaded. Raises OffloadError, which is logged the first time."""
+        """Load a program for interfaces, unless it is loaded. Raises OffloadError; each reason is logged once."""
         try:
             fd = self._loaded.programs.fd(function)
         except OffloadError as error:
-            if function not in self._told:
-                self._told.add(function)
+            if (function, str(error)) not in self._told:
+                self._told.add((function, str(error)))
                 log.error("%s", error)
             raise
         if function not in self._attachable:

@@ -158,10 +158,10 @@ def attach_tracepoint(program_fd: int, name: str) -> int:
 
 
 def program_name(program_id: int) -> str:
-    """The name of a loaded program, at most 15 characters; empty when it is gone, has none, or may not be looked at."""
+    """The name of a loaded program, at most 15 characters; empty when it is gone, has none, or cannot be looked at."""
     try:
         fd = bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         return ""
     try:
         info = _program_info(fd)

@@ -2,7 +2,8 @@
 
 Somebody else may detach our programs, replace them, or put a program in front that keeps packets from them. Links and
 traffic control report most of that by events; the rest shows in packets that come up although they have an entry. Then
-our program is attached again where nobody else is, else the next tier is taken, and one warning tells why.
+our program is attached again where nobody else is, else the next tier is taken, and one warning tells why. What could
+not be loaded or attached for a reason that may pass is tried again, too.
 """
 
 import logging
@@ -10,10 +11,10 @@ import math
 from collections.abc import Callable, Mapping
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.offload.attach import Hook, Interfaces, Loss
+from rtpproxy.offload.attach import Hook, Interfaces, Loss, Place
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.forwarder import Forwarder
-from rtpproxy.offload.patience import PAUSE_S, Patience
+from rtpproxy.offload.patience import PAUSE_S, Patience, Retries
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,6 @@ _UNEXPLAINED = (
     "packets of its streams reach userspace although the kernel should forward them, and no program counted why: they "
     "may arrive by another interface than the route back, or somebody else's program keeps them from ours"
 )
-
-Place = tuple[int, Hook]
-"""An interface, by its index, and a hook there."""
 
 
 class Watch:
@@ -50,6 +48,7 @@ class Watch:
         self._forwarded = forwarded
         self._verdicts = verdicts
         self._patience = Patience()
+        self._retries = Retries()
         self._suspects: dict[int, None] = {}
         self._barred_until: dict[Place, float] = {}
         """Where nothing is attached for now, and until when; infinite while somebody else's program is there."""
@@ -99,7 +98,7 @@ class Watch:
                 self._tell(index, _UNEXPLAINED)
         for index in self._counts.keys() - contradicted.ingress.keys():
             del self._counts[index]
-        return changed | self._retry(now)
+        return changed | self._retry(now) | self._retry_failed(now)
 
     def _check(self, index: int, now: float, *, is_link_known: bool = False) -> bool:
         """Attach again what an interface lost, or take the next tier. Returns False if nothing was lost."""
@@ -180,6 +179,20 @@ class Watch:
             except OffloadError as error:
                 log.error("%s: cannot attach again: %s", self._name(index), error)
         return ready
+
+    def _retry_failed(self, now: float) -> set[int]:
+        """Try again where attaching failed in passing, when it is time. Returns interfaces where it fails no more."""
+        failed = self._interfaces.failed()
+        due: dict[int, list[str]] = {}
+        for index, hook in self._retries.due(failed, now):
+            due.setdefault(index, []).append(hook.value)
+        for index, hooks in due.items():
+            log.info("%s: trying %s again", self._name(index), " and ".join(sorted(hooks, reverse=True)))
+            try:
+                self._interfaces.renew(index)
+            except OffloadError as error:
+                log.error("%s: cannot attach again: %s", self._name(index), error)
+        return {index for index, _ in failed - self._interfaces.failed()}
 
     def _is_freed(self, index: int, hook: Hook) -> bool:
         """Tell if what kept packets from our TC program is gone, or something else."""

@@ -1,7 +1,11 @@
 """What the relay says of its tiers while somebody else changes what is attached to its interfaces."""
 
+import contextlib
+import itertools
 import os
 import re
+import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from rtpproxy.offload.forwarder import COMES_UP
 from rtpproxy.offload.patience import TRIES
 from tests.netns import Topology, tap
-from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Call, Foreign, ip, kernel_only, xdp_of
+from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Call, Foreign, ip, kernel_only, paused, rtcp, xdp_of
 from tests.netns_call.traffic import Traffic, both_ways, in_the_kernel_again
 from tests.plain_programs import filter_in_front, require_tcx, tcx_in_front
 from tests.running import RunningRelay, rtp
@@ -294,3 +298,69 @@ def test_tracepoints_are_used_for_xdp_only(topology, start):
         links = Path(f"/proc/{relay.process.pid}/fdinfo").glob("*")
         assert sum("raw_tracepoint" in link.read_text() for link in links) == expected
         assert relay.stop() == 0
+
+
+@contextlib.contextmanager
+def one_more_file(process):
+    """Meanwhile the process can open but one file."""
+    before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    # Those that it opens for a moment are not in all of them.
+    listings = ({int(one.name) for one in Path(f"/proc/{process}/fd").iterdir()} for _ in range(5))
+    opened = set.intersection(*listings)
+    _, second_free = itertools.islice((number for number in range(before[0]) if number not in opened), 2)
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (second_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+
+
+class OpenConnection:
+    """A connection to a control socket `cunix:`, for when the relay can accept no more."""
+
+    def __init__(self, path):
+        self._client = socket.socket(socket.AF_UNIX)
+        self._client.settimeout(DEADLINE_S)
+        self._client.connect(str(path))
+
+    def ask(self, command):
+        """Return the reply without its last line feed; the relay writes it at once."""
+        self._client.sendall(f"{command}\n".encode())
+        reply = self._client.recv(1 << 16).decode()
+        assert reply.endswith("\n")
+        return reply.removesuffix("\n")
+
+    def close(self):
+        self._client.close()
+
+
+def test_programs_that_could_not_be_loaded_in_passing(start, topology, tmp_path):
+    """There is no descriptor left for them when media needs them: userspace relays, until a later try succeeds."""
+    lines = tmp_path / "lines.sock"
+    ip(topology.relay, "addr add 192.0.2.1/32 dev lo")
+    relay = start("-l", "192.0.2.1", "-s", f"cunix:{lines}")
+    why = "cannot load the program for %s: Too many open files"
+    nothing = f"userspace ({why % 'XDP'}; no TC: {why % 'TC'})"
+    with (
+        contextlib.closing(OpenConnection(lines)) as connection,
+        Call(relay, topology.caller, topology.callee, relay_host="192.0.2.1") as call,
+    ):
+        assert connection.ask("V") == "20040107"
+        # Userspace needs that one to send.
+        with one_more_file(relay.process.pid):
+            call.cross(rtp(1))
+            call.cross(rtcp(1), is_rtcp=True)
+            for name in ("to-caller", "to-callee"):
+                wait_for(lambda name=name: f"{name}: {nothing}" in relay.log, DEADLINE_S, "a report")
+                wait_for(lambda name=name: f"{name}: trying XDP and TC again" in relay.log, DEADLINE_S, "another try")
+            reason = "userspace, ingress: nothing is forwarded that arrives via"
+            vias = "10.0.1.2 dev to-caller", "10.0.2.2 dev to-callee"
+            assert streams(connection) == {"streams by userspace": 4, **{f"{reason} {via}": 2 for via in vias}}
+        call.wait_offloaded()
+        becomes(relay, {"streams by XDP": 4, "streams by userspace": 0})
+        with paused(relay):
+            call.cross(rtp(2))
+            call.cross(rtcp(2), is_rtcp=True)
+    # Each reason once, and nothing else went wrong.
+    errors = [line.split(": ", 1)[1] for line in relay.log.splitlines() if line.startswith(("ERR:", "CRIT:"))]
+    assert errors == [why % "XDP", why % "TC"]

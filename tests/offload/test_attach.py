@@ -1,5 +1,6 @@
 """Attaching to interfaces of a namespace, beside programs that are not ours."""
 
+import errno
 import logging
 import os
 import re
@@ -64,9 +65,94 @@ def test_xdp_program_that_the_kernel_refuses(network, index):
     interfaces = network.host.call(Interfaces, network.netlink, programs)
     report = interfaces.attach(index)
     assert str(report) == "to-caller: kernel, TC (cannot load the program for XDP: Invalid argument)"
+    assert interfaces.failed() == set()
     interfaces.detach_all()
     interfaces.close()
     assert network.tc_programs() == {}
+
+
+class Scarce:
+    """A program for interfaces that there is no memory for until `is_there`."""
+
+    def __init__(self, program):
+        self._program = program
+        self.is_there = False
+
+    def attachable(self):
+        return Attachable(self._program.name, self._load)
+
+    def _load(self):
+        if not self.is_there:
+            reason = os.strerror(errno.ENOMEM)
+            raise OffloadError(f"cannot load: {reason}") from OSError(errno.ENOMEM, reason)
+        return self._program.load()
+
+
+@pytest.fixture
+def scarce(network):
+    """The program for XDP and that for TC, each `Scarce`; and interfaces that use them."""
+    xdp, tc = Scarce(network.programs.xdp), Scarce(network.programs.tc)
+    programs = replace(network.programs, xdp=xdp.attachable(), tc=tc.attachable())
+    interfaces = network.host.call(Interfaces, network.netlink, programs)
+    yield xdp, tc, interfaces
+    interfaces.detach_all()
+    interfaces.close()
+
+
+def test_what_there_was_no_memory_for_is_attached_by_a_later_try(network, scarce, index, caplog):
+    caplog.set_level(logging.INFO, "rtpproxy.offload.attach")
+    xdp, tc, interfaces = scarce
+    nothing = "to-caller: userspace (cannot load: Cannot allocate memory; no TC: cannot load: Cannot allocate memory)"
+    assert str(interfaces.attach(index)) == nothing
+    assert interfaces.failed() == {(index, Hook.XDP), (index, Hook.TC)}
+    assert (programs(network), network.tc_programs()) == ({}, {})
+    interfaces.renew(index)
+    tc.is_there = True
+    interfaces.renew(index)
+    by_tc = "to-caller: kernel, TC (cannot load: Cannot allocate memory)"
+    assert str(interfaces.report(index)) == by_tc
+    assert (interfaces.failed(), network.tc_programs()) == ({(index, Hook.XDP)}, {"to-caller": [TC_NAME]})
+    interfaces.renew(index)
+    xdp.is_there = True
+    interfaces.renew(index)
+    assert (interfaces.report(index).tier, interfaces.failed()) == (Tier.XDP, set())
+    assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {"to-caller": []})
+    # What a try in vain finds is told once.
+    assert caplog.messages == [nothing, by_tc, "to-caller: kernel, native XDP"]
+
+
+def test_xdp_that_is_attached_at_last_needs_no_tc(network, scarce, index):
+    xdp, _, interfaces = scarce
+    interfaces.attach(index)
+    xdp.is_there = True
+    interfaces.renew(index)
+    assert (interfaces.report(index).tier, interfaces.failed()) == (Tier.XDP, set())
+
+
+def test_tc_behind_xdp_that_there_was_no_memory_for(network, index, caplog):
+    behind = Scarce(network.programs.tc_behind_xdp)
+    programs = replace(network.programs, tc_behind_xdp=behind.attachable())
+    interfaces = network.host.call(Interfaces, network.netlink, programs)
+    interfaces.attach(index)
+    interfaces.back_up_xdp()
+    interfaces.renew(index)
+    interfaces.renew(index)
+    assert (interfaces.report(index).tier, interfaces.failed()) == (Tier.XDP, {(index, Hook.TC)})
+    why = "no TC behind XDP, so some of its streams stay in userspace: cannot load: Cannot allocate memory"
+    assert caplog.messages == [f"to-caller: {why}"]
+    behind.is_there = True
+    interfaces.renew(index)
+    assert (interfaces.failed(), network.tc_programs()) == (set(), {"to-caller": [TC_BEHIND_NAME]})
+    interfaces.detach_all()
+    interfaces.close()
+
+
+def test_interface_that_is_gone_is_not_tried_again(network, scarce, index):
+    _, _, interfaces = scarce
+    interfaces.attach(index)
+    network.ip("link del to-caller")
+    interfaces.reload()
+    assert interfaces.failed() == set()
 
 
 def test_links(interfaces, topology, index):
@@ -122,6 +208,11 @@ def test_foreign_program_that_no_event_told_of(network, interfaces, index, forei
     report = interfaces.attach(index)
     assert (report.tier, report.reason) == (Tier.TC, "no native XDP: XDP program already attached")
     assert programs(network) == {"to-caller": FOREIGN}
+    # The next try knows whose it is, and is the last one.
+    assert interfaces.failed() == {(index, Hook.XDP)}
+    (report,) = interfaces.renew(index)
+    assert report.reason == f"somebody else's XDP program {FOREIGN} is attached; it was left alone"
+    assert (interfaces.failed(), network.tc_programs()) == (set(), {"to-caller": [TC_NAME]})
 
 
 def test_other_instance_is_named(network, interfaces, index):

@@ -134,6 +134,27 @@ def test_program_that_there_was_no_memory_for_is_tried_again(monkeypatch):
         assert len(programs._tracers) == len(loader.TRACEPOINTS)
 
 
+def test_each_reason_is_told_once(monkeypatch, caplog):
+    """What passed says nothing about what stays."""
+    numbers, tried = [errno.ENOMEM, errno.ENOMEM, errno.EINVAL], []
+
+    def load(program):
+        tried.append(program.name)
+        number = numbers.pop(0)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(loader, "load_program", load)
+    context, _ = programs_of("")
+    with context as programs:
+        for _ in range(5):
+            with pytest.raises(OffloadError):
+                programs.on_interfaces.xdp.load()
+    memory, refusal = (record.getMessage() for record in caplog.records if record.levelno == logging.ERROR)
+    assert memory == "cannot load the program for XDP: Cannot allocate memory"
+    assert refusal.startswith("cannot load the program for XDP: Invalid argument")
+    assert len(tried) == 3
+
+
 @pytest.mark.parametrize(("mode", "count"), [(OffloadMode.XDP, 1), (OffloadMode.TC, 1), (OffloadMode.OFF, 0)])
 def test_with_a_user_only_what_the_mode_can_use_is_loaded(mode, count):
     noted = []

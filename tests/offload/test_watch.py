@@ -10,7 +10,7 @@ from rtpproxy.errors import OffloadError
 from rtpproxy.offload.attach import Hook, Loss, Report
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.forwarder import Contradicted
-from rtpproxy.offload.patience import PAUSE_S, TRIES
+from rtpproxy.offload.patience import FIRST_PAUSE_S, PAUSE_S, TRIES
 from rtpproxy.offload.watch import Watch
 
 INDEX = 11
@@ -30,6 +30,9 @@ class FakeInterfaces:
         self.renewed = 0
         self.asked_the_kernel = []
         self.error = None
+        self.failing = set()
+        self.healing = set()
+        """Places where the next try succeeds."""
 
     def is_used(self, index):
         return index == INDEX
@@ -50,9 +53,15 @@ class FakeInterfaces:
         self.barred.pop((index, hook), None)
 
     def renew(self, index, lost=()):
+        if self.error:
+            raise self.error
         self.renewed += 1
         self.lost = []
+        self.failing -= self.healing
         return [self.report(index)]
+
+    def failed(self):
+        return set(self.failing)
 
     def has(self, index, hook):
         return (index, hook) not in self.barred
@@ -291,3 +300,37 @@ def test_interface_that_is_gone(scene, warnings):
     scene.lose(TAKEN)
     assert len(warnings()) == 1
     assert scene.watch._barred_until == {(INDEX, Hook.XDP): math.inf}
+
+
+def test_what_failed_in_passing_is_tried_again(scene, warnings, caplog):
+    """Not at each tick, and until it succeeds; nothing of that is a warning."""
+    place = INDEX, Hook.XDP
+    scene.interfaces.failing = {place}
+    renewed_at = []
+    for now in range(100):
+        before = scene.interfaces.renewed
+        if now == 60:
+            scene.interfaces.healing = {place}
+        changed = scene.watch.tick(float(now))
+        if scene.interfaces.renewed > before:
+            renewed_at.append(now)
+        assert changed == ({INDEX} if not scene.interfaces.failing and now == renewed_at[-1] else set())
+    first = FIRST_PAUSE_S
+    assert renewed_at == [first, 3 * first, 7 * first, 15 * first]
+    assert caplog.messages == ["eth0: trying XDP again"] * 4
+    assert warnings() == []
+
+
+def test_both_hooks_are_tried_again_at_once(scene, caplog, warnings):
+    scene.interfaces.failing = scene.interfaces.healing = {(INDEX, Hook.XDP), (INDEX, Hook.TC)}
+    assert scene.watch.tick(0.0) == set()
+    assert scene.watch.tick(FIRST_PAUSE_S) == {INDEX}
+    assert (caplog.messages, scene.interfaces.renewed) == (["eth0: trying XDP and TC again"], 1)
+
+
+def test_try_that_the_kernel_does_not_answer(scene, caplog):
+    scene.interfaces.failing = {(INDEX, Hook.TC)}
+    scene.watch.tick(0.0)
+    scene.interfaces.error = OffloadError("Operation not permitted")
+    assert scene.watch.tick(FIRST_PAUSE_S) == set()
+    assert caplog.messages == ["eth0: cannot attach again: Operation not permitted"]
