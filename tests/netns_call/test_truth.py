@@ -189,6 +189,45 @@ def test_frames_that_a_driver_does_not_send_are_dropped_ones(call, way, topology
     assert (totals["packets received"], totals["packets transmitted"]) == (sent + 4, sent + 4 - not_sent)
 
 
+def shorten(topology):
+    """Let the interface to the callee take no long frames."""
+    ip(topology.relay, "link set to-callee mtu 1000")
+
+
+def refuse(topology):
+    """Let the interface to the callee take no redirected frames; since Linux 6.3 they are not handed to a veth then."""
+    topology.callee.run(["ethtool", "-K", "callee", "gro", "off"])
+
+
+@by_xdp
+@pytest.mark.parametrize(("change", "arriving"), [(shorten, [7]), (refuse, [])])
+def test_frames_that_are_not_handed_to_a_driver_are_dropped_ones(call, way, topology, told_senders, change, arriving):
+    """The kernel refuses them before (tracepoint xdp_redirect_err); as long as the relay stands still, all of them."""
+    call.establish(way)
+    relay = call.relay
+    if "count as forwarded" in relay.log:
+        pytest.skip("needs a kernel that describes its types (BTF)")
+    before = relay.totals()
+    packets = [rtp(number, payload=b"\xd5" * 1200) for number in range(2, 7)] + [rtp(7)]
+    with paused(relay):
+        change(topology)
+        for packet in packets:
+            call.caller.send(packet)
+        # What takes the same way after them.
+        if arriving:
+            assert call.callee.rtp.expect() == [(rtp(number), call.callee.to) for number in arriving]
+        call.callee.send(rtp(2))
+        assert call.caller.rtp.expect() == [(rtp(2), call.caller.to)]
+    lost = len(packets) - len(arriving)
+    wait_for(lambda: frames(relay, "dropped_not_sent") == lost, DEADLINE_S, f"{lost} frames to be counted")
+    totals = relay.totals()
+    received, transmitted = (
+        totals[f"packets {name}"] - before[f"packets {name}"] for name in ("received", "transmitted")
+    )
+    assert (received, transmitted) == (len(packets) + 1, len(packets) + 1 - lost)
+    assert not call.callee.rtp.take()
+
+
 @by_xdp
 def test_frames_of_other_programs_are_not_ours(call, way, tmp_path, told_senders):
     """The tracepoints tell of every program on the host; another relay's losses are in its own counters only."""
