@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -17,7 +18,7 @@ import pytest
 
 from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
-from rtpproxy.control.sockets import SocketFile
+from rtpproxy.control.sockets import SocketFile, bind_unix
 from rtpproxy.errors import StartError
 from tests.control.serving import (
     DEADLINE_S,
@@ -201,6 +202,32 @@ def test_owner_that_cannot_be_given_leaves_nothing() -> None:
             os.seteuid(0)
         assert message == f"control socket unix:{path}: its owner cannot be set: permission denied"
         assert os.listdir(directory) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_nobody_can_connect_before_owner_and_mode_are_set(tmp_path: Path, umask: int) -> None:
+    """Looked at after every single call: the file never has another mode, and the socket listens last."""
+    path = tmp_path / "s"
+    seen = []
+
+    def look(*_: object) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            found = permissions(path)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                seen.append((found, client.connect_ex(str(path))))
+
+    before = os.umask(umask)
+    sys.setprofile(look)
+    try:
+        opened, _ = bind_unix(unix(path), (4321, 8765), 0o660, lambda _: False)
+    finally:
+        sys.setprofile(None)
+        assert os.umask(before) == umask
+    opened.close()
+    roots, owners = (0, 0, 0o660), (4321, 8765, 0o660)
+    states = [(roots, errno.ECONNREFUSED), (owners, errno.ECONNREFUSED), (owners, 0)]
+    assert list(dict.fromkeys(seen)) == states
 
 
 def exchange(kind: str, path: Path, secret: Path, other: socket.socket) -> None:

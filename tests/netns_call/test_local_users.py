@@ -1,6 +1,9 @@
 """What a user of the host who is not root tries, so that the relay does not start, crashes, or writes elsewhere."""
 
+import ast
+import errno
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -39,9 +42,9 @@ def public():
     shutil.rmtree(directory)
 
 
-def as_nobody(topology, program, *arguments, ready="ready\n"):
+def as_nobody(topology, program, *arguments, ready="ready\n", group=NOBODY):
     """Start a program of an ordinary user in the relay's namespace; wait until it says that it is ready."""
-    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", sys.executable, "-c", program]
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={group}", "--clear-groups", sys.executable, "-c", program]
     process = topology.relay.popen(
         [*command, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
     )
@@ -210,3 +213,36 @@ def test_live_socket_of_the_user_is_left_alone_without_override(topology, public
         assert other.log.splitlines()[-1] == f"rtpproxy: control socket unix:{relay.socket_path}: permission denied"
         assert relay.ask("V") == "20040107"
         assert relay.stop() == 0
+
+
+CONNECT = """
+import os, select, socket, stat, sys
+seen = {}
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.0002)[0]:
+    with socket.socket(socket.AF_UNIX) as client:
+        refused = client.connect_ex(sys.argv[1])
+    try:
+        status = os.lstat(sys.argv[1])
+    except FileNotFoundError:
+        continue
+    seen[refused, status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode))] = None
+print(list(seen))
+"""
+"""Tries to connect until its input ends; prints what it saw: error number, and then owner and mode of the file."""
+
+
+@pytest.mark.parametrize("is_member", [False, True], ids=["stranger", "member of the group"])
+def test_socket_is_open_to_the_group_only_from_the_first_moment(topology, public, is_member):
+    daemon = pwd.getpwnam("daemon")
+    relay = RunningRelay(public, "-u", "daemon", "-w", "0660", *BOUND.options, *PORTS, host=topology.relay)
+    watcher = as_nobody(topology, CONNECT, relay.socket_path, group=daemon.pw_gid if is_member else NOBODY)
+    with relay:
+        # Connections are made from when the socket listens, which is before the relay serves.
+        said, _ = watcher.communicate()
+    seen = ast.literal_eval(said)
+    owner = daemon.pw_uid, daemon.pw_gid, "0o660"
+    assert seen[-1] == ((0 if is_member else errno.EACCES), *owner)
+    for refused, *found in seen:
+        assert tuple(found) in ((0, 0, "0o660"), owner)
+        assert (refused or tuple(found)) in (errno.ENOENT, errno.EACCES, errno.ECONNREFUSED, owner)
