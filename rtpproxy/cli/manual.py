@@ -41,12 +41,12 @@ _STATUS = (
 )
 _EXAMPLES = (
     (
-        "rtpproxy -l 192.0.2.1 -s unix:/var/run/rtpproxy.sock -u nobody:kamailio -w 0770",
+        "rtpproxy -l 192.0.2.1 -s unix:/var/run/rtpproxy.sock -u rtpproxy:kamailio -w 0770",
         "A daemon for a Kamailio on the same host that runs as user and group kamailio, as Debian's does. The relay "
-        "runs as an ordinary user once it serves:",
+        "runs as a user of its own, which must be there, once it serves:",
     ),
     (
-        "rtpproxy -f -d INFO -l 10.0.0.1/192.0.2.1 -s udp:127.0.0.1:22222 -u nobody",
+        "rtpproxy -f -d INFO -l 10.0.0.1/192.0.2.1 -s udp:127.0.0.1:22222 -u rtpproxy",
         "In the foreground, between a private and a public network, with commands over UDP:",
     ),
 )

@@ -376,7 +376,7 @@ GROUPS = (
                 metavar="MODE",
                 read=read_mode,
                 write=lambda _: f"as the umask gives; 0{DEFAULT_SOCKET_MODE:o} if -u names a group",
-                more="For a SIP proxy that is not root: -u nobody:kamailio -w 0770 lets in the members of the group "
+                more="For a SIP proxy that is not root: -u rtpproxy:kamailio -w 0770 lets in the members of the group "
                 "kamailio, in which Debian's Kamailio runs. The C RTPproxy reads a decimal number here, and ignores "
                 "it without a group; a number that makes sense in decimal only is refused, and the error says what "
                 "to write instead.",
@@ -433,8 +433,9 @@ GROUPS = (
                 "Become this user once everything is open, and this group or else the user's own. Needs root.",
                 metavar="USER[:GROUP]",
                 read=read_user,
-                more="Control sockets belong to this user and group: with -u nobody:kamailio -w 0770 a Kamailio that "
-                "runs as user and group kamailio can open them. Supplementary groups are dropped. The relay "
+                more="Control sockets belong to this user and group: with -u rtpproxy:kamailio -w 0770 a Kamailio that "
+                "runs as user and group kamailio can open them. Let no other program run as this user: it could "
+                "send commands. Supplementary groups are dropped. The relay "
                 "keeps the capabilities that it uses while it runs: CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF unless "
                 "--ports bound is given, and CAP_NET_BIND_SERVICE if there are media ports below "
                 f"{FIRST_FREE_PORT}. At exit, control sockets and the pid file are removed only from a directory "

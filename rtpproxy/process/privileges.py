@@ -87,7 +87,8 @@ def _become(uid: int, gid: int, kept: Collection[int]) -> None:
     _prctl(_PR_SET_KEEPCAPS, 0)
     _set_capabilities(permitted & sum(1 << number for number in kept))
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    # Without this a crash leaves no core. Users without these capabilities still may not trace the process.
+    # Without this a crash leaves no core. Where a capability was kept, others of this user still may not trace the
+    # process, because they lack it; where none was, they may (ptrace(2)), and docs/security.md says so.
     _prctl(_PR_SET_DUMPABLE, 1)
 
 

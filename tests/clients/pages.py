@@ -8,6 +8,7 @@ from tests.docs.pages import DOCS, section_blocks
 
 QUICK = ("--ports", "bound", "--offload", "off")
 """Options that start a relay sooner, for tests that are not about the kernel."""
+_USER = re.compile("^rtpproxy(?=:|$)")
 
 
 def blocks(page: str, heading: str) -> list[str]:
@@ -16,9 +17,12 @@ def blocks(page: str, heading: str) -> list[str]:
 
 
 def options(block: str) -> list[list[str]]:
-    """The options of each `rtpproxy` command line in a block; a line may go on after a backslash."""
+    """The options of each `rtpproxy` command line in a block; a line may go on after a backslash.
+
+    The user `rtpproxy`, whom readers are told to add, is not on every host; `nobody` stands for that one.
+    """
     lines = (shlex.split(line) for line in block.replace("\\\n", " ").splitlines())
-    return [words[1:] for words in lines if words[:1] == ["rtpproxy"]]
+    return [[_USER.sub("nobody", word) for word in words[1:]] for words in lines if words[:1] == ["rtpproxy"]]
 
 
 def placed(text: str, places: Mapping[str, str]) -> str:

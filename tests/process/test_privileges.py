@@ -5,6 +5,7 @@ import pwd
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,51 @@ def test_who_it_is_and_what_it_may_do(arguments, gid, kept):
     assert (found["CapInh"], found["CapBnd"], found["CapAmb"]) == (0, 0, 0)
     assert found["NoNewPrivs"] == ["1"]
     assert found["Owner"] == [str(NOBODY.pw_uid)], "a crash would leave no core"
+
+
+TRACE = """
+import os, signal
+from rtpproxy.process import privileges
+from rtpproxy.config import Config, PortsMode
+reader, writer = os.pipe()
+traced = os.fork()
+if not traced:
+    privileges.drop(Config({arguments}))
+    os.write(writer, b"x")
+    signal.pause()
+os.read(reader, 1)
+os.setgroups([])
+os.setresgid({gid}, {gid}, {gid})
+os.setresuid({uid}, {uid}, {uid})
+try:
+    open(f"/proc/{{traced}}/mem").close()
+except PermissionError:
+    print("refused")
+else:
+    print("permitted")
+os.kill(traced, signal.SIGKILL)
+os.wait()
+"""
+"""Prints if the kernel permits a process of the same user to trace one that has dropped its privileges."""
+YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("user='nobody'", "refused"),
+        ("user='nobody', ports=PortsMode.BOUND, lowest_port=1000", "refused"),
+        ("user='nobody', ports=PortsMode.BOUND", "permitted"),
+    ],
+)
+def test_who_may_trace_it(arguments, expected):
+    """Whoever lacks a capability that it kept may not; docs/security.md says what follows where it kept none."""
+    if YAMA.exists() and YAMA.read_text() != "0\n":
+        expected = "refused"
+    code = TRACE.format(arguments=arguments, uid=NOBODY.pw_uid, gid=NOBODY.pw_gid)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
 
 
 @pytest.mark.root
