@@ -6,10 +6,13 @@ call goes on as if no address had been given.
 
 import contextlib
 import itertools
+import re
 import socket
+from ipaddress import ip_address
 
 import pytest
 
+from rtpproxy.addr import Endpoint
 from tests.hostile.stage import CONTROL_PORT, STOLEN
 from tests.netns_call.call import DEADLINE_S, PhonePort, Tap, rtcp
 from tests.running import rtp
@@ -23,6 +26,31 @@ CLOSED_PORTS = (53, 1023, 5060, 5061)
 OPEN_ON_LOOPBACK = 10000
 GROUPS = ("224.0.0.1", "239.1.2.3", "255.255.255.255", "10.0.1.255", "10.0.2.255")
 GROUPS_6 = ("ff02::1", "ff05::1:3")
+BY_RULE = {
+    4: {
+        ("127.0.0.1", OPEN_ON_LOOPBACK): "a loopback address",
+        ("127.0.0.1", CONTROL_PORT): "a control socket of this relay",
+        ("10.0.1.1", CONTROL_PORT): "a control socket of this relay",
+        ("10.0.2.1", 53): "a port below 1024 of this host",
+        ("10.0.2.1", 5060): "a SIP port of this host",
+        ("0.1.2.3", 4000): "an unspecified address",
+        ("239.1.2.3", 4000): "a multicast address",
+        ("10.0.1.255", 4000): "a broadcast address",
+        ("255.255.255.255", 4000): "a broadcast address",
+        ("0.0.0.0", 4000): "",
+    },
+    6: {
+        ("::1", OPEN_ON_LOOPBACK): "a loopback address",
+        ("::1", CONTROL_PORT): "a control socket of this relay",
+        ("fd00:0:2::1", CONTROL_PORT): "a control socket of this relay",
+        ("fd00:0:1::1", 53): "a port below 1024 of this host",
+        ("fd00:0:1::1", 5060): "a SIP port of this host",
+        ("ff02::1", 4000): "a multicast address",
+        ("::ffff:10.0.1.1", 4000): "an IPv4-mapped address",
+        ("::", 4000): "",
+    },
+}
+"""Endpoints by the rule that refuses them, by family. The last is a hold, which is no attempt: no rule is named."""
 
 _numbers = itertools.count(1)
 
@@ -156,6 +184,103 @@ def drain(call):
     """Forget what has come to the phones so far."""
     for party in (call.caller, call.callee):
         party.rtp.take(), party.rtcp.take()
+
+
+# What commands name in a call under way
+
+
+def refusals(stage, call):
+    """What was refused to commands for a call, with the rules, as the log tells it."""
+    return re.findall(rf" {call.name}: nothing is sent to (\S+), which a command named: (.*)$", stage.relay.log, re.M)
+
+
+def reinvite(stage, call, command, tags, host, port):
+    """Give a command with an endpoint that is refused; one line tells why. Return the port it is answered with."""
+    rule = BY_RULE[6 if ":" in host else 4][host, port]
+    told = len(refusals(stage, call))
+    answered = stage.relay.port(f"{command}{'6' if ':' in host else ''} {call.name} {host} {port} {tags}")
+    endpoint = str(Endpoint(str(ip_address(host)), port))
+    assert refusals(stage, call)[told:] == ([(endpoint, rule)] if rule else [])
+    return answered
+
+
+def is_heard(stage, call):
+    """What the phones send comes to them, and to them alone; return it."""
+    payload = speak(stage, call.caller, call.callee)
+    for party in (call.caller, call.callee):
+        assert party.rtp.expect() == [(payload, party.to)]
+        assert party.rtcp.expect() == [(payload, party.to_rtcp)]
+    return payload
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_a_command_names_in_a_call_under_way(stage, family):
+    """It is answered as for a hold, with the same ports. Media goes on to the phones, in the kernel where it did."""
+    with Trap(stage, family) as trap, stage.established(**at(stage, family)) as call:
+        for number, (host, port) in enumerate(BY_RULE[family], start=10):
+            for modifiers in ("", "a"):
+                assert reinvite(stage, call, f"U{modifiers}", "f", host, port) == call.callee.to[1]
+                assert reinvite(stage, call, f"U{modifiers}", "f t", host, port) == call.callee.to[1]
+                assert reinvite(stage, call, f"L{modifiers}", "f t", host, port) == call.caller.to[1]
+            payload = is_heard(stage, call)
+            assert trap.is_sprung(payload, sessions=1) == [], (host, port)
+            stage.goes_on(call, number=number)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_new_ports_for_a_call_under_way(stage, family):
+    """With the modifier `n`, the same command also opens other ports; what phones send there comes to the phones."""
+    with Trap(stage, family) as trap, stage.established(**at(stage, family)) as call:
+        for number, (host, port) in enumerate(BY_RULE[family], start=10):
+            for command, tags, party in (("Un", "f", call.callee), ("Ln", "f t", call.caller)):
+                before = party.to[1]
+                party.to = party.to[0], reinvite(stage, call, command, tags, host, port)
+                assert party.to[1] != before
+            payload = is_heard(stage, call)
+            assert trap.is_sprung(payload, sessions=1) == [], (host, port)
+            stage.goes_on(call, number=number)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_later_command_names_a_phone(stage, family):
+    """Media goes to where it says at once, whatever was refused before, and the kernel takes it over again."""
+    with stage.established(**at(stage, family)) as call, contextlib.ExitStack() as stack:
+        steps = (
+            (call.caller, call.callee, stage.topology.caller, "U", "f"),
+            (call.callee, call.caller, stage.topology.callee, "L", "f t"),
+        )
+        for number, (mover, other, phone, letter, tags) in enumerate(steps):
+            for host, port in BY_RULE[family]:
+                reinvite(stage, call, letter, tags, host, port)
+            host, port = mover.rtp.address
+            left = stack.enter_context(mover.rtp), stack.enter_context(mover.rtcp)
+            mover.rtp, mover.rtcp = (PhonePort(phone, host, port + 100 + odd) for odd in (0, 1))
+            told = len(refusals(stage, call))
+            (call.update if letter == "U" else call.lookup)(host, port + 100)
+            assert refusals(stage, call)[told:] == []
+            other.send(rtp(10 + number))
+            assert mover.rtp.expect() == [(rtp(10 + number), mover.to)]
+            other.send_rtcp(rtcp(10 + number))
+            assert mover.rtcp.expect() == [(rtcp(10 + number), mover.to_rtcp)]
+            stage.goes_on(call, number=20 + 10 * number)
+            assert [one.take() for one in left] == [[], []]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_phone_that_is_named_after_a_refusal(stage, family):
+    """Until then what is for it is dropped, and counted; then it hears the other phone before it has sent anything."""
+    host, port = next(iter(BY_RULE[family]))
+    with Trap(stage, family) as trap, stage.call(**at(stage, family), callee_says=(host, port)) as call:
+        payload = speak(stage, call.caller)
+        assert trap.is_sprung(payload, sessions=1) == []
+        assert call.callee.rtp.take() == call.callee.rtcp.take() == []
+        call.lookup(*call.callee.rtp.address)
+        call.caller.send(rtp(1))
+        assert call.callee.rtp.expect() == [(rtp(1), call.callee.to)]
+        call.caller.send_rtcp(rtcp(1))
+        assert call.callee.rtcp.expect() == [(rtcp(1), call.callee.to_rtcp)]
+        call.establish(stage.way)
+        stage.goes_on(call, number=10)
 
 
 # What packets teach
