@@ -7,14 +7,15 @@ import re
 import pytest
 
 from tests.netns import Topology
-from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, TC, WAYS, Call, PhonePort, allow_refusals, ip, paused, rtcp
+from tests.netns_call.call import BOUND, DEADLINE_S, TC, WAYS, Call, PhonePort, allow_refusals, ip, paused, rtcp
 from tests.netns_call.dual_stack.families import EVERYWHERE
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
 CONTROL_PORT = 22222
 KILL_ALL = b"cookie X"
-OWN, OWN_ELSEWHERE, OWN6 = "10.0.1.1", "10.0.2.1", "fd00:0:1::1"
+OWN, OWN_ELSEWHERE = "10.0.1.1", "10.0.2.1"
+OWN6, OWN6_ELSEWHERE = "fd00:0:1::1", "fd00:0:2::1"
 ROUTED_HERE = "198.51.100.9"
 """In a prefix that a route of the local table leads to this host."""
 NAT = "203.0.113.5"
@@ -175,10 +176,13 @@ def test_a_pbx_on_this_host(topology, make_call):
     call.cross(rtcp(1), is_rtcp=True)
 
 
-@pytest.mark.parametrize("host", [OWN, OWN_ELSEWHERE])
-def test_a_call_that_passes_the_relay_twice(relay, make_call, host):
+@pytest.mark.parametrize("host", [OWN, OWN_ELSEWHERE, OWN6, OWN6_ELSEWHERE])
+def test_a_call_that_passes_the_relay_twice(relay, topology, make_call, host):
     """Two sessions that name each other's ports on an address of ours, as a SIP proxy makes them of a hairpin."""
-    first, second = make_call(), make_call(caller_at=("10.0.1.2", 4100), callee_at=("10.0.2.2", 5100))
+    phones = [phone.ip6 if ":" in host else phone.ip for phone in (topology.caller, topology.callee)]
+    first, second = (
+        make_call(caller_at=(phones[0], 4000 + more), callee_at=(phones[1], 5000 + more)) for more in (0, 100)
+    )
     first.lookup(host, second.caller.to[1])
     second.update(host, first.callee.to[1])
     assert f"{first.name}: nothing is sent" not in relay.log
@@ -204,23 +208,29 @@ def test_phones_behind_the_nat_of_the_relay(topology, way, make_call):
             ip(phone, f"addr del {NAT}/32 dev {phone.name}")
 
 
-def test_phones_on_loopback_of_a_relay_that_listens_there(topology, way, tmp_path):
+@pytest.mark.parametrize(
+    ("listen", "hosts"),
+    [(("-l", "127.0.0.1"), ("127.0.0.1", "127.0.0.2")), (("-6", "::1"), ("::1", "::1"))],
+    ids=["ipv4", "ipv6"],
+)
+def test_phones_on_loopback_of_a_relay_that_listens_there(topology, way, tmp_path, listen, hosts):
     if way is TC:
         pytest.skip("a relay that must have TC does not start on loopback")
-    with RunningRelay(tmp_path, *way.options, *OTHER_PORTS, "-l", "127.0.0.1", host=topology.relay) as relay:
-        options = {"caller_at": ("127.0.0.1", 4000), "callee_at": ("127.0.0.2", 5000), "relay_host": "127.0.0.1"}
+    with RunningRelay(tmp_path, *way.options, *OTHER_PORTS, *listen, host=topology.relay) as relay:
+        options = {"caller_at": (hosts[0], 4000), "callee_at": (hosts[1], 5000), "relay_host": hosts[0]}
         with Call(relay, topology.relay, topology.relay, **options) as call:
             call.cross(rtp(1))
             call.cross(rtcp(1), is_rtcp=True)
 
 
-def test_phones_on_loopback_are_learned_by_a_relay_on_all_addresses(relay, topology, make_call):
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "127.0.0.2"), ("::1", "::1")], ids=["ipv4", "ipv6"])
+def test_phones_on_loopback_are_learned_by_a_relay_on_all_addresses(relay, topology, make_call, hosts):
     call = make_call(
         caller=topology.relay,
         callee=topology.relay,
-        caller_at=("127.0.0.1", 4000),
-        callee_at=("127.0.0.2", 5000),
-        relay_host="127.0.0.1",
+        caller_at=(hosts[0], 4000),
+        callee_at=(hosts[1], 5000),
+        relay_host=hosts[0],
     )
     before = relay.totals()["packets received"]
     call.caller.send(rtp(1))
@@ -230,23 +240,132 @@ def test_phones_on_loopback_are_learned_by_a_relay_on_all_addresses(relay, topol
     call.cross(rtp(2))
 
 
-# The operator's list
+# Loopback that a command chooses for the relay's ports (modifier `l`)
 
 
-def test_media_deny_and_allow(topology, way, tmp_path):
-    denied_host = topology.add_host(f"management{next(_names)}"[-8:])
-    lists = ("--media-deny", "10.0.0.0/8", "--media-allow", "10.0.1.0/24", "--media-allow", "10.0.2.0/24:5000-5001")
-    with RunningRelay(tmp_path, *way.options, *OTHER_PORTS, *lists, host=topology.relay) as relay:
-        with Call(relay, topology.caller, denied_host, "c1") as call:
-            call.caller.send(rtp(1))
+class RigCall(Call):
+    """A call of a test rig on the relay's host, whose commands choose our address with a modifier."""
+
+    def __init__(self, relay, topology, name, host, modifier):
+        self._modifier = modifier
+        at = {"caller_at": (host, 4000), "callee_at": (host, 5000)}
+        super().__init__(relay, topology.relay, topology.relay, name, **at, relay_host=host)
+
+    def _families(self, host, peer_at):
+        return super()._families(host, peer_at) + self._modifier
+
+
+LOOPBACKS = pytest.mark.parametrize(
+    ("host", "modifier"),
+    [("127.0.0.1", "l127.0.0.1"), ("127.0.0.1", "l{rig}"), ("::1", "l[::1]"), ("::1", "l{rig6}")],
+)
+
+
+def refusals(relay, call):
+    """What the log tells of addresses that a call does not send to."""
+    return re.findall(rf" {call}: nothing is sent to (\S+):\d+(.*)$", relay.log, re.MULTILINE)
+
+
+@LOOPBACKS
+def test_loopback_is_for_sessions_whose_own_address_is_loopback(topology, way, tmp_path, host, modifier):
+    """One among other addresses that the relay listens on. Sessions beside it have no part in that."""
+    listen = (*EVERYWHERE, "-l", "rig@127.0.0.1", "-6", "rig6@::1")
+    shown, family, ours = (f"[{host}]", "6", f"[{OWN6}]") if ":" in host else (host, "", OWN)
+    with (
+        RunningRelay(tmp_path, *way.options, *OTHER_PORTS, *listen, host=topology.relay) as relay,
+        RigCall(relay, topology, "rig", host, modifier) as rig,
+    ):
+        rig.cross(rtp(1))
+        rig.cross(rtcp(1), is_rtcp=True)
+        assert refusals(relay, "rig") == []
+        with Call(relay, topology.caller, topology.callee, "beside", callee_says=(host, 5000)) as call:
+            assert refusals(relay, "beside") == [(shown, ", which a command named: a loopback address")]
             call.callee.send(rtp(1))
-            wait_received(relay, 0, 2)
-            assert relay.totals()["packets transmitted"] == 0
-            assert denied(relay) == 2
-            assert call.callee.rtp.take() == call.caller.rtp.take() == []
-            assert "c1: nothing is sent to" in relay.log
-        with Call(relay, topology.caller, topology.callee, "c2") as call:
+            call.caller.rtp.expect()
             call.establish(way)
-            if way is KERNEL:
+            call.lookup(host, 5000)
+            assert len(refusals(relay, "beside")) == 2
+            call.cross(rtp(2))
+        # Its ports for the callee move to an address that is not loopback.
+        relay.port(f"Un{family}l{ours} rig {host} 4000 f")
+        assert refusals(relay, "rig") == [(shown, " any more: a loopback address")] * 2
+        before, denied_before = relay.totals()["packets received"], denied(relay)
+        rig.caller.send(rtp(3))
+        wait_received(relay, before)
+        assert denied(relay) == denied_before + 1
+        assert rig.callee.rtp.take() == []
+
+
+@pytest.mark.parametrize(("host", "modifier"), [("127.0.0.1", "l127.0.0.1"), ("::1", "l[::1]")])
+def test_commands_alone_do_not_make_loopback_a_destination(relay, topology, host, modifier):
+    """A relay that was not told to listen there: SIP proxies take such an address from messages (modifier `r`).
+
+    Whoever sends from there is on this host, and is learned.
+    """
+    shown = f"[{host}]" if ":" in host else host
+    with RigCall(relay, topology, f"c{next(_names)}", host, modifier) as rig:
+        assert refusals(relay, rig.name) == [(shown, ", which a command named: a loopback address")] * 2
+        before, denied_before = relay.totals()["packets received"], denied(relay)
+        rig.callee.send(rtp(1))
+        rig.callee.send_rtcp(rtcp(1))
+        wait_received(relay, before, 2)
+        assert denied(relay) == denied_before + 2
+        assert rig.caller.rtp.take() == rig.caller.rtcp.take() == []
+        rig.caller.send(rtp(2))
+        assert rig.callee.rtp.expect() == [(rtp(2), rig.callee.to)]
+        rig.cross(rtp(3))
+        assert relay.ask(f"D {rig.tags}") == "0"
+
+
+# The operator's lists
+
+
+LISTS = {
+    4: (
+        *("--media-deny", "10.0.0.0/8", "--media-allow", "10.0.1.0/24", "--media-allow", "10.0.2.0/24:5000-5003"),
+        *("--media-deny", "10.0.2.0/24:5002-5003"),
+    ),
+    6: (
+        *("--media-deny", "fd00::/16", "--media-allow", "fd00:0:1::/64"),
+        *("--media-allow", "[fd00:0:2::/64]:5000-5003", "--media-deny", "[fd00:0:2::]/64:5002-5003"),
+    ),
+}
+"""The caller's network is allowed, and two ports of the callee's: where two are alike, the one that denies decides."""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_media_deny_and_allow(topology, way, tmp_path, family):
+    """The longest prefix decides: on what commands name and what packets teach, also in a call under way."""
+    management = topology.add_host(f"management{next(_names)}"[-8:])
+
+    def at(phone, port):
+        return phone.ip6 if family == 6 else phone.ip, port
+
+    caller, callee = topology.caller, topology.callee
+    listed = (*LISTS[family], *EVERYWHERE)
+    with RunningRelay(tmp_path, *way.options, *OTHER_PORTS, *listed, host=topology.relay) as relay:
+        for name, phone, port, rule in (
+            ("wide", management, 5000, {4: "10.0.0.0/8", 6: "fd00::/16"}[family]),
+            ("tied", callee, 5002, {4: "10.0.2.0/24:5002-5003", 6: "[fd00:0:2::/64]:5002-5003"}[family]),
+            ("other", callee, 5004, {4: "10.0.0.0/8", 6: "fd00::/16"}[family]),
+        ):
+            before, denied_before = relay.totals(), denied(relay)
+            with Call(relay, caller, phone, name, caller_at=at(caller, 4000), callee_at=at(phone, port)) as call:
+                call.caller.send(rtp(1))
+                call.callee.send(rtp(1))
+                wait_received(relay, before["packets received"], 2)
+                assert relay.totals()["packets transmitted"] == before["packets transmitted"]
+                assert denied(relay) == denied_before + 2
+                assert call.callee.rtp.take() == call.caller.rtp.take() == []
+                assert [why for _, why in refusals(relay, name)] == [f", which a command named: --media-deny {rule}"]
+        with Call(relay, caller, callee, caller_at=at(caller, 4000), callee_at=at(callee, 5000)) as call:
+            call.establish(way)
+            assert refusals(relay, call.name) == []
+            call.lookup(*at(management, 5000))
+            call.lookup(*at(callee, 5002))
+            assert len(refusals(relay, call.name)) == 2
+            call.cross(rtp(2))
+            if way.is_kernel:
+                call.wait_offloaded()
                 with paused(relay):
-                    call.cross(rtp(2))
+                    call.cross(rtp(3))

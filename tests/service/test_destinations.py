@@ -258,6 +258,17 @@ def test_a_loopback_address_that_a_command_names_for_us_opens_nothing(log, modif
     assert refusals(log) == ["call: nothing is sent to 127.0.0.1:6000, which a command named: a loopback address"]
 
 
+@pytest.mark.parametrize("modifier", ["l127.0.0.1", "l{rig}", "r127.0.0.1"])
+def test_a_command_chooses_a_loopback_address_that_the_relay_listens_on(log, modifier):
+    """However it does that; other sessions are not on it."""
+    listen = (ListenAddress(OUR_HOST), ListenAddress("127.0.0.1", label="rig"))
+    play = make_play(listen=listen, routes={"127.0.0.1": "127.0.0.1"})
+    play.ask(f"U{modifier} call 127.0.0.1 6000 f")
+    assert refusals(log) == []
+    play.ask("U beside 127.0.0.1 6000 f")
+    assert refusals(log) == ["beside: nothing is sent to 127.0.0.1:6000, which a command named: a loopback address"]
+
+
 def test_ports_that_move_away_from_loopback_leave_it_behind(log):
     listen = (ListenAddress("127.0.0.1"), ListenAddress(OUR_HOST, label="out"))
     play = make_play(listen=listen)
