@@ -7,27 +7,86 @@ A hairpin, which is a call through two sessions of one relay: `test_loops.test_a
 import contextlib
 import re
 import socket
+from dataclasses import dataclass
 
 import pytest
 
 from tests.netns import Topology
-from tests.netns_call.call import BOUND, KERNEL, STEERED, Call, paused, rtcp
+from tests.netns_call.call import BOUND, KERNEL, STEERED, Call, allow_refusals, paused, rtcp
 from tests.running import RunningRelay, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
-PUBLIC, MAPPED = "203.0.113.1", "203.0.113.9"
-"""The address of a NAT that phones are behind, and one that a 1:1 NAT maps to the relay."""
 HELLO = b"hello"
 
 
-def nft(host, *rules):
+@dataclass(frozen=True)
+class Family:
+    """What differs between IPv4 and IPv6: names of the tools, and addresses."""
+
+    name: str
+    listen: str
+    """Option with an address of the relay."""
+    nft: str
+    public: str
+    """Address of a NAT that phones are behind."""
+    mapped: str
+    """Address that a 1:1 NAT maps to the relay."""
+    home: str
+    """Network of phones behind a NAT."""
+    phones: tuple[str, str]
+    """Two phones in it."""
+    loopback: str
+    everywhere: tuple[str, ...] = ()
+    """Options for a relay on all addresses; IPv4 needs none."""
+    modifier: str = ""
+    bits: int = 32
+
+    def of(self, interface):
+        """The address of an interface, or of a phone."""
+        return interface.ip6 if self is IPV6 else interface.ip
+
+    def url(self, host):
+        return f"[{host}]" if self is IPV6 else host
+
+
+IPV4 = Family(
+    *("ipv4", "-l", "ip", "203.0.113.1", "203.0.113.9", "10.9.0.0/24", ("10.9.0.2", "10.9.0.3")), loopback="127.0.0.1"
+)
+IPV6 = Family(
+    *("ipv6", "-6", "ip6", "2001:db8::1", "2001:db8::9", "fd00:9::/64", ("fd00:9::2", "fd00:9::3")),
+    *("::1", ("-6", "*"), "6", 128),
+)
+
+
+@pytest.fixture
+def topology():
+    with Topology(ipv6=True) as topology:
+        allow_refusals(topology.relay)
+        yield topology
+
+
+@pytest.fixture(params=[IPV4, IPV6], ids=lambda family: family.name)
+def family(request):
+    return request.param
+
+
+def nft(host, family, *rules):
     """Translate addresses on a host."""
-    table = "\n".join(("table ip translated {", *rules, "}"))
+    table = "\n".join((f"table {family.nft} translated {{", *rules, "}"))
     host.run(["nft", "-f", "-"], input=table)
 
 
+def at(topology, family):
+    """Where the phones are, as options of `Call`."""
+    return {
+        "caller_at": (family.of(topology.caller), 4000),
+        "callee_at": (family.of(topology.callee), 5000),
+        "relay_host": family.of(topology.caller.gateway),
+    }
+
+
 def talk(call, way):
-    """Media and reports cross both ways, in the kernel where they may.
+    """Media and reports cross both ways, in the kernel where they may, and no address was refused.
 
     Until a phone behind NAT has sent something, nothing can be sent to it, and its NAT lets nothing in.
     """
@@ -39,6 +98,7 @@ def talk(call, way):
         call.wait_offloaded()
         with paused(call.relay):
             cross(call, rtp(9))
+    assert "nothing is sent to" not in call.relay.log
 
 
 def opens(call, is_rtcp):
@@ -72,81 +132,74 @@ def hear(receiver, data):
 # NAT
 
 
-def test_phones_behind_the_same_nat_as_the_relay(start, topology, way):
+def test_phones_behind_the_same_nat_as_the_relay(start, topology, way, family):
     """They signal the NAT's public address, which is the one that the relay advertises, and send from private ones."""
-    relay = start(*way.options, "-l", f"{topology.caller.gateway.ip}={PUBLIC}")
-    says = {"caller_says": (PUBLIC, 40000), "callee_says": (PUBLIC, 40002)}
-    with Call(relay, topology.caller, topology.callee, relay_host=topology.caller.gateway.ip, **says) as call:
+    relay = start(*way.options, family.listen, f"{family.of(topology.caller.gateway)}={family.public}")
+    says = {"caller_says": (family.public, 40000), "callee_says": (family.public, 40002)}
+    with Call(relay, topology.caller, topology.callee, **at(topology, family), **says) as call:
         talk(call, way)
 
 
-def test_phones_behind_one_nat(start, topology, way):
+def test_phones_behind_one_nat(start, topology, way, family):
     """Both come from one address, from ports that the NAT chose. They signal their own addresses, as phones do."""
-    relay = start(*way.options)
+    relay = start(*way.options, *family.everywhere)
     home = topology.caller
-    phones = ("10.9.0.2", "10.9.0.3")
-    for address in phones:
-        home.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"])
-    home.run(["ip", "addr", "add", f"{PUBLIC}/32", "dev", "lo"])
-    topology.relay.run(["ip", "route", "add", f"{PUBLIC}/32", "via", home.ip])
+    for address in (*family.phones, family.public):
+        home.run(["ip", "addr", "add", f"{address}/{family.bits}", "dev", "lo"])
+    topology.relay.run(["ip", "route", "add", f"{family.public}/{family.bits}", "via", family.of(home)])
     nft(
         home,
+        family,
         "chain out { type nat hook postrouting priority 100;",
-        f"ip saddr 10.9.0.0/24 udp sport 0-65535 snat to {PUBLIC}:40000-49999",
+        f"{family.nft} saddr {family.home} udp sport 0-65535 snat to {family.url(family.public)}:40000-49999",
         "}",
     )
-    at = {"caller_at": (phones[0], 4000), "callee_at": (phones[1], 4000)}
-    with Call(relay, home, home, relay_host=home.gateway.ip, **at) as call:
+    phones = {"caller_at": (family.phones[0], 4000), "callee_at": (family.phones[1], 4000)}
+    with Call(relay, home, home, relay_host=family.of(home.gateway), **phones) as call:
         talk(call, way)
 
 
-def test_relay_behind_a_one_to_one_nat(start, topology, way):
+def test_relay_behind_a_one_to_one_nat(start, topology, way, family):
     """Replies show the public address, which phones send to; a NAT before the relay leads there from it."""
-    relay = start(*way.options, "-l", f"{topology.caller.gateway.ip}={MAPPED}")
+    ours = family.of(topology.caller.gateway)
+    relay = start(*way.options, family.listen, f"{ours}={family.mapped}")
     for phone in (topology.caller, topology.callee):
         # As the box in front of the relay does it.
         nft(
             phone,
+            family,
             "chain out { type nat hook output priority -100;",
-            f"ip daddr {MAPPED} dnat to {topology.caller.gateway.ip}",
+            f"{family.nft} daddr {family.mapped} dnat to {ours}",
             "}",
         )
-    assert relay.ask(f"U shown {topology.caller.ip} 4000 f").endswith(f" {MAPPED}")
-    with Call(relay, topology.caller, topology.callee, relay_host=MAPPED) as call:
+    shown = relay.ask(f"U{family.modifier} shown {family.of(topology.caller)} 4000 f")
+    assert shown.split()[1:] == [family.mapped, *family.modifier]
+    with Call(relay, topology.caller, topology.callee, **at(topology, family) | {"relay_host": family.mapped}) as call:
         talk(call, way)
 
 
 # This host
 
 
-def test_pbx_on_the_host_of_the_relay(start, topology, way):
+def test_pbx_on_the_host_of_the_relay(start, topology, way, family):
     """It signals the host's own address and a port of its own."""
-    relay = start(*way.options)
-    host = topology.caller.gateway.ip
+    relay = start(*way.options, *family.everywhere)
+    host = family.of(topology.caller.gateway)
     for port in (1024, 5062, 10000):
-        at = {"callee_at": (host, port), "relay_host": host}
-        with Call(relay, topology.caller, PbxHost(topology), f"pbx{port}", **at) as call:
+        options = at(topology, family) | {"callee_at": (host, port)}
+        with Call(relay, topology.caller, topology.relay, f"pbx{port}", **options) as call:
             for number in range(1, 20):
                 call.cross(rtp(number))
             call.cross(rtcp(1), is_rtcp=True)
 
 
-class PbxHost:
-    """The relay's host, as the phone that a PBX on it is for the relay."""
-
-    def __init__(self, topology):
-        self.ip = topology.caller.gateway.ip
-        self.gateway = topology.caller.gateway
-        self.socket = topology.relay.socket
-
-
 @pytest.mark.parametrize("way", [KERNEL, STEERED, BOUND], ids=lambda way: way.name)
-def test_phones_on_loopback(start, topology, way):
+def test_phones_on_loopback(start, topology, way, family):
     """A test rig: everything on one host, on the one address that it surely has. The kernel forwards nothing there."""
-    relay = start(*way.options, "-l", "127.0.0.1")
-    rig = PbxHost(topology)
-    at = {"caller_at": ("127.0.0.1", 4000), "callee_at": ("127.0.0.1", 5000)}
-    with Call(relay, rig, rig, relay_host="127.0.0.1", **at) as call:
+    host = family.loopback
+    relay = start(*way.options, family.listen, host)
+    options = {"caller_at": (host, 4000), "callee_at": (host, 5000)}
+    with Call(relay, topology.relay, topology.relay, relay_host=host, **options) as call:
         for number in range(1, 20):
             call.cross(rtp(number))
         call.cross(rtcp(1), is_rtcp=True)
