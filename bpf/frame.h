@@ -16,6 +16,7 @@ struct frame {
 	void *data;
 	void *data_end;
 	__u32 bytes; /* of the whole frame, whose end may lie beyond data_end */
+	enum hook hook;
 	__u32 ifindex;
 	__be16 taken_tag[2]; /* protocol and tag control of a VLAN tag that was removed from the frame; 0: none */
 	bool is_aggregated;
@@ -37,8 +38,9 @@ struct frame {
 };
 
 /* A frame before anything is known of it. Everything else is set before it is read, because zeroing all costs 2 ns. */
-static __always_inline void frame_begin(struct frame *f, __u32 ifindex)
+static __always_inline void frame_begin(struct frame *f, enum hook hook, __u32 ifindex)
 {
+	f->hook = hook;
 	f->ifindex = ifindex;
 	f->taken_tag[0] = f->taken_tag[1] = 0;
 	f->is_aggregated = false;

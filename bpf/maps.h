@@ -80,6 +80,9 @@ BPF_F_TABLE("array", __u32, struct next_hop, next_hops, MAX_NEXT_HOPS, MAPPED);
 /* One element; per CPU, because every packet of the host counts in it. */
 BPF_TABLE("percpu_array", __u32, struct verdicts, verdicts, 1);
 
+/* One element: when the batch began that this CPU has from a driver (batch.h). */
+BPF_TABLE("percpu_array", __u32, __u64, batch_began, 1);
+
 /* Port spaces by local address, written by the controller; not looked up where one space holds a whole family. */
 BPF_TABLE("hash", struct local_address, __u32, local_slots, LOCAL_SLOTS + MORE_ADDRESSES);
 

@@ -12,6 +12,9 @@
 #include "frame.h"
 #include "hook_tc.h"
 #include "hook_xdp.h"
+#ifdef TASK_NET_CONTEXT
+#include "batch.h"
+#endif
 #ifdef NET_DEVICE_IFINDEX
 #include "unsent.h"
 #endif
@@ -99,10 +102,27 @@ static __always_inline bool is_host_address(const struct datagram *d)
 	return host_addresses.lookup(&address) != NULL;
 }
 
+/*
+ * Read the precise clock. At XDP, all packets of a batch have the time of the first: their driver hands them over
+ * together, and when each of them came, nobody knows any more.
+ */
 static __always_inline void read_precise_clock(struct frame *f)
 {
-	f->now_ns = bpf_ktime_get_ns();
 	f->is_precise = true;
+#ifdef TASK_NET_CONTEXT
+	if (f->hook == HOOK_XDP) {
+		__u32 zero = 0;
+		__u64 *began_ns = batch_began.lookup(&zero);
+
+		if (began_ns) {
+			if (!batch_goes_on())
+				*began_ns = bpf_ktime_get_ns();
+			f->now_ns = *began_ns;
+			return;
+		}
+	}
+#endif
+	f->now_ns = bpf_ktime_get_ns();
 }
 
 /*
@@ -436,7 +456,7 @@ int on_xdp(struct xdp_md *ctx)
 	struct frame f;
 	__u32 verdict;
 
-	frame_begin(&f, ctx->ingress_ifindex);
+	frame_begin(&f, HOOK_XDP, ctx->ingress_ifindex);
 	f.data = (void *)(long)ctx->data;
 	f.data_end = (void *)(long)ctx->data_end;
 	f.bytes = ctx->data_end - ctx->data;
@@ -461,7 +481,7 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 	struct frame f;
 	__u32 verdict;
 
-	frame_begin(&f, skb->ifindex);
+	frame_begin(&f, hook, skb->ifindex);
 	f.is_aggregated = skb->gso_size;
 	if (skb->vlan_present) {
 		f.taken_tag[0] = skb->vlan_proto;

@@ -19,7 +19,7 @@ from typing import Any
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import compiled
-from rtpproxy.offload.btf import member_offsets
+from rtpproxy.offload.btf import Member, member_offsets
 from rtpproxy.offload.compiled import Compiled
 from rtpproxy.offload.kept import TYPES_OF_KERNEL, stamp
 from rtpproxy.offload.layout import NUMBER, Layout, MapLayout
@@ -36,19 +36,35 @@ _LOOK_S = 1.0
 _MAPS = (
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
     *("port_sources", "port_budgets", "host_budgets", "learning_budgets", "fragment_budgets"),
-    *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets", "own_program", "refused_frames"),
+    *(
+        "local_slots",
+        "host_addresses",
+        "untagged_links",
+        "links",
+        "steered_sockets",
+        "own_program",
+        "refused_frames",
+        "batch_began",
+    ),
 )
 _UTIME = 11
 """Place of the time in user mode behind the name of a process; that in the kernel is next."""
 _LOGGED_LINES = 40
 """Last lines of what the compiler says of programs that it refuses; the reason is at the end."""
-_MEMBERS = {
+_MEMBERS_OF_TRACES = {
     "NET_DEVICE_IFINDEX": ("net_device", "ifindex"),
     "NET_DEVICE_XDP_STATE": ("net_device", "xdp_state"),
     "BPF_PROG_AUX": ("bpf_prog", "aux"),
     "BPF_PROG_AUX_ID": ("bpf_prog_aux", "id"),
 }
 """Macros for the offsets that the programs for tracepoints need, and the kernel's names (`bpf/unsent.h`)."""
+_MEMBERS_OF_BATCHES = {
+    "TASK_NET_CONTEXT": ("task_struct", "bpf_net_context"),
+    "NET_CONTEXT_DEVICES": ("bpf_net_context", "dev_map_flush_list"),
+    "LIST_NEXT": ("list_head", "next"),
+    "LIST_PREVIOUS": ("list_head", "prev"),
+}
+"""The same by which the XDP program tells batches of frames (`bpf/batch.h`); not before Linux 6.11."""
 _KERNEL_HEADER = "/usr/include/linux/bpf.h"
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 _ERROR = b"error: "
@@ -139,7 +155,8 @@ def _compile(macros: dict[str, str], directory: str, is_strict: bool) -> Compile
         ) from None
     if not Path(_KERNEL_HEADER).exists():
         raise OffloadError("the kernel's user API headers are missing: install Debian's linux-libc-dev")
-    offsets, why_untraced = _kernel_offsets()
+    offsets, why_untraced = _kernel_offsets(_MEMBERS_OF_TRACES)
+    offsets |= _kernel_offsets(_MEMBERS_OF_BATCHES)[0]
     flags = [
         f"-I{directory}",
         *("-isystem", "/usr/include"),
@@ -165,10 +182,10 @@ def _compile(macros: dict[str, str], directory: str, is_strict: bool) -> Compile
     )
 
 
-def _kernel_offsets() -> tuple[dict[str, str], str]:
-    """Make the macros of `_MEMBERS`. Returns none where the kernel does not tell, and why."""
+def _kernel_offsets(members: Mapping[str, Member]) -> tuple[dict[str, str], str]:
+    """Make the macros of offsets. Returns none where the kernel does not tell, and why."""
     try:
-        found = member_offsets(TYPES_OF_KERNEL.read_bytes(), _MEMBERS)
+        found = member_offsets(TYPES_OF_KERNEL.read_bytes(), members)
     except OSError as error:
         return {}, f"{TYPES_OF_KERNEL}: {error.strerror}"
     except OffloadError as error:

@@ -1,0 +1,49 @@
+"""Frames that a driver hands over together came together: the list of what waits to be sent tells (bpf/batch.h)."""
+
+import socket
+import subprocess
+import time
+from dataclasses import replace
+
+import pytest
+
+from rtpproxy.errors import OffloadError
+from rtpproxy.offload.btf import member_offsets
+from rtpproxy.offload.entry import XdpWay
+from rtpproxy.offload.kept import TYPES_OF_KERNEL
+from tests.bpf.frames import HOP, received, rtp
+from tests.bpf.prog_run import run_live
+
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
+
+BATCH = 64
+"""The most frames that a driver hands over at once."""
+
+
+@pytest.fixture(scope="module")
+def hop():
+    """A neighbour on an interface that takes redirected frames; they arrive at its peer and are dropped there."""
+    try:
+        member_offsets(TYPES_OF_KERNEL.read_bytes(), {"": ("bpf_net_context", "dev_map_flush_list")})
+    except OffloadError:
+        pytest.skip("before Linux 6.11 no program can tell which frames came together")
+    subprocess.run(["ip", "link", "add", "batch0", "up", "type", "veth", "peer", "name", "batch1"], check=True)
+    try:
+        subprocess.run(["ip", "link", "set", "batch1", "up"], check=True)
+        subprocess.run(["ethtool", "-K", "batch1", "gro", "on"], check=True, capture_output=True)
+        yield replace(HOP, xdp_way=XdpWay(socket.if_nametoindex("batch0")))
+    finally:
+        subprocess.run(["ip", "link", "delete", "batch0"], check=True)
+
+
+def test_one_time_for_a_batch(plane, hop):
+    """The first packet is measured, the others repeat it: its arrival is theirs. The next batch has its own."""
+    entry = plane.install(hop)
+    frame = received(entry.port, rtp(payload_type=8))
+    seen = [time.monotonic_ns()]
+    for batches in (1, 2):
+        run_live(plane.program_fd, frame, repeat=BATCH, batch_size=BATCH)
+        seen += [plane.peek("port_counters", entry.port, "last_seen_ns"), time.monotonic_ns()]
+        assert plane.tables.counts.counters(entry.port).packets == batches * BATCH
+    assert seen == sorted(set(seen))
+    assert plane.peek("port_counters", entry.port, "arrived_ns") == seen[1]
