@@ -38,6 +38,12 @@ def is_ipv6(host: str) -> bool:
     return ":" in host
 
 
+def without_mapping(host: str) -> str:
+    """The IPv4 address that a dual-stack socket reports as IPv4-mapped (`::ffff:192.0.2.1`); others as they are."""
+    mapped = host.removeprefix("::ffff:")
+    return host if is_ipv6(mapped) else mapped
+
+
 def is_link_local(host: str) -> bool:
     """True for a link-local numeric IPv6 address, with or without zone: one that needs an interface."""
     return host.startswith(("fe8", "fe9", "fea", "feb"))

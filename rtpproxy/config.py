@@ -57,7 +57,7 @@ class ControlKind(Enum):
     STDIOC = "stdioc"
     """Like `STDIO`; the relay ends when its input ends."""
     SYSTEMD = "systemd"
-    """The first socket that the service manager passes: a stream, one command per connection."""
+    """All sockets that the service manager passes: streams, one command per connection, and UDP sockets."""
 
     @property
     def is_datagram(self) -> bool:

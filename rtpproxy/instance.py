@@ -11,7 +11,7 @@ import os
 import random
 import resource
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
-from rtpproxy.process.privileges import identity
+from rtpproxy.process.privileges import check_root, identity
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddress, LocalAddresses
@@ -191,6 +191,7 @@ async def _open_control(config: Config, clock: Clock, notes: Notes, stack: ExitS
     )
     await server.open()
     stack.callback(server.close)
+    check_root(config, server.opened)  # a service manager may have passed a UDP socket
     for mark in server.marks:
         notes.ours.listen(mark)
     return server
@@ -220,7 +221,7 @@ def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, sta
         ports.media,
         kernel.forwarder,
         kernel.counters,
-        _ports_maker(config),
+        _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
     )
@@ -325,10 +326,9 @@ def _build_kernel(
     return kernel
 
 
-def _ports_maker(config: Config) -> Callable[[], PortAllocator]:
+def _ports_maker(config: Config, excluded: Collection[int]) -> Callable[[], PortAllocator]:
     """Return what makes the allocator of one port space. All have one order, and leave out ports of control sockets."""
     seed = random.getrandbits(64)
-    excluded = {address.port for address in config.control if address.kind.is_datagram}
     return lambda: PortAllocator(
         *(config.port_min, config.port_max, config.is_sequential),
         random.Random(seed),
@@ -409,7 +409,7 @@ def _reserve_ports(parts: Parts, stack: ExitStack) -> None:
 
 def _announce(parts: Parts) -> None:
     config = parts.config
-    for address in config.control:
+    for address in parts.server.opened:
         log.info("control socket %s", address)
     way = "bound" if parts.ports.programs is None else "steered"
     for listen in config.listen:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.activation import activating, descriptors
 from tests.netns import Host
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -54,16 +55,22 @@ class RunningRelay:
         prefix: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         program: str = PROGRAM,
+        passed: Sequence[socket.socket] = (),
     ) -> None:
-        """`prefix` is a command that runs `program`, such as setpriv(1); `environment` is added to this process's."""
+        """`prefix` is a command that runs `program`, such as setpriv(1); `environment` is added to this process's.
+
+        `passed` are sockets for each start to get as from a service manager; an option must ask for them.
+        """
         self.socket_path = directory / f"{name}.sock"
         self.log_path = directory / f"{name}.log"
         self.pid_path = directory / f"{name}.pid"
         self.host = host
         self._directory = directory
         self._environment = {**os.environ, **(environment or {})}
+        self._passed = passed
         self._arguments = [
             *prefix,
+            *(activating(passed) if passed else ()),
             *(program, "-f", "-d", "INFO", "-s", f"unix:{self.socket_path}", "-p", str(self.pid_path)),
             *options,
         ]
@@ -90,7 +97,14 @@ class RunningRelay:
             before = self.log_path.stat().st_size
             popen = subprocess.Popen if self.host is None else self.host.popen
             # A signal that kills it may leave a core where it runs.
-            self._process = popen(self._arguments, stdout=log, stderr=log, env=self._environment, cwd=self._directory)
+            self._process = popen(
+                self._arguments,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=self._directory,
+                pass_fds=descriptors(self._passed),
+            )
         process = self._process
 
         def is_over() -> bool:

@@ -17,6 +17,7 @@ from rtpproxy.addr import (
     parse_ipv4,
     parse_ipv6,
     parse_network,
+    without_mapping,
 )
 
 
@@ -52,6 +53,20 @@ def test_full_dotted_form(text):
 )
 def test_family_and_scope(host, expected):
     assert (is_ipv6(host), is_link_local(host)) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:1:2", "::ffff:1:2"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+def test_ipv4_as_a_dual_stack_socket_reports_it(host, expected):
+    assert without_mapping(host) == expected
 
 
 def test_words_of_an_address():

@@ -346,12 +346,13 @@ GROUPS = (
                 "control",
                 "Control socket, which the SIP proxy sends commands to: unix:PATH (one command per connection), "
                 "cunix:PATH (one command per line), udp:HOST:PORT, udp6:HOST:PORT, tcp:HOST:PORT, tcp6:HOST:PORT, "
-                "systemd: (the first socket that the service manager passes), stdio: or stdioc: (standard input and "
+                "systemd: (all sockets that the service manager passes), stdio: or stdioc: (standard input and "
                 f"output, with -f). {_ANY_TIMES}",
                 metavar="SOCKET",
                 is_repeatable=True,
                 more=f"Without a port, {DEFAULT_CONTROL_PORT} is used; * as HOST means all addresses of this host. "
-                "stdioc: ends the relay when its input ends. An argument without a prefix is the path of a unix: "
+                "stdioc: ends the relay when its input ends. systemd: takes UDP sockets, and listening stream sockets "
+                "with one command per connection; it needs -f. An argument without a prefix is the path of a unix: "
                 "socket.",
             ),
             Option(

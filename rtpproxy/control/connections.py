@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from rtpproxy.addr import is_ipv6
+from rtpproxy.addr import without_mapping
 from rtpproxy.control.execute import MAX_COMMAND_BYTES, Execute
 from rtpproxy.control.lines import LineClient, Rota
 
@@ -142,11 +142,7 @@ class ConnectionListener:
 
 def _host(address: object) -> str:
     """The client's numeric host, IPv4 as such even on an IPv6 socket; empty on Unix sockets."""
-    if isinstance(address, tuple):
-        host = str(address[0])
-        mapped = host.removeprefix("::ffff:")
-        return host if is_ipv6(mapped) else mapped
-    return ""
+    return without_mapping(str(address[0])) if isinstance(address, tuple) else ""
 
 
 # One command a connection

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from rtpproxy.addr import without_mapping
 from rtpproxy.control.cookies import ReplyCache
 from rtpproxy.control.execute import MAX_COMMAND_BYTES, Execute
 from rtpproxy.seldom import is_worth_a_line
@@ -63,25 +64,26 @@ class DatagramListener:
             except OSError as error:
                 log.warning("cannot read a control datagram: %s", error.strerror)
                 return
-            if not self._admits(sender[0]):
+            host = without_mapping(sender[0])
+            if not self._admits(host):
                 continue
-            reply = self._reply(datagram, sender)
+            reply = self._reply(datagram, sender, host)
             try:
                 self._socket.sendto(reply, sender)
             except OSError as error:
                 self._count_unsent(sender, error)
 
-    def _reply(self, datagram: bytes, sender: Sender) -> bytes:
+    def _reply(self, datagram: bytes, sender: Sender, host: str) -> bytes:
         found = _COOKIE.match(datagram)
         if found is None:
-            return self._execute(b"", sender[0])
+            return self._execute(b"", host)
         cookie = found[1]
         if len(cookie) > MAX_COOKIE_BYTES or b"\0" in cookie:
-            return self._execute(b"", sender[0])  # as if there were no cookie
+            return self._execute(b"", host)  # as if there were no cookie
         now = self._clock()
         reply = self._cache.find(sender, cookie, now)
         if reply is None:
-            reply = self._execute(datagram[found.end() :], sender[0])
+            reply = self._execute(datagram[found.end() :], host)
             self._cache.store(sender, cookie, reply, now)
         else:
             self._on_duplicate()

@@ -75,7 +75,7 @@ class ControlServer:
         self._is_for_everybody = not allowed
         self._admission = Admission(allowed)
         self._cache = ReplyCache()
-        self._opened: list[tuple[ControlKind, socket.socket | None]] = []
+        self._opened: list[tuple[ControlAddress, socket.socket | None]] = []
         """Sockets that are not served yet; None is standard input and output."""
         self._listeners: list[_Listener] = []
         self._files: list[SocketFile] = []
@@ -91,11 +91,17 @@ class ControlServer:
             on_failure.callback(self.close)
             self._check_single()
             for address in self._addresses:
-                opened = await self._open(address)
-                self._opened.append((address.kind, opened))
-                if opened is not None and self._is_for_everybody and not is_on_loopback(opened):
-                    self.open_to_strangers += (address,)
+                self._opened += await self._open(address)
+            if self._is_for_everybody:
+                self.open_to_strangers = tuple(
+                    address for address, opened in self._opened if opened is not None and not is_on_loopback(opened)
+                )
             on_failure.pop_all()
+
+    @property
+    def opened(self) -> list[ControlAddress]:
+        """The addresses of the sockets that are open and not served yet, also of those that were passed."""
+        return [address for address, _ in self._opened]
 
     @property
     def endpoints(self) -> list[Endpoint]:
@@ -128,13 +134,13 @@ class ControlServer:
             return on_command(command, self._clock(), host)
 
         loop = asyncio.get_running_loop()
-        for kind, opened in self._opened:
+        for address, opened in self._opened:
             if opened is None:
-                listener: _Listener = StdioListener(loop, execute, functools.partial(on_end, kind))
-            elif kind.is_datagram:
+                listener: _Listener = StdioListener(loop, execute, functools.partial(on_end, address.kind))
+            elif address.kind.is_datagram:
                 listener = self._datagrams(loop, opened, execute, on_duplicate)
             else:
-                listener = self._connections(loop, kind, opened, execute)
+                listener = self._connections(loop, address.kind, opened, execute)
             self._listeners.append(listener)
         self._opened.clear()
 
@@ -154,19 +160,19 @@ class ControlServer:
     def _check_single(self) -> None:
         kinds = [address.kind for address in self._addresses]
         if kinds.count(ControlKind.SYSTEMD) > 1 or sum(kind.is_stdio for kind in kinds) > 1:
-            raise StartError("control socket: standard input, and the service manager's socket, can be given once only")
+            raise StartError("control socket: standard input, and a service manager's sockets, can be given once only")
 
-    async def _open(self, address: ControlAddress) -> socket.socket | None:
-        """Open one socket; None for standard input and output."""
+    async def _open(self, address: ControlAddress) -> Sequence[tuple[ControlAddress, socket.socket | None]]:
+        """Open one socket, or take over those that were passed."""
         if address.kind.is_stdio:
-            return None
+            return [(address, None)]
         if address.kind is ControlKind.SYSTEMD:
             return take_passed(os.environ)
         if address.kind.is_unix:
             listening, file = bind_unix(address, self._owner, self._mode, self._is_abandoned)
             self._files.append(file)
-            return listening
-        return await bind_internet(asyncio.get_running_loop(), address)
+            return [(address, listening)]
+        return [(address, await bind_internet(asyncio.get_running_loop(), address))]
 
     def _datagrams(
         self, loop: AbstractEventLoop, opened: socket.socket, execute: Execute, on_duplicate: Callable[[], None]

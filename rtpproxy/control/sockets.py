@@ -24,7 +24,7 @@ RECEIVE_BUFFER_BYTES = 8 << 20
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 10, 3
 """TCP keepalive: silence before the first probe, time between probes, and how many are lost before we hang up."""
 FIRST_PASSED_DESCRIPTOR = 3
-"""The first of the sockets that a service manager passes (sd_listen_fds(3))."""
+"""The first of the sockets that a service manager passes (sd_listen_fds(3)); the others follow."""
 
 _SIOCUNIXFILE = 0x89E0
 
@@ -317,10 +317,11 @@ def _as_either(step: Callable[[], _Result], owner: Owner | None) -> _Result:
 # Socket activation
 
 
-def take_passed(environment: Mapping[str, str]) -> socket.socket:
-    """Take over the first socket that the service manager passed to this process (sd_listen_fds(3)).
+def take_passed(environment: Mapping[str, str]) -> list[tuple[ControlAddress, socket.socket]]:
+    """Take over all sockets that the service manager passed to this process (sd_listen_fds(3)).
 
-    Raises StartError unless it is a listening socket of type SOCK_STREAM.
+    The address of a UDP socket is of kind UDP or UDP6, that of a stream socket of kind SYSTEMD. Raises StartError
+    unless each is either of both, and ready for clients.
     """
     name = f"control socket {ControlAddress(ControlKind.SYSTEMD)}"
     count = environment.get("LISTEN_FDS", "")
@@ -328,16 +329,44 @@ def take_passed(environment: Mapping[str, str]) -> socket.socket:
         raise StartError(f"{name}: the service manager passed no socket (LISTEN_FDS)")
     if environment.get("LISTEN_PID") != str(os.getpid()):
         raise StartError(f"{name}: the socket was passed to another process (LISTEN_PID); a daemon needs -f here")
-    refusal = StartError(f"{name}: descriptor {FIRST_PASSED_DESCRIPTOR} is not a listening stream socket")
+    taken: list[tuple[ControlAddress, socket.socket]] = []
+    for descriptor in range(FIRST_PASSED_DESCRIPTOR, FIRST_PASSED_DESCRIPTOR + int(count)):
+        found = _passed(descriptor)
+        if found is None:
+            for _, opened in taken:
+                opened.detach()  # not closed: they belong to somebody else
+            raise StartError(f"{name}: descriptor {descriptor} is neither a listening stream socket nor a UDP socket")
+        taken.append(found)
+    for _, opened in taken:
+        opened.setblocking(False)
+        opened.set_inheritable(False)
+        if opened.type == socket.SOCK_DGRAM:
+            force_receive_buffer(opened, RECEIVE_BUFFER_BYTES)
+    return taken
+
+
+def _passed(descriptor: int) -> tuple[ControlAddress, socket.socket] | None:
+    """Look at a descriptor; None unless it is a socket that commands can come to."""
     try:
-        passed = socket.socket(fileno=FIRST_PASSED_DESCRIPTOR)
-    except OSError as error:
-        raise refusal from error
-    is_listening = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-    is_known = passed.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-    if not (is_known and is_listening and passed.type == socket.SOCK_STREAM):
-        passed.detach()  # not closed: it belongs to somebody else
-        raise refusal
-    passed.setblocking(False)
-    passed.set_inheritable(False)
-    return passed
+        opened = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    kind = _kind_of(opened)
+    if kind is None:
+        opened.detach()
+        return None
+    place = opened.getsockname()
+    if opened.family == socket.AF_UNIX:
+        return ControlAddress(kind, path=os.fsdecode(place).replace("\0", "@")), opened
+    return ControlAddress(kind, host=place[0], port=place[1]), opened
+
+
+def _kind_of(opened: socket.socket) -> ControlKind | None:
+    is_internet = opened.family in (socket.AF_INET, socket.AF_INET6)
+    if is_internet and opened.type == socket.SOCK_DGRAM and opened.proto == socket.IPPROTO_UDP:
+        is_bound = opened.getsockname()[1] != 0
+        kind = ControlKind.UDP if opened.family == socket.AF_INET else ControlKind.UDP6
+        return kind if is_bound else None
+    is_stream = (is_internet or opened.family == socket.AF_UNIX) and opened.type == socket.SOCK_STREAM
+    is_listening = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    return ControlKind.SYSTEMD if is_stream and is_listening else None

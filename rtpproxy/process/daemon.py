@@ -57,14 +57,9 @@ def check_root(config: Config) -> None:
 
     Raises StartError.
     """
-    if os.geteuid() != 0 or config.user or config.is_root_allowed:
-        return
-    if any(address.kind.is_datagram for address in config.control):
-        raise StartError(
-            "running as root with a UDP control socket is refused: name a user with -u, "
-            "or say -F if only you can reach it"
-        )
-    if any(address.kind in (ControlKind.TCP, ControlKind.TCP6) for address in config.control):
+    privileges.check_root(config, config.control)
+    has_tcp = any(address.kind in (ControlKind.TCP, ControlKind.TCP6) for address in config.control)
+    if has_tcp and privileges.stays_root(config):
         print("rtpproxy: warning: running as root with a TCP control socket; name a user with -u", file=sys.stderr)
 
 

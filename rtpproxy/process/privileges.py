@@ -8,9 +8,9 @@ import ctypes
 import grp
 import os
 import pwd
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-from rtpproxy.config import FIRST_FREE_PORT, Config, PortsMode
+from rtpproxy.config import FIRST_FREE_PORT, Config, ControlAddress, PortsMode
 from rtpproxy.errors import StartError
 
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 10, 12, 13, 39
@@ -47,6 +47,20 @@ def check(config: Config) -> None:
     who = identity(config)
     if who is not None and os.geteuid() != 0 and who != (os.geteuid(), os.getegid()):
         raise StartError(f"-u {config.user}: only root can become another user")
+
+
+def stays_root(config: Config) -> bool:
+    """True if the relay will run as root, and nobody said that this is well."""
+    return os.geteuid() == 0 and not config.user and not config.is_root_allowed
+
+
+def check_root(config: Config, control: Iterable[ControlAddress]) -> None:
+    """Raise StartError where root would take commands over UDP, which `-F` allows (protocol.md 1.8)."""
+    if stays_root(config) and any(address.kind.is_datagram for address in control):
+        raise StartError(
+            "running as root with a UDP control socket is refused: name a user with -u, "
+            "or say -F if only you can reach it"
+        )
 
 
 def needed(config: Config) -> frozenset[int]:

@@ -20,6 +20,7 @@ from rtpproxy.config import ControlAddress, ControlKind
 from rtpproxy.control.server import ControlServer
 from rtpproxy.control.sockets import SocketFile, bind_unix
 from rtpproxy.errors import StartError
+from tests.activation import activating, descriptors
 from tests.control.serving import (
     DEADLINE_S,
     LOOP_FACTORIES,
@@ -283,6 +284,42 @@ def test_passed_socket_is_served(loop_name: str, family: socket.AddressFamily, t
         assert ask_is_accepted_still(listening)
 
 
+@pytest.mark.parametrize("loop_name", LOOP_FACTORIES)
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_passed_datagram_socket_is_served(loop_name: str, family: socket.AddressFamily) -> None:
+    """A dual-stack socket names an IPv4 host as IPv4. What waits when the relay stops is its successor's."""
+    with socket.socket(family, socket.SOCK_DGRAM) as passed, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        passed.bind(("", 0))
+        client.connect(("127.0.0.1", passed.getsockname()[1]))
+        client.settimeout(DEADLINE_S)
+        for cookie in (b"first", b"second"):
+            client.send(cookie + b" V")
+            with activated(loop_name, passed) as process:
+                assert client.recv(100) == cookie + b" [ V]127.0.0.1\n"
+                process.terminate()
+                assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("loop_name", LOOP_FACTORIES)
+def test_all_passed_sockets_are_served(loop_name: str, tmp_path: Path) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        stream.bind(str(tmp_path / "s"))
+        datagrams.bind(("127.0.0.1", 0))
+        for listening in (stream, other):
+            listening.listen()
+        client.connect(datagrams.getsockname())
+        client.settimeout(DEADLINE_S)
+        with activated(loop_name, stream, datagrams, other):
+            client.send(b"c V")
+            assert client.recv(100) == b"c [ V]127.0.0.1\n"
+            assert [ask_listening(one) for one in (stream, other)] == [b"[V]\n", b"[V]127.0.0.1\n"]
+
+
 def ask_listening(listening: socket.socket) -> bytes:
     """Over IPv4 unless it is a Unix socket."""
     is_unix = listening.family == socket.AF_UNIX
@@ -302,28 +339,17 @@ def ask_is_accepted_still(listening: socket.socket) -> bool:
         return client.connect_ex(name if is_unix else ("127.0.0.1", name[1])) == 0
 
 
-ACTIVATE = """
-import os, sys
-descriptor, count, pid, *command = sys.argv[1:]
-if descriptor:
-    os.dup2(int(descriptor), 3)
-os.environ.update({"LISTEN_FDS": count, "LISTEN_PID": pid or str(os.getpid())})
-os.execv(command[0], command)
-"""
-
-
 @contextlib.contextmanager
-def activated(loop_name: str, passed: IO | socket.socket | None, count: str = "1", pid: str = "") -> Iterator[Popen]:
-    """A process started as a service manager would: descriptor 3, LISTEN_FDS, LISTEN_PID (its own unless given)."""
-    number = "" if passed is None else str(passed.fileno())
+def activated(loop_name: str, *passed: IO | socket.socket, count: str = "", pid: str = "") -> Iterator[Popen]:
+    """A process that got sockets as from a service manager; count and pid are right unless given."""
     served = [sys.executable, "-m", "tests.control.served", loop_name, "systemd:"]
     process = Popen(
-        [sys.executable, "-c", ACTIVATE, number, count, pid, *served],
+        [*activating(passed, count, pid), *served],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        pass_fds=() if passed is None else (passed.fileno(),),
+        pass_fds=descriptors(passed),
     )
     try:
         yield process
@@ -333,25 +359,26 @@ def activated(loop_name: str, passed: IO | socket.socket | None, count: str = "1
         process.stderr.close()
 
 
-def activation_refusal(*arguments) -> str:
-    with activated("asyncio", *arguments) as process:
+def activation_refusal(*passed: IO | socket.socket, count: str = "", pid: str = "") -> str:
+    with activated("asyncio", *passed, count=count, pid=pid) as process:
         message = process.stderr.read()
         assert process.wait(DEADLINE_S) == 1
     return message
 
 
-NO_USE = "control socket systemd:: descriptor 3 is not a listening stream socket\n"
+def no_use(descriptor: int) -> str:
+    return f"control socket systemd:: descriptor {descriptor} is neither a listening stream socket nor a UDP socket\n"
 
 
-@pytest.mark.parametrize("count", ["", "0", "-1", "x"])
+@pytest.mark.parametrize("count", ["0", "-1", "x"])
 def test_no_socket_passed(count: str) -> None:
     message = "control socket systemd:: the service manager passed no socket (LISTEN_FDS)\n"
-    assert activation_refusal(None, count) == message
+    assert activation_refusal(count=count) == message
 
 
 def test_passed_socket_is_not_there() -> None:
     """Without passed sockets, descriptor 3 belongs to the event loop."""
-    assert activation_refusal(None) == NO_USE
+    assert activation_refusal(count="1") == no_use(3)
 
 
 @pytest.mark.parametrize("pid", ["1", "x"])
@@ -359,20 +386,25 @@ def test_passed_socket_is_for_somebody_else(pid: str) -> None:
     message = "control socket systemd:: the socket was passed to another process (LISTEN_PID); a daemon needs -f here\n"
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.listen()
-        assert activation_refusal(listening, "1", pid) == message
+        assert activation_refusal(listening, pid=pid) == message
 
 
-def test_passed_socket_is_of_no_use() -> None:
+def test_passed_socket_is_of_no_use(tmp_path: Path) -> None:
     with (
         socket.socket(socket.AF_INET, socket.SOCK_STREAM) as not_listening,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as not_bound,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unix_datagrams,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as packets,
         open(os.devnull) as file,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening,
     ):
+        unix_datagrams.bind(str(tmp_path / "datagrams"))
         packets.bind("")
-        packets.listen()
-        for passed in (not_listening, datagrams, packets, file):
-            assert activation_refusal(passed) == NO_USE
+        for opened in (packets, listening):
+            opened.listen()
+        for passed in (not_listening, not_bound, unix_datagrams, packets, file):
+            assert activation_refusal(passed) == no_use(3)
+            assert activation_refusal(listening, passed) == no_use(4)
 
 
 def test_what_can_be_given_once_only() -> None:

@@ -21,6 +21,7 @@ from rtpproxy.config import NOTES_DIRECTORY, Config, ControlAddress, ControlKind
 from rtpproxy.errors import ConfigError
 from rtpproxy.notes.contents import parse
 from rtpproxy.process import daemon
+from tests.activation import activating, descriptors
 from tests.running import PROGRAM, RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -550,15 +551,6 @@ def repeat_until_answered(client, wanted):
     return repeated
 
 
-ACTIVATE = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Starts a program as a service manager does, with a socket as descriptor 3."""
-
-
 @pytest.fixture(params=["unix", "tcp"])
 def passed(request, tmp_path):
     """Opens a socket as a service manager would, to be passed on."""
@@ -570,10 +562,8 @@ def passed(request, tmp_path):
 
 
 def start_activated(passed, directory, *options):
-    command = [sys.executable, "-c", ACTIVATE, str(passed.fileno()), PROGRAM, "-s", "systemd:"]
-    return subprocess.Popen(
-        [*command, "-p", f"{directory}/pid", *BOUND, *options], stderr=subprocess.PIPE, pass_fds=(passed.fileno(),)
-    )
+    command = [*activating([passed]), PROGRAM, "-s", "systemd:", "-p", f"{directory}/pid", *BOUND, *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, pass_fds=descriptors([passed]))
 
 
 def ask_passed(passed, command):
@@ -600,6 +590,50 @@ def test_socket_of_a_service_manager(passed, tmp_path):
     with start_activated(passed, tmp_path, "-f") as started:
         assert ask_passed(passed, "V") == "20040107\n"
         started.kill()
+
+
+@pytest.fixture
+def passed_datagrams():
+    """Opens a UDP socket as a service manager would, to be passed on, with a client."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        opened.bind(("127.0.0.1", 27000))
+        client.connect(opened.getsockname())
+        client.settimeout(DEADLINE_S)
+        yield opened, client
+
+
+def test_datagram_socket_of_a_service_manager(passed_datagrams, tmp_path):
+    """It is like one of `udp:`: media never get its port. It outlives the relay."""
+    passed, client = passed_datagrams
+    options = (*BOUND, "-F", "-s", "systemd:", "-l", "127.0.0.2", "-b", "-m", "27000", "-M", "27003")
+    with RunningRelay(tmp_path, *options, passed=[passed]) as relay:
+        assert "control socket udp:127.0.0.1:27000\n" in relay.log
+        client.send(b"c1 U call 192.0.2.1 5000 f")
+        assert client.recv(100) == b"c1 27002 127.0.0.2\n"
+        client.send(b"c2 L call 192.0.2.2 5000 f t")
+        assert client.recv(100) == b"c2 E71\n"
+        assert relay.stop() == 0
+        client.send(b"c3 V")
+        relay.start()
+        assert client.recv(100) == b"c3 20040107\n"
+
+
+@pytest.mark.root
+def test_root_is_refused_with_a_datagram_socket_of_a_service_manager(passed_datagrams, tmp_path):
+    passed, client = passed_datagrams
+    client.send(b"c1 V")
+    with start_activated(passed, tmp_path, "-f") as started:
+        assert started.wait(DEADLINE_S) == 1
+        assert started.stderr.read() == (
+            b"rtpproxy: running as root with a UDP control socket is refused: name a user with -u, "
+            b"or say -F if only you can reach it\n"
+        )
+    with start_activated(passed, tmp_path, "-f", "-u", "nobody") as started:
+        assert client.recv(100) == b"c1 20040107\n"
+        started.terminate()
 
 
 def test_socket_of_a_service_manager_is_not_for_a_daemon(passed, tmp_path):
