@@ -360,8 +360,6 @@ def _start(parts: Parts, stop: Stop, stack: ExitStack) -> None:
 
     In this order. Raises StartError.
     """
-    # At the end, no command is answered while parts are taken down.
-    stack.callback(parts.server.close)
     parts.service.control_is_at(parts.server.endpoints)
     parts.host_networks.start()
     for address in parts.local_addresses.known:
@@ -377,6 +375,8 @@ def _start(parts: Parts, stop: Stop, stack: ExitStack) -> None:
         on_duplicate=parts.dispatcher.count_repeated,
         on_end=lambda kind: on_input_end(kind, parts.config, stop),
     )
+    # First of all that is taken down: no command may be read that is not answered. The sockets are closed last.
+    stack.callback(parts.server.stop)
 
 
 def _undo(note: DeadNote, notes: Notes) -> None:

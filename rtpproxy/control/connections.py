@@ -36,6 +36,7 @@ ACCEPT_PAUSE_S = 0.1
 
 class _Client(Protocol):
     def close(self) -> None: ...
+    def finish(self) -> None: ...
 
 
 class _SpareDescriptor:
@@ -91,14 +92,18 @@ class ConnectionListener:
         self._is_short = False
         loop.add_reader(listening, self._on_readable)
 
-    def close(self) -> None:
-        """Stop listening and drop every client."""
+    def stop(self) -> None:
+        """Accept no more, and drop every client once the commands that it sent are answered."""
         if self._pause is not None:
             self._pause.cancel()
         self.loop.remove_reader(self._listening)
-        self._listening.close()
         for client in list(self.clients):
-            client.close()
+            client.finish()
+
+    def close(self) -> None:
+        """Stop, and close the listening socket."""
+        self.stop()
+        self._listening.close()
         self.spare.give()
 
     def _on_readable(self) -> None:
@@ -198,6 +203,13 @@ class _SilentClient:
     def close(self) -> None:
         """Drop the client."""
         self._forget()
+        self._connection.close()
+        self._listener.spare.refill()
+
+    def finish(self) -> None:
+        """Answer the command if it has come by now, and drop the client."""
+        self._forget()
+        _answer_one_shot(self._connection, self._host, self._listener.execute)
         self._connection.close()
         self._listener.spare.refill()
 

@@ -49,9 +49,13 @@ class DatagramListener:
         self._unsent_replies = 0
         loop.add_reader(opened, self._on_readable)
 
-    def close(self) -> None:
-        """Stop serving."""
+    def stop(self) -> None:
+        """Read no more; what comes waits in the socket."""
         self._loop.remove_reader(self._socket)
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        self.stop()
         self._socket.close()
 
     def _on_readable(self) -> None:

@@ -88,6 +88,12 @@ class LineClient:
         self._duplex.close()
         self._on_closed(self)
 
+    def finish(self) -> None:
+        """Answer the commands that were read, as long as the client takes their replies, and drop the client."""
+        while self._is_open and not self._unsent and b"\n" in self._received:
+            self.serve()
+        self.close()
+
     def serve(self) -> None:
         """Execute the first waiting command."""
         self._is_waiting = False

@@ -37,6 +37,7 @@ Clock = Callable[[], float]
 
 
 class _Listener(Protocol):
+    def stop(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -143,6 +144,14 @@ class ControlServer:
                 listener = self._connections(loop, address.kind, opened, execute)
             self._listeners.append(listener)
         self._opened.clear()
+
+    def stop(self) -> None:
+        """Read no more commands, and answer those that were read; the sockets stay open. May be called again.
+
+        What comes waits there, for a successor where a service manager keeps them. Nobody is refused before `close`.
+        """
+        for listener in self._listeners:
+            listener.stop()
 
     def close(self) -> None:
         """Close sockets and connections; remove the socket files that `open` made. May be called again."""

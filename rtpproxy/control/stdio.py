@@ -41,10 +41,14 @@ class StdioListener:
             loop, Rota(loop), duplex, descriptors, lambda line: execute(line, ""), lambda _: self._ended()
         )
 
-    def close(self) -> None:
-        """Stop serving; the descriptors stay open."""
+    def stop(self) -> None:
+        """Read no more, and answer the commands that were read; the descriptors stay open."""
         self._on_end = None
-        self._client.close()
+        self._client.finish()
+
+    def close(self) -> None:
+        """Stop: the descriptors are not ours to close."""
+        self.stop()
 
     def _ended(self) -> None:
         if self._on_end is not None:

@@ -18,6 +18,7 @@ from tests.control.serving import (
     DEADLINE_S,
     Echo,
     LoopFactory,
+    address_of,
     ask_once,
     connect,
     connect_to,
@@ -82,6 +83,93 @@ def test_close_drops_clients(loop_factory: LoopFactory, echo: Echo, tmp_path: Pa
             idle = clients.enter_context(connect(tmp_path / "2"))
             assert ask_once(tmp_path / "1", b"V") == b"[V]\n"
         assert (read_to_end(silent), read_to_end(idle)) == (b"", b"")
+
+
+@pytest.mark.parametrize("kind", [ControlKind.UDP, ControlKind.UNIX, ControlKind.CUNIX, ControlKind.TCP])
+def test_what_comes_after_a_stop_waits(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path, kind: ControlKind
+) -> None:
+    """Nobody is refused, and nothing is read, before the sockets are closed."""
+    address = address_of(kind, tmp_path)
+
+    async def main() -> None:
+        server = ControlServer([address], lambda: 0.0)
+        await server.open()
+        server.serve(echo.on_command)
+        server.stop()
+        with connect_to(address) as client:
+            client.setblocking(False)
+            client.send(b"cookie V\n")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            with pytest.raises(BlockingIOError):
+                client.recv(100)
+            server.close()
+            with contextlib.suppress(ConnectionError):
+                client.send(b"cookie V\n")  # over UDP, the refusal comes with the next one
+            with pytest.raises(ConnectionError):
+                client.send(b"cookie V\n")
+        assert echo.commands == []
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("kind", [ControlKind.CUNIX, ControlKind.TCP])
+def test_lines_that_were_read_are_answered_at_a_stop(
+    loop_factory: LoopFactory, tmp_path: Path, kind: ControlKind
+) -> None:
+    address = address_of(kind, tmp_path)
+
+    async def main() -> bytes:
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        server = ControlServer([address], lambda: 0.0)
+
+        def stop() -> None:
+            server.stop()
+            stopped.set()
+
+        def on_command(command: bytes, now: float, host: str) -> bytes:
+            if command == b"1":
+                loop.call_soon(stop)  # before the next line gets its turn
+            return b"[%b]\n" % command
+
+        await server.open()
+        with contextlib.ExitStack() as stack:
+            stack.callback(server.close)
+            client = stack.enter_context(connect_to(address))
+            client.sendall(b"1\n2\n3\n4")
+            server.serve(on_command)
+            await asyncio.wait_for(stopped.wait(), DEADLINE_S)
+            return read_to_end(client)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == b"[1]\n[2]\n[3]\n"
+
+
+def test_command_of_an_accepted_connection_is_answered_at_a_stop(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path
+) -> None:
+    """Its successor cannot have the connection."""
+    address = unix(tmp_path / "s")
+
+    async def main() -> tuple[bytes, bytes]:
+        server = ControlServer([address], lambda: 0.0)
+        await server.open()
+        server.serve(echo.on_command)
+        with contextlib.ExitStack() as stack:
+            stack.callback(server.close)
+            late, silent = (stack.enter_context(connect_to(address)) for _ in range(2))
+            # All three are accepted once the last one, which has sent its command, is answered.
+            last = stack.enter_context(connect_to(address))
+            last.sendall(b"last")
+            assert await asyncio.wait_for(asyncio.to_thread(read_to_end, last), DEADLINE_S) == b"[last]\n"
+            late.sendall(b"late")
+            server.stop()
+            return read_to_end(late), read_to_end(silent)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == (b"[late]\n", b"")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -619,6 +620,58 @@ def test_datagram_socket_of_a_service_manager(passed_datagrams, tmp_path):
         client.send(b"c3 V")
         relay.start()
         assert client.recv(100) == b"c3 20040107\n"
+
+
+class Asking(threading.Thread):
+    """Sends commands one after another, each once, until it is told to stop; notes those that have no right answer."""
+
+    def __init__(self, ask):
+        """`ask` sends a `V` with a number that is not used again, and returns the reply."""
+        super().__init__()
+        self._ask = ask
+        self._is_over = threading.Event()
+        self.asked = 0
+        self.wrong = []
+
+    def run(self):
+        while not self._is_over.is_set():
+            self.asked += 1
+            try:
+                reply = self._ask(self.asked)
+            except OSError as error:
+                reply = str(error)
+            if reply != "20040107\n":
+                self.wrong.append((self.asked, reply))
+
+    def stop(self):
+        self._is_over.set()
+        self.join(2 * DEADLINE_S)
+        assert not self.is_alive()
+
+
+def test_no_command_is_lost_while_it_restarts(passed, passed_datagrams, tmp_path):
+    """With sockets of a service manager, none is refused and none must be repeated."""
+    datagrams, client = passed_datagrams
+
+    def ask_datagram(number):
+        client.send(f"c{number} V".encode())
+        return client.recv(100).decode().removeprefix(f"c{number} ")
+
+    with RunningRelay(tmp_path, *BOUND, "-F", "-s", "systemd:", passed=[passed, datagrams]) as relay:
+        askers = [Asking(lambda _: ask_passed(passed, "V")), Asking(ask_datagram)]
+        for asking in askers:
+            asking.start()
+        try:
+            for _ in range(3):
+                before = [asking.asked for asking in askers]
+                assert relay.stop() == 0
+                relay.start()
+                for asking, asked in zip(askers, before, strict=True):
+                    wait_for(lambda asking=asking, asked=asked: asking.asked > asked + 20, DEADLINE_S, "more commands")
+        finally:
+            for asking in askers:
+                asking.stop()
+    assert [asking.wrong for asking in askers] == [[], []]
 
 
 @pytest.mark.root
