@@ -42,12 +42,13 @@ class Kamailio:
         callee: str,
         offer: Sequence[str] = (USUAL_FLAGS,),
         answer: Sequence[str] = (USUAL_FLAGS,),
-        patience_s: int = round(DEADLINE_S),
+        patience_s: int | None = round(DEADLINE_S),
     ) -> None:
         """`relays` as rtpproxy_sock names them, one set; `callee` is the host that every call goes to.
 
         `offer` and `answer` are what rtpproxy_manage() is given: flags, and where the relay does not say at which
-        address it is, the address to tell. A relay that answers nothing in `patience_s` is asked again.
+        address it is, the address to tell. A relay that answers nothing in `patience_s` is asked again; with None, the
+        parameters of the rtpproxy module are its defaults.
         """
         values = {
             "RELAYS": [" ".join(relays)],
@@ -59,7 +60,7 @@ class Kamailio:
             *("-f", _CONFIGURATION),
             *(part for ip in ips for part in ("-l", f"udp:{ip}:{SIP_PORT}")),
             *(part for name, texts in values.items() for part in ("-A", f"{name}={_quoted(texts)}")),
-            *("-A", f"PATIENCE={patience_s}"),
+            *(("-A", f"PATIENCE={patience_s}") if patience_s is not None else ()),
         ]
         self._start(host, directory, arguments)
 
