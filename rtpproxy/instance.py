@@ -54,10 +54,13 @@ OnReady = Callable[[Sequence[str]], None]
 """Takes the warnings of the start, which the operator must see whatever the log level is."""
 
 
-async def serve(config: Config, clock: Clock, on_ready: OnReady, abort: Callable[[int], None]) -> None:
+async def serve(
+    config: Config, clock: Clock, on_ready: OnReady, abort: Callable[[int], None], bound: Sequence[int] = ()
+) -> None:
     """Run the relay until it is told to stop. Raises StartError when it cannot start.
 
-    `on_ready` is called once everything serves; `abort` with the number of a signal that came while stopping.
+    `on_ready` is called once everything serves; `abort` with the number of a signal that came while stopping. `bound`
+    are descriptors of UDP sockets that are bound already, for control sockets.
     """
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_exception)
@@ -66,7 +69,7 @@ async def serve(config: Config, clock: Clock, on_ready: OnReady, abort: Callable
     with ExitStack() as stack:
         notes = Notes(_note_directories(), here)
         stack.callback(notes.close)
-        server = await _open_control(config, clock, notes, stack)
+        server = await _open_control(config, clock, notes, bound, stack)
         parts = build(config, clock, notes, server, stack)
         stop.follow(parts.service.stop_slowly)
         _start(parts, stop, stack)
@@ -177,7 +180,9 @@ class Parts:
     server: ControlServer
 
 
-async def _open_control(config: Config, clock: Clock, notes: Notes, stack: ExitStack) -> ControlServer:
+async def _open_control(
+    config: Config, clock: Clock, notes: Notes, bound: Sequence[int], stack: ExitStack
+) -> ControlServer:
     """Open the control sockets first of all, because a restarted relay that refuses commands is not asked for a minute.
 
     What comes waits there until the relay serves. Raises StartError.
@@ -189,7 +194,7 @@ async def _open_control(config: Config, clock: Clock, notes: Notes, stack: ExitS
         allowed=config.control_allow,
         is_abandoned=lambda mark: mark in notes.abandoned_sockets(),
     )
-    await server.open()
+    await server.open(bound)
     stack.callback(server.close)
     check_root(config, server.opened)  # a service manager may have passed a UDP socket
     for mark in server.marks:

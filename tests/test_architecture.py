@@ -77,8 +77,8 @@ PURE_MODULES = {
 """Single files of other rooms without I/O."""
 
 PURE_STANDARD = {
-    *("array", "collections", "dataclasses", "enum", "functools", "ipaddress", "math", "random", "re", "struct"),
-    *("textwrap", "typing"),
+    *("array", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math", "random", "re"),
+    *("struct", "textwrap", "typing"),
 }
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
@@ -136,7 +136,7 @@ _REAL_KERNEL = "needs the real kernel: netns_call, offload/test_attach and media
 _SERVICE = "a part of the service: tests/service"
 _STEERED = "a half of media.steered: media/test_steered drives it with the real program"
 UNTESTED = {
-    "__main__": "two lines that call cli.command.main; process/test_daemon runs it",
+    "__main__": "calls cli.early and cli.command; process/test_daemon runs it",
     "errors": "names only",
     "control.execute": "a limit and the name of a type: test_connections and test_datagrams",
     "control.messages": "values without rules: test_parser makes them, test_replies reads their numbers",

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -14,6 +14,8 @@ from rtpproxy.cli.options import GROUPS, Option
 from rtpproxy.errors import ConfigError, RtpproxyError
 
 _OPTIONS = [option for group in GROUPS for option in group.options]
+_LISTEN = "rtpproxy.listen"
+"""What click keeps the listen addresses by."""
 _LONG = [flag for option in _OPTIONS for flag in option.flags if flag.startswith("--")]
 
 
@@ -49,7 +51,7 @@ class _Command(click.Command):
         args = [_completed(argument) for argument in args]
         values, _, order = self.make_parser(ctx).parse_args(list(args))
         texts = {name: iter(values.get(name, ())) for name in ("listen", "listen6")}
-        ctx.obj = [Asked(next(texts[one.name]), one.name == "listen6") for one in order if one.name in texts]
+        ctx.meta[_LISTEN] = [Asked(next(texts[one.name]), one.name == "listen6") for one in order if one.name in texts]
         return super().parse_args(ctx, args)
 
     def format_options(self, _: click.Context, formatter: click.HelpFormatter) -> None:
@@ -124,10 +126,10 @@ def _run(context: click.Context, /, **values: Any) -> None:  # noqa: ANN401 - cl
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rtpproxy.process import daemon
 
-    config = make_config(values, context.obj, look_nothing_up if values["is_numeric"] else look_up)
+    config = make_config(values, context.meta[_LISTEN], look_nothing_up if values["is_numeric"] else look_up)
     for remark in remarks(values, config):
         click.echo(f"rtpproxy: warning: {remark}", err=True)
-    sys.exit(daemon.run(config))
+    sys.exit(daemon.run(config, context.obj or ()))
 
 
 rtpproxy = _Command(
@@ -140,10 +142,10 @@ rtpproxy = _Command(
 )
 
 
-def main() -> None:
-    """Entry point of the `rtpproxy` program."""
+def main(bound: Sequence[int] = ()) -> None:
+    """Run the command with the arguments of this process; `bound` are UDP sockets that `early` has bound for it."""
     try:
-        rtpproxy(standalone_mode=False)
+        rtpproxy(standalone_mode=False, obj=bound)
     except ConfigError as error:
         _end(str(error), 2)
     except RtpproxyError as error:

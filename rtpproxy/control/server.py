@@ -83,16 +83,17 @@ class ControlServer:
         self.open_to_strangers: tuple[ControlAddress, ...] = ()
         """Those of the open sockets that hosts other than this one can reach, if any host may send commands."""
 
-    async def open(self) -> None:
+    async def open(self, bound: Sequence[int] = ()) -> None:
         """Open every socket; commands wait in them until `serve`.
 
+        `bound` are descriptors of UDP sockets, which stay open: an address that one is bound to is served by it.
         Raises StartError, with all sockets closed again, if one cannot be opened.
         """
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._check_single()
             for address in self._addresses:
-                self._opened += await self._open(address)
+                self._opened += await self._open(address, bound)
             if self._is_for_everybody:
                 self.open_to_strangers = tuple(
                     address for address, opened in self._opened if opened is not None and not is_on_loopback(opened)
@@ -171,7 +172,9 @@ class ControlServer:
         if kinds.count(ControlKind.SYSTEMD) > 1 or sum(kind.is_stdio for kind in kinds) > 1:
             raise StartError("control socket: standard input, and a service manager's sockets, can be given once only")
 
-    async def _open(self, address: ControlAddress) -> Sequence[tuple[ControlAddress, socket.socket | None]]:
+    async def _open(
+        self, address: ControlAddress, bound: Sequence[int]
+    ) -> Sequence[tuple[ControlAddress, socket.socket | None]]:
         """Open one socket, or take over those that were passed."""
         if address.kind.is_stdio:
             return [(address, None)]
@@ -181,7 +184,7 @@ class ControlServer:
             listening, file = bind_unix(address, self._owner, self._mode, self._is_abandoned)
             self._files.append(file)
             return [(address, listening)]
-        return [(address, await bind_internet(asyncio.get_running_loop(), address))]
+        return [(address, await bind_internet(asyncio.get_running_loop(), address, bound))]
 
     def _datagrams(
         self, loop: AbstractEventLoop, opened: socket.socket, execute: Execute, on_duplicate: Callable[[], None]

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 
@@ -57,22 +57,29 @@ def _refusal(address: ControlAddress, error: OSError) -> StartError:
 # UDP and TCP
 
 
-async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress) -> socket.socket:
-    """Open a bound UDP socket, or a listening TCP socket. Raises StartError."""
+async def bind_internet(
+    loop: asyncio.AbstractEventLoop, address: ControlAddress, bound: Sequence[int] = ()
+) -> socket.socket:
+    """Open a bound UDP socket, or a listening TCP socket. Raises StartError.
+
+    `bound` are descriptors of UDP sockets. If one is bound to the address, another descriptor of it is returned.
+    """
     family = socket.AF_INET6 if address.kind.is_ipv6 else socket.AF_INET
     kind = socket.SOCK_DGRAM if address.kind.is_datagram else socket.SOCK_STREAM
     place = await _resolve(loop, address, family)
     try:
-        opened = socket.socket(family, kind)
+        already = _find_bound(bound, family, place) if address.kind.is_datagram else None
+        opened = already or socket.socket(family, kind)
     except OSError as error:
         raise _refusal(address, error) from error
     try:
         opened.setblocking(False)
-        if address.kind.is_ipv6:
+        if address.kind.is_ipv6 and already is None:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if address.kind.is_datagram:
             force_receive_buffer(opened, RECEIVE_BUFFER_BYTES)
-            opened.bind(place)
+            if already is None:
+                opened.bind(place)
         else:
             _listen_tcp(opened, place)
     except OSError as error:
@@ -83,6 +90,16 @@ async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress
 
 _Place = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 """A socket address as getaddrinfo(3) returns it."""
+
+
+def _find_bound(bound: Sequence[int], family: socket.AddressFamily, place: _Place) -> socket.socket | None:
+    """Open a socket once more that is bound to a place; None if there is none. Raises OSError."""
+    for descriptor in bound:
+        found = socket.socket(fileno=os.dup(descriptor))
+        if (found.family, found.getsockname()) == (family, place):
+            return found
+        found.close()
+    return None
 
 
 async def _resolve(loop: asyncio.AbstractEventLoop, address: ControlAddress, family: socket.AddressFamily) -> _Place:

@@ -28,10 +28,11 @@ _LAST_STANDARD = 2
 """Descriptor of standard error."""
 
 
-def run(config: Config) -> int:
+def run(config: Config, bound: Sequence[int] = ()) -> int:
     """Run the relay, or start it as a daemon, and return the exit status.
 
-    Raises StartError or ConfigError when it cannot start.
+    `bound` are descriptors of UDP sockets that are bound already, for control sockets. Raises StartError or ConfigError
+    when it cannot start.
     """
     _fill_standard_descriptors()
     check_root(config)
@@ -40,9 +41,9 @@ def run(config: Config) -> int:
     _pid_file(config).check()
     if config.is_foreground:
         start_log(config)
-        _serve(config, _print_unlogged)
+        _serve(config, bound, _print_unlogged)
         return 0
-    return _daemonize(config)
+    return _daemonize(config, bound)
 
 
 def _fill_standard_descriptors() -> None:
@@ -106,7 +107,7 @@ def _pid_file(config: Config) -> PidFile:
     return PidFile(config.pid_file, is_required=config.is_pid_file_required, user=who[0] if who is not None else None)
 
 
-def _serve(config: Config, on_ready: instance.OnReady) -> None:
+def _serve(config: Config, bound: Sequence[int], on_ready: instance.OnReady) -> None:
     clock = kernel_clock()
 
     async def main() -> None:
@@ -121,7 +122,7 @@ def _serve(config: Config, on_ready: instance.OnReady) -> None:
             on_ready(warnings)
 
         try:
-            await instance.serve(config, clock, ready, abort)
+            await instance.serve(config, clock, ready, abort, bound)
         finally:
             pid_file.remove()
 
@@ -173,7 +174,7 @@ def abort(number: int) -> None:
     os._exit(128 + number)
 
 
-def _daemonize(config: Config) -> int:
+def _daemonize(config: Config, bound: Sequence[int]) -> int:
     """Go to the background. The parent waits until the daemon serves, and says why if it does not."""
     try:
         reader, writer = os.pipe()
@@ -189,13 +190,13 @@ def _daemonize(config: Config) -> int:
     status = _FAILED
     try:
         os.close(reader)
-        status = _be_daemon(config, writer)
+        status = _be_daemon(config, bound, writer)
     finally:
         # Whatever happened, no code of the parent may run a second time.
         os._exit(status)
 
 
-def _be_daemon(config: Config, writer: int) -> int:
+def _be_daemon(config: Config, bound: Sequence[int], writer: int) -> int:
     is_told = False
 
     def tell(status: int, message: str = "") -> None:
@@ -208,7 +209,7 @@ def _be_daemon(config: Config, writer: int) -> int:
     try:
         _leave_parent(config)
         start_log(config)
-        _serve(config, lambda warnings: tell(0, "\n".join(warnings)))
+        _serve(config, bound, lambda warnings: tell(0, "\n".join(warnings)))
     except RtpproxyError as error:
         status = _USAGE if isinstance(error, ConfigError) else _FAILED
         log.error("%s", error)

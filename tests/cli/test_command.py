@@ -38,10 +38,12 @@ class Started:
 
     def __init__(self):
         self.config = None
+        self.bound = None
         self.error = None
 
-    def run(self, config):
+    def run(self, config, bound):
         self.config = config
+        self.bound = bound
         if self.error is not None:
             raise self.error
         return 0
@@ -422,8 +424,16 @@ def test_interrupted_start_is_quiet(started, monkeypatch, capsys):
     assert capsys.readouterr().err.strip() == ""
 
 
+def test_sockets_that_are_bound_already_reach_the_relay(started, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["rtpproxy"])
+    for bound in ([], [7, 8]):
+        with pytest.raises(SystemExit):
+            cli.main(bound)
+        assert list(started.bound) == bound
+
+
 def test_status_of_the_daemon_is_that_of_the_program(monkeypatch):
-    monkeypatch.setattr(daemon, "run", lambda _: 1)
+    monkeypatch.setattr(daemon, "run", lambda *_: 1)
     monkeypatch.setattr(sys, "argv", ["rtpproxy"])
     with pytest.raises(SystemExit) as caught:
         cli.main()

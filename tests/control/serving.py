@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uvloop
@@ -51,7 +51,9 @@ class _Records(logging.Handler):
 
 
 @contextlib.contextmanager
-def serving(loop_factory: LoopFactory, echo: Echo, *addresses: ControlAddress, **options) -> Iterator[list[str]]:
+def serving(
+    loop_factory: LoopFactory, echo: Echo, *addresses: ControlAddress, bound: Sequence[int] = (), **options
+) -> Iterator[list[str]]:
     """Run a server in a thread of its own, so that clients here may block; yields the lines that it logs.
 
     At the end nothing may have gone wrong that nobody expected.
@@ -69,7 +71,7 @@ def serving(loop_factory: LoopFactory, echo: Echo, *addresses: ControlAddress, *
             **options,
         )
         try:
-            await server.open()
+            await server.open(bound)
             server.serve(echo.on_command, on_duplicate=echo.on_duplicate, on_end=echo.ended.append)
             stop = asyncio.Event()
             handles.append((loop, stop))

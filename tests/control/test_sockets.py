@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 from typing import IO
@@ -28,6 +29,7 @@ from tests.control.serving import (
     LoopFactory,
     ask_once,
     connect,
+    datagram_client,
     free,
     free_udp,
     read_to_end,
@@ -263,6 +265,45 @@ def test_owner_is_never_that_of_another_file(tmp_path: Path, kind: str) -> None:
         with pytest.raises(OSError, match="taken the path"):
             SocketFile(str(path), opened, (4321, 8765))
         assert permissions(path) == before
+
+
+# Sockets that are bound already
+
+
+def test_socket_that_is_bound_already_is_served_and_stays(loop_factory: LoopFactory, echo: Echo) -> None:
+    """What comes once the server has closed its sockets is not refused."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        for opened in (bound, elsewhere):
+            opened.bind(("127.0.0.1", 0))
+        client.connect(bound.getsockname())
+        address = ControlAddress(ControlKind.UDP, host="127.0.0.1", port=bound.getsockname()[1])
+        descriptors_of_both = [elsewhere.fileno(), bound.fileno()]
+        with serving(loop_factory, echo, address, bound=descriptors_of_both):
+            client.settimeout(DEADLINE_S)
+            client.send(b"c V")
+            assert client.recv(100) == b"c [ V]\n"
+        client.send(b"d V")
+        client.send(b"e V")
+        assert bound.recv(100, socket.MSG_DONTWAIT) == b"d V"
+
+
+def test_socket_that_is_bound_elsewhere_is_not_served(loop_factory: LoopFactory, echo: Echo) -> None:
+    """Neither that of another family on the port, nor that of another address."""
+    address = replace(free(ControlKind.UDP6), host="")
+    with contextlib.ExitStack() as stack:
+        bound = []
+        for host in ("127.0.0.1", "127.0.0.2"):
+            opened = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            opened.bind((host, address.port))
+            bound.append(opened.fileno())
+        ask = None
+        with serving(loop_factory, echo, address, bound=bound):
+            ask = stack.enter_context(datagram_client(replace(address, host="::1")))
+            assert ask(b"c V") == b"c [ V]\n"
 
 
 # Socket activation

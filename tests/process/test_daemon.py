@@ -81,18 +81,18 @@ def run(tmp_path):
 @pytest.fixture
 def slow_bcc(tmp_path):
     """Makes an environment in which importing bcc takes until `slow_bcc.release` is called, and then fails."""
-    return SlowBcc(tmp_path / "shadow")
+    return SlowPackage(tmp_path / "shadow", "bcc")
 
 
-class SlowBcc:
-    """A package in place of bcc that waits at its import."""
+class SlowPackage:
+    """A package in place of another that waits at its import, and then fails."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, name):
         self._parent = directory / "parent"
         self._gate = directory / "gate"
-        (directory / "bcc").mkdir(parents=True)
+        (directory / name).mkdir(parents=True)
         os.mkfifo(self._gate)
-        (directory / "bcc" / "__init__.py").write_text(
+        (directory / name / "__init__.py").write_text(
             "import os, pathlib\n"
             f"pathlib.Path({str(self._parent) + '.new'!r}).write_text(str(os.getppid()))\n"
             f"os.rename({str(self._parent) + '.new'!r}, {str(self._parent)!r})\n"
@@ -102,7 +102,7 @@ class SlowBcc:
         self.environment = {"PYTHONPATH": str(directory)}
 
     def wait(self):
-        """Wait until the import has begun; return the number of the relay's process."""
+        """Wait until the import has begun; return the number of the parent of the process that imports."""
         return int(wait_for(lambda: self._parent.exists() and self._parent.read_text(), DEADLINE_S, "the loader"))
 
     def release(self):
@@ -762,6 +762,65 @@ def test_a_start_that_fails_closes_the_control_sockets(tmp_path, slow_bcc):
         with contextlib.suppress(ConnectionResetError):
             assert stream.recv(100) == b""
         assert not (tmp_path / "sock").exists()
+
+
+def expect_no_refusal(client):
+    """Send a datagram, which nobody answers."""
+    client.setblocking(False)
+    client.send(b"c1 V")
+    with pytest.raises(BlockingIOError):
+        client.recv(100)
+
+
+def expect_refusal(client):
+    client.setblocking(False)
+    client.send(b"c1 V")
+    with pytest.raises(ConnectionRefusedError):
+        client.recv(100)
+
+
+def test_udp_control_sockets_are_bound_before_all_else(passed_datagrams, tmp_path):
+    """Before the program is imported, of which the command line is the first part."""
+    opened, client = passed_datagrams
+    opened.close()
+    slow = SlowPackage(tmp_path / "shadow", "click")
+    options = ("-f", "-F", "-s", "udp:127.0.0.1:27000", "-p", f"{tmp_path}/pid")
+    started = subprocess.Popen([PROGRAM, *options], env={**os.environ, **slow.environment}, stderr=subprocess.DEVNULL)
+    slow.wait()
+    expect_no_refusal(client)
+    slow.release()
+    assert started.wait(DEADLINE_S) == 1
+    expect_refusal(client)
+
+
+AT_THE_END = """
+import atexit
+
+def wait():
+    open("{directory}/ends", "w").close()
+    open("{directory}/gate").read()
+
+atexit.register(wait)
+"""
+"""A sitecustomize.py that lets the process end only when a pipe is opened."""
+
+
+def test_udp_control_sockets_are_bound_until_the_process_ends(passed_datagrams, tmp_path):
+    """Its successor may start at once then."""
+    opened, client = passed_datagrams
+    opened.close()
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "sitecustomize.py").write_text(AT_THE_END.format(directory=str(tmp_path)))
+    os.mkfifo(tmp_path / "gate")
+    options = (*BOUND, "-F", "-s", "udp:127.0.0.1:27000")
+    with RunningRelay(tmp_path, *options, environment={"PYTHONPATH": f"{tmp_path}/shadow"}) as relay:
+        relay.process.terminate()
+        wait_for((tmp_path / "ends").exists, DEADLINE_S, "the relay to end")
+        assert "rtpproxy stopped" in relay.log
+        expect_no_refusal(client)
+        (tmp_path / "gate").write_text("")
+        assert relay.process.wait(DEADLINE_S) == 0
+    expect_refusal(client)
 
 
 @pytest.mark.root
