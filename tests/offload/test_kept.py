@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -60,6 +61,24 @@ class TestKey:
         (sources / "new.h").write_text("")
         found.add(self.key(sources))
         assert len(found) == len(files) + 2
+
+    def test_each_part_of_how_we_compile_counts(self, sources, monkeypatch, tmp_path):
+        copies = [Path(shutil.copy(path, tmp_path)) for path in kept._HOW_WE_COMPILE]
+        monkeypatch.setattr(kept, "_HOW_WE_COMPILE", copies)
+        found = {self.key(sources)}
+        for path in copies:
+            path.write_text(path.read_text() + "\n")
+            found.add(self.key(sources))
+        assert len(found) == len(copies) + 1
+
+    def test_how_we_compile_is_all_that_makes_what_is_kept(self):
+        """But for what waits for the compiler, and what says why it failed."""
+        needed = {"compiler"}
+        for name in ("compiler", "compiled"):
+            text = (Path(kept.__file__).parent / f"{name}.py").read_text()
+            needed |= set(re.findall(r"^from rtpproxy\.offload\.(\w+) import", text, re.MULTILINE))
+            needed |= set(re.findall(r"^from rtpproxy\.offload import (\w+)", text, re.MULTILINE))
+        assert {path.stem for path in kept._HOW_WE_COMPILE} == needed - {"kept", "privilege", "progress"}
 
     @pytest.mark.parametrize("name", ["bcc", "other"])
     def test_other_bcc(self, sources, monkeypatch, tmp_path, name):

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload import loader
 from rtpproxy.offload.compiler import compile_programs
+from rtpproxy.offload.kept import stamp
 from rtpproxy.offload.loader import bpf_directory, load, load_compiled
 from rtpproxy.offload.programs import LIMITS
 from rtpproxy.offload.syscall import program_id, program_name
@@ -249,6 +251,78 @@ class TestLoaded:
         for name in ("json.py", "bcc.py", "rtpproxy.py"):
             (tmp_path / name).write_text(f"raise SystemExit('{name} was run')")
         assert load_elsewhere(cwd=tmp_path) == "loaded"
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What the compiler makes of the programs; it takes seconds."""
+    return compile_programs(bpf_directory(), LIMITS, is_strict=False)
+
+
+class TestKept:
+    """Compiled programs are kept in a directory."""
+
+    pytestmark = loads_bpf
+
+    @pytest.fixture
+    def times(self, compiled, tmp_path, monkeypatch):
+        """Returns a function that loads twice and tells how many times that compiled anything."""
+        asked = []
+
+        def compile_programs(*_, **__):
+            asked.append(1)
+            return compiled
+
+        monkeypatch.setattr(loader, "compile_programs", compile_programs)
+
+        def times(macros=LIMITS, **options):
+            asked.clear()
+            for _ in range(2):
+                load(macros, directory=str(tmp_path / "cache"), **options).close()
+            return len(asked)
+
+        assert times() == 1
+        assert times() == 0
+        return times
+
+    def test_other_options(self, times):
+        assert times({**LIMITS, **WILDCARDS}) == 1
+        assert times({**LIMITS, **ADDRESSES}) == 1
+        assert times(is_strict=True) == 1
+        assert times() == 0
+
+    def test_change_of_the_sources(self, times, tmp_path, monkeypatch):
+        directory = copy_of_programs(tmp_path, monkeypatch)
+        assert times() == 0
+        with (directory / "verdict.h").open("a") as header:
+            header.write("\n")
+        assert times() == 1
+
+    @pytest.mark.parametrize("place", [2, 3])
+    def test_other_kernel(self, times, monkeypatch, place):
+        """Another release, and another build of the same release."""
+        fields = list(os.uname())
+        fields[place] += "-1"
+        monkeypatch.setattr(os, "uname", lambda: os.uname_result(fields))
+        assert times() == 1
+
+    def test_other_compiler(self, times, compiled, tmp_path, monkeypatch):
+        """What is kept tells the compiler, which changes here between two starts."""
+        library = tmp_path / "library"
+        library.write_text("")
+        changed = replace(compiled, compiler=(stamp(str(library)),))
+        monkeypatch.setattr(loader, "compile_programs", lambda *_, **__: changed)
+        directory = str(tmp_path / "other")
+        load(LIMITS, directory=directory).close()
+        monkeypatch.setattr(loader, "compile_programs", refuse_to_compile)
+        load(LIMITS, directory=directory).close()
+        library.write_text("newer")
+        with pytest.raises(OffloadError, match="asked to compile"):
+            load(LIMITS, directory=directory)
+
+
+def refuse_to_compile(*_, **__):
+    raise OffloadError("asked to compile")
 
 
 class TestPrivilege:
