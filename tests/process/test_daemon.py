@@ -797,29 +797,73 @@ AT_THE_END = """
 import atexit
 
 def wait():
-    open("{directory}/ends", "w").close()
+    open("{directory}/waits", "w").close()
     open("{directory}/gate").read()
 
 atexit.register(wait)
 """
 """A sitecustomize.py that lets the process end only when a pipe is opened."""
 
+WHILE_STOPPING = """
+import logging
 
-def test_udp_control_sockets_are_bound_until_the_process_ends(passed_datagrams, tmp_path):
+class Waiting(logging.Handler):
+    def emit(self, record):
+        if "frames by verdict" in record.getMessage():
+            open("{directory}/waits", "w").close()
+            open("{directory}/gate").read()
+
+logging.getLogger("rtpproxy.instance").addHandler(Waiting())
+"""
+"""A sitecustomize.py that holds a relay that stops, when its programs are detached, until a pipe is opened."""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """Returns a function that starts a relay, lets it stop, and returns it where the code given holds it.
+
+    What the test writes to `gate` lets it go on.
+    """
+    os.mkfifo(tmp_path / "gate")
+    (tmp_path / "shadow").mkdir()
+
+    def held(code, *options):
+        (tmp_path / "shadow" / "sitecustomize.py").write_text(code.format(directory=tmp_path))
+        relay = RunningRelay(tmp_path, *options, environment={"PYTHONPATH": f"{tmp_path}/shadow"})
+        relay.start()
+        relay.process.terminate()
+        wait_for((tmp_path / "waits").exists, DEADLINE_S, "the relay to stop")
+        return relay
+
+    return held
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+def test_nobody_is_refused_while_it_stops(held, tmp_path):
+    """Commands are read no more, but the socket is closed last."""
+    relay = held(WHILE_STOPPING)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(relay.socket_path))
+        client.send(b"V")
+        with pytest.raises(BlockingIOError):
+            client.recv(100, socket.MSG_DONTWAIT)
+        (tmp_path / "gate").write_text("")
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+    assert relay.process.wait(DEADLINE_S) == 0
+    assert not relay.socket_path.exists()
+
+
+def test_udp_control_sockets_are_bound_until_the_process_ends(held, passed_datagrams, tmp_path):
     """Its successor may start at once then."""
     opened, client = passed_datagrams
     opened.close()
-    (tmp_path / "shadow").mkdir()
-    (tmp_path / "shadow" / "sitecustomize.py").write_text(AT_THE_END.format(directory=str(tmp_path)))
-    os.mkfifo(tmp_path / "gate")
-    options = (*BOUND, "-F", "-s", "udp:127.0.0.1:27000")
-    with RunningRelay(tmp_path, *options, environment={"PYTHONPATH": f"{tmp_path}/shadow"}) as relay:
-        relay.process.terminate()
-        wait_for((tmp_path / "ends").exists, DEADLINE_S, "the relay to end")
-        assert "rtpproxy stopped" in relay.log
-        expect_no_refusal(client)
-        (tmp_path / "gate").write_text("")
-        assert relay.process.wait(DEADLINE_S) == 0
+    relay = held(AT_THE_END, *BOUND, "-F", "-s", "udp:127.0.0.1:27000")
+    assert "rtpproxy stopped" in relay.log
+    expect_no_refusal(client)
+    (tmp_path / "gate").write_text("")
+    assert relay.process.wait(DEADLINE_S) == 0
     expect_refusal(client)
 
 
