@@ -134,8 +134,13 @@ class Session:
 
     @property
     def label(self) -> str:
-        """The call-id as it is logged: on one line, with escapes for all but printable ASCII."""
-        return repr(self.call_id)[2:-1]
+        """Names the session in the log: its call-id, and its media number if it has one.
+
+        On one line, with escapes for all but printable ASCII.
+        """
+        call = repr(self.call_id)[2:-1]
+        _, semicolon, number = self.from_tag.rpartition(b";")
+        return f"{call} media {number.decode()}" if semicolon and number.isdigit() else call
 
     @property
     def legs(self) -> tuple[Leg, Leg]:

@@ -335,6 +335,22 @@ def test_call_ids_are_logged_on_one_line(play, caplog):
     assert caplog.messages[0].startswith(r"\x1b[31m\x0bred: session created")
 
 
+def test_log_lines_of_audio_and_video_differ(play, caplog):
+    """Kamailio and OpenSIPS add the number of the media line to the tags."""
+    with caplog.at_level("INFO"):
+        for number in (1, 2):
+            play.ask(f"U call 10.0.1.2 4000 f;{number}")
+        play.ask("U call 10.0.1.2 4000 a;b")
+        play.ask("D call f")
+    assert [line.partition(", port")[0] for line in caplog.messages] == [
+        "call media 1: session created",
+        "call media 2: session created",
+        "call: session created",
+        "call media 1: session ended: deleted",
+        "call media 2: session ended: deleted",
+    ]
+
+
 def test_nothing_is_sent_back_to_its_sender(play):
     """Parties that signal the same address and port would hear themselves."""
     play.call(callee=CALLER)
