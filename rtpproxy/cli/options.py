@@ -497,8 +497,8 @@ GROUPS = (
                 f"Log messages of this level and above: {', '.join(LEVELS)}. A daemon logs to this syslog facility.",
                 metavar="LEVEL[:FACILITY]",
                 read=read_level,
-                more="INFO logs how each interface forwards, and every session; DBUG adds every command and "
-                f"reply. Without a facility it is {DEFAULT_FACILITY}; in the foreground it means nothing.",
+                more="INFO logs how each interface forwards, every session, and refused commands; DBUG adds every "
+                f"command and reply. Without a facility it is {DEFAULT_FACILITY}; in the foreground it means nothing.",
             ),
         ),
     ),

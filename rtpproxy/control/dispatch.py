@@ -26,9 +26,11 @@ from rtpproxy.control.messages import (
     Subcommand,
     UpdateCommand,
     Version,
+    printable,
     refuse,
 )
 from rtpproxy.control.parser import Parser, is_verbose_query
+from rtpproxy.control.refusals import Refusals
 from rtpproxy.control.replies import (
     DONE,
     FAILED,
@@ -127,6 +129,7 @@ class Dispatcher:
         self._service = service
         self._parse = parser.parse
         self._counts = CommandCounts()
+        self._refusals = Refusals()
 
     def execute(self, text: bytes, now: float, controller_host: str = "") -> bytes:
         """Execute one command and return its reply, which ends with exactly one LF.
@@ -136,31 +139,33 @@ class Dispatcher:
         """
         counts = self._counts
         counts.received += 1
-        is_refused = True
+        reason = None
         is_logged = log.isEnabledFor(logging.DEBUG)
         if is_logged:
-            log.debug('received command "%s"', _printable(text))
+            log.debug('received command "%s"', printable(text))
         try:
             reply = self._answer(self._parse(text), controller_host, now)
-            is_refused = False
-        except _UnknownLookupError:
-            reply = _NO_SESSION
+        except _UnknownLookupError as error:
+            reply, reason = _NO_SESSION, str(error)
         except CommandError as error:
-            reply = encode_error(error.code)
-        except SessionNotFoundError:
-            reply = encode_error(ErrorCode.SESSION_NOT_FOUND)
+            reply, reason = encode_error(error.code), error.reason
+        except SessionNotFoundError as error:
+            reply, reason = encode_error(ErrorCode.SESSION_NOT_FOUND), str(error)
         except NoPortsError as error:
             is_new = error.is_new_session
-            reply = encode_error(ErrorCode.NO_PORTS_CREATE if is_new else ErrorCode.NO_PORTS_UPDATE)
-        except NotificationOffError:
-            reply = encode_error(ErrorCode.NOTIFY_OFF)
-        except StoppingError:
-            reply = encode_error(ErrorCode.STOPPING)
-        counts.succeeded += not is_refused
-        counts.failed += is_refused
+            code = ErrorCode.NO_PORTS_CREATE if is_new else ErrorCode.NO_PORTS_UPDATE
+            reply, reason = encode_error(code), str(error)
+        except NotificationOffError as error:
+            reply, reason = encode_error(ErrorCode.NOTIFY_OFF), str(error)
+        except StoppingError as error:
+            reply, reason = encode_error(ErrorCode.STOPPING), str(error)
+        if reason is not None:
+            self._refusals.refused(text, controller_host, reply, reason, now)
+        counts.succeeded += reason is None
+        counts.failed += reason is not None
         counts.answered += 1
         if is_logged:
-            log.debug('sending reply "%s"', _printable(reply))
+            log.debug('sending reply "%s"', printable(reply))
         return reply + b"\n"
 
     def count_repeated(self) -> None:
@@ -217,13 +222,14 @@ class Dispatcher:
     def _refuse_media_command(self, command: Play | StopPlay | Copy | Record) -> bytes:
         """Refuse to start a player or recorder: there are none yet, so there is never one to stop either."""
         if isinstance(command, Record):
-            refuse(ErrorCode.SESSION_NOT_FOUND)
+            refuse(ErrorCode.SESSION_NOT_FOUND, "recording is not supported so far")
         self._service.find(command.session)
         if isinstance(command, Copy):
-            refuse(ErrorCode.NOT_COPIED)
+            refuse(ErrorCode.NOT_COPIED, "copying a stream is not supported so far")
         if isinstance(command, StopPlay) or command.is_stop:
             return DONE
-        refuse(ErrorCode.NO_CODECS if command.wants_session_codecs else ErrorCode.NOT_PLAYABLE)
+        code = ErrorCode.NO_CODECS if command.wants_session_codecs else ErrorCode.NOT_PLAYABLE
+        refuse(code, "playing a prompt is not supported so far")
 
     # Sub-commands
 
@@ -236,7 +242,7 @@ class Dispatcher:
             try:
                 results.append(self._run(subcommand, issuer, now))
             except (NoPortsError, SessionNotFoundError, _SubcommandError) as error:
-                log.warning("sub-command failed: %s", error)
+                self._refusals.failed(issuer.session.label, str(error), now)
                 results.append(FAILED)
                 break
             if isinstance(subcommand, Answer):
@@ -257,8 +263,3 @@ class Dispatcher:
             case Fork():
                 raise _SubcommandError("copying the streams of another session is not supported")
         return b""
-
-
-def _printable(text: bytes) -> str:
-    """Put a text on one line: control characters and bytes that are not ASCII are escaped."""
-    return repr(text.rstrip(b" \t\r\n"))[2:-1]

@@ -88,16 +88,22 @@ class ErrorCode(IntEnum):
 
 
 class CommandError(Exception):
-    """Refuses a command, with the code of its reply."""
+    """Refuses a command, with the code of its reply and the reason in words, for the log."""
 
-    def __init__(self, code: ErrorCode) -> None:
-        super().__init__(f"E{code.value}")
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(f"E{code.value}: {reason}")
         self.code = code
+        self.reason = reason
 
 
-def refuse(code: ErrorCode) -> NoReturn:
-    """Raise CommandError."""
-    raise CommandError(code)
+def printable(text: bytes) -> str:
+    """Put a text on one line: control characters and bytes that are not ASCII are escaped."""
+    return repr(text.rstrip(b" \t\r\n"))[2:-1]
+
+
+def refuse(code: ErrorCode, reason: str) -> NoReturn:
+    """Raise CommandError. The command itself is logged with the reason, which need not repeat it."""
+    raise CommandError(code, reason)
 
 
 @dataclass(frozen=True, slots=True)

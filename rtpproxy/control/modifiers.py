@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint, parse_ipv4, parse_ipv6
-from rtpproxy.control.messages import ErrorCode, refuse
+from rtpproxy.control.messages import ErrorCode, printable, refuse
 from rtpproxy.service.requests import MediaDescription
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 
@@ -45,13 +45,13 @@ def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: L
     while position < end:
         read = _MODIFIERS.get(modifiers[position])
         if read is None:
-            refuse(ErrorCode.UPDATE_MODIFIER)
+            refuse(ErrorCode.UPDATE_MODIFIER, f"unknown modifier {printable(modifiers[position : position + 1])}")
         position = read(found, modifiers, position + 1)
     local = found.local
     if local is None and not found.directions and found.is_ipv6 != local_addresses.default.is_ipv6:
         local = local_addresses.of_family(found.is_ipv6)
         if local is None:
-            refuse(ErrorCode.FAMILY)
+            refuse(ErrorCode.FAMILY, f"the relay has no IPv{6 if found.is_ipv6 else 4} address")
     remote = _read_remote(address, port, found.is_ipv6)
     is_null = remote is not None and remote.host in _NULL_HOSTS
     return MediaDescription(
@@ -73,7 +73,8 @@ def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
     is_usual = not is_ipv6 and _DOTTED.fullmatch(address)
     host = text if is_usual else parse_ipv6(text) if is_ipv6 else parse_ipv4(text)
     if host is None or not _PORT.fullmatch(port):
-        refuse(ErrorCode.REMOTE_ADDRESS)
+        family = 6 if is_ipv6 else 4
+        refuse(ErrorCode.REMOTE_ADDRESS, f"{printable(address + b' ' + port)} is no IPv{family} address and port")
     return Endpoint(host, int(port) & 0xFFFF)
 
 
@@ -107,23 +108,29 @@ def _read_new_port(found: _Modifiers, text: bytes, start: int) -> int:
 
 def _read_external(found: _Modifiers, text: bytes, start: int) -> int:
     if not found.locals.is_bridging or len(found.directions) == MAX_DIRECTIONS:
-        refuse(ErrorCode.EXTERNAL_DIRECTION)
+        refuse(ErrorCode.EXTERNAL_DIRECTION, _no_direction(found))
     found.directions += (found.locals.external,)
     return start
 
 
 def _read_internal(found: _Modifiers, text: bytes, start: int) -> int:
     if not found.locals.is_bridging or len(found.directions) == MAX_DIRECTIONS:
-        refuse(ErrorCode.INTERNAL_DIRECTION)
+        refuse(ErrorCode.INTERNAL_DIRECTION, _no_direction(found))
     found.directions += (found.locals.default,)
     return start
+
+
+def _no_direction(found: _Modifiers) -> str:
+    if found.locals.is_bridging:
+        return f"more than {MAX_DIRECTIONS} letters e and i"
+    return "e and i are for bridge mode"
 
 
 def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
     """Check the list and forget it: only `P … session` would use it."""
     codecs = _CODECS.match(text, start)
     if codecs is None or found.has_codecs:
-        refuse(ErrorCode.CODEC_LIST)
+        refuse(ErrorCode.CODEC_LIST, "c without a list of codecs, or twice")
     found.has_codecs = True
     return codecs.end()
 
@@ -132,8 +139,8 @@ def _read_packet_length(found: _Modifiers, text: bytes, start: int) -> int:
     """Refuse even a well-formed length: packets are not repacketized yet."""
     length = _MILLISECONDS.match(text, start)
     if length is None or not 0 < int(length[0][:9]) <= MAX_PACKET_MS:
-        refuse(ErrorCode.PACKET_LENGTH)
-    refuse(ErrorCode.UPDATE_MODIFIER)
+        refuse(ErrorCode.PACKET_LENGTH, f"z without a packet length from 1 to {MAX_PACKET_MS} ms")
+    refuse(ErrorCode.UPDATE_MODIFIER, "repacketization (z) is not supported so far")
 
 
 def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
@@ -141,7 +148,7 @@ def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
     if label is not None:
         found.local = found.locals.labelled(label[1].decode("latin-1"))
         if found.local is None:
-            refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN)
+            refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN, f"no listen address has the label {printable(label[1])}")
         return label.end()
     host, end = _read_host(text, start, ErrorCode.LOCAL_ADDRESS, ErrorCode.LOCAL_ADDRESS_UNKNOWN)
     found.local = found.locals.at(host)
@@ -153,11 +160,11 @@ def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
 def _read_routed(found: _Modifiers, text: bytes, start: int) -> int:
     bracketed = _BRACKETED.match(text, start)
     if bracketed is not None and not _IPV6_LETTERS.fullmatch(bracketed[1]):
-        refuse(ErrorCode.ROUTED_ADDRESS)
+        refuse(ErrorCode.ROUTED_ADDRESS, f"r: {printable(bracketed[0])} is no address")
     host, end = _read_host(text, start, ErrorCode.ROUTED_ADDRESS, ErrorCode.ROUTED_ADDRESS_UNKNOWN)
     found.local = found.locals.towards(host)
     if found.local is None:
-        refuse(ErrorCode.ROUTED_ADDRESS_UNKNOWN)
+        refuse(ErrorCode.ROUTED_ADDRESS_UNKNOWN, f"r: this host has no route to {host}")
     return end
 
 
@@ -165,12 +172,12 @@ def _read_host(text: bytes, start: int, malformed: ErrorCode, unknown: ErrorCode
     """Read a plain IPv4 or bracketed IPv6 address: its canonical form, and where it ends in the text."""
     found = _PLAIN_ADDRESS.match(text, start) or _BRACKETED.match(text, start)
     if found is None:
-        refuse(malformed)
+        refuse(malformed, f"{printable(text[start - 1 : start])} without an address")
     is_bracketed = found.lastindex is not None
     written = found[found.lastindex or 0].decode("latin-1")
     host = parse_ipv6(written) if is_bracketed else parse_ipv4(written)
     if host is None:
-        refuse(unknown)
+        refuse(unknown, f"{printable(found[0])} is no numeric address")
     return host, found.end()
 
 

@@ -28,6 +28,7 @@ from rtpproxy.control.messages import (
     Subcommand,
     UpdateCommand,
     Version,
+    printable,
     refuse,
 )
 from rtpproxy.control.modifiers import read_media
@@ -72,7 +73,7 @@ class Parser:
         tokens, subcommands = _split(text)
         read = _COMMANDS.get(tokens[0][0])
         if read is None:
-            refuse(ErrorCode.UNKNOWN_COMMAND)
+            refuse(ErrorCode.UNKNOWN_COMMAND, f"unknown command {printable(tokens[0][:1])}")
         return read(tokens, subcommands, self._locals)
 
 
@@ -82,21 +83,21 @@ def is_verbose_query(query: QueryCommand) -> bool:
     Raises CommandError for any modifier but `v`. Not part of `parse`, because the session is looked up first.
     """
     if query.modifiers.lower().strip(b"v"):
-        refuse(ErrorCode.QUERY_MODIFIER)
+        refuse(ErrorCode.QUERY_MODIFIER, "Q has no modifier but v")
     return bool(query.modifiers)
 
 
 def _split(text: bytes) -> tuple[Tokens, list[Tokens]]:
     """Split a text into the tokens of the main command, at least one, and those of its sub-commands."""
     if b"\0" in text:
-        refuse(ErrorCode.MALFORMED)
+        refuse(ErrorCode.MALFORMED, "a zero byte")
     # bytes.split is faster, but also splits at vertical tab and form feed.
     tokens = _TOKEN.findall(text) if b"\v" in text or b"\f" in text else text.split()
     subcommands: list[Tokens] = []
     if SUBCOMMAND_MARK in tokens:
         tokens, *subcommands = _cut(tokens)
     if not 0 < len(tokens) <= MAX_TOKENS:
-        refuse(ErrorCode.MALFORMED)
+        refuse(ErrorCode.MALFORMED, f"more than {MAX_TOKENS} words" if tokens else "empty")
     return tokens, subcommands
 
 
@@ -110,23 +111,25 @@ def _cut(tokens: Tokens) -> list[Tokens]:
             commands[-1].append(token)
     is_each_in_limits = all(0 < len(command) <= MAX_TOKENS for command in commands)
     if not is_each_in_limits or len(commands) - 1 > MAX_SUBCOMMANDS:
-        refuse(ErrorCode.MALFORMED)
+        reason = f"a misplaced &&, more than {MAX_SUBCOMMANDS} sub-commands, or more than {MAX_TOKENS} words in one"
+        refuse(ErrorCode.MALFORMED, reason)
     return commands
 
 
 def _check_shape(tokens: Tokens, least: int, most: int) -> None:
     if not least <= len(tokens) <= most:
-        refuse(ErrorCode.ARGUMENT_COUNT)
+        allowed = str(least - 1) if least == most else f"{least - 1} to {most - 1}"
+        refuse(ErrorCode.ARGUMENT_COUNT, f"arguments: {len(tokens) - 1}; expected: {allowed}")
 
 
 def _check_alone(subcommands: list[Tokens]) -> None:
     if subcommands:
-        refuse(ErrorCode.SUBCOMMAND)
+        refuse(ErrorCode.SUBCOMMAND, "no sub-command may follow")
 
 
 def _check_plain(modifiers: bytes, subcommands: list[Tokens]) -> None:
     if modifiers:
-        refuse(ErrorCode.MODIFIER_NOT_ALLOWED)
+        refuse(ErrorCode.MODIFIER_NOT_ALLOWED, "the command has no modifiers")
     _check_alone(subcommands)
 
 
@@ -157,7 +160,7 @@ def _read_info(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     _check_alone(subcommands)
     modifiers = tokens[0][1:].lower()
     if modifiers.strip(b"blt"):
-        refuse(ErrorCode.INFO_MODIFIER)
+        refuse(ErrorCode.INFO_MODIFIER, "I has no modifiers but b, l and t")
     return Info(with_load=b"l" in modifiers, with_tiers=b"t" in modifiers)
 
 
@@ -165,7 +168,7 @@ def _read_get_stats(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses
     _check_alone(subcommands)
     modifiers = tokens[0][1:]
     if modifiers.lower().strip(b"v"):
-        refuse(ErrorCode.STATS_MODIFIER)
+        refuse(ErrorCode.STATS_MODIFIER, "G has no modifier but v")
     return GetStats(tuple(tokens[1:]), bool(modifiers))
 
 
@@ -177,7 +180,7 @@ def _read_delete(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -
 
 def _read_weak(modifiers: bytes) -> bool:
     if modifiers.lower().strip(b"w"):
-        refuse(ErrorCode.DELETE_MODIFIER)
+        refuse(ErrorCode.DELETE_MODIFIER, "D has no modifier but w")
     return bool(modifiers)
 
 
@@ -203,7 +206,7 @@ def _read_update(tokens: Tokens, subcommands: list[Tokens], local_addresses: Loc
 
 def _decode_tag(text: bytes) -> bytes:
     if not _ESCAPED.fullmatch(text):
-        refuse(ErrorCode.NOTIFY_TAG)
+        refuse(ErrorCode.NOTIFY_TAG, "a % without two hexadecimal digits in the notification tag")
     return unquote_to_bytes(text.replace(b"+", b" "))
 
 
@@ -219,7 +222,7 @@ def _read_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     _check_alone(subcommands)
     count = tokens[0][1:]
     if count and not _PLAY_COUNT.fullmatch(count):
-        refuse(ErrorCode.PLAY_COUNT)
+        refuse(ErrorCode.PLAY_COUNT, "the repeat count is no number")
     is_stop = bool(count) and not count.strip(b"+-0")
     return Play(Query(tokens[1], tokens[4], _at(tokens, 5)), is_stop, tokens[3] == b"session")
 
@@ -234,7 +237,7 @@ def _read_copy(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     _check_shape(tokens, 4, 5)
     _check_alone(subcommands)
     if tokens[0][1:].lower().strip(b"sp"):
-        refuse(ErrorCode.RECORD_MODIFIER)
+        refuse(ErrorCode.RECORD_MODIFIER, "C has no modifiers but s and p")
     return Copy(Query(tokens[1], tokens[3], _at(tokens, 4)))
 
 
@@ -243,7 +246,8 @@ def _read_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -
     _check_alone(subcommands)
     modifiers = tokens[0][1:].lower().lstrip(b"s")
     if modifiers:
-        refuse(ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"p" else ErrorCode.RECORD_MODIFIER)
+        code = ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"p" else ErrorCode.RECORD_MODIFIER
+        refuse(code, "R has no modifier but s")
     return Record()
 
 
@@ -252,7 +256,8 @@ def _read_stop_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddress
     _check_alone(subcommands)
     modifiers = tokens[0][1:].lower()
     if modifiers and modifiers != b"a":
-        refuse(ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"a" else ErrorCode.RECORD_MODIFIER)
+        code = ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"a" else ErrorCode.RECORD_MODIFIER
+        refuse(code, "N has no modifier but a")
     return Record()
 
 
@@ -285,8 +290,8 @@ def _read_under_update(tokens: Tokens, has_to_tag: bool, local_addresses: LocalA
     if letter == b"L" and has_to_tag and len(tokens) == 3:
         try:
             return Answer(read_media(tokens[0][1:], tokens[1], tokens[2], local_addresses))
-        except CommandError:
-            refuse(ErrorCode.SUBCOMMAND)
+        except CommandError as error:
+            refuse(ErrorCode.SUBCOMMAND, f"sub-command L: {error.reason}")
     if tokens[0].upper() == b"C" and has_to_tag and len(tokens) == 4:
         return Fork()
     return _read_setting_or_drop(tokens)
@@ -301,4 +306,4 @@ def _read_setting_or_drop(tokens: Tokens) -> Subcommand:
         if setting is not None and int(setting[2]) > 0:
             make = SetTimeout if setting[1] == b"ttl" else SetTos
             return make(int(setting[2]), modifiers == b"r")
-    refuse(ErrorCode.SUBCOMMAND)
+    refuse(ErrorCode.SUBCOMMAND, f"no sub-command {printable(b' '.join(tokens))} after this command")

@@ -6,7 +6,7 @@ Source: protocol.md sections 2.6, 3 and 11.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rtpproxy.control.messages import ErrorCode, refuse
+from rtpproxy.control.messages import ErrorCode, printable, refuse
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.session.totals import Totals
 
@@ -115,7 +115,7 @@ def encode_counters(counters: SessionCounters, names: Sequence[bytes], is_verbos
     values = []
     for name in names or DEFAULT_COUNTERS:
         if name not in _COUNTERS:
-            refuse(ErrorCode.COUNTER_UNKNOWN)
+            refuse(ErrorCode.COUNTER_UNKNOWN, f"no counter {printable(name)}")
         attribute, form = _COUNTERS[name]
         values.append((name, form % getattr(counters, attribute)))
     return _join(values, is_verbose)
@@ -132,7 +132,7 @@ def encode_stats(totals: Totals, commands: CommandCounts, names: Sequence[bytes]
             values.append((name, b"%d" % getattr(commands, _COMMAND_COUNTS[name])))
             continue
         if name not in _TOTALS:
-            refuse(ErrorCode.STATS_COUNTER_UNKNOWN)
+            refuse(ErrorCode.STATS_COUNTER_UNKNOWN, f"no counter {printable(name)}")
         attribute, form = _TOTALS[name]
         values.append((name, form % getattr(totals, attribute)))
     return _join(values, is_verbose)

@@ -227,7 +227,7 @@ def test_the_first_that_fails_ends_the_list(
     reply = dispatcher.execute(OFFER_TO + b" && S ttl=5 && " + asked + b" && D && S ttl=6", 0.0)
     assert reply == b"35000 192.0.2.1 && 0 && -1\n"
     assert names_of(service) == ["update", "set_timeout", failing]
-    assert caplog.messages == [f"sub-command failed: {error}"]
+    assert caplog.messages == [f"call: sub-command failed: {error}"]
 
 
 def test_subcommands_speak_for_the_issuer(dispatcher: Dispatcher, service: FakeService) -> None:
@@ -303,6 +303,78 @@ def test_logs_both_ways_on_one_line(dispatcher: Dispatcher, caplog: pytest.LogCa
         'received command "D a\\nb"',
         'sending reply "0"',
     ]
+
+
+REFUSALS = {
+    b"R c f t": "E50: recording is not supported so far",
+    b"C c name f t": "E65: copying a stream is not supported so far",
+    b"P c /x 0,8 f t": "E60: playing a prompt is not supported so far",
+    b"Z\n": "E0: unknown command Z",
+    b"": "E5: empty",
+    b"\0": "E5: a zero byte",
+    b" ".join([b"Q"] * 24): "E5: more than 23 words",
+    b"X x": "E1: arguments: 1; expected: 0",
+    b"D c": "E1: arguments: 1; expected: 2 to 3",
+    b"Vx": "E2: the command has no modifiers",
+    b"D c f && D": "E3: no sub-command may follow",
+    OFFER_TO + b" && L localhost.local 5000": "E3: sub-command L: localhost.local 5000 is no IPv4 address and port",
+    OFFER_TO + b" && M4:\x1b": "E3: no sub-command M4:\\x1b after this command",
+    b"Ue c 192.0.2.1 5000 f": "E11: e and i are for bridge mode",
+    b"U6 c 2001:db8::1 5000 f": "E36: the relay has no IPv6 address",
+    b"Uz20 c 192.0.2.1 5000 f": "E35: repacketization (z) is not supported so far",
+    b"Uy c 192.0.2.1 5000 f": "E35: unknown modifier y",
+    b"Ul c 192.0.2.1 5000 f": "E15: l without an address",
+    b"Ul{two} c 192.0.2.1 5000 f": "E31: no listen address has the label two",
+    b"Ur192.0.2.2 c 192.0.2.1 5000 f": "E32: r: this host has no route to 192.0.2.2",
+    b"U c 2001:db8::1 5000 f": "E37: 2001:db8::1 5000 is no IPv4 address and port",
+    b"Q c f t bogus": "E62: no counter bogus",
+    b"G bogus": "E68: no counter bogus",
+}
+
+
+@pytest.mark.parametrize(("text", "why"), REFUSALS.items())
+def test_a_refusal_is_one_line_with_the_reason(
+    dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture, text: bytes, why: str
+) -> None:
+    with caplog.at_level(logging.INFO, logger="rtpproxy"):
+        dispatcher.execute(text, 0.0, "192.0.2.9")
+        dispatcher.execute(b"V", 0.0)
+    shown = repr(text.strip())[2:-1]
+    assert caplog.messages == [f'command "{shown}" of 192.0.2.9 refused with {why}']
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "reply"),
+    [
+        (b"D c f", SessionNotFoundError("no such session"), "E50"),
+        (OFFER, NoPortsError("none left", is_new_session=True), "E72"),
+        (OFFER, NotificationOffError("no -n"), "E75"),
+        (OFFER, StoppingError("stopping"), "E99"),
+    ],
+)
+def test_what_the_service_refuses_is_logged(
+    dispatcher: Dispatcher,
+    service: FakeService,
+    caplog: pytest.LogCaptureFixture,
+    text: bytes,
+    error: Exception,
+    reply: str,
+) -> None:
+    service.error = error
+    with caplog.at_level(logging.INFO, logger="rtpproxy"):
+        dispatcher.execute(text, 0.0)
+    assert caplog.messages == [f'command "{text.decode()}" refused with {reply}: {error}']
+
+
+def test_an_answer_without_a_session_is_logged(
+    dispatcher: Dispatcher, service: FakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reply is no error code, but means one."""
+    service.is_known = False
+    with caplog.at_level(logging.INFO, logger="rtpproxy"):
+        dispatcher.execute(ANSWER, 0.0)
+    assert caplog.messages == [f'command "{ANSWER.decode()}" refused with 0: no such session']
 
 
 ALMOST_COMMANDS = st.lists(

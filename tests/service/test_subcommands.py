@@ -86,7 +86,7 @@ def test_query_tells_what_there_was_before_the_end(talk):
 def test_nothing_follows_the_end_of_the_session(play, after, caplog):
     play.command(f"U {OFFER} && D && {after} && S ttl=6", "20000 && 0 && -1")
     play.assert_nothing_is_left()
-    assert caplog.messages == ["sub-command failed: the session has ended"]
+    assert caplog.messages == ["call: sub-command failed: the session has ended"]
 
 
 def test_delete_uses_the_sessions_own_tag(play):
