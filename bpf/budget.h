@@ -16,14 +16,16 @@
 
 /* What a packet that is about to go to userspace is, by the source that is known at its port. */
 enum budget_kind {
-	BUDGET_KNOWN,    /* from the known source */
-	BUDGET_ODD,      /* from the known source, with what the kernel never forwards: options, extension headers, fragments */
+	BUDGET_KNOWN,    /* from the source that has the stream */
+	BUDGET_ODD,      /* from a source that is expected, with what the kernel never forwards: options, extension headers, fragments */
 	BUDGET_MOVED,    /* from another source than the locked one, but with its SSRC: the phone may have moved */
 	BUDGET_OTHER,    /* from another source than the locked one */
 	BUDGET_LEARNING, /* to a port that is locked to no source yet */
 	BUDGET_UNKNOWN,  /* to a port that could not be found out */
+	BUDGET_NAMED,    /* from the source that the newest command names, while another has the stream or may take it */
+	BUDGET_RIVAL,    /* from another that may take the stream, because it had it before */
 };
-_Static_assert(BUDGET_UNKNOWN < BUDGET_KINDS, "each kind has a count");
+_Static_assert(BUDGET_RIVAL < BUDGET_KINDS, "each kind has a count");
 
 /* Has the second ended that began at `since`? Units of 2^BUDGET_SHIFT ns, modulo 2^32. */
 static __always_inline bool budget_is_over(__u32 since, __u32 now)
@@ -47,6 +49,10 @@ static __always_inline __u32 budget_most_of_port(enum budget_kind kind, const st
 		return source->most;
 	if (kind == BUDGET_ODD)
 		return ODD_PER_SECOND;
+	if (kind == BUDGET_NAMED || kind == BUDGET_RIVAL)
+		return EXPECTED_PER_SECOND;
+	if (kind == BUDGET_LEARNING && source->is_contested)
+		return SOURCE_LEARNING_PER_SECOND;
 	return kind == BUDGET_LEARNING ? LEARNING_PER_SECOND : OTHERS_PER_SECOND;
 }
 
@@ -55,6 +61,8 @@ static __always_inline __u32 budget_most_of_host(enum budget_kind kind)
 {
 	if (kind == BUDGET_KNOWN)
 		return HOST_KNOWN_PER_SECOND;
+	if (kind == BUDGET_NAMED || kind == BUDGET_RIVAL)
+		return HOST_EXPECTED_PER_SECOND;
 	return kind == BUDGET_ODD || kind == BUDGET_LEARNING ? HOST_LEARNING_PER_SECOND : HOST_OTHERS_PER_SECOND;
 }
 
@@ -94,16 +102,31 @@ static __always_inline __u32 budget_verdict(enum budget_kind kind)
 {
 	if (kind == BUDGET_LEARNING)
 		return VERDICT(dropped_learning);
-	return kind == BUDGET_KNOWN || kind == BUDGET_ODD ? VERDICT(dropped_known_source) : VERDICT(dropped_other_source);
+	return kind == BUDGET_MOVED || kind == BUDGET_OTHER ? VERDICT(dropped_other_source) : VERDICT(dropped_known_source);
 }
 
-/* Is it the source that is known at a port? Addresses and port are in network order, an IPv4 one as ::ffff:a.b.c.d. */
-static __always_inline bool budget_is_known(const struct port_source *source, const struct local_address *host,
-					    __be16 port)
+static __always_inline bool budget_is_host(const __be32 *expected, const struct local_address *host)
 {
-	return source->is_known && (source->port == port || !source->port) && source->host[0] == host->words[0] &&
-	       source->host[1] == host->words[1] && source->host[2] == host->words[2] &&
-	       source->host[3] == host->words[3];
+	return expected[0] == host->words[0] && expected[1] == host->words[1] && expected[2] == host->words[2] &&
+	       expected[3] == host->words[3];
+}
+
+/*
+ * The kind of a packet of a source that is expected at a port; BUDGET_UNKNOWN for that of any other. Addresses and port
+ * are in network order, an IPv4 one as ::ffff:a.b.c.d.
+ */
+static __always_inline enum budget_kind budget_expected(const struct port_source *source,
+							const struct local_address *host, __be16 port)
+{
+	if (!source->is_known)
+		return BUDGET_UNKNOWN;
+	if ((source->port == port || !source->port) && budget_is_host(source->host, host))
+		return source->is_contested ? BUDGET_NAMED : BUDGET_KNOWN;
+	if (source->other_ports[0] == port && budget_is_host(source->other_hosts, host))
+		return source->is_contested ? BUDGET_RIVAL : BUDGET_NAMED;
+	if (source->other_ports[1] == port && budget_is_host(source->other_hosts + 4, host))
+		return BUDGET_RIVAL;
+	return BUDGET_UNKNOWN;
 }
 
 /*

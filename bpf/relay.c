@@ -340,7 +340,7 @@ static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdic
 	struct datagram *d = &f->datagram;
 	struct port_counters *counters = NULL;
 	enum parse_odd_result odd = PARSE_ODD_OTHER;
-	enum budget_kind kind = BUDGET_LEARNING;
+	enum budget_kind kind = BUDGET_LEARNING, expected;
 	struct local_address sender;
 	__be16 ports[2] = {0, 0};
 	__u32 index, slot;
@@ -373,9 +373,10 @@ static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdic
 	if (!source)
 		return verdict;
 	read_source(d, &sender);
-	if (budget_is_known(source, &sender, ports[0])) {
-		kind = odd == PARSE_ODD_PORTS ? BUDGET_ODD : BUDGET_KNOWN;
-	} else if (source->is_locked || verdict == VERDICT(up_other_source)) {
+	expected = budget_expected(source, &sender, ports[0]);
+	if (expected != BUDGET_UNKNOWN) {
+		kind = odd == PARSE_ODD_PORTS ? BUDGET_ODD : expected;
+	} else if (!source->is_contested && (source->is_locked || verdict == VERDICT(up_other_source))) {
 		kind = BUDGET_OTHER;
 		if (verdict == VERDICT(up_other_source))
 			counters = port_counters.lookup(&index);

@@ -23,6 +23,9 @@
 #if !defined(FRAGMENTS_PER_SECOND) || !defined(SOURCE_LEARNING_PER_SECOND)
 #error "FRAGMENTS_PER_SECOND and SOURCE_LEARNING_PER_SECOND must be given"
 #endif
+#if !defined(EXPECTED_PER_SECOND) || !defined(HOST_EXPECTED_PER_SECOND)
+#error "EXPECTED_PER_SECOND and HOST_EXPECTED_PER_SECOND must be given"
+#endif
 
 /*
  * One row per media port of every port space, written by the controller, only read here. It holds two things:
@@ -129,33 +132,40 @@ _Static_assert(sizeof(struct port_events) == 128, "events are two cache lines");
 /*
  * From whom packets are expected at a port, whether or not the kernel forwards them. Same index as the row. Written by
  * the controller, and not as a whole: a packet that meets a change counts as another kind.
+ *
+ * Three sources: the one that has the stream, the one that the newest command names if that is another, and one that had
+ * the stream before. Where several take the stream in turn, the one that a command names is the first, and the others
+ * are two who had it. A source that is not there is all 0, as no packet has it.
  */
 struct port_source {
-	__be32 host[4];    /* IPv4 as ::ffff:a.b.c.d */
-	__u32 ssrc;        /* of the locked source where userspace counts its packets; 0: unknown */
-	__be16 port;       /* 0: any */
-	__u16 most;        /* of its packets that may go to userspace each second */
-	__u8 is_known;     /* else nobody is expected, and all of the above is 0 */
-	__u8 is_locked;    /* packets from others are refused, unless they show that the phone moved */
-	__u8 reserved[6];
+	__be32 host[4];        /* IPv4 as ::ffff:a.b.c.d */
+	__be32 other_hosts[8]; /* of the second and the third source */
+	__u32 ssrc;            /* of the locked source where userspace counts its packets; 0: unknown */
+	__be16 port;           /* 0: any */
+	__be16 other_ports[2];
+	__u16 most;            /* packets of the source that has the stream that may go to userspace each second */
+	__u8 is_known;         /* else nobody is expected, and all of the above is 0 */
+	__u8 is_locked;        /* packets from others are refused, unless they show that the phone moved */
+	__u8 is_contested;     /* several sources take the stream in turn */
+	__u8 reserved;
 };
-_Static_assert(sizeof(struct port_source) == 32, "two of them in a cache line");
+_Static_assert(sizeof(struct port_source) == 64, "a cache line");
 
 /* Kinds of packets that are counted on their way to userspace (budget.h). */
-#define BUDGET_KINDS 6
+#define BUDGET_KINDS 8
 
 /* Packets that went to userspace from a port this second, by kind. Same index as the row. */
 struct port_budget {
 	__u32 since;              /* start of the second, in units of 2^20 ns, modulo 2^32 */
 	__u16 used[BUDGET_KINDS]; /* in the order of enum budget_kind */
 };
-_Static_assert(sizeof(struct port_budget) == 16, "four of them in a cache line");
+_Static_assert(sizeof(struct port_budget) == 20, "nothing but its members");
 
 /* The same for all ports together. */
 struct host_budget {
 	__u32 since;
 	__u32 used[BUDGET_KINDS];
-	__u32 reserved[9];
+	__u32 reserved[7];
 };
 _Static_assert(sizeof(struct host_budget) == 64, "a cache line of its own");
 

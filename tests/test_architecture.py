@@ -86,7 +86,7 @@ IO_STANDARD = {
 }
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
-    "service.destinations",
+    *("service.destinations", "service.contests"),
     "control.dispatch",
 }
 """Modules without I/O that may log."""

@@ -121,6 +121,7 @@ NOT_LEARNED = NotOffloaded("its source is not learned yet")
 PEER_UNKNOWN = NotOffloaded("the peer's address is not known yet")
 OTHER_FAMILY = NotOffloaded("a party's address is of another family than our port for it")
 LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
+CONTESTED = NotOffloaded("several sources take a stream of the session in turn")
 DENIED = NotOffloaded("nothing may be sent to the peer's address")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
 
@@ -133,6 +134,9 @@ def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, For
 
     One leg may still be without ports: a session is also completed by new ports for the leg that has some.
     """
+    if session.is_contested:
+        # Where the one stream sends changes with each packet of the other, and where RTCP is expected, too.
+        return {stream.key: CONTESTED for stream in session.streams if stream.local_port}
     wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
     for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
         for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):

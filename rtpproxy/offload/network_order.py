@@ -1,8 +1,8 @@
-"""Addresses, MACs, VLAN tags and checksums as the maps hold them: network order."""
+"""Addresses, ports, MACs, VLAN tags and checksums as the maps hold them: network order."""
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rtpproxy.network.vlan import VlanTag
 
@@ -26,6 +26,11 @@ def mapped_address(host: str) -> bytes:
     """The 16 bytes of a numeric address; one of IPv4 becomes ::ffff:a.b.c.d."""
     address = ipaddress.ip_address(host)
     return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def port_bytes(ports: Iterable[int]) -> bytes:
+    """Ports, two bytes each."""
+    return b"".join([port.to_bytes(2, "big") for port in ports])
 
 
 def mac_bytes(text: str) -> bytes:

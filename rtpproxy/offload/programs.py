@@ -39,6 +39,12 @@ ODD_PER_SECOND = 1000
 """Limit of the known source's packets with IP options, extension headers or fragments, per port.
 
 No phone sends options; fragments are those of large video packets."""
+EXPECTED_PER_SECOND = 1000
+"""Limit of packets from the source that the newest command names, while another has the stream, per port.
+
+As many again from those who had it before. A video call has half of that; one that takes a stream costs some 20 µs."""
+HOST_EXPECTED_PER_SECOND = 20_000
+"""The same for all ports together: 200 forked calls, all of whose callees send."""
 HOST_OTHERS_PER_SECOND = 1000
 """Limit of packets from other sources for all ports together; as many again of phones that may have moved."""
 HOST_LEARNING_PER_SECOND = 4000
@@ -57,6 +63,8 @@ LIMITS = {
     "SOURCE_LEARNING_PER_SECOND": str(SOURCE_LEARNING_PER_SECOND),
     "ODD_PER_SECOND": str(ODD_PER_SECOND),
     "MOVED_DISTANCE": str(SEQUENCE_DISTANCE),
+    "EXPECTED_PER_SECOND": str(EXPECTED_PER_SECOND),
+    "HOST_EXPECTED_PER_SECOND": str(HOST_EXPECTED_PER_SECOND),
     "HOST_OTHERS_PER_SECOND": str(HOST_OTHERS_PER_SECOND),
     "HOST_LEARNING_PER_SECOND": str(HOST_LEARNING_PER_SECOND),
     "HOST_KNOWN_PER_SECOND": str(HOST_KNOWN_PER_SECOND),

@@ -6,6 +6,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import SHORT_BYTES
 from rtpproxy.rtp.header import parse_rtp
 from rtpproxy.rtp.statistics import Arrival
+from rtpproxy.service.contests import Contests
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
 from rtpproxy.service.offloading import Offloading
@@ -34,6 +35,7 @@ class Packets:
         sender: Sender,
         offloading: Offloading,
         destinations: Destinations,
+        contests: Contests,
         observers: Observers,
         activity: Activity,
         totals: Totals,
@@ -44,6 +46,7 @@ class Packets:
         self._sender = sender
         self._offloading = offloading
         self._destinations = destinations
+        self._contests = contests
         self._observers = observers
         self._activity = activity
         self._totals = totals
@@ -114,6 +117,7 @@ class Packets:
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host
             self._observers.learned(session, stream, now)
+            self._contests.note(session, stream)
             self._offloading.replan(session, now)
 
     def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:

@@ -18,6 +18,7 @@ from rtpproxy.errors import (
     StoppingError,
 )
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
+from rtpproxy.service.contests import Contests
 from rtpproxy.service.counters import Counters, SessionTotals
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Ending, Observer, Observers
@@ -83,8 +84,9 @@ class Service:
         self._reach = Reach(config.listen, config.media_allow, config.media_deny)
         self._destinations = Destinations(self._reach)
         self._offloading = Offloading(entries, kernel_counters, media, self._destinations, self._observers)
+        self._contests = Contests()
         self._packets = Packets(
-            *(media, self._offloading, self._destinations, self._observers, activity, totals),
+            *(media, self._offloading, self._destinations, self._contests, self._observers, activity, totals),
             is_doubling=config.is_doubling,
         )
         pairs = PortPairs(local_addresses, media, new_ports)
@@ -226,7 +228,9 @@ class Service:
     # Time
 
     def tick(self, now: float) -> None:
-        """End the sessions that are idle. To be called every second."""
+        """End the sessions that are idle, and the contests that are settled. To be called every second."""
+        for session in self._contests.settle(now):
+            self._offloading.replan(session, now)
         for session, timeout_s in self._timers.idle(now):
             self._end(session, f"idle for {timeout_s:.0f} s", now)
             # Only now: were it told first, a session that cannot be ended would be told of at every tick.
@@ -324,6 +328,7 @@ class Service:
             if leg.has_ports:
                 self._legs.close(session, leg, reason, now)
         self._timers.stop(session)
+        self._contests.forget(session)
         self._table.remove(session)
         if log.isEnabledFor(logging.INFO):
             log.info("%s: session ended: %s", session.label, reason)

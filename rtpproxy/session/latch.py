@@ -48,6 +48,10 @@ sequence number of the latched source of an RTP stream: another source that goes
 behind another address. The names of the steps (learn, latch, override, refresh) are those of protocol.md section 5, and
 so is their order.
 
+A stream that several sources take in turn is *contested* (`session.contest`), as by the callees of a forked call in the
+window. It is learned by the same rules, but it changes hands faster than the kernel's entries can, so userspace relays
+it until that is over.
+
 In *strict* mode (protocol.md 16, items 6 and 7) these rules differ:
 
 - No command opens a window, so `updated_at` is never set.
@@ -73,6 +77,7 @@ from typing import NamedTuple
 
 from rtpproxy.addr import Endpoint, is_public
 from rtpproxy.rtp.header import RtpHeader
+from rtpproxy.session.contest import Contest
 
 UPDATE_WINDOW_S = 10.0
 """Seconds after a command on a known endpoint during which any RTP source may take the stream over."""
@@ -115,12 +120,22 @@ class KnownSource(NamedTuple):
     """Says from whom a stream expects packets, so that strangers cannot displace them on their way to userspace."""
 
     host: str
+    """Empty for nobody."""
     port: int
     """0 for any."""
     is_locked: bool
-    """Packets from others are refused, unless they go on with the SSRC."""
+    """Packets from others are refused, unless they go on with the SSRC, or a command opened the window."""
     ssrc: int | None
     """SSRC of the memory."""
+    others: tuple[tuple[str, int], ...] = ()
+    """Up to MOST_OTHERS who may take the stream: the one whom the newest command names, and who had it before."""
+    is_contested: bool = False
+    """Several take the stream in turn. Then `host` is the one whom a command named, and `others` are the rest in an
+    order that does not change with each packet."""
+
+
+MOST_OTHERS = 2
+_NOBODY = Endpoint("", 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -146,10 +161,12 @@ class Latch:
     """Sequence number of the memory."""
     refreshed_at: float = 0.0
     """Time that the memory was last set or refreshed, seconds, monotonic."""
-    is_strict: bool = False
-    """Strict mode; to be set when the latch is made. The fields below are used in it only."""
     signalled: Endpoint | None = None
     """The endpoint of the last command."""
+    contest: Contest | None = None
+    """Made when the first source loses the stream to another."""
+    is_strict: bool = False
+    """Strict mode; to be set when the latch is made. The fields below are used in it only."""
     awaited_host: str = ""
     """Any port of this host may take the stream over, once; empty for none."""
     left: Endpoint | None = None
@@ -158,6 +175,8 @@ class Latch:
     @property
     def is_locked(self) -> bool:
         """Packets of one known source are accepted and all others refused, so that the kernel may forward them.
+
+        Unless the stream is contested.
 
         The source is `remote`; in asymmetric mode it is any port of `remote.host`.
         """
@@ -170,7 +189,17 @@ class Latch:
             return None
         if self.awaited_host or self.is_asymmetric:
             return KnownSource(self.awaited_host or self.remote.host, 0, True, self.ssrc)
-        return KnownSource(*self.remote, self.is_latched, self.ssrc)
+        if self.contest is not None:
+            return self._known_sources(self.remote, self.contest)
+        named = self.signalled
+        if named is None or named == self.remote or self.is_strict:
+            return KnownSource(*self.remote, self.is_latched, self.ssrc)
+        return KnownSource(*self.remote, self.is_latched, self.ssrc, (named,))
+
+    @property
+    def is_contested(self) -> bool:
+        """Several sources take the stream in turn, so that the kernel cannot follow."""
+        return self.contest is not None and self.contest.is_on
 
     def signal(self, endpoint: Endpoint, now: float) -> bool:
         """Prefill from a command (5.2); True when the remote changed.
@@ -180,12 +209,14 @@ class Latch:
         """
         if self.is_strict:
             return self._follow(endpoint)
+        self.signalled = endpoint
         if self.remote is not None:
             self.updated_at = now
         if self.is_untrusted or self.remote == endpoint:
             return False
         if self.remote is not None and self.is_latched:
             self.previous = self.remote
+            self._contest().lost(self.remote, endpoint)
         self.remote = endpoint
         return True
 
@@ -257,6 +288,14 @@ class Latch:
         self.is_untrusted = False
         self.updated_at = self.ssrc = None
         self.awaited_host = ""
+        self.contest = None
+
+    def settle(self, now: float) -> bool:
+        """End a contest in which the stream has not changed hands for long enough; True if so.
+
+        To be called every second while it is contested; what the kernel forwards must then be planned anew.
+        """
+        return self.contest is not None and self.contest.settle(now)
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:
         """Bring the memory of this RTP stream to where it would be if userspace had seen what the kernel forwarded.
@@ -305,7 +344,24 @@ class Latch:
         elif header is not None:
             self.sequence = header.sequence
             self.refreshed_at = now
+            self._contest().taken(self.remote, Endpoint(*source), now)
         return self._learn(source)
+
+    def _contest(self) -> Contest:
+        if self.contest is None:
+            self.contest = Contest()
+        return self.contest
+
+    def _known_sources(self, remote: Endpoint, contest: Contest) -> KnownSource:
+        """Work out who is expected at a stream that was taken from somebody."""
+        # Strict mode has no window in which any but `remote` would be heard.
+        named = None if self.is_strict else self.signalled
+        if contest.is_on:
+            others = sorted([one for one in (remote, *contest.rivals) if one != named][:MOST_OTHERS])
+            return KnownSource(*(named or _NOBODY), self.is_latched, self.ssrc, tuple(others), is_contested=True)
+        expected = () if self.is_strict else dict.fromkeys((named, *contest.rivals))
+        others = [one for one in expected if one is not None and one != remote]
+        return KnownSource(*remote, self.is_latched, self.ssrc, tuple(others[:MOST_OTHERS]))
 
     def _is_open_to(self, source: tuple[str, int]) -> bool:
         if self.awaited_host:

@@ -152,6 +152,11 @@ class Session:
         """All four."""
         return (*self.callee.streams, *self.caller.streams)
 
+    @property
+    def is_contested(self) -> bool:
+        """Several sources take one of the streams in turn."""
+        return any(stream.latch.is_contested for stream in self.streams)
+
     def leg(self, role: Role) -> Leg:
         """The leg of that role."""
         return self.caller if role is Role.CALLER else self.callee

@@ -20,7 +20,9 @@ from scapy.packet import Raw
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.programs import (
+    EXPECTED_PER_SECOND,
     FRAGMENTS_PER_SECOND,
+    HOST_EXPECTED_PER_SECOND,
     HOST_KNOWN_PER_SECOND,
     HOST_LEARNING_PER_SECOND,
     HOST_OTHERS_PER_SECOND,
@@ -36,7 +38,7 @@ from tests.bpf.prog_run import XDP_DROP, XDP_PASS
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-KNOWN, ODD, MOVED, OTHER, LEARNING, UNKNOWN = range(6)
+KNOWN, ODD, MOVED, OTHER, LEARNING, UNKNOWN, NAMED, RIVAL = range(8)
 """In the order of enum budget_kind (bpf/budget.h)."""
 MOST = 5000
 FLOOD_PER_SECOND = 500_000
@@ -54,7 +56,7 @@ def plane(request, loaded, tables):
     with DataPlane(loaded, tables, request.param) as plane:
         for host in (RELAY_IN, RELAY_IN6):
             host_maps.mark_host(host, True)
-        for kind in range(6):
+        for kind in range(8):
             plane.use_up(kind, 0)
         yield plane
         for host in (RELAY_IN, RELAY_IN6):
@@ -135,6 +137,62 @@ def test_an_awaited_host_may_use_any_port(plane, host):
     frame = bytes(ethernet() / ipv4(src=host) / UDP(sport=777, dport=port) / Raw(rtp()))
     outcome = passed(frame, "up_no_entry") if host == CALLER.host else dropped(frame, "dropped_other_source")
     assert plane.run_this_second(port, frame) == outcome
+
+
+OTHERS = Endpoint("10.0.1.3", 777), Endpoint("2001:db8:1::3", 778)
+"""Two more who may take a stream, the first of IPv4, the second of IPv6."""
+
+
+def from_others(port):
+    """A frame of each."""
+    first, second = OTHERS
+    yield bytes(ethernet() / ipv4(src=first.host) / UDP(sport=first.port, dport=port) / Raw(rtp()))
+    header = ethernet(type=0x86DD) / ipv6(src=second.host)
+    yield bytes(header / UDP(sport=second.port, dport=port) / Raw(rtp()))
+
+
+@pytest.mark.parametrize("is_contested", [False, True])
+def test_those_who_may_take_a_stream_are_no_strangers(plane, is_contested):
+    """The source that the newest command names, and one that had the stream before; each has room of its own."""
+    port = open_port(plane)
+    known = KnownSource(*CALLER, True, 7, OTHERS, is_contested)
+    plane.tables.sources.expect(port, known, MOST)
+    own, stranger = received(port, rtp()), received(port, rtp(), sport=STRANGER)
+    # Where several take the stream in turn, the first is the one that a command names.
+    kinds = (NAMED, RIVAL, RIVAL) if is_contested else (KNOWN, NAMED, RIVAL)
+    for kind, frame in zip(kinds, (own, *from_others(port)), strict=True):
+        reason = "dropped_learning" if is_contested else "dropped_other_source"
+        limit = LEARNING, SOURCE_LEARNING_PER_SECOND
+        plane.use_up(*(limit if is_contested else (OTHER, OTHERS_PER_SECOND)), port)
+        assert plane.run_this_second(port, stranger) == dropped(stranger, reason)
+        assert plane.run_this_second(port, frame) == passed(frame, "up_no_entry")
+        plane.use_up(kind, MOST if kind == KNOWN else EXPECTED_PER_SECOND, port)
+        assert plane.run_this_second(port, frame) == dropped(frame, "dropped_known_source")
+        if kind != KNOWN:
+            plane.use_up(kind, 0, port)
+            plane.use_up(kind, HOST_EXPECTED_PER_SECOND)
+            assert plane.run_this_second(port, frame) == dropped(frame, "dropped_host_limit")
+            plane.use_up(kind, 0)
+
+
+def test_those_who_may_take_a_stream_of_the_kernel_reach_userspace(plane):
+    entry = plane.install()
+    first, _ = from_others(entry.port)
+    plane.tables.sources.expect(entry.port, KnownSource(*CALLER, True, None, OTHERS[:1]), MOST)
+    plane.use_up(OTHER, OTHERS_PER_SECOND, entry.port)
+    assert plane.run_this_second(entry.port, first) == passed(first, "up_other_source")
+    same_host = received(entry.port, rtp(), sport=OTHERS[0].port)
+    assert plane.run_this_second(entry.port, same_host) == dropped(same_host, "dropped_other_source")
+
+
+def test_strangers_at_a_contested_port_may_take_it_too(plane):
+    """As many of their packets come up as of one source at all ports that learn."""
+    port = open_port(plane)
+    plane.tables.sources.expect(port, KnownSource("", 0, True, 7, (), is_contested=True), MOST)
+    frame = received(port, rtp(ssrc=0xBAD))
+    plane.use_up(LEARNING, SOURCE_LEARNING_PER_SECOND - 1, port)
+    assert plane.run_this_second(port, frame) == passed(frame, "up_no_entry")
+    assert plane.run_this_second(port, frame) == dropped(frame, "dropped_learning")
 
 
 def test_a_port_that_is_closed_is_none_of_our_business(plane):

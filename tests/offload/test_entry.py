@@ -6,6 +6,7 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import (
+    CONTESTED,
     DENIED,
     LINK_LOCAL,
     NOT_LEARNED,
@@ -17,6 +18,7 @@ from rtpproxy.offload.entry import (
     diff,
     plan,
 )
+from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Role
 from tests.fakes import make_session
@@ -66,6 +68,20 @@ def test_all_four_streams():
     rtcp = ForwardingEntry(35001, NEAR, after(CALLER), False, False, FAR, 36001, after(CALLEE), TO_CALLEE_TOS)
     callee_rtcp = ForwardingEntry(36001, FAR, after(CALLEE), False, False, NEAR, 35001, after(CALLER), TO_CALLER_TOS)
     assert plan(learned_session(), nobody) == {35000: entry(), 35001: rtcp, 36000: CALLEE_ENTRY, 36001: callee_rtcp}
+
+
+def test_nothing_is_forwarded_where_sources_take_a_stream_in_turn():
+    """The other direction and RTCP follow each change, so they have no entry, either."""
+    session = learned_session()
+    latch = session.callee.rtp.latch
+    latch.signal(CALLEE, 1.0)
+    latch.ssrc = 1
+    for number, port in enumerate((1, 2)):
+        assert CONTESTED not in plan(session, nobody).values()
+        latch.observe(Endpoint(CALLEE.host, port), RtpHeader(2, 1, 0, 0, False), True, 1.1 + number)
+    assert plan(session, nobody) == dict.fromkeys((35000, 35001, 36000, 36001), CONTESTED)
+    assert latch.settle(5.0)
+    assert CONTESTED not in plan(session, nobody).values()
 
 
 def test_ports_are_told_by_their_keys():

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtpproxy.addr import packed_words
-from rtpproxy.offload.network_order import address4, address6, mac_bytes, mapped_address, ones_sum, tag_bytes
+from rtpproxy.offload.network_order import (
+    address4,
+    address6,
+    mac_bytes,
+    mapped_address,
+    ones_sum,
+    port_bytes,
+    tag_bytes,
+)
 
 ipv4 = st.ip_addresses(v=4).map(str)
 ipv6 = st.ip_addresses(v=6).map(str)
@@ -32,6 +40,10 @@ def test_ipv6_address(host):
 @given(ipv4)
 def test_mapped_address(host):
     assert mapped_address(host) == ipaddress.IPv6Address(f"::ffff:{host}").packed
+
+
+def test_ports():
+    assert port_bytes((0x1234, 5)) == b"\x12\x34\0\5"
 
 
 def test_mac():

@@ -1186,3 +1186,90 @@ def test_a_stream_that_forgets_stays_asymmetric():
     assert (latch.is_asymmetric, latch.is_latched, latch.is_locked) == (True, True, False)
     assert latch.observe(C, rtp(), True, 3.0) is LEARNED
     assert latch.is_locked
+
+
+def test_the_endpoint_that_a_command_names_is_expected_beside_the_one_that_was_learned():
+    """It is not believed (5.2), but in the window its packets would take the stream."""
+    latch = prefilled()
+    latch.observe(B, rtp(7, 1), True, 1.0)
+    assert latch.known_source == KnownSource(*B, True, 7, (A,))
+    latch.signal(C, 20.0)
+    assert latch.known_source == KnownSource(*B, True, 7, (C,))
+    latch.forget()
+    latch.observe(B, rtp(7, 1), True, 21.0)
+    assert latch.known_source == KnownSource(*B, True, None)
+
+
+def test_the_endpoint_that_a_command_replaced_is_expected_too():
+    latch = latched(7)
+    latch.signal(B, 20.0)
+    assert latch.known_source == KnownSource(*B, True, 7, (A,))
+    latch.signal(C, 21.0)
+    assert latch.known_source == KnownSource(*C, True, 7, (B, A))
+
+
+def test_strict_mode_expects_one_source_only():
+    """No window would let another be heard."""
+    latch = made(True, A)
+    latch.observe(B, rtp(7, 1), True, 1.0)
+    latch.signal(PRIVATE, 20.0)
+    assert latch.known_source == KnownSource(*B, True, 7)
+    latch.observe(C, rtp(7, 2), True, 21.0)
+    assert latch.known_source == KnownSource(*C, True, 7)
+
+
+def take_turns(latch, sources, now=21.0):
+    """Packets of several, each with an SSRC of its own; returns from whom packets were expected after each."""
+    known = []
+    for number, source in enumerate(sources):
+        assert latch.observe(source, rtp(100 + source.port, number), True, now + number / 50) is LEARNED
+        known.append(latch.known_source)
+    return known
+
+
+def test_several_sources_take_a_stream_in_turn():
+    """Those who are expected stay the same all the while, in the same order."""
+    latch = latched(7)
+    latch.signal(B, 20.0)
+    first, *rest = take_turns(latch, (A, B, C, A, B, C, B))
+    assert first == KnownSource(*A, True, 7, (B,))
+    assert not latch.settle(22.0)
+    assert rest[0] == KnownSource(*B, True, 7, (A,), is_contested=True)
+    assert set(rest[1:]) == {KnownSource(*B, True, 7, (A, C), is_contested=True)}
+    assert latch.is_contested
+    assert latch.contest.changes == 7
+    assert latch.settle(24.0)
+    assert not latch.is_contested
+    assert latch.known_source == KnownSource(*B, True, 7)
+
+
+def test_a_contest_among_others_than_the_one_that_was_named():
+    """Behind NAT; room is kept for the named one."""
+    latch = latched(7)
+    latch.signal(PRIVATE, 20.0)
+    assert set(take_turns(latch, (A, B, A, B))[1:]) == {KnownSource(*PRIVATE, True, 7, (A, B), is_contested=True)}
+
+
+def test_a_contest_where_nobody_was_named():
+    latch = Latch()
+    latch.observe(A, rtp(1), True, 1.0)
+    latch.change_ssrc(rtp(2), 2.0)
+    for number, source in enumerate((B, A, B)):
+        assert latch.observe(source, rtp(2, 101 + number), True, 30.0 + number) is LEARNED
+    assert latch.known_source == KnownSource("", 0, True, 2, (A, B), is_contested=True)
+
+
+def test_phones_that_move_once_contest_nothing():
+    latch = prefilled()
+    latch.observe(B, rtp(7, 1), True, 1.0)
+    latch.observe(C, rtp(7, 2), True, 1.1)
+    assert not latch.is_contested
+
+
+def test_a_stream_that_forgets_its_endpoint_has_no_contest():
+    latch = latched(7)
+    latch.signal(B, 20.0)
+    take_turns(latch, (A, B))
+    latch.forget()
+    assert not latch.is_contested
+    assert not latch.settle(40.0)

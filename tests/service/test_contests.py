@@ -1,0 +1,94 @@
+"""Streams that several sources take in turn, as in a forked call: who is heard, what is forwarded, what is logged."""
+
+import pytest
+
+from rtpproxy.addr import Endpoint
+from rtpproxy.offload.entry import CONTESTED, ForwardingEntry
+from rtpproxy.session.latch import KnownSource
+from tests.running import rtp
+from tests.scenario import CALLEE, CALLER, FACES_CALLEE, FACES_CALLER, TO_CALLEE, TO_CALLER, Scenario
+
+SECOND = Endpoint("10.0.3.2", 5000)
+ALL = range(FACES_CALLEE, FACES_CALLEE + 4)
+
+
+@pytest.fixture
+def play(caplog):
+    caplog.set_level("INFO")
+    return Scenario()
+
+
+def fork(play):
+    """Two callees ring; the first has been heard before the second was named."""
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(0, ssrc=1), TO_CALLER)
+    play.packet(CALLER, FACES_CALLER, rtp(0, ssrc=9), TO_CALLEE)
+    play.at(1)
+    play.command(f"L call {SECOND.host} {SECOND.port} f t2", str(FACES_CALLER))
+
+
+def both_send(play, first, last):
+    """From one second to the other, 10 packets a second from each callee; the caller is heard by the latest."""
+    for number in range(first * 10, last * 10):
+        play.at(number / 10)
+        for ssrc, callee in enumerate((CALLEE, SECOND), 1):
+            play.packet(callee, FACES_CALLEE, rtp(number, ssrc=ssrc), TO_CALLER)
+            play.packet(CALLER, FACES_CALLER, rtp(2 * number + ssrc, ssrc=9), (FACES_CALLEE, callee))
+        if number % 10 == 9:
+            play.tick()
+
+
+def contest_lines(caplog):
+    return [line for line in caplog.messages if "changes between" in line or "changes of source" in line]
+
+
+def test_both_callees_are_heard_and_the_second_after_the_first_fell_silent(play, caplog):
+    fork(play)
+    both_send(play, 1, 4)
+    assert [play.offload.entry(key) for key in ALL] == [None] * 4
+    assert play.offload.installed == dict.fromkeys(ALL, CONTESTED)
+    for number in range(40, 60):
+        play.at(number / 10)
+        play.packet(SECOND, FACES_CALLEE, rtp(number, ssrc=2), TO_CALLER)
+        play.packet(CALLER, FACES_CALLER, rtp(2 * number, ssrc=9), (FACES_CALLEE, SECOND))
+        if number % 10 == 9:
+            play.tick()
+    entries = [play.offload.installed[key] for key in (FACES_CALLEE, FACES_CALLER)]
+    assert all(isinstance(entry, ForwardingEntry) for entry in entries)
+    assert (entries[0].source, entries[1].to) == (SECOND, SECOND)
+    assert contest_lines(caplog) == [
+        "call: stream at port 20000 changes between 10.0.3.2:5000 and 10.0.2.2:5000; userspace relays the session",
+        "call: stream at port 20000 stays with 10.0.3.2:5000, after 60 changes of source",
+    ]
+
+
+def test_nobody_who_is_named_or_was_heard_is_a_stranger(play):
+    fork(play)
+    expected = play.media.expected
+    assert expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1, (CALLEE,))
+    both_send(play, 1, 2)
+    contested = KnownSource(*SECOND, True, 1, (CALLEE,), is_contested=True)
+    assert expected[FACES_CALLEE] == contested
+    play.command(f"L call {SECOND.host} {SECOND.port} f t2", str(FACES_CALLER))
+    assert expected[FACES_CALLEE] == contested
+    play.tick(10)
+    assert expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1)
+
+
+def test_a_call_may_end_while_a_stream_is_contested(play, caplog):
+    fork(play)
+    both_send(play, 1, 2)
+    play.command("D call f t", "0")
+    play.tick(20)
+    assert contest_lines(caplog)[1:] == ["call: stream at port 20000 ends, after 20 changes of source"]
+
+
+def test_ports_may_change_while_a_stream_is_contested(play, caplog):
+    fork(play)
+    both_send(play, 1, 2)
+    play.command(f"Un call {CALLER.host} {CALLER.port} f t", "20004")
+    play.tick(20)
+    assert contest_lines(caplog)[1:] == [
+        "call: stream at port 20004 stays with 10.0.3.2:5000, after 20 changes of source"
+    ]
+    assert play.offload.installed[20004].source == SECOND
