@@ -153,7 +153,7 @@ def _read_local(found: _Modifiers, text: bytes, start: int) -> int:
     host, end = _read_host(text, start, ErrorCode.LOCAL_ADDRESS, ErrorCode.LOCAL_ADDRESS_UNKNOWN)
     found.local = found.locals.at(host)
     if found.local is None:
-        refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN)
+        refuse(ErrorCode.LOCAL_ADDRESS_UNKNOWN, f"l: the relay has no address of the family of {host}")
     return end
 
 

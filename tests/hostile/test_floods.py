@@ -265,7 +265,7 @@ def test_a_flood_by_many_sources_at_many_ports_that_are_still_learning(arena):
         assert arena.relay.ask(f"D many{number} f") == "0"
 
 
-@only_compatible
+@in_arenas((COMPATIBLE, KERNEL), (COMPATIBLE, TC))
 @pytest.mark.parametrize("sources", [1, SOURCES])
 def test_a_flood_in_the_window_after_a_command(arena, sources):
     """Whoever sends then may take the stream. The phone that the command named is heard all the same, every packet.
