@@ -142,5 +142,6 @@ def test_every_command_of_200_calls_is_answered_once(setting, start, tmp_path, c
     assert {media.host for media in calling.answers} == {setting.hosts[1]}
     if setting.tap:
         exchanges = setting.tap.exchanges()[already:]
-        assert [seen.command[0] for seen in exchanges].count("D") == CALLS
+        # On a busy machine a phone may send its BYE again, for which Kamailio asks again.
+        assert len({seen.command.split()[1] for seen in exchanges if seen.command[0] == "D"}) == CALLS
         assert {(seen.times_sent, len(seen.replies)) for seen in exchanges} == {(1, 1)}
