@@ -25,6 +25,7 @@ from rtpproxy.media.claims import Claims
 from rtpproxy.media.reservation import Reservation, take_back
 from rtpproxy.media.sockets import OnDatagram, check_local, route_source
 from rtpproxy.media.steered import SteeredMedia
+from rtpproxy.network.background import Background
 from rtpproxy.network.host_networks import HostNetworks, HostNetworksFollower
 from rtpproxy.notes.dead import DeadNote
 from rtpproxy.notes.notes import Notes
@@ -217,7 +218,8 @@ def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, sta
 
     ports = _build_ports(config, notes, local_addresses, on_datagram, clock, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
-    kernel = _build_kernel(config, ports, verdicts, stack)
+    background = Background(asyncio.get_running_loop())
+    kernel = _build_kernel(config, ports, verdicts, background, stack)
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     service = Service(
@@ -236,10 +238,11 @@ def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, sta
         service.host_has(networks.local, networks.broadcast, clock())
 
     try:
-        host_networks = HostNetworksFollower(asyncio.get_running_loop(), on_host_networks)
+        host_networks = HostNetworksFollower(asyncio.get_running_loop(), background, on_host_networks)
     except OSError as error:
         raise StartError(f"cannot ask for this host's addresses, to keep media from them: netlink: {error}") from error
     stack.callback(host_networks.close)
+    stack.callback(background.close)
     dispatcher = Dispatcher(service, Parser(local_addresses))
     return Parts(config, notes, local_addresses, ports, kernel, verdicts, service, host_networks, dispatcher, server)
 
@@ -319,12 +322,12 @@ def _listen_on(address: LocalAddress, claims: Claims, programs: Programs) -> Non
 
 
 def _build_kernel(
-    config: Config, ports: MediaPorts, verdicts: VerdictReport, stack: ExitStack
+    config: Config, ports: MediaPorts, verdicts: VerdictReport, background: Background, stack: ExitStack
 ) -> KernelTier | NoKernelTier:
     if ports.programs is None or config.offload is OffloadMode.OFF:
         why = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
         return NoKernelTier(why, ports.media.routes_changed)
-    kernel = KernelTier(config, ports.programs, ports.media.routes_changed, asyncio.get_running_loop())
+    kernel = KernelTier(config, ports.programs, ports.media.routes_changed, asyncio.get_running_loop(), background)
     # The last report counts what was forwarded until the programs were detached.
     stack.callback(verdicts.log_changes)
     stack.callback(kernel.close)

@@ -94,6 +94,7 @@ LOGS = {
 FOREIGN = {
     "bcc": {"offload.compiler"},
     "click": {"cli.command"},
+    "concurrent": {"network.background"},
     "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
     "pyroute2": {"network.rtnl"},
     "uvloop": {"process.daemon"},
@@ -109,6 +110,7 @@ PACKERS = {
     "offload.programs": "words of IPv6 addresses, as macros",
     "offload.syscall": "the attributes of bpf(2)",
     "network.netlink": "headers of netlink messages",
+    "network.messages": "messages of rtnetlink, of which there may be very many",
     "notes.lock": "the argument of fcntl(2)",
     "network.features": "messages of generic netlink",
     "network.queues": "the answer of an ioctl",

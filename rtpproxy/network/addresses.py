@@ -4,17 +4,17 @@ import logging
 from collections.abc import Callable, Set
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
-from rtpproxy.network.rtnl import RTM_GETADDR, ifaddrmsg
+from rtpproxy.network.messages import ALL_ADDRESSES, read_address
+from rtpproxy.network.netlink import Rtnetlink
+from rtpproxy.network.rtnl import RTM_GETADDR
 
 log = logging.getLogger(__name__)
 
 
 def addresses_of_host(netlink: Rtnetlink) -> list[tuple[str, int]]:
     """List every address of this host, with the index of the interface that carries it. Raises OffloadError."""
-    answers: list[Message] = netlink.request(ifaddrmsg(), RTM_GETADDR, NLM_F_DUMP)
-    # On a point-to-point link IFA_ADDRESS is the far end. IPv6 gives IFA_LOCAL for such links only.
-    return [(attribute(answer, "IFA_LOCAL") or attribute(answer, "IFA_ADDRESS"), answer["index"]) for answer in answers]
+    found = map(read_address, netlink.dump(RTM_GETADDR, ALL_ADDRESSES))
+    return [(address.host, address.ifindex) for address in found if address.host]
 
 
 class HostAddresses:

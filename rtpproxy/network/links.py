@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_DUMP, Message, Rtnetlink, attribute
-from rtpproxy.network.rtnl import RTM_GETLINK, ifinfmsg
+from rtpproxy.network.messages import ALL_LINKS, family_of_link, link_request, read_link_message
+from rtpproxy.network.netlink import Rtnetlink
+from rtpproxy.network.rtnl import RTM_GETLINK
 from rtpproxy.network.vlan import TAG_BYTES, VlanTag
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _ETHERNET = 1
 _8021Q = 0x8100
+_XDP_MODES = {1: "xdp", 2: "xdpgeneric", 3: "xdpoffload", 4: "xdpmulti"}
 MAX_TAGS = 2
 """Frames with more are left to the kernel's stack."""
 _AGGREGATES = ("bond", "team")
@@ -52,7 +54,7 @@ class Link:
     kind: str
     """`veth`, `vlan`, ...; empty for a plain device."""
     xdp_mode: str
-    """pyroute2's word for how an XDP program is attached, empty for none."""
+    """iproute2's word for how an XDP program is attached, empty for none."""
     xdp_program_id: int
     """That of the driver; where there is none, of whatever else runs it. 0 for none."""
     parent: int = 0
@@ -73,18 +75,15 @@ class Links:
 
     def reload(self) -> None:
         """Ask the kernel for all links."""
-        answers = self._netlink.request(ifinfmsg(), RTM_GETLINK, NLM_F_DUMP)
-        self._links = {message["index"]: read_link(message) for message in answers}
+        links = map(read_link, self._netlink.dump(RTM_GETLINK, ALL_LINKS))
+        self._links = {link.index: link for link in links}
 
     def ask(self, index: int) -> Link | None:
         """Ask the kernel for one link, because events may be older; None when it is gone."""
-        message = ifinfmsg()
-        message["index"] = index
-        try:
-            (answer,) = self._netlink.request(message, RTM_GETLINK)
-        except OffloadError as error:
-            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENODEV:
-                raise
+        (answer,) = self._netlink.ask_each(RTM_GETLINK, [link_request(index)])
+        if isinstance(answer, OffloadError):
+            if not isinstance(answer.__cause__, OSError) or answer.__cause__.errno != errno.ENODEV:
+                raise answer
             return None
         link = self._links[index] = read_link(answer)
         return link
@@ -144,19 +143,17 @@ class Links:
             link = self._links[link.master]
         return link
 
-    def on_event(self, message: Message) -> int | None:
+    def on_event(self, message: bytes, *, is_gone: bool) -> int | None:
         """Process an event. Returns the index of the link that came, changed or went, None for other events."""
         # Bridges report their ports under another family; that is no change of the link.
-        if message["family"] not in (0, None):
+        if family_of_link(message):
             return None
-        if message["event"] == "RTM_NEWLINK":
-            link = read_link(message)
+        link = read_link(message)
+        if is_gone:
+            self._links.pop(link.index, None)
+        else:
             self._links[link.index] = link
-            return link.index
-        if message["event"] == "RTM_DELLINK":
-            self._links.pop(message["index"], None)
-            return int(message["index"])
-        return None
+        return link.index
 
 
 class OurFrames:
@@ -193,30 +190,21 @@ def redirected_mtu(lower: Link, tags: Sequence[VlanTag]) -> int:
     return lower.mtu - TAG_BYTES * max(0, len(tags) - 1)
 
 
-def _first_number(nested: Message, *names: str) -> int:
-    """The first of these attributes that is there; 0 for none."""
-    return next((number for number in map(nested.get_attr, names) if number), 0)
-
-
-def read_link(message: Message) -> Link:
+def read_link(message: bytes) -> Link:
     """Make a link from the kernel's message."""
-    xdp = attribute(message, "IFLA_XDP")
-    mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
-    linkinfo = attribute(message, "IFLA_LINKINFO")
-    kind = (linkinfo.get_attr("IFLA_INFO_KIND") or "") if linkinfo else ""
-    is_elsewhere = attribute(message, "IFLA_LINK_NETNSID") is not None
-    data = linkinfo.get_attr("IFLA_INFO_DATA") if kind == "vlan" else None
+    sent = read_link_message(message)
+    vlan = (sent.vlan_protocol or _8021Q, sent.vlan_id) if sent.kind == "vlan" and sent.vlan_id is not None else None
     return Link(
-        index=message["index"],
-        name=attribute(message, "IFLA_IFNAME") or "?",
-        mac=attribute(message, "IFLA_ADDRESS") or "",
-        mtu=attribute(message, "IFLA_MTU") or 0,
-        is_up=message["flags"] & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING,
-        is_ethernet=message["ifi_type"] == _ETHERNET,
-        kind=kind,
-        xdp_mode=mode or "",
-        xdp_program_id=_first_number(xdp, "IFLA_XDP_DRV_PROG_ID", "IFLA_XDP_PROG_ID") if xdp else 0,
-        parent=0 if is_elsewhere else attribute(message, "IFLA_LINK") or 0,
-        master=attribute(message, "IFLA_MASTER") or 0,
-        vlan=(data.get_attr("IFLA_VLAN_PROTOCOL") or _8021Q, data.get_attr("IFLA_VLAN_ID")) if data else None,
+        index=sent.ifindex,
+        name=sent.name or "?",
+        mac=sent.mac,
+        mtu=sent.mtu,
+        is_up=sent.flags & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING,
+        is_ethernet=sent.hardware == _ETHERNET,
+        kind=sent.kind,
+        xdp_mode=_XDP_MODES.get(sent.xdp_mode, ""),
+        xdp_program_id=sent.xdp_driver_program or sent.xdp_program,
+        parent=0 if sent.is_parent_elsewhere else sent.parent,
+        master=sent.master,
+        vlan=vlan,
     )

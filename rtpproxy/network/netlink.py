@@ -1,17 +1,19 @@
-"""Sends requests to rtnetlink, as pyroute2's messages.
+"""Sends requests to rtnetlink: those of `messages`, and pyroute2's for what is rare.
 
 pyroute2's own sockets do not work with uvloop, so this socket and that of `events` are plain ones: the kernel
 answers a request before `send` returns, and events are read when the loop says so.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.messages import HEADER, attributes, split
 from rtpproxy.network.rtnl import MarshalRtnl
 
 Message = Any
@@ -21,13 +23,14 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
-_ATTRIBUTE_NUMBER = 0x3FFF
-"""The bits of an attribute's kind that are its number; the others are flags."""
+_ATTRIBUTE_BYTES = 4
+"""Length of an attribute before its value."""
+_LAST_SEQUENCE = 0xFFFFFFFF
 _ERROR_MESSAGE = 1
 _ACK_WITH_ATTRIBUTES = 0x200
 RECEIVE_BYTES = 1 << 17
+_ANSWER_BYTES = 1 << 15
+"""Room for an answer of one message: far more than the kernel sends."""
 
 
 class Rtnetlink:
@@ -57,9 +60,8 @@ class Rtnetlink:
 
         Raises OffloadError with the kernel's own words where it gives them; its `__cause__` is the OSError.
         """
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         header = message["header"]
-        header["type"], header["sequence_number"] = kind, self._sequence
+        header["type"], header["sequence_number"] = kind, self._next()
         header["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
         message.encode()
         self._socket.send(message.data)
@@ -68,10 +70,73 @@ class Rtnetlink:
             pass
         return answers
 
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Ask for everything of a kind. Returns the messages. Raises OffloadError."""
+        return [message for part in self.dump_parts(kind, body) for message in part]
+
+    def dump_parts(self, kind: int, body: bytes) -> Iterator[list[bytes]]:
+        """Ask for everything of a kind. Yields the messages of one datagram after the other, up to 32 KB.
+
+        Nothing else may be asked meanwhile. Raises OffloadError.
+        """
+        flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_DUMP
+        self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._next(), 0) + body)
+        is_complete = False
+        while not is_complete:
+            found = []
+            for answer, answer_flags, sequence, raw in split(self._socket.recv(RECEIVE_BYTES)):
+                if sequence != self._sequence:
+                    continue
+                if answer == _NLMSG_ERROR:
+                    _raise_error(raw, answer_flags)
+                if answer in (_NLMSG_ERROR, _NLMSG_DONE):
+                    is_complete = True
+                else:
+                    found.append(raw)
+            yield found
+
+    def ask_each(self, kind: int, bodies: Sequence[bytes], flags: int = 0) -> list[bytes | OffloadError]:
+        """Send requests that have one answer each: a message, or an acknowledgement if `flags` ask for it.
+
+        Returns the answers in the order of the requests; for one that failed, the error. The kernel works through all
+        of them in one call, so they should be few enough for others to wait.
+        """
+        if not bodies:
+            return []
+        first = self._next(len(bodies))
+        request = b"".join(
+            HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, number, 0) + body
+            for number, body in enumerate(bodies, first)
+        )
+        self._socket.send(request)
+        answers: dict[int, bytes | OffloadError] = {}
+        sequences = range(first, first + len(bodies))
+        while len(answers) < len(bodies):
+            try:
+                data = self._socket.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                # All answers were there when `send` returned; there was no room for one that is not.
+                missing = OffloadError("the kernel gave no answer, for lack of room")
+                return [answers.get(sequence, missing) for sequence in sequences]
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue
+            _, answer, answer_flags, sequence, _ = HEADER.unpack_from(data)
+            if sequence in sequences:
+                answers[sequence] = (_error(data, answer_flags) if answer == _NLMSG_ERROR else None) or data
+        return [answers[sequence] for sequence in sequences]
+
+    def _next(self, count: int = 1) -> int:
+        """Take as many sequence numbers, and return the first of them."""
+        first = self._sequence + 1 if self._sequence + count <= _LAST_SEQUENCE else 1
+        self._sequence = first + count - 1
+        return first
+
     def _take(self, data: bytes, answers: list[Message]) -> bool:
         """Add the messages of one datagram; True when the answer is complete."""
         is_complete = False
-        for kind, flags, sequence, raw in _split(data):
+        for kind, flags, sequence, raw in split(data):
             if sequence != self._sequence:
                 continue
             if kind == _NLMSG_ERROR:
@@ -93,34 +158,29 @@ def number_of(nested: Message, kind: int) -> int:
     """The number in a nested attribute that pyroute2 does not know by name; 0 when it is absent."""
     for name, value in nested["attrs"]:
         if name == "UNKNOWN" and value["header"]["type"] == kind:
-            return int(struct.unpack_from("=I", value.data, value.offset + _ATTRIBUTE.size)[0])
+            return int(struct.unpack_from("=I", value.data, value.offset + _ATTRIBUTE_BYTES)[0])
     return 0
 
 
-def _split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    position = 0
-    while position + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, position)
-        yield kind, flags, sequence, data[position : position + length]
-        position += (length + 3) & ~3
-
-
 def _raise_error(raw: bytes, flags: int) -> None:
-    (number,) = struct.unpack_from("=i", raw, _HEADER.size)
+    error = _error(raw, flags)
+    if error is not None:
+        raise error
+
+
+def _error(raw: bytes, flags: int) -> OffloadError | None:
+    """The error that a message tells of, with an OSError as its `__cause__`; None for an acknowledgement."""
+    (number,) = struct.unpack_from("=i", raw, HEADER.size)
     if number == 0:
-        return
-    cause = OSError(-number, os.strerror(-number))
-    raise OffloadError(_kernel_words(raw, flags) or os.strerror(-number)) from cause
+        return None
+    error = OffloadError(_kernel_words(raw, flags) or os.strerror(-number))
+    error.__cause__ = OSError(-number, os.strerror(-number))
+    return error
 
 
 def _kernel_words(raw: bytes, flags: int) -> str:
     """The text attribute of an extended acknowledgement, empty when there is none."""
-    position = _HEADER.size + 4 + _HEADER.size
-    while flags & _ACK_WITH_ATTRIBUTES and position + _ATTRIBUTE.size <= len(raw):
-        length, kind = _ATTRIBUTE.unpack_from(raw, position)
-        if length < _ATTRIBUTE.size:
-            break
-        if kind & _ATTRIBUTE_NUMBER == _ERROR_MESSAGE:
-            return raw[position + _ATTRIBUTE.size : position + length].rstrip(b"\0").decode(errors="replace")
-        position += (length + 3) & ~3
-    return ""
+    if not flags & _ACK_WITH_ATTRIBUTES:
+        return ""
+    words = attributes(raw, HEADER.size + 4 + HEADER.size).get(_ERROR_MESSAGE, b"")
+    return words.rstrip(b"\0").decode(errors="replace")

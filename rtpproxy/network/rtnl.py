@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PACKAGE = "pyroute2"
-_MODULES = ("marshal", "ifaddrmsg", "ifinfmsg", "ndmsg", "rtmsg", "tcmsg")
+_MODULES = ("marshal", "ifinfmsg", "tcmsg")
 
 
 @contextmanager
@@ -45,7 +45,11 @@ def _import_modules() -> None:
 _import_modules()
 
 from pyroute2.netlink.rtnl import (  # noqa: E402
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
     RTM_DELQDISC,
+    RTM_DELTCLASS,
     RTM_DELTFILTER,
     RTM_GETADDR,
     RTM_GETLINK,
@@ -53,8 +57,11 @@ from pyroute2.netlink.rtnl import (  # noqa: E402
     RTM_GETQDISC,
     RTM_GETROUTE,
     RTM_GETTFILTER,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
     RTM_NEWNEIGH,
     RTM_NEWQDISC,
+    RTM_NEWTCLASS,
     RTM_NEWTFILTER,
     RTM_SETLINK,
     RTMGRP_IPV4_IFADDR,
@@ -68,11 +75,8 @@ from pyroute2.netlink.rtnl import (  # noqa: E402
     RTMGRP_TC,
     TC_H_CLSACT,
 )
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # noqa: E402
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: E402
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # noqa: E402
-from pyroute2.netlink.rtnl.ndmsg import ndmsg  # noqa: E402
-from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: E402
 from pyroute2.netlink.rtnl.tcmsg import tcmsg  # noqa: E402
 
 __all__ = [
@@ -85,7 +89,11 @@ __all__ = [
     "RTMGRP_LINK",
     "RTMGRP_NEIGH",
     "RTMGRP_TC",
+    "RTM_DELADDR",
+    "RTM_DELLINK",
+    "RTM_DELNEIGH",
     "RTM_DELQDISC",
+    "RTM_DELTCLASS",
     "RTM_DELTFILTER",
     "RTM_GETADDR",
     "RTM_GETLINK",
@@ -93,15 +101,15 @@ __all__ = [
     "RTM_GETQDISC",
     "RTM_GETROUTE",
     "RTM_GETTFILTER",
+    "RTM_NEWADDR",
+    "RTM_NEWLINK",
     "RTM_NEWNEIGH",
     "RTM_NEWQDISC",
+    "RTM_NEWTCLASS",
     "RTM_NEWTFILTER",
     "RTM_SETLINK",
     "TC_H_CLSACT",
     "MarshalRtnl",
-    "ifaddrmsg",
     "ifinfmsg",
-    "ndmsg",
-    "rtmsg",
     "tcmsg",
 ]

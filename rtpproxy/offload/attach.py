@@ -16,7 +16,7 @@ from rtpproxy.config import OffloadMode
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.addresses import addresses_of_host
 from rtpproxy.network.links import MAX_TAGS, Link, Links
-from rtpproxy.network.netlink import Message, Rtnetlink
+from rtpproxy.network.netlink import Rtnetlink
 from rtpproxy.network.queues import transmit_queues
 from rtpproxy.network.rtnl import RTM_SETLINK, ifinfmsg
 from rtpproxy.offload.clsact import Clsact
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _XDP_IF_NOEXIST, _XDP_DRIVER_MODE = 1, 4
 NATIVE_XDP = "xdp"
-"""pyroute2's word for the driver mode."""
+"""iproute2's word for the driver mode."""
 PROGRAM_PREFIX = "rtpp_"
 
 
@@ -354,9 +354,9 @@ class Interfaces:
         self._is_backed = False
         self._reports.clear()
 
-    def on_event(self, message: Message) -> int | None:
+    def on_event(self, message: bytes, *, is_gone: bool) -> int | None:
         """Process an event. Returns the index of the link that came, changed or went, None for other events."""
-        index = self.links.on_event(message)
+        index = self.links.on_event(message, is_gone=is_gone)
         if index is not None and self.links.get(index) is None:
             self._forget(index)
         return index

@@ -4,19 +4,23 @@ The kernel is asked for a route once for each pair of peer and local address. Th
 the next hop table (`neighbours`).
 """
 
+import socket
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import Message, Rtnetlink, attribute
-from rtpproxy.network.rtnl import RTM_GETROUTE, rtmsg
+from rtpproxy.network.messages import Answer, read_answer, route_request
+from rtpproxy.network.netlink import Rtnetlink
+from rtpproxy.network.rtnl import RTM_GETROUTE
 from rtpproxy.offload.attach import Interfaces, Report
 from rtpproxy.offload.entry import NO_INGRESS, Ingress, Tier
 from rtpproxy.offload.hop_numbers import HopNumbers
 from rtpproxy.offload.neighbours import Hop, Neighbours
 
-_AF_INET, _AF_INET6 = 2, 10
 _UNICAST, _LOCAL = 1, 2
 RECHECK_INTERVAL_S = 20
 """The kernel is asked again for every route in use this often."""
@@ -60,6 +64,25 @@ _Target = tuple[str, str]
 """Peer address and local address (empty: the route decides)."""
 
 
+class _Basis(NamedTuple):
+    """What a route was made of; it is the same as long as this is."""
+
+    answer: Answer
+    settings: tuple[int, int]
+    """TTL and MTU where the route itself sets none."""
+    age: int
+    """Counts changes of interfaces, and of what we know of them."""
+
+
+class _Known(NamedTuple):
+    """A route in use."""
+
+    route: Route | NoRoute
+    hop: Hop | None = None
+    basis: _Basis | None = None
+    """None where there is no route; that is looked into each time."""
+
+
 class NextHops:
     """Routes to peers, each with the next hop row that it uses."""
 
@@ -68,14 +91,18 @@ class NextHops:
         self._interfaces = interfaces
         self._neighbours = neighbours
         self._default_ttl = _setting(_DEFAULT_TTL, _USUAL_TTL)
-        self._routes: dict[_Target, tuple[Route | NoRoute, Hop | None]] = {}
+        self._routes: dict[_Target, _Known] = {}
         self._users: dict[_Target, int] = {}
-        self._unchecked: list[_Target] = []
+        self._unchecked: deque[_Target] = deque()
         self._changed: list[_Target] = []
         self._unasked: list[_Target] = []
         self._unasked_share = 0
+        self._age = 0
+        self._last_basis: _Basis | None = None
         self._is_ours: dict[str, bool] = {}
         """By host: whether it is an address of this host; emptied when routes change."""
+        self._ipv6_settings: dict[int, tuple[int, int]] = {}
+        """By interface; emptied every second, because no event tells of a change."""
 
     @property
     def numbers(self) -> HopNumbers:
@@ -87,9 +114,9 @@ class NextHops:
         target = to_host, from_host
         known = self._routes.get(target)
         if known is None:
-            known = self._routes[target] = self._resolve(target)
+            known = self._routes[target] = self._known(target, self._ask([target])[target])
         self._users[target] = self._users.get(target, 0) + 1
-        return known[0]
+        return known.route
 
     def release(self, to_host: str, from_host: str) -> None:
         """Give up one use of a route; it is forgotten with the last one."""
@@ -97,21 +124,26 @@ class NextHops:
         self._users[target] -= 1
         if not self._users[target]:
             del self._users[target]
-            self._drop(self._routes.pop(target)[1])
+            self._drop(self._routes.pop(target).hop)
 
     def current(self, to_host: str, from_host: str) -> Route | NoRoute:
         """Return what `acquire` would return now, without acquiring."""
-        return self._routes[to_host, from_host][0]
+        return self._routes[to_host, from_host].route
 
     def interface(self, to_host: str, from_host: str) -> int:
         """Return the index of the interface that an acquired route leads to; 0 where there is no route."""
-        hop = self._routes[to_host, from_host][1]
+        hop = self._routes[to_host, from_host].hop
         return hop[0][0] if hop else 0
 
-    def start_reroute(self) -> None:
-        """Let `reroute` go over all routes, because they may have changed."""
+    def start_reroute(self, *, are_interfaces_same: bool = False) -> None:
+        """Let `reroute` go over all routes, because they may have changed.
+
+        If interfaces, and what is known of them, are the same as before, those with the same answer stay as they are.
+        """
+        if not are_interfaces_same:
+            self._age += 1
         # Routes that were not checked since the last time come first; otherwise a stream of events would starve them.
-        self._unchecked = list(dict.fromkeys([*self._unchecked, *self._routes]))
+        self._unchecked = deque(dict.fromkeys([*self._unchecked, *self._routes]))
         self._is_ours.clear()
 
     def reroute(self, most: int) -> list[_Target]:
@@ -119,107 +151,130 @@ class NextHops:
 
         Where an exception comes, the next call goes on, and returns also what was found before.
         """
-        for _ in range(min(most, len(self._unchecked))):
-            target = self._unchecked.pop(0)
-            if target not in self._routes:
-                continue
-            old, old_hop = self._routes[target]
-            self._routes[target] = new = self._resolve(target)
-            if new[0] != old:
-                self._changed.append(target)
-            self._drop(old_hop)
+        targets = list(islice(self._unchecked, most))
+        answers = self._ask([target for target in targets if target in self._routes])
+        for target in targets:
+            self._unchecked.popleft()
+            if target in answers:
+                self._check(target, answers[target])
         changed, self._changed = self._changed, []
         return changed
+
+    def _check(self, target: _Target, answer: Answer | OffloadError) -> None:
+        """Adapt the route to a peer to the kernel's answer."""
+        old = self._routes[target]
+        is_same = not isinstance(answer, OffloadError) and old.basis == self._basis(answer)
+        if is_same and self._is_from_us(target):
+            return
+        self._routes[target] = new = self._known(target, answer)
+        if new.route != old.route:
+            self._changed.append(target)
+        self._drop(old.hop)
 
     def recheck_some(self) -> None:
         """Let `reroute` go over a part of the routes: no event tells that a path's MTU was learned, or forgotten.
 
         To be called every second. Does nothing while `reroute` goes over all of them.
         """
+        self._ipv6_settings.clear()
         if self._unchecked:
             return
         if not self._unasked:
             self._unasked = list(self._routes)
             self._unasked_share = -(-len(self._unasked) // RECHECK_INTERVAL_S)
         share = self._unasked_share
-        self._unchecked, self._unasked = self._unasked[:share], self._unasked[share:]
+        self._unchecked, self._unasked = deque(self._unasked[:share]), self._unasked[share:]
 
     @property
     def is_rerouted(self) -> bool:
         """True when `reroute` has gone over all routes."""
         return not self._unchecked
 
-    def _resolve(self, target: _Target) -> tuple[Route | NoRoute, Hop | None]:
-        to_host, from_host = target
-        if from_host and not self._is_of_host(from_host):
-            reason = f"{from_host} is not an address of this host now"
-            return NoRoute(reason, reason), None
-        try:
-            answer = self._ask(to_host, from_host)
-        except OffloadError as error:
-            return NoRoute(f"no route to {to_host}: {error}"), None
-        route, hop = self._accept(answer, to_host, from_host)
-        return replace(route, ingress=self._ingress(answer)), hop
+    def _ask(self, targets: Sequence[_Target]) -> dict[_Target, Answer | OffloadError]:
+        """Ask the kernel for routes, all in one call."""
+        requests = [route_request(*target) for target in targets]
+        answers = self._netlink.ask_each(RTM_GETROUTE, requests)
+        return {
+            target: answer if isinstance(answer, OffloadError) else read_answer(answer)
+            for target, answer in zip(targets, answers, strict=True)
+        }
 
-    def _ingress(self, answer: Message) -> Ingress:
+    def _known(self, target: _Target, answer: Answer | OffloadError) -> _Known:
+        to_host, from_host = target
+        if not self._is_from_us(target):
+            reason = f"{from_host} is not an address of this host now"
+            return _Known(NoRoute(reason, reason))
+        if isinstance(answer, OffloadError):
+            return _Known(NoRoute(f"no route to {to_host}: {answer}"))
+        basis = self._basis(answer)
+        route, hop = self._accept(basis, to_host, from_host)
+        return _Known(replace(route, ingress=self._ingress(answer)), hop, basis if hop is not None else None)
+
+    def _basis(self, answer: Answer) -> _Basis:
+        basis = _Basis(answer, self._settings(answer), self._age)
+        # Answers do not name the peer, so thousands of peers behind one interface or gateway share one.
+        if basis != self._last_basis:
+            self._last_basis = basis
+        return self._last_basis
+
+    def _settings(self, answer: Answer) -> tuple[int, int]:
+        """TTL and MTU (bytes) of what leaves by an interface: in IPv6 a router on the link may set both."""
+        if answer.family != socket.AF_INET6:
+            return self._default_ttl, _ANY_MTU
+        known = self._ipv6_settings.get(answer.ifindex)
+        if known is None:
+            link = self._interfaces.links.get(answer.ifindex)
+            settings = _IPV6_SETTINGS / (link.name if link else "")
+            known = _setting(settings / "hop_limit", _USUAL_TTL), _setting(settings / "mtu", _ANY_MTU)
+            self._ipv6_settings[answer.ifindex] = known
+        return known
+
+    def _ingress(self, answer: Answer) -> Ingress:
         """The interface of a route, by which the peer's packets arrive, too, if routing is symmetric."""
-        index = attribute(answer, "RTA_OIF")
-        link = self._interfaces.links.get(index) if index else None
+        link = self._interfaces.links.get(answer.ifindex) if answer.ifindex else None
         if link is None:
             return NO_INGRESS
         return Ingress(link.index, link.mac if link.is_ethernet else "")
 
-    def _ask(self, to_host: str, from_host: str = "") -> Message:
-        message = rtmsg()
-        family, bits = (_AF_INET6, 128) if is_ipv6(to_host) else (_AF_INET, 32)
-        message["family"], message["dst_len"] = family, bits
-        message["attrs"] = [("RTA_DST", to_host)]
-        if from_host:
-            message["src_len"] = bits
-            message["attrs"].append(("RTA_SRC", from_host))
-        (answer,) = self._netlink.request(message, RTM_GETROUTE)
-        return answer
+    def _is_from_us(self, target: _Target) -> bool:
+        return not target[1] or self._is_of_host(target[1])
 
     def _is_of_host(self, host: str) -> bool:
         """True if an address is one of this host's. Must be asked: the kernel gives IPv6 routes for any source."""
         known = self._is_ours.get(host)
         if known is None:
-            try:
-                known = self._ask(host)["type"] == _LOCAL
-            except OffloadError:
-                known = False
-            self._is_ours[host] = known
+            answer = self._ask([(host, "")])[host, ""]
+            known = self._is_ours[host] = not isinstance(answer, OffloadError) and answer.kind == _LOCAL
         return known
 
-    def _accept(self, answer: Message, to_host: str, from_host: str) -> tuple[Route | NoRoute, Hop | None]:
-        index, source = attribute(answer, "RTA_OIF"), from_host or attribute(answer, "RTA_PREFSRC")
-        link = self._interfaces.links.get(index) if index else None
-        if answer["type"] == _LOCAL:
+    def _accept(self, basis: _Basis, to_host: str, from_host: str) -> tuple[Route | NoRoute, Hop | None]:
+        answer = basis.answer
+        source = from_host or answer.source
+        link = self._interfaces.links.get(answer.ifindex) if answer.ifindex else None
+        if answer.kind == _LOCAL:
             return NoRoute(
-                f"{to_host} is an address of this host", _no_ingress(self._interfaces.attach(index or 0))
+                f"{to_host} is an address of this host", _no_ingress(self._interfaces.attach(answer.ifindex))
             ), None
-        if answer["type"] != _UNICAST or link is None or not source:
+        if answer.kind != _UNICAST or link is None or not source:
             return NoRoute(f"{to_host} is not reached by an ordinary route"), None
-        if attribute(answer, "RTA_ENCAP"):
+        if answer.is_wrapped:
             return NoRoute(f"the route to {to_host} wraps the packet"), None
-        report = self._interfaces.attach(index)
+        report = self._interfaces.attach(link.index)
         no_ingress = _no_ingress(report)
         if not link.is_ethernet:
             return NoRoute(f"{link.name} is not an Ethernet interface", no_ingress), None
         xdp_way = self._interfaces.egress.xdp_way(link)
         if xdp_way is None and not self._interfaces.back_up_xdp():
             return NoRoute(f"the egress interface cannot send redirected frames: {report}", no_ingress), None
-        via = attribute(answer, "RTA_VIA")
-        neighbour_host = attribute(answer, "RTA_GATEWAY") or (via["addr"] if via else to_host)
-        metrics = attribute(answer, "RTA_METRICS")
-        ttl, mtu = (metrics.get_attr(name) if metrics else None for name in ("RTAX_HOPLIMIT", "RTAX_MTU"))
-        default_ttl, default_mtu = _ipv6_settings(link.name) if is_ipv6(to_host) else (self._default_ttl, _ANY_MTU)
-        hop = (index, neighbour_host), min(mtu or _ANY_MTU, default_mtu)
+        neighbour_host = answer.gateway or to_host
+        default_ttl, default_mtu = basis.settings
+        hop = (link.index, neighbour_host), min(answer.mtu or _ANY_MTU, default_mtu)
         number = self._neighbours.take(hop)
         if number is None:
             return NoRoute("the table of next hops is full"), None
         description = f"via {neighbour_host} dev {link.name}"
-        return Route(number, source, description, ttl or default_ttl, report.tier, xdp_way is not None), hop
+        ttl = answer.hop_limit or default_ttl
+        return Route(number, source, description, ttl, report.tier, xdp_way is not None), hop
 
     def _drop(self, hop: Hop | None) -> None:
         if hop is not None:
@@ -229,12 +284,6 @@ class NextHops:
 def _no_ingress(report: Report) -> str:
     """Say why nothing that arrives at an interface is forwarded; empty where it is forwarded."""
     return str(report) if report.tier is Tier.USERSPACE else ""
-
-
-def _ipv6_settings(name: str) -> tuple[int, int]:
-    """IPv6 hop limit and MTU (bytes) of what leaves by an interface: a router on the link may set both."""
-    settings = _IPV6_SETTINGS / name
-    return _setting(settings / "hop_limit", _USUAL_TTL), _setting(settings / "mtu", _ANY_MTU)
 
 
 def _setting(path: Path, default: int) -> int:

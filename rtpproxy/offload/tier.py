@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection
 from rtpproxy.config import Config
 from rtpproxy.errors import OffloadError, StartError
 from rtpproxy.network.addresses import HostAddresses, addresses_of_host
-from rtpproxy.network.events import EventHandlers, Events
+from rtpproxy.network.background import Runner
+from rtpproxy.network.events import EventHandlers, Events, RoutingChanges
 from rtpproxy.network.links import OurFrames
-from rtpproxy.network.netlink import Message, Rtnetlink
+from rtpproxy.network.netlink import Rtnetlink
 from rtpproxy.network.rp_filter import RpFilter
+from rtpproxy.network.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE, RTMGRP_IPV6_ROUTE, RTMGRP_IPV6_RULE
 from rtpproxy.offload.attach import Interfaces, Report, carriers
 from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import Tier
@@ -26,29 +28,43 @@ from rtpproxy.offload.watch import Watch
 log = logging.getLogger(__name__)
 
 REROUTE_PAUSE_S = 0.05
-"""Route events come in bursts: routes are asked for at the first event, and then not again for this long."""
+"""Route events come in bursts: all routes are asked for at the first event, and then not again for this long."""
+_PAUSE_SHARE = 2
+"""Nor for so many times as long as asking took: where routes change all the time, it has a third of a processor."""
 REROUTE_BATCH = 32
 """Routes to ask for before packets and commands get their turn."""
+ROWS_BATCH = 64
+"""Neighbours whose rows are written before packets and commands get their turn."""
+_ROUTING = RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE
 
 
 class KernelTier:
     """The programs on the host's interfaces, with next hops that follow the network."""
 
     def __init__(
-        self, config: Config, programs: Programs, on_routes: Callable[[], None], loop: AbstractEventLoop
+        self,
+        config: Config,
+        programs: Programs,
+        on_routes: Callable[[], None],
+        loop: AbstractEventLoop,
+        runner: Runner,
     ) -> None:
-        """`on_routes` is called when routes or addresses changed. Nothing is attached before `start`."""
+        """`on_routes` is called when routes or addresses changed; `runner` does what the kernel may take its time for.
+
+        Nothing is attached before `start`.
+        """
         self._config = config
         self._on_routes = on_routes
         self._loop = loop
         self._events = Events()
+        self._routing = RoutingChanges(loop, _ROUTING, self._on_routing)
         self._netlink = Rtnetlink()
         self._interfaces = Interfaces(
             *(self._netlink, programs.on_interfaces, config.interfaces, config.offload, programs.refusals.count)
         )
         tables = programs.tables
         hops = tables.next_hops
-        self._neighbours = Neighbours(self._netlink, self._interfaces, hops.write, hops.capacity)
+        self._neighbours = Neighbours(self._interfaces, hops.write, hops.capacity, runner)
         self._next_hops = NextHops(self._netlink, self._interfaces, self._neighbours)
         self._addresses = HostAddresses(programs.host_maps.mark_host)
         self._frames = OurFrames(programs.host_maps.mark_frames)
@@ -61,15 +77,21 @@ class KernelTier:
         self._handlers = EventHandlers(
             on_link=self._on_link,
             on_neighbour=self._neighbours.on_neighbour,
-            on_routing=lambda _: self._reroute_soon(),
-            on_filter=lambda message: self._watch.suspect(message["index"]),
+            on_address=self._on_address,
+            on_filter=self._watch.suspect,
             on_end=self._on_end_of_events,
             on_lost=self._on_lost_events,
         )
         self._changed_links: dict[int, None] = {}
+        self._are_addresses_new = False
+        self._are_interfaces_new = False
         self._rerouting: TimerHandle | None = None
         self._continuing: Handle | None = None
-        self._rerouted_at = 0.0
+        self._is_reroute_due = False
+        """Something changed again while all routes were asked for."""
+        self._working_off: Handle | None = None
+        self._reroute_began_at = 0.0
+        self._no_reroute_until = 0.0
         self._has_warned_of_headroom = False
 
     def start(self) -> None:
@@ -83,15 +105,18 @@ class KernelTier:
         if self._config.offload.is_required:
             self._require(reports)
         self._loop.add_reader(self._events.fileno(), self._events.hand_out, self._handlers)
+        self._routing.listen()
 
     def close(self) -> None:
-        """Detach from every interface."""
+        """Detach from every interface. To be called after the runner was closed."""
         self._loop.remove_reader(self._events.fileno())
-        for pending in (self._rerouting, self._continuing):
+        self._routing.close()
+        for pending in (self._rerouting, self._continuing, self._working_off):
             if pending is not None:
                 pending.cancel()
         self._interfaces.detach_all()
         self._interfaces.close()
+        self._neighbours.close()
         self._events.close()
         self._netlink.close()
 
@@ -101,17 +126,23 @@ class KernelTier:
         if self._rp_filter.check():
             self._follow_frames()
         self._follow_attached({*self._watch.tick(self._loop.time()), *self._interfaces.egress.check()})
-        if self._next_hops.is_rerouted:
+        if self._continuing is None:
+            self._reroute_began_at = self._loop.time()
             self._next_hops.recheck_some()
             self._continue_reroute()
         self._warn_of_headroom()
 
     def _follow_attached(self, indexes: Collection[int]) -> None:
         """Adapt rows and routes to interfaces where a program came or went, or that can send other frames now."""
+        if indexes:
+            self._follow_links(indexes)
+
+    def _follow_links(self, indexes: Collection[int]) -> None:
         for index in indexes:
             self._neighbours.on_link(index)
-        if indexes:
-            self._reroute_soon()
+        self._work_off()
+        self._are_interfaces_new = True
+        self._reroute_soon()
 
     def _warn_of_headroom(self) -> None:
         if not self._has_warned_of_headroom and self.counters.count("up_no_headroom"):
@@ -155,53 +186,85 @@ class KernelTier:
             why = "; ".join(map(str, missing or reports)) or "no interface carries a listen address"
             raise StartError(f"--offload {self._config.offload.value} cannot be had: {why}")
 
-    def _on_link(self, message: Message) -> None:
-        index = self._interfaces.on_event(message)
+    def _on_link(self, message: bytes, is_gone: bool) -> None:
+        index = self._interfaces.on_event(message, is_gone=is_gone)
         if index is not None:
             self._changed_links[index] = None
             self._watch.suspect(index)
+
+    def _on_address(self) -> None:
+        self._are_addresses_new = True
+        self._reroute_soon()
+
+    def _on_routing(self) -> None:
+        # What changes from here on is asked for once more.
+        self._routing.forget()
+        self._routing.listen(REROUTE_PAUSE_S)
+        self._reroute_soon()
 
     def _on_end_of_events(self) -> None:
         changed, self._changed_links = self._changed_links, {}
         if changed:
             self._follow_frames()
-            for index in changed:
-                self._neighbours.on_link(index)
-            self._reroute_soon()
+            self._follow_links(changed)
         self._follow_attached(self._watch.check(self._loop.time()))
 
     def _on_lost_events(self) -> None:
         log.warning("netlink events were lost; asking for everything again")
         try:
             self._interfaces.reload()
-            self._neighbours.reload()
         except OffloadError as error:
-            log.error("cannot ask for links and neighbours: %s", error)
+            log.error("cannot ask for links: %s", error)
+        self._neighbours.reload()
         self._follow_frames()
         self._watch.suspect_all()
+        self._follow_links([link.index for link in self._interfaces.links.all()])
         self._follow_attached(self._watch.check(self._loop.time()))
-        self._reroute_soon()
+        self._on_address()
+
+    def _work_off(self) -> None:
+        if self._working_off is not None:
+            self._working_off.cancel()
+            self._working_off = None
+        try:
+            is_more = self._neighbours.work_off(ROWS_BATCH)
+        except OffloadError as error:
+            log.error("cannot ask for neighbours: %s", error)
+            is_more = True
+        if is_more:
+            self._working_off = self._loop.call_soon(self._work_off)
 
     def _reroute_soon(self) -> None:
-        if self._rerouting is None:
-            at = max(self._loop.time(), self._rerouted_at + REROUTE_PAUSE_S)
-            self._rerouting = self._loop.call_at(at, self._reroute)
+        if self._continuing is not None:
+            self._is_reroute_due = True
+        elif self._rerouting is None:
+            self._rerouting = self._loop.call_at(max(self._loop.time(), self._no_reroute_until), self._reroute)
 
     def _reroute(self) -> None:
         self._rerouting = None
-        self._rerouted_at = self._loop.time()
         self._on_routes()
-        try:
-            self._follow_addresses()
-            self._attach_wanted()
-        except OffloadError as error:
-            log.error("cannot ask for addresses: %s", error)
-        self._next_hops.start_reroute()
+        are_interfaces_new, self._are_interfaces_new = self._are_interfaces_new, False
+        self._are_addresses_new |= are_interfaces_new
+        if self._are_addresses_new:
+            try:
+                self._follow_addresses()
+                self._attach_wanted()
+                self._are_addresses_new = False
+            except OffloadError as error:
+                log.error("cannot ask for addresses: %s", error)
+        self._reroute_began_at = self._loop.time()
+        self._next_hops.start_reroute(are_interfaces_same=not are_interfaces_new)
         self._continue_reroute()
 
     def _continue_reroute(self) -> None:
         if self._continuing is not None:
             self._continuing.cancel()
             self._continuing = None
-        if self.forwarder.reroute(REROUTE_BATCH, self._loop.time()) and self._rerouting is None:
+        if self.forwarder.reroute(REROUTE_BATCH, self._loop.time()):
             self._continuing = self._loop.call_soon(self._continue_reroute)
+            return
+        now = self._loop.time()
+        self._no_reroute_until = now + max(REROUTE_PAUSE_S, _PAUSE_SHARE * (now - self._reroute_began_at))
+        if self._is_reroute_due:
+            self._is_reroute_due = False
+            self._reroute_soon()

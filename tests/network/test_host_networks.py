@@ -5,6 +5,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from rtpproxy.network.background import Background
 from rtpproxy.network.host_networks import HostNetworks, HostNetworksFollower, networks_of_host
 from rtpproxy.network.netlink import Rtnetlink
 from tests.netns import Topology
@@ -58,7 +59,8 @@ def test_they_are_followed(topology):
     async def follow():
         told: asyncio.Queue[HostNetworks] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        follower = topology.relay.call(lambda: HostNetworksFollower(loop, told.put_nowait))
+        background = Background(loop)
+        follower = topology.relay.call(lambda: HostNetworksFollower(loop, background, told.put_nowait))
         try:
             follower.start()
             assert await told.get() == IPV4
@@ -73,6 +75,7 @@ def test_they_are_followed(topology):
                     while (await told.get()).local != IPV4.local | networks(*expected):
                         pass
         finally:
+            background.close()
             follower.close()
 
     asyncio.run(follow())
@@ -84,7 +87,8 @@ def test_a_burst_of_events_is_one_question(topology):
     async def follow():
         told: asyncio.Queue[HostNetworks] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        follower = topology.relay.call(lambda: HostNetworksFollower(loop, told.put_nowait))
+        background = Background(loop)
+        follower = topology.relay.call(lambda: HostNetworksFollower(loop, background, told.put_nowait))
         try:
             follower.start()
             batch = "\n".join(f"addr add 192.0.2.{n}/32 dev to-caller" for n in range(1, 255))
@@ -94,6 +98,7 @@ def test_a_burst_of_events_is_one_question(topology):
                     pass
             assert told.empty()
         finally:
+            background.close()
             follower.close()
 
     asyncio.run(follow())

@@ -4,13 +4,22 @@ import errno
 import socket
 
 import pytest
-from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_GETLINK, RTM_GETROUTE, RTM_NEWLINK, RTM_NEWNEIGH
+from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWLINK, RTM_NEWNEIGH
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.errors import OffloadError
-from rtpproxy.network.netlink import NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, attribute
+from rtpproxy.network.messages import (
+    ALL_LINKS,
+    ALL_NEIGHBOURS,
+    read_answer,
+    read_link_message,
+    read_neighbour,
+    route_request,
+    use_of_neighbour,
+)
+from rtpproxy.network.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, attribute
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -81,3 +90,77 @@ def test_requests_go_on_after_an_error(netlink, topology):
         with pytest.raises(OffloadError):
             netlink.request(neighbour(topology), RTM_DELNEIGH)
         assert len(names(netlink)) == 3
+
+
+# Without pyroute2
+
+
+def test_list(netlink):
+    found = netlink.dump(RTM_GETLINK, ALL_LINKS)
+    assert sorted(read_link_message(message).name for message in found) == ["lo", "to-callee", "to-caller"]
+
+
+def test_list_in_parts(netlink, topology):
+    """Each is short, so that others get their turn between them."""
+    count = 2000
+    dev = topology.caller.gateway.ifname
+    topology.relay.run(["ip", "addr", "add", "10.7.0.1/16", "dev", dev])
+    hosts = [f"10.7.{1 + number // 250}.{1 + number % 250}" for number in range(count)]
+    commands = "\n".join(f"neigh replace {host} lladdr 02:00:00:00:00:07 dev {dev} nud permanent" for host in hosts)
+    topology.relay.run(["ip", "-batch", "-"], input=commands)
+    parts = list(netlink.dump_parts(RTM_GETNEIGH, ALL_NEIGHBOURS))
+    found = [read_neighbour(message).host for part in parts for message in part]
+    assert sorted(host for host in found if host.startswith("10.7.")) == sorted(hosts)
+    assert max(map(len, parts)) < 1000
+
+
+def test_list_that_is_refused(netlink):
+    with pytest.raises(OffloadError, match="Operation not supported"):
+        netlink.dump(RTM_NEWLINK + 1000, ALL_LINKS)
+    assert len(netlink.dump(RTM_GETLINK, ALL_LINKS)) == 3
+
+
+def test_many_questions_at_once(netlink, topology):
+    """The answers come in order, errors among them."""
+    hosts = ["10.0.2.2", "198.51.100.1", "10.0.1.2", "10.0.2.1"] * 20
+    answers = netlink.ask_each(RTM_GETROUTE, [route_request(host) for host in hosts])
+    callee, caller = topology.callee.gateway.ifindex, topology.caller.gateway.ifindex
+    told = [str(one) if isinstance(one, OffloadError) else read_answer(one).ifindex for one in answers]
+    assert told == [callee, "Network is unreachable", caller, 1] * 20
+    assert {one.__cause__.errno for one in answers if isinstance(one, OffloadError)} == {errno.ENETUNREACH}
+
+
+def test_many_requests_at_once(netlink, topology):
+    index = topology.caller.gateway.ifindex
+    requests = [use_of_neighbour(number, "10.0.1.7") for number in (index, 99, index)]
+    refused = netlink.ask_each(RTM_NEWNEIGH, requests, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+    assert [isinstance(one, OffloadError) for one in refused] == [False, True, False]
+    shown = topology.relay.run(["ip", "neigh", "show", "10.0.1.7"]).stdout
+    assert "dev to-caller" in shown
+
+
+def test_no_question_at_all(netlink):
+    assert netlink.ask_each(RTM_GETROUTE, []) == []
+
+
+def test_answers_to_an_earlier_question_are_passed_over(netlink):
+    """Those of a list that nobody read to its end."""
+    next(netlink.dump_parts(RTM_GETLINK, ALL_LINKS))
+    (answer,) = netlink.ask_each(RTM_GETROUTE, [route_request("10.0.2.2")])
+    assert read_answer(answer).source == "10.0.2.1"
+
+
+def test_answers_that_had_no_room_are_told(netlink):
+    """No answer comes later than the call returns, so waiting for one would take for ever."""
+    netlink._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # as small as the kernel allows
+    answers = netlink.ask_each(RTM_GETROUTE, [route_request("10.0.2.2")] * 200)
+    assert not isinstance(answers[0], OffloadError)
+    assert str(answers[-1]) == "the kernel gave no answer, for lack of room"
+    assert len(answers) == 200
+
+
+def test_sequence_numbers_start_anew(netlink):
+    netlink._sequence = 0xFFFFFFFE
+    for _ in range(2):
+        answers = netlink.ask_each(RTM_GETROUTE, [route_request("10.0.2.2")] * 3)
+        assert [read_answer(answer).source for answer in answers] == ["10.0.2.1"] * 3

@@ -34,7 +34,7 @@ def test_version_that_needs_all_of_it(error):
         "import importlib, sys\n"
         "real = importlib.import_module\n"
         "def refuse(name):\n"
-        "    if name.endswith('.ndmsg'):\n"
+        "    if name.endswith('.tcmsg'):\n"
         f"        raise {error}(name)\n"
         "    return real(name)\n"
         "importlib.import_module = refuse\n"

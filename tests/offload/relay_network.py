@@ -1,12 +1,13 @@
 """The parts of the kernel tier that follow the network, at work in a namespace; next hop rows are a dictionary."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from rtpproxy.config import OffloadMode
 from rtpproxy.network.events import EventHandlers, Events, hand_out
-from rtpproxy.network.netlink import Message, Rtnetlink
+from rtpproxy.network.netlink import Rtnetlink
 from rtpproxy.offload.attach import Attachable, Interfaces, ProgramSet
 from rtpproxy.offload.entry import NO_INGRESS, NextHop, Tier, XdpWay
 from rtpproxy.offload.loader import Loaded
@@ -18,6 +19,14 @@ from tests.waiting import DEADLINE_S, wait_for
 
 CAPACITY = 8
 MAC, OTHER_MAC = "02:00:00:00:00:77", "02:00:00:00:00:88"
+
+
+class Foreground:
+    """Does work at once, in place of `network.background.Background`."""
+
+    def run(self, work: Callable[[], Any], on_done: Callable[[Callable[[], Any]], None]) -> None:
+        """Do the work when its result is asked for."""
+        on_done(work)
 
 
 class RelayNetwork:
@@ -37,21 +46,32 @@ class RelayNetwork:
             tc_behind_xdp=Attachable(TC_BEHIND_NAME, lambda: loaded.tc_behind_xdp_fd),
         )
         self.interfaces = Interfaces(self.netlink, self.programs, mode=mode)
-        self.neighbours = Neighbours(self.netlink, self.interfaces, self._write, CAPACITY)
+        self.neighbours = Neighbours(self.interfaces, self._write, CAPACITY, Foreground())
         self.next_hops = NextHops(self.netlink, self.interfaces, self.neighbours)
         self.handlers = EventHandlers(
             on_link=self._on_link,
             on_neighbour=self.neighbours.on_neighbour,
-            on_routing=lambda _: None,
+            on_address=lambda: None,
             on_filter=lambda _: None,
             on_end=lambda: None,
             on_lost=lambda: None,
         )
 
-    def _on_link(self, message: Message) -> None:
-        index = self.interfaces.on_event(message)
+    def _on_link(self, message: bytes, is_gone: bool) -> None:
+        index = self.interfaces.on_event(message, is_gone=is_gone)
         if index is not None:
+            self.follow_links([index])
+
+    def follow_links(self, indexes: Iterable[int]) -> None:
+        """Write the rows that depend on these links."""
+        for index in indexes:
             self.neighbours.on_link(index)
+        self.work_off()
+
+    def work_off(self) -> None:
+        """Do all the work that was put off."""
+        while self.neighbours.work_off(CAPACITY):
+            pass
 
     def _write(self, number: int, hop: NextHop | None) -> None:
         self.rows[number] = hop
@@ -69,12 +89,14 @@ class RelayNetwork:
             shown = str(self.host.run(["tc", *command.split()]).stdout)
         return shown
 
-    def take_events(self) -> list[str]:
-        """Hand pending events to the parts that follow them, as `offload.tier.KernelTier` does. Returns their names."""
-        messages = self.events.read()
-        assert messages is not None
-        hand_out(messages, self.handlers)
-        return [message["event"] for message in messages]
+    def take_events(self) -> list[int]:
+        """Hand pending events to the parts that follow them, as `offload.tier.KernelTier` does. Returns their kinds."""
+        kinds = []
+        while events := self.events.read():
+            hand_out(events, self.handlers)
+            kinds += [event.kind for event in events]
+        assert events is not None
+        return kinds
 
     def follow(self, condition: Callable[[], bool], what: str) -> None:
         """Take events until `condition` holds."""
@@ -109,6 +131,7 @@ class RelayNetwork:
         """Detach, and close all sockets."""
         self.interfaces.detach_all()
         self.interfaces.close()
+        self.neighbours.close()
         self.events.close()
         self.netlink.close()
 

@@ -126,10 +126,12 @@ def test_lost_events(network, callee_link):
     network.events.read()
     assert network.rows == {0: to_callee(callee_link, MAC)}
     network.neighbours.reload()
+    network.work_off()
     assert network.rows == {0: to_callee(callee_link, OTHER_MAC)}
     network.ip("neigh del 10.0.2.50 dev to-callee")
     network.events.read()
     network.neighbours.reload()
+    network.work_off()
     assert network.rows == {0: None}
 
 

@@ -96,8 +96,7 @@ def test_egress_that_takes_no_redirected_frames(network, topology, callee_link):
     assert (route.tier, route.is_by_xdp) == (Tier.XDP, False)
     assert network.rows == {0: replace(to_callee(callee_link, MAC), xdp_way=None)}
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "on"])
-    for index in network.interfaces.egress.check():
-        network.neighbours.on_link(index)
+    network.follow_links(network.interfaces.egress.check())
     assert network.rows == {0: to_callee(callee_link, MAC)}
     assert network.reroute() == [(host, "")]
     assert network.next_hops.current(host, "").is_by_xdp
@@ -106,8 +105,7 @@ def test_egress_that_takes_no_redirected_frames(network, topology, callee_link):
 def test_egress_that_takes_no_redirected_frames_any_more(network, topology, callee_link):
     network.next_hops.acquire(known_neighbour(network), "")
     topology.callee.run(["ethtool", "-K", topology.callee.ifname, "gro", "off"])
-    for index in network.interfaces.egress.check():
-        network.neighbours.on_link(index)
+    network.follow_links(network.interfaces.egress.check())
     assert network.rows == {0: replace(to_callee(callee_link, MAC), xdp_way=None)}
 
 
@@ -339,15 +337,15 @@ def test_an_error_loses_no_route_that_changed(network):
         network.next_hops.acquire(peer, "")
     network.ip("route replace 198.51.100.0/24 via 10.0.1.50")
     network.next_hops.start_reroute()
-    resolve, asked = network.next_hops._resolve, []
+    accept, asked = network.next_hops._accept, []
 
-    def fail_at_the_second(target):
-        asked.append(target)
+    def fail_at_the_second(*answer):
+        asked.append(answer)
         if len(asked) == 2:
             raise RuntimeError("between")
-        return resolve(target)
+        return accept(*answer)
 
-    network.next_hops._resolve = fail_at_the_second
+    network.next_hops._accept = fail_at_the_second
     with pytest.raises(RuntimeError, match="between"):
         network.next_hops.reroute(CAPACITY)
     assert network.next_hops.reroute(CAPACITY) == [(peers[0], ""), (peers[2], "")]

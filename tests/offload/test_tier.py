@@ -9,6 +9,7 @@ from rtpproxy.config import Config, ListenAddress
 from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.syscall import map_write, possible_cpus
 from rtpproxy.offload.tier import KernelTier
+from tests.offload.relay_network import Foreground
 from tests.running import own_namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
@@ -24,7 +25,7 @@ def test_lack_of_headroom_is_told_once(caplog):
         contextlib.closing(Programs(config)) as programs,
         contextlib.closing(asyncio.new_event_loop()) as loop,
     ):
-        tier = KernelTier(config, programs, lambda: None, loop)
+        tier = KernelTier(config, programs, lambda: None, loop, Foreground())
         tier.start()
         layout, others = programs._loaded.layouts["verdicts"], possible_cpus() - 1
         key = layout.key.pack_number(0)
