@@ -76,8 +76,12 @@ class Egress:
 
     def _check_refusals(self, index: int) -> None:
         link = self._links.get(index)
-        queues = transmit_queues(link.name) if link else None
-        if self._refusing.check(index, self._refused(index), queues.count if queues else None) and link:
+
+        def queues() -> int | None:
+            found = transmit_queues(link.name) if link else None
+            return found.count if found else None
+
+        if self._refusing.check(index, self._refused(index), queues) and link:
             level = logging.INFO if index in self._warned else logging.WARNING
             self._warned.add(index)
             log.log(

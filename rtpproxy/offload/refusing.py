@@ -1,5 +1,6 @@
 """Decides when a driver counts as one that refuses redirected frames, and when it is tried again. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 CHECKS = 2
@@ -33,18 +34,21 @@ class Refusing:
         noted = self._noted.get(index)
         return noted is not None and noted.left > 0
 
-    def check(self, index: int, count: int, queues: int | None) -> bool:
-        """Take in the count of refused frames and the number of transmit queues. Returns True when refusing begins."""
+    def check(self, index: int, count: int, queues: Callable[[], int | None]) -> bool:
+        """Take in the count of refused frames. Returns True when refusing begins.
+
+        `queues` asks for the number of transmit queues, where that matters: the answer may take its time.
+        """
         noted = self._noted.setdefault(index, _Noted(0))
         noted.times = noted.times + 1 if count > noted.count else 0
         noted.count = count
         if noted.left:
-            noted.left = noted.left - 1 if queues == noted.queues else 0
+            noted.left = noted.left - 1 if queues() == noted.queues else 0
             noted.times = 0
             return False
         if noted.times < CHECKS:
             return False
-        noted.left, noted.queues = noted.pause, queues
+        noted.left, noted.queues = noted.pause, queues()
         noted.pause *= 2
         return True
 

@@ -6,7 +6,7 @@ INDEX, OTHER = 11, 12
 
 
 def checked(refusing, *counts, queues=4):
-    return [refusing.check(INDEX, count, queues) for count in counts]
+    return [refusing.check(INDEX, count, lambda: queues) for count in counts]
 
 
 def test_driver_that_goes_on_refusing():
@@ -39,6 +39,16 @@ def test_tried_again_when_the_queues_changed():
     checked(refusing, 10, 20)
     assert checked(refusing, 20, queues=8) == [False]
     assert INDEX not in refusing
+
+
+def test_queues_are_asked_for_only_where_they_matter():
+    """The kernel may keep whoever asks waiting."""
+    refusing, asked = Refusing(), []
+    for count in (0, 10, 10, 20):
+        refusing.check(INDEX, count, lambda: asked.append(4))
+    assert asked == []
+    refusing.check(INDEX, 30, lambda: asked.append(4))
+    assert asked == [4]
 
 
 def test_tried_again_at_once():
