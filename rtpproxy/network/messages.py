@@ -205,7 +205,7 @@ class Neighbour(NamedTuple):
     """Empty where it is no neighbour of IP."""
     mac: str
     state: int
-    """NUD_ of linux/neighbour.h."""
+    """Bits, NUD_ of linux/neighbour.h."""
 
 
 def read_neighbour(message: bytes) -> Neighbour:
@@ -215,10 +215,16 @@ def read_neighbour(message: bytes) -> Neighbour:
     return Neighbour(index, _host(family, found.get(_NDA_DST)), _mac(found.get(_NDA_LLADDR)), state)
 
 
-def use_of_neighbour(index: int, host: str) -> bytes:
+def neighbour_request(ifindex: int, host: str) -> bytes:
+    """Write the question for one neighbour."""
+    family, packed = _packed(host)
+    return _NEIGHBOUR.pack(family, ifindex, 0, 0, 0) + _attribute(_NDA_DST, packed)
+
+
+def use_of_neighbour(ifindex: int, host: str) -> bytes:
     """Write the request to take a neighbour for used."""
     family, packed = _packed(host)
-    return _NEIGHBOUR.pack(family, index, 0, NTF_USE, 0) + _attribute(_NDA_DST, packed)
+    return _NEIGHBOUR.pack(family, ifindex, 0, NTF_USE, 0) + _attribute(_NDA_DST, packed)
 
 
 # Routes

@@ -9,12 +9,13 @@ from itertools import islice
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.background import Runner
-from rtpproxy.network.messages import use_of_neighbour
+from rtpproxy.network.messages import neighbour_request, read_neighbour, use_of_neighbour
 from rtpproxy.network.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Rtnetlink
-from rtpproxy.network.rtnl import RTM_NEWNEIGH
+from rtpproxy.network.rtnl import RTM_GETNEIGH, RTM_NEWNEIGH
 
 log = logging.getLogger(__name__)
 
+_PERMANENT = 0x80
 _AT_ONCE = 64
 """Neighbours in one call to the kernel."""
 
@@ -50,7 +51,12 @@ class Confirmations:
         self._runner.run(lambda: self._ask(batch), self._on_done)
 
     def _ask(self, batch: list[NeighbourKey]) -> list[str]:
-        """Confirm neighbours. Returns a line for each that the kernel refused."""
+        """Confirm neighbours but permanent ones. Returns a line for each that the kernel refused.
+
+        An entry that is used in this way is permanent no more; and what is known of it from events may be old.
+        """
+        known = self._netlink.ask_each(RTM_GETNEIGH, [neighbour_request(*neighbour) for neighbour in batch])
+        batch = [neighbour for neighbour, answer in zip(batch, known, strict=True) if not _is_permanent(answer)]
         requests = [use_of_neighbour(*neighbour) for neighbour in batch]
         answers = self._netlink.ask_each(RTM_NEWNEIGH, requests, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
         return [
@@ -66,3 +72,7 @@ class Confirmations:
                 log.debug("%s", line)
         finally:
             self._go_on()
+
+
+def _is_permanent(answer: bytes | OffloadError) -> bool:
+    return not isinstance(answer, OffloadError) and bool(read_neighbour(answer).state & _PERMANENT)

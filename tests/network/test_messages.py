@@ -16,6 +16,7 @@ from rtpproxy.network.messages import (
     Neighbour,
     attributes,
     interface_of_filter,
+    neighbour_request,
     read_address,
     read_answer,
     read_destination,
@@ -163,7 +164,10 @@ def test_question_for_a_table():
 
 
 @pytest.mark.parametrize(("host", "family"), [("10.0.1.2", IPV4), ("fd00::2", IPV6)])
-def test_use_of_a_neighbour(host, family):
+def test_question_for_a_neighbour_and_its_use(host, family):
     asked = understood(ndmsg, use_of_neighbour(7, host))
     assert (asked["family"], asked["ifindex"], asked["flags"], asked["state"]) == (family, 7, 1, 0)
+    assert asked.get_attr("NDA_DST") == host
+    asked = understood(ndmsg, neighbour_request(7, host))
+    assert (asked["family"], asked["ifindex"], asked["flags"], asked["state"]) == (family, 7, 0, 0)
     assert asked.get_attr("NDA_DST") == host

@@ -57,6 +57,16 @@ def test_the_kernel_asks_for_them(topology, confirmed):
     assert {found[host] for _, host in neighbours(topology, 200)[1:]} <= {"INCOMPLETE", "FAILED"}
 
 
+def test_permanent_ones_stay_so(topology, confirmed):
+    """Also where their event is not read yet: the kernel takes an entry that is used for one that is not permanent."""
+    for host, state in (("10.0.1.3", "permanent"), ("10.0.1.4", "stale")):
+        topology.relay.run(["ip", "neigh", "replace", host, "lladdr", MAC, "dev", "to-caller", "nud", state])
+    confirmed(Foreground()).add(neighbours(topology, 2))
+    found = states(topology)
+    assert found["10.0.1.3"] == "PERMANENT"
+    assert found["10.0.1.4"] in ("DELAY", "PROBE")
+
+
 def test_what_is_added_meanwhile_waits_and_is_confirmed_once(topology, confirmed):
     runner = Later()
     confirmations = confirmed(runner)
