@@ -95,6 +95,23 @@ def test_neighbour_in_use_that_becomes_stale_is_asked(network, topology):
     assert network.rows[0].to_mac == topology.callee.mac
 
 
+def test_rows_are_not_written_for_a_state_alone(network, topology):
+    """Most events of a neighbour in use tell that it was confirmed."""
+    host = topology.callee.ip
+    network.ip(f"neigh replace {host} lladdr {MAC} dev to-callee nud reachable")
+    network.take_events()
+    network.next_hops.acquire(host, "")
+    network.take_events()  # that our program was attached is one
+    written = len(network.written)
+    for state in ("permanent", "reachable", "permanent"):
+        network.ip(f"neigh replace {host} lladdr {MAC} dev to-callee nud {state}")
+    assert network.take_events() != []
+    assert len(network.written) == written
+    network.ip(f"neigh replace {host} lladdr {OTHER_MAC} dev to-callee nud permanent")
+    network.take_events()
+    assert len(network.written) == written + 1
+
+
 def test_neighbours_of_others_are_not_looked_at(network):
     network.next_hops.acquire(known_neighbour(network), "")
     network.take_events()
@@ -133,6 +150,60 @@ def test_lost_events(network, callee_link):
     network.neighbours.reload()
     network.work_off()
     assert network.rows == {0: None}
+
+
+def many_neighbours(network, mac=MAC, count=1500):
+    """Add neighbours that fill several parts of the kernel's list. Returns their addresses."""
+    hosts = [f"10.0.{4 + number // 250}.{1 + number % 250}" for number in range(count)]
+    commands = [f"neigh replace {host} lladdr {mac} dev to-callee nud permanent" for host in hosts]
+    network.host.run(["ip", "-batch", "-"], input="\n".join(["addr replace 10.0.3.1/16 dev to-callee", *commands]))
+    return hosts
+
+
+def test_neighbours_are_listed_again_in_parts(network):
+    """Between them, others get their turn."""
+    *_, host = many_neighbours(network)
+    network.take_events()
+    network.next_hops.acquire(host, "")
+    many_neighbours(network, OTHER_MAC)
+    while network.events.read():
+        pass
+    network.neighbours.reload()
+    steps = 1
+    while network.neighbours.work_off(8):
+        steps += 1
+    assert steps > 3
+    assert network.rows[0].to_mac == OTHER_MAC
+
+
+def test_events_while_neighbours_are_listed_again(network):
+    """They are newer than the list."""
+    first, *_, last = many_neighbours(network)
+    network.take_events()
+    for host in (first, last):
+        network.next_hops.acquire(host, "")
+    network.neighbours.reload()
+    assert network.neighbours.work_off(8)
+    for host in (first, last):
+        network.ip(f"neigh replace {host} lladdr {OTHER_MAC} dev to-callee nud permanent")
+    network.take_events()
+    network.work_off()
+    assert [network.rows[number].to_mac for number in (0, 1)] == [OTHER_MAC, OTHER_MAC]
+
+
+def test_events_that_are_lost_while_neighbours_are_listed_again(network):
+    """The list is read once more, since its parts may be older than what was lost."""
+    first, *_ = many_neighbours(network)
+    network.take_events()
+    network.next_hops.acquire(first, "")
+    network.neighbours.reload()
+    assert network.neighbours.work_off(8)
+    network.ip(f"neigh replace {first} lladdr {OTHER_MAC} dev to-callee nud permanent")
+    while network.events.read():
+        pass
+    network.neighbours.reload()
+    network.work_off()
+    assert network.rows[0].to_mac == OTHER_MAC
 
 
 # Links

@@ -351,6 +351,41 @@ def test_an_error_loses_no_route_that_changed(network):
     assert network.next_hops.reroute(CAPACITY) == [(peers[0], ""), (peers[2], "")]
 
 
+def test_routes_with_the_same_answer_stay_as_they_are(network, callee_link):
+    """Their rows are not taken anew; those of a changed interface are."""
+    peers = [f"198.51.100.{number}" for number in range(3)]
+    gateway = known_neighbour(network)
+    network.ip(f"route add 198.51.100.0/24 via {gateway}")
+    routes = [network.next_hops.acquire(peer, "10.0.2.1") for peer in peers]
+    network.next_hops.start_reroute(are_interfaces_same=True)
+    assert network.next_hops.reroute(CAPACITY) == []
+    for peer, route in zip(peers, routes, strict=True):
+        assert network.next_hops.current(peer, "10.0.2.1") is route
+    network.ip(f"route replace {peers[1]}/32 via {gateway} mtu 1400", f"route add unreachable {peers[2]}")
+    network.next_hops.start_reroute(are_interfaces_same=True)
+    assert network.next_hops.reroute(CAPACITY) == [(peer, "10.0.2.1") for peer in peers[1:]]
+    network.ip("addr del 10.0.2.1/24 dev to-callee", "addr add 10.0.2.9/24 dev to-callee")
+    network.ip(f"route add 198.51.100.0/24 via {gateway}")
+    network.next_hops.start_reroute(are_interfaces_same=True)
+    network.next_hops.reroute(CAPACITY)
+    reason = "10.0.2.1 is not an address of this host now"
+    assert no_ingress(network.next_hops.current(peers[0], "10.0.2.1")) == NoRoute(reason, reason)
+
+
+def test_routes_are_asked_for_in_one_call(network):
+    """A question of its own for each took ten times as long."""
+    peers = [f"198.51.100.{number}" for number in range(6)]
+    network.ip("route add 198.51.100.0/24 via 10.0.2.50")
+    for peer in peers:
+        network.next_hops.acquire(peer, "")
+    ask, asked = network.netlink.ask_each, []
+    network.netlink.ask_each = lambda kind, bodies: asked.append(len(bodies)) or ask(kind, bodies)
+    network.next_hops.start_reroute()
+    network.next_hops.reroute(4)
+    network.next_hops.reroute(4)
+    assert asked == [4, 2]
+
+
 def test_reroute_in_parts(network):
     peers = [f"198.51.100.{number}" for number in range(5)]
     network.ip("route add 198.51.100.0/24 via 10.0.2.50")

@@ -27,9 +27,9 @@ from tests.waiting import DEADLINE_S
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 ANY = ListenAddress()
-PEERS = 4000
+PEERS = 6000
 ROUTES = 10_000
-TURN_S = 0.04
+TURN_S = 0.03
 """Processor time that no turn may take."""
 GATEWAY = "10.0.0.9"
 
