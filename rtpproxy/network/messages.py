@@ -55,11 +55,12 @@ def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 def attributes(data: bytes, position: int = 0) -> dict[int, bytes]:
     """Return the attributes that start at a position, by their number."""
     found = {}
-    while position + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, position)
-        if length < _ATTRIBUTE.size:
+    header, unpack, last = _ATTRIBUTE.size, _ATTRIBUTE.unpack_from, len(data) - _ATTRIBUTE.size
+    while position <= last:
+        length, kind = unpack(data, position)
+        if length < header:
             break
-        found[kind & _ATTRIBUTE_NUMBER] = data[position + _ATTRIBUTE.size : position + length]
+        found[kind & _ATTRIBUTE_NUMBER] = data[position + header : position + length]
         position += (length + 3) & ~3
     return found
 
@@ -213,6 +214,11 @@ def read_neighbour(message: bytes) -> Neighbour:
     family, index, state, _, _ = _NEIGHBOUR.unpack_from(message, HEADER.size)
     found = attributes(message, HEADER.size + _NEIGHBOUR.size)
     return Neighbour(index, _host(family, found.get(_NDA_DST)), _mac(found.get(_NDA_LLADDR)), state)
+
+
+def state_of_neighbour(message: bytes) -> int:
+    """Read the state out of a message about a neighbour: bits, NUD_ of linux/neighbour.h."""
+    return int(_NEIGHBOUR.unpack_from(message, HEADER.size)[2])
 
 
 def neighbour_request(ifindex: int, host: str) -> bytes:

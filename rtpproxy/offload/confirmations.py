@@ -9,14 +9,15 @@ from itertools import islice
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.background import Runner
-from rtpproxy.network.messages import neighbour_request, read_neighbour, use_of_neighbour
+from rtpproxy.network.messages import neighbour_request, state_of_neighbour, use_of_neighbour
 from rtpproxy.network.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Rtnetlink
 from rtpproxy.network.rtnl import RTM_GETNEIGH, RTM_NEWNEIGH
 
 log = logging.getLogger(__name__)
 
-_PERMANENT = 0x80
-_AT_ONCE = 64
+_CERTAIN = 0x02 | 0x80
+"""States of neighbours that were heard from, or that are permanent."""
+_AT_ONCE = 128
 """Neighbours in one call to the kernel."""
 
 NeighbourKey = tuple[int, str]
@@ -24,7 +25,7 @@ NeighbourKey = tuple[int, str]
 
 
 class Confirmations:
-    """Neighbours to be confirmed, each once however often it was added. The requests need the kernel's lock."""
+    """Neighbours to be confirmed, each once however often it was added. The kernel answers when its lock is free."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -51,12 +52,13 @@ class Confirmations:
         self._runner.run(lambda: self._ask(batch), self._on_done)
 
     def _ask(self, batch: list[NeighbourKey]) -> list[str]:
-        """Confirm neighbours but permanent ones. Returns a line for each that the kernel refused.
+        """Confirm those of the neighbours that need it. Returns a line for each that the kernel refused.
 
-        An entry that is used in this way is permanent no more; and what is known of it from events may be old.
+        Their states are asked for: what is known from events may be old, and a permanent neighbour that is used in
+        this way is permanent no more.
         """
         known = self._netlink.ask_each(RTM_GETNEIGH, [neighbour_request(*neighbour) for neighbour in batch])
-        batch = [neighbour for neighbour, answer in zip(batch, known, strict=True) if not _is_permanent(answer)]
+        batch = [neighbour for neighbour, answer in zip(batch, known, strict=True) if not _is_certain(answer)]
         requests = [use_of_neighbour(*neighbour) for neighbour in batch]
         answers = self._netlink.ask_each(RTM_NEWNEIGH, requests, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
         return [
@@ -74,5 +76,5 @@ class Confirmations:
             self._go_on()
 
 
-def _is_permanent(answer: bytes | OffloadError) -> bool:
-    return not isinstance(answer, OffloadError) and bool(read_neighbour(answer).state & _PERMANENT)
+def _is_certain(answer: bytes | OffloadError) -> bool:
+    return not isinstance(answer, OffloadError) and bool(state_of_neighbour(answer) & _CERTAIN)

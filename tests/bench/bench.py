@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from tests.bench import page
+from tests.bench.churn import measure_churn
 from tests.bench.control import measure_control
 from tests.bench.forwarding import measure_before, measure_forwarding, measure_peer, measure_userspace
 from tests.bench.loaded import measure_media_under_commands
@@ -32,7 +33,7 @@ from tests.running import PROGRAM
 from tests.workers import enter_own_namespaces
 
 _FORMAT = 1
-_PARTS = "forwarding", "program", "userspace", "control", "loaded", "resources"
+_PARTS = "forwarding", "program", "userspace", "control", "loaded", "churn", "resources"
 _QUIET_LOAD = 0.5
 _TOOLS = "ip", "ethtool", "nft"
 
@@ -110,6 +111,7 @@ def _steps(
         steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))
     steps.append(("control", put("control", lambda: measure_control(plan, peer))))
     steps.append(("loaded", put("loaded", lambda: measure_media_under_commands(plan))))
+    steps.append(("churn", put("churn", lambda: measure_churn(plan))))
     steps.append(("resources", put("idle_check", lambda: measure_idle_check(plan))))
     steps.append(("resources", put("memory", lambda: measure_memory(plan))))
     return steps

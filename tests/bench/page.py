@@ -32,7 +32,7 @@ yours; it should do nothing else meanwhile.
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about two minutes |
-| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `userspace`, `control`, `loaded` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `userspace`, `control`, `loaded`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json` |
@@ -100,6 +100,7 @@ def _tables(results: Results) -> list[str]:
         ("peer", _peer),
         ("control", _control),
         ("loaded", _loaded),
+        ("churn", _churn),
         ("memory", _resources),
     )
     return [section(results) for name, section in sections if name in results or name in results.get("before", {})]
@@ -292,6 +293,29 @@ def _loaded(results: Results) -> str:
         "Media while calls are set up",
         f"Media at a steady pace, first alone, then while {in_flight} commands are in flight all the time.",
         _table(("media by", "commands", "calls", "packets/s", "set-ups/s", "lost", "delay p50, p99"), rows),
+    )
+
+
+def _churn(results: Results) -> str:
+    churn = results["churn"]
+    rows = [
+        (
+            f"{run['routes']:,} in {run['seconds']} s" if run["routes"] else "none",
+            f"{run['packets_per_s']:,}",
+            _share(run["lost"]),
+            _delays(run),
+            f"{run['command_p50_ms']}, {run['command_p99_ms']}, {run['command_worst_ms']} ms",
+        )
+        for run in churn["runs"]
+    ]
+    share = churn["recheck_ms"] / 1000
+    return _section(
+        "While the network changes",
+        f"Routes are added and removed as fast as `ip` can, while userspace relays {churn['calls']} calls and commands "
+        "come one by one.",
+        _table(("routes added and removed", "packets/s", "lost", "delay p50, p99", "command p50, p99, worst"), rows),
+        f"Looking at what no event tells (MTUs of paths, silent neighbours) takes {share:.1%} of a core with "
+        f"{churn['peers']:,} peers that are all neighbours, {churn['turn_ms']} ms at the most before others get their turn.",
     )
 
 

@@ -35,6 +35,12 @@ class Plan:
     """Commands, while media is measured."""
     loaded_s: float = 5.0
     """Length of a run with commands in flight."""
+    churn_calls: int = 200
+    """In userspace, while routes change."""
+    churn_routes: int = 200_000
+    churn_s: float = 12.0
+    """Length of a run; routes change for a part of it."""
+    churn_peers: int = 15_000
     held_calls: int = 15_000
     """For memory and for the idle check."""
 
@@ -55,5 +61,7 @@ QUICK = replace(
     control_rounds=2,
     control_calls=500,
     loaded_s=1.0,
+    churn_routes=20_000,
+    churn_s=3.0,
     held_calls=1000,
 )

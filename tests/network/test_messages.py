@@ -24,6 +24,7 @@ from rtpproxy.network.messages import (
     route_request,
     routes_of_table,
     split,
+    state_of_neighbour,
     use_of_neighbour,
 )
 
@@ -98,7 +99,9 @@ def test_addresses(family, sent, expected):
 )
 def test_neighbours(family, host, mac, expected):
     sent = [(name, value) for name, value in (("NDA_DST", host), ("NDA_LLADDR", mac)) if value]
-    assert read_neighbour(message(ndmsg, *sent, family=family, ifindex=7, state=REACHABLE)) == expected
+    told = message(ndmsg, *sent, family=family, ifindex=7, state=REACHABLE)
+    assert read_neighbour(told) == expected
+    assert state_of_neighbour(told) == REACHABLE
 
 
 def answer(*attributes, family=IPV4):
