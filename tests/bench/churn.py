@@ -12,6 +12,7 @@ from rtpproxy.config import Config
 from rtpproxy.offload.programs import Programs
 from tests.bench.control import Address, on_client_cpu, udp_socket
 from tests.bench.plan import Plan
+from tests.bench.priority import put_first
 from tests.bench.progress import say
 from tests.bench.relays import Subject, relayed
 from tests.bench.runs import MeasuringError, measure
@@ -76,6 +77,7 @@ class _Churn:
         lines = [f"20.{n >> 16}.{n >> 8 & 255}.{n & 255}/32 via {via}" for n in range(routes)]
         self._batch = "\n".join(f"route {what} {line}" for what in ("add", "del") for line in lines)
         self._process = subject.relay.host.popen(["ip", "-batch", "-"], stdin=subprocess.PIPE, text=True)
+        put_first(self._process.pid)
         self._thread = threading.Thread(target=self._feed)
         self._began_at = self._ended_at = time.monotonic()
         self._thread.start()
