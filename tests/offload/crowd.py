@@ -114,7 +114,8 @@ async def crowd_of(
         crowd.add_neighbours(state)
         crowd.start()
         try:
-            await crowd.longest_turn(lambda: crowd.count() == peers)
+            # Were neighbours deleted before they are confirmed, that would make new ones, too many for all namespaces.
+            await crowd.longest_turn(lambda: crowd.count() == peers and crowd.is_rechecked)
             yield crowd
         finally:
             crowd.close()

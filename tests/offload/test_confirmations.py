@@ -51,10 +51,10 @@ def states(topology):
 
 def test_the_kernel_asks_for_them(topology, confirmed):
     topology.relay.run(["ip", "neigh", "replace", "10.0.1.3", "lladdr", MAC, "dev", "to-caller", "nud", "stale"])
-    confirmed(Foreground()).add(neighbours(topology, 200))
+    confirmed(Foreground()).add(neighbours(topology, 140))
     found = states(topology)
     assert found["10.0.1.3"] in ("DELAY", "PROBE")
-    assert {found[host] for _, host in neighbours(topology, 200)[1:]} <= {"INCOMPLETE", "FAILED"}
+    assert {found[host] for _, host in neighbours(topology, 140)[1:]} <= {"INCOMPLETE", "FAILED"}
 
 
 def test_permanent_ones_stay_so(topology, confirmed):
