@@ -25,6 +25,7 @@ SIZES = {
     "steered_sockets": (4, 4),
     "own_program": (4, 4),
     "refused_frames": (4, 8),
+    "batch_began": (4, 8),
 }
 """Of keys and values, bytes."""
 PORTS = LAST_PORT + 1 - FIRST_PORT
@@ -47,6 +48,7 @@ ENTRIES = {
     "steered_sockets": 2 * 8,
     "own_program": 1,
     "refused_frames": 1024,
+    "batch_began": 1,
 }
 MEMBERS = {
     "port_rows": [
@@ -148,6 +150,7 @@ MEMBERS = {
     "steered_sockets": [("", "I", 0)],
     "own_program": [("", "I", 0)],
     "refused_frames": [("", "Q", 0)],
+    "batch_began": [("", "Q", 0)],
 }
 KEYS = {
     "local_slots": [("words", "16s", 0)],

@@ -52,26 +52,31 @@ def test_out_of_descriptors(topology, tmp_path):
         datagrams.connect(("127.0.0.1", CONTROL))
         lines.settimeout(DEADLINE_S)
         lines.connect(str(cunix))
+
+        def ask(command):
+            """Over the connection that stays: a new one would take a descriptor for as long as the command takes."""
+            lines.sendall(f"{command}\n".encode())
+            return lines.recv(100).decode().strip()
+
         given = 0
-        while relay.ask(f"U c{given} 10.0.1.2 4000 f").isdigit():
+        while ask(f"U c{given} 10.0.1.2 4000 f").isdigit():
             given += 1
             assert given < FILES
         for attempt in range(20):
             assert relay.ask(f"U more{attempt} 10.0.1.2 4000 f") == "E72"
             assert relay.ask("L c0 10.0.2.2 5000 f t") == "E71"
             assert relay.ask("Un c0 10.0.1.2 4000 f") == "E71"
-            lines.sendall(b"L c1 10.0.2.2 5000 f t\n")
-            assert lines.recv(100) == b"E71\n"
+            assert ask("L c1 10.0.2.2 5000 f t") == "E71"
             datagrams.send(b"%d L c2 10.0.2.2 5000 f t" % attempt)
             assert datagrams.recv(100) == b"%d E71\n" % attempt
         assert relay.totals()["active sessions"] == given
         for number in range(3, 9):
             assert relay.ask(f"D c{number} f") == "0"
         for number in range(3):
-            assert relay.ask(f"L c{number} 10.0.2.2 5000 f t").isdigit()
+            assert ask(f"L c{number} 10.0.2.2 5000 f t").isdigit()
         for number in range(3):
-            assert relay.ask(f"U again{number} 10.0.1.2 4000 f").isdigit()
-        assert relay.ask("U more 10.0.1.2 4000 f") == "E72"
+            assert ask(f"U again{number} 10.0.1.2 4000 f").isdigit()
+        assert ask("U more 10.0.1.2 4000 f") == "E72"
         assert relay.log.count("sessions: over 80 %") == 1
 
 

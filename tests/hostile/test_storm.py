@@ -26,7 +26,8 @@ PORTS = range(FIRST, LAST + 1, 2)
 CONTROL = 22990
 SEED = int(os.environ.get("SEED", "1"))
 EXPECTED_ERRORS = re.compile(
-    r"ERR:GLOBAL:\w+:\d+: (\S+: (no free port pair is left|cannot open a port on 10\.9\.9\.9|no notification: )"
+    r"ERR:GLOBAL:\w+:\d+: "
+    r"(\S+(?: media \d+)?: (no free port pair is left|cannot open a port on 10\.9\.9\.9|no notification: )"
     r"|notification target unix:\S+/nobody.sock: cannot connect)"
 )
 LINE_CLIENTS = 4

@@ -219,7 +219,7 @@ class Call:
         try:
             wait_for(lambda: all(self._is_offloaded(port) for port in ports or self.ports), DEADLINE_S, "offload")
         except AssertionError as error:
-            lines = [line for line in self.relay.log.splitlines() if f" {self.name}: " in line or "next hop" in line]
+            lines = [line for line in self.relay.log.splitlines() if f" {self.name}" in line or "next hop" in line]
             raise AssertionError("\n".join([str(error), *lines])) from None
 
     def quote(self) -> dict[str, int]:
@@ -229,7 +229,7 @@ class Call:
     def _is_offloaded(self, port: int) -> bool:
         """Tell whether the last log lines say that the port is in the kernel, and its next hop usable."""
         log = self.relay.log
-        lines = re.findall(rf"{re.escape(self.name)}: stream .*\bport {port}\b.*", log)
+        lines = re.findall(rf"{re.escape(self.name)}(?: media \d+)?: stream .*\bport {port}\b.*", log)
         entry = re.search(r" via (\S+) dev (\S+); (enters|changed in) the kernel", lines[-1]) if lines else None
         if entry is None:
             return False
