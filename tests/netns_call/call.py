@@ -219,7 +219,8 @@ class Call:
         try:
             wait_for(lambda: all(self._is_offloaded(port) for port in ports or self.ports), DEADLINE_S, "offload")
         except AssertionError as error:
-            lines = [line for line in self.relay.log.splitlines() if f" {self.name}" in line or "next hop" in line]
+            shown = re.compile(rf" {re.escape(self.name)}( media \d+)?: |next hop")
+            lines = [line for line in self.relay.log.splitlines() if shown.search(line)]
             raise AssertionError("\n".join([str(error), *lines])) from None
 
     def quote(self) -> dict[str, int]:

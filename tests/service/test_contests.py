@@ -1,5 +1,7 @@
 """Streams that several sources take in turn, as in a forked call: who is heard, what is forwarded, what is logged."""
 
+from ipaddress import ip_network
+
 import pytest
 
 from rtpproxy.addr import Endpoint
@@ -92,3 +94,27 @@ def test_ports_may_change_while_a_stream_is_contested(play, caplog):
         "call: stream at port 20004 stays with 10.0.3.2:5000, after 20 changes of source"
     ]
     assert play.offload.installed[20004].source == SECOND
+
+
+def test_an_endpoint_may_be_refused_while_a_stream_is_contested(caplog):
+    """It has become an address of this host, whose port 5060 is not for media: the stream forgets all that it knew."""
+    caplog.set_level("INFO")
+    play = Scenario()
+    denied = Endpoint(SECOND.host, 5060)
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(0, ssrc=1), TO_CALLER)
+    play.at(1)
+    play.command(f"L call {denied.host} {denied.port} f t2", str(FACES_CALLER))
+    for number in range(1, 5):
+        play.packet((CALLEE, denied)[number % 2], FACES_CALLEE, rtp(number, ssrc=1 + number % 2), TO_CALLER)
+    play.packet(denied, FACES_CALLEE, rtp(5, ssrc=2), TO_CALLER)
+    play.service.host_has([ip_network(denied.host)], [], play.now)
+    play.tick(10)
+    assert len(contest_lines(caplog)) == 1
+    play.packet(CALLEE, FACES_CALLEE, rtp(6, ssrc=1), TO_CALLER)
+    assert play.offload.entry(FACES_CALLEE) is not None
+    play.packet(CALLEE, FACES_CALLEE, rtp(7, ssrc=3), TO_CALLER)
+    play.command(f"L call {SECOND.host} {SECOND.port} f t2", str(FACES_CALLER))
+    for number in range(8, 12):
+        play.packet((CALLEE, SECOND)[number % 2], FACES_CALLEE, rtp(number, ssrc=3 + number % 2), TO_CALLER)
+    assert len(contest_lines(caplog)) == 2, "another contest"
