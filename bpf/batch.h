@@ -7,6 +7,7 @@
 #pragma once
 #include <linux/types.h>
 
+#ifdef TASK_NET_CONTEXT
 static __always_inline const void *batch_pointer(const void *from, __u32 offset)
 {
 	return *(const void *const volatile *)(from + offset);
@@ -27,3 +28,10 @@ static __always_inline bool batch_goes_on(void)
 	first = batch_pointer(list, LIST_NEXT);
 	return first != list && batch_pointer(first, LIST_PREVIOUS) == list;
 }
+#else
+/* Without these offsets, each frame is a batch of its own. */
+static __always_inline bool batch_goes_on(void)
+{
+	return false;
+}
+#endif

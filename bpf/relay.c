@@ -8,13 +8,11 @@
 #include <linux/pkt_cls.h>
 #include "maps.h"
 #include "account.h"
+#include "batch.h"
 #include "budget.h"
 #include "frame.h"
 #include "hook_tc.h"
 #include "hook_xdp.h"
-#ifdef TASK_NET_CONTEXT
-#include "batch.h"
-#endif
 #ifdef NET_DEVICE_IFINDEX
 #include "unsent.h"
 #endif
@@ -102,27 +100,38 @@ static __always_inline bool is_host_address(const struct datagram *d)
 	return host_addresses.lookup(&address) != NULL;
 }
 
+/* When the batch began that this CPU has from a driver; 0 until that was read. NULL at TC, which gets no batches. */
+static __always_inline __u64 *batch_time(const struct frame *f)
+{
+	__u32 zero = 0;
+
+	return f->hook == HOOK_XDP ? batch_began.lookup(&zero) : NULL;
+}
+
+/* Every frame that may be redirected comes by here, because that is how the next batch is noticed. */
+static __always_inline void note_batch(const struct frame *f)
+{
+	__u64 *began_ns = batch_time(f);
+
+	if (began_ns && !batch_goes_on())
+		*began_ns = 0;
+}
+
 /*
- * Read the precise clock. At XDP, all packets of a batch have the time of the first: their driver hands them over
- * together, and when each of them came, nobody knows any more.
+ * Read the precise clock, once for the packets of a batch: their driver hands them over together, and when each of them
+ * came, nobody knows any more.
  */
 static __always_inline void read_precise_clock(struct frame *f)
 {
-	f->is_precise = true;
-#ifdef TASK_NET_CONTEXT
-	if (f->hook == HOOK_XDP) {
-		__u32 zero = 0;
-		__u64 *began_ns = batch_began.lookup(&zero);
+	__u64 *began_ns = batch_time(f);
 
-		if (began_ns) {
-			if (!batch_goes_on())
-				*began_ns = bpf_ktime_get_ns();
-			f->now_ns = *began_ns;
-			return;
-		}
-	}
-#endif
+	f->is_precise = true;
+	f->now_ns = began_ns ? *began_ns : 0;
+	if (f->now_ns)
+		return;
 	f->now_ns = bpf_ktime_get_ns();
+	if (began_ns)
+		*began_ns = f->now_ns;
 }
 
 /*
@@ -133,6 +142,7 @@ static __always_inline void read_precise_clock(struct frame *f)
 static __always_inline void read_clock(struct frame *f)
 {
 	f->is_precise = false;
+	note_batch(f);
 	if (jitter_is_wanted(f->data_end, &f->datagram))
 		read_precise_clock(f);
 	else

@@ -16,7 +16,7 @@ _XDP_FLAGS_DRV_MODE = 1 << 2
 
 
 def compile_xdp(name: str, **defines: object) -> BPF:
-    """Compile a file of this directory with the given macros."""
+    """Compile a file, of this directory or with its whole path, with the given macros."""
     flags = [f"-D{key}={value}" for key, value in defines.items()]
     multiarch = sysconfig.get_config_var("MULTIARCH")
     system = ["-isystem", "/usr/include", "-isystem", f"/usr/include/{multiarch}"]

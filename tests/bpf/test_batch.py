@@ -4,13 +4,16 @@ import socket
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from bcc import BPF
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.offload.btf import member_offsets
 from rtpproxy.offload.entry import XdpWay
 from rtpproxy.offload.kept import TYPES_OF_KERNEL
+from tests.bench.xdp import compile_xdp
 from tests.bpf.frames import HOP, received, rtp
 from tests.bpf.prog_run import run_live
 
@@ -47,3 +50,23 @@ def test_one_time_for_a_batch(plane, hop):
         assert plane.tables.counts.counters(entry.port).packets == batches * BATCH
     assert seen == sorted(set(seen))
     assert plane.peek("port_counters", entry.port, "arrived_ns") == seen[1]
+
+
+PAYLOAD_AT = 14 + 20 + 8
+
+
+def test_a_batch_that_begins_with_a_packet_without_jitter(plane, hop):
+    """For such a packet no precise clock is read, and the next one must not take the time of an earlier batch."""
+    earlier, entry = plane.install(hop), plane.install(hop)
+    run_live(plane.program_fd, received(earlier.port, rtp()), repeat=BATCH, batch_size=BATCH)
+    mixer = compile_xdp(str(Path(__file__).parent / "mixer.c"), PAYLOAD_AT=PAYLOAD_AT)
+    try:
+        program = mixer.load_func(b"mix", BPF.XDP)
+        programs = mixer[b"programs"]
+        programs[programs.Key(0)] = programs.Leaf(plane.program_fd)
+        before = time.monotonic_ns()
+        run_live(program.fd, received(entry.port, rtp(), chksum=0), repeat=BATCH, batch_size=BATCH)
+    finally:
+        mixer.cleanup()
+    assert plane.tables.counts.counters(entry.port).packets == BATCH
+    assert before < plane.peek("port_counters", entry.port, "arrived_ns") < time.monotonic_ns()
