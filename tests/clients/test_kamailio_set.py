@@ -78,9 +78,7 @@ def wait_until_shared(calls, relay: RunningRelay) -> None:
 
 def test_calls_move_away_from_a_relay_that_is_killed_and_back_when_it_returns(setting, calls, start, tmp_path):
     lost, other = setting.relays
-    calls()
-    assert created(lost) > 0
-    assert created(other) > 0
+    wait_for(lambda: calls() or (created(lost) and created(other)), DEADLINE_S, "calls at both relays")
 
     lost.kill()
     before = created(other)
@@ -98,9 +96,11 @@ def test_calls_move_away_from_a_relay_that_is_killed_and_back_when_it_returns(se
     # A call that was under way when the relay returned may have been hung up at the wrong one: Kamailio's choice is by
     # the number of relays in use. Those from now on are not.
     left = [(relay, relay.totals()["active sessions"], created(relay)) for relay in setting.relays]
-    calls()
-    for relay, sessions, before in left:
-        assert created(relay) > before
+    # Kamailio chooses by the call-id, which is random: a few calls may all get the same relay.
+    wait_for(
+        lambda: calls() or all(created(relay) > before for relay, _, before in left), DEADLINE_S, "calls at both relays"
+    )
+    for relay, sessions, _ in left:
         wait_for_sessions(relay, sessions)
 
 
