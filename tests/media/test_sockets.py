@@ -23,11 +23,17 @@ from rtpproxy.media.sockets import (
 from rtpproxy.session.local import LocalAddress
 from tests.offload.unprivileged import with_capabilities
 from tests.running import own_namespace
+from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.root
 
 IPV4, IPV6 = LocalAddress(0, "127.0.0.1"), LocalAddress(1, "::1", is_ipv6=True)
 FAR, FAR6, NEAR6 = "198.51.100.9", "2001:db8:9::9", "fd00::1"
+
+
+def has_link_local_address() -> bool:
+    shown = subprocess.run(["ip", "-6", "addr", "show", "dev", "near"], check=True, capture_output=True, text=True)
+    return "inet6 fe80:" in shown.stdout
 
 
 @pytest.fixture
@@ -46,6 +52,7 @@ def namespace():
             f"route add {FAR6} via fd00::2 dev near",
         ):
             subprocess.run(["ip", *command.split()], check=True)
+        wait_for(has_link_local_address, DEADLINE_S, "the link's own address, which comes after its carrier")
         yield
 
 
