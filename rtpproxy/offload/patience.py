@@ -15,7 +15,7 @@ FIRST_PAUSE_S = 5.0
 
 Some drivers reset their link for a try that fails, too."""
 
-Place = TypeVar("Place", bound=Hashable)
+_Place = TypeVar("_Place", bound=Hashable)
 
 
 class Patience:
@@ -42,7 +42,7 @@ class Retries:
         self._next: dict[Hashable, tuple[float, float]] = {}
         """By place: the time of the next try, and the pause before it."""
 
-    def due(self, failed: Collection[Place], now: float) -> list[Place]:
+    def due(self, failed: Collection[_Place], now: float) -> list[_Place]:
         """Take in the places where the last try failed in passing. Returns those to try again now.
 
         To be called every second, with the same place until a try there succeeds.

@@ -42,7 +42,7 @@ No phone sends options; fragments are those of large video packets."""
 EXPECTED_PER_SECOND = 1000
 """Limit of packets from the source that the newest command names, while another has the stream, per port.
 
-As many again from those who had it before. A video call has half of that; one that takes a stream costs some 20 µs."""
+As many again from those who had it before. A video call has half of that."""
 HOST_EXPECTED_PER_SECOND = 20_000
 """The same for all ports together: 200 forked calls, all of whose callees send."""
 HOST_OTHERS_PER_SECOND = 1000
