@@ -180,6 +180,25 @@ def muxed_rtcp(sequence: int, *, ssrc: int = 0x1234, kind: int = 200) -> bytes:
     return packet[:1] + bytes((kind,)) + packet[2:]
 
 
+def expect_refusal(asker: socket.socket) -> None:
+    """Check that nobody has the port that `asker` is connected to: the kernel answers with ICMP.
+
+    It is asked again each second: a queue of the kernel that packets of other tests fill drops question or answer.
+    """
+    asker.settimeout(1)
+    wait_for(lambda: _is_refused(asker), DEADLINE_S, "a refusal")
+
+
+def _is_refused(asker: socket.socket) -> bool:
+    try:
+        asker.send(b"anybody?")
+        return not asker.recv(100)
+    except TimeoutError:
+        return False
+    except ConnectionRefusedError:
+        return True
+
+
 class PhoneSocket:
     """One port of a phone."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import select
 import socket
 
 import pytest
@@ -18,6 +19,7 @@ from tests.bpf.frames import CALLER, RELAY_IN, ethernet, forwarded, ipv4
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT
 from tests.conftest import RELAY_MAC
 from tests.running import own_namespace
+from tests.waiting import DEADLINE_S
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -146,9 +148,11 @@ class Steered:
         with socket.socket(family, socket.SOCK_DGRAM) as phone:
             phone.bind(("", 9))  # a port that the system chooses may be the one that is sent to
             phone.connect((host, port))
+            phone.setblocking(False)
             phone.send(b"x")
+            readable, _, _ = select.select([*self.receivers, phone], [], [], DEADLINE_S)
             for number, receiver in enumerate(self.receivers):
-                with contextlib.suppress(BlockingIOError):
+                if receiver in readable:
                     receiver.recv(10)
                     return number
             with pytest.raises(ConnectionRefusedError):
