@@ -82,7 +82,7 @@ PURE_STANDARD = {
 }
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
-    *("grp", "importlib", "pwd", "resource", "signal", "socket", "stat", "subprocess", "sys", "termios"),
+    *("grp", "importlib", "pwd", "resource", "select", "signal", "socket", "stat", "subprocess", "sys", "termios"),
 }
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),

@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import resource
+import select
 import socket
 from collections.abc import Callable
 from typing import Protocol
@@ -32,6 +33,8 @@ CLIENTS_SHARE = 8
 """Divides the limit of open files: a control socket may use that part for connections; media need the rest."""
 ACCEPT_PAUSE_S = 0.1
 """Pause before the next accept when one failed for lack of descriptors or memory."""
+COMMAND_GRACE_S = 1.0
+"""A `unix` client is about to send its command for so long after it was accepted; a relay that stops waits for it."""
 
 
 class _Client(Protocol):
@@ -197,6 +200,7 @@ class _SilentClient:
         self._listener = listener
         self._connection = connection
         self._host = host
+        self._due = listener.loop.time() + COMMAND_GRACE_S
         listener.clients[self] = None
         listener.loop.add_reader(connection, self._on_readable)
 
@@ -207,8 +211,14 @@ class _SilentClient:
         self._listener.spare.refill()
 
     def finish(self) -> None:
-        """Answer the command if it has come by now, and drop the client."""
+        """Answer the command if it comes within the time that a client needs to send it, and drop the client.
+
+        Most have only just connected, since clients send at once. The relay's successor cannot have their connections.
+        """
         self._forget()
+        command = select.poll()
+        command.register(self._connection, select.POLLIN)
+        command.poll(max(0.0, self._due - self._listener.loop.time()) * 1000)
         _answer_one_shot(self._connection, self._host, self._listener.execute)
         self._connection.close()
         self._listener.spare.refill()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from rtpproxy.addr import parse_network
 from rtpproxy.config import ControlAddress, ControlKind
+from rtpproxy.control import connections
 from rtpproxy.control.datagrams import TURNS
 from rtpproxy.control.server import ControlServer
 from tests.control.serving import (
@@ -113,6 +115,32 @@ def test_what_comes_after_a_stop_waits(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
+
+
+def test_client_that_has_just_connected_is_waited_for_at_a_stop(
+    loop_factory: LoopFactory, echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was accepted before it could send its command."""
+    monkeypatch.setattr(connections, "COMMAND_GRACE_S", DEADLINE_S)
+    address = unix(tmp_path / "s")
+
+    async def main() -> bytes:
+        server = ControlServer([address], lambda: 0.0)
+        await server.open()
+        server.serve(echo.on_command)
+        with contextlib.ExitStack() as stack:
+            stack.callback(server.close)
+            client = stack.enter_context(connect_to(address))
+            # Both are accepted once the second one, which has sent its command, is answered.
+            assert await asyncio.to_thread(ask_once, tmp_path / "s", b"V") == b"[V]\n"
+            sending = threading.Timer(0.05, client.sendall, [b"late"])
+            sending.start()
+            server.stop()
+            sending.join()
+            return read_to_end(client)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main()) == b"[late]\n"
 
 
 @pytest.mark.parametrize("kind", [ControlKind.CUNIX, ControlKind.TCP])
