@@ -39,6 +39,8 @@ class Background:
         def tell(outcome: "Future[_Result]") -> None:
             if not self._is_closed:
                 on_done(outcome.result)
+            elif not outcome.cancelled():
+                outcome.exception()  # else asyncio logs that nobody asked for it
 
         self._loop.run_in_executor(self._thread, work).add_done_callback(tell)
 

@@ -1,6 +1,7 @@
 """The thread that asks the kernel where answers may take long."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -91,5 +92,29 @@ def test_nobody_is_told_after_the_end():
         await asyncio.sleep(0)
         assert done[:1] == [True]
         assert told == []
+
+    run(test)
+
+
+def test_errors_after_the_end_are_nobodys_concern():
+    """They are no surprise either, which would be logged."""
+
+    async def test(background):
+        begun, go_on, surprises = threading.Event(), threading.Event(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context))
+
+        def fail():
+            begun.set()
+            go_on.wait(DEADLINE_S)
+            raise OSError
+
+        background.run(fail, surprises.append)
+        assert begun.wait(DEADLINE_S)
+        go_on.set()
+        background.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gc.collect()
+        assert surprises == []
 
     run(test)
