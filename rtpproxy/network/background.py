@@ -2,7 +2,7 @@
 
 Linux changes links, addresses, neighbours and routes under one lock (the RTNL), and so answers some questions only
 when it is free. While another program changes 200,000 routes, one question waited up to 0.14 s. Commands and packets
-must not.
+must not. The same thread lets the kernel verify programs (`offload.loading`).
 """
 
 from asyncio import AbstractEventLoop, Future
@@ -27,7 +27,7 @@ class Background:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._thread = ThreadPoolExecutor(1, "rtpproxy-netlink")
+        self._thread = ThreadPoolExecutor(1, "rtpproxy-kernel")
         self._is_closed = False
 
     def run(self, work: Callable[[], _Result], on_done: Callable[[Callable[[], _Result]], None]) -> None:

@@ -22,6 +22,7 @@ from rtpproxy.network.rtnl import RTM_SETLINK, ifinfmsg
 from rtpproxy.offload.clsact import Clsact
 from rtpproxy.offload.egress import Egress
 from rtpproxy.offload.entry import Tier
+from rtpproxy.offload.loading import BeingLoadedError
 from rtpproxy.offload.passing import is_passing
 from rtpproxy.offload.syscall import program_id, program_name, tcx_programs
 
@@ -40,6 +41,8 @@ class Report:
     name: str
     tier: Tier
     reason: str = ""
+    is_waiting: bool = False
+    """True while a program is being loaded; the interface may get a better tier then."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.tier.value}" + (f" ({self.reason})" if self.reason else "")
@@ -51,7 +54,10 @@ class Attachable:
 
     name: str
     load: Callable[[], int]
-    """Loads it, unless that was done before, and returns the descriptor. Raises OffloadError."""
+    """Loads it, unless that was done before, and returns the descriptor.
+
+    Raises OffloadError, and BeingLoadedError as long as that takes.
+    """
 
     @property
     def id(self) -> int:
@@ -118,8 +124,10 @@ class Interfaces:
         """Interfaces whose number of transmit queues was looked at."""
         self._barred: dict[Place, str] = {}
         """Why nothing is attached there for now."""
-        self._failed: set[Place] = set()
-        """Where attaching failed for a reason that may pass; `renew` tries again."""
+        self._failed: dict[Place, str] = {}
+        """Where attaching failed for a reason that may pass, and for which; `renew` tries again."""
+        self._waiting: set[Place] = set()
+        """Where the program is being loaded."""
         self._told: dict[int, str] = {}
         """By interface: why there is no TC behind XDP, as it was logged last."""
         self.egress = Egress(self.links, self._with_xdp.__contains__, refused)
@@ -156,37 +164,44 @@ class Interfaces:
             reason = self._attach_xdp(lower) if len(tags) <= MAX_TAGS else f"over {MAX_TAGS} VLAN tags"
             if not reason:
                 return Report(link.name, Tier.XDP, f"by {lower.name}, which carries it" if tags else "")
+            if self._is_awaited((lower.index, Hook.XDP)):
+                return Report(link.name, Tier.USERSPACE, reason, is_waiting=True)
             if self._mode is OffloadMode.XDP:
                 return Report(link.name, Tier.USERSPACE, reason)
-        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, self._programs.tc)
+        place = link.index, Hook.TC
+        no_tc = self._barred.get(place) or self._attach_tc(link, self._programs.tc)
         if no_tc:
-            return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {no_tc}")
+            is_waiting = self._is_awaited(place)
+            return Report(link.name, Tier.USERSPACE, f"{reason}; no TC: {no_tc}", is_waiting=is_waiting)
         return Report(link.name, Tier.TC, reason)
 
     def _attach_tc(self, link: Link, program: Attachable) -> str:
         """Attach a TC program. Returns the reason when that is not possible, else nothing."""
+        place = link.index, Hook.TC
         if self._with_tc.get(link.index) is program:
             return ""
-        self._failed.discard((link.index, Hook.TC))
         try:
+            fd = program.load()
             self._take_off_tc(link.index)
-            self._clsact.attach(link.index, program.load(), program.name)
+            self._clsact.attach(link.index, fd, program.name)
         except OffloadError as error:
-            return self._refused(link.index, Hook.TC, error)
+            return self._refused(place, error)
+        self._forget_failure(place)
         self._with_tc[link.index] = program
         return ""
 
     def _attach_xdp(self, link: Link) -> str:
         """Attach the XDP program. Returns the reason when that is not possible, else nothing."""
+        place = link.index, Hook.XDP
         if link.index in self._with_xdp:
             return ""
-        self._failed.discard((link.index, Hook.XDP))
-        if (link.index, Hook.XDP) in self._barred:
-            return self._barred[link.index, Hook.XDP]
+        if place in self._barred:
+            return self._barred[place]
         try:
             fd = self._programs.xdp.load()
         except OffloadError as error:
-            return self._refused(link.index, Hook.XDP, error)
+            return self._refused(place, error)
+        self._forget_failure(place)
         if link.xdp_mode and link.xdp_program_id == program_id(fd):
             # The interface went to another namespace and came back.
             self._with_xdp.add(link.index)
@@ -196,7 +211,7 @@ class Interfaces:
         try:
             self._set_program(link.index, fd, _XDP_IF_NOEXIST | _XDP_DRIVER_MODE)
         except OffloadError as error:
-            return f"no native XDP: {self._refused(link.index, Hook.XDP, error)}"
+            return f"no native XDP: {self._refused(place, error)}"
         self._with_xdp.add(link.index)
         if link.index not in self._known_queues:
             self._known_queues.add(link.index)
@@ -205,15 +220,38 @@ class Interfaces:
             self._back_up(link)
         return ""
 
-    def _refused(self, index: int, hook: Hook, error: OffloadError) -> str:
+    def _refused(self, place: Place, error: OffloadError) -> str:
         """Note that nothing was attached at a hook. Returns why."""
+        if isinstance(error, BeingLoadedError):
+            self._waiting.add(place)
+            # What failed before fails until the program is there.
+            return self._failed.get(place, str(error))
+        self._forget_failure(place)
         if is_passing(error):
-            self._failed.add((index, hook))
+            self._failed[place] = str(error)
         return str(error)
+
+    def _forget_failure(self, place: Place) -> None:
+        self._failed.pop(place, None)
+        self._waiting.discard(place)
 
     def failed(self) -> set[Place]:
         """List where nothing could be attached for a reason that may pass."""
         return set(self._failed)
+
+    def _is_awaited(self, place: Place) -> bool:
+        """Tell if a program is being loaded for a hook, and it is not one that could not be loaded before."""
+        return place in self._waiting and place not in self._failed
+
+    def take_waiting(self) -> set[int]:
+        """Take the interfaces that wait for a program: `renew` each once one was loaded, or could not be."""
+        waiting, self._waiting = self._waiting, set()
+        return {index for index, _ in waiting}
+
+    @property
+    def is_backup_waiting(self) -> bool:
+        """True while the program is being loaded that sends what XDP cannot."""
+        return any(index in self._with_xdp and self._is_awaited((index, hook)) for index, hook in self._waiting)
 
     def reports(self) -> list[Report]:
         """The result for every interface that was tried."""
@@ -232,7 +270,10 @@ class Interfaces:
         return True
 
     def _back_up(self, link: Link) -> None:
-        no_tc = self._barred.get((link.index, Hook.TC)) or self._attach_tc(link, self._programs.tc_behind_xdp)
+        place = link.index, Hook.TC
+        no_tc = self._barred.get(place) or self._attach_tc(link, self._programs.tc_behind_xdp)
+        if self._is_awaited(place):
+            return
         if not no_tc:
             log.info(
                 "%s: TC behind XDP, for streams that leave by interfaces that take no redirected frames", link.name
@@ -263,6 +304,10 @@ class Interfaces:
         """Tell if our program was attached at a hook of an interface."""
         return index in (self._with_xdp if hook is Hook.XDP else self._with_tc)
 
+    def reports_by(self, index: int) -> list[Report]:
+        """Return the results for an interface and for the VLAN interfaces that it carries."""
+        return [report for number, report in self._reports.items() if self._is_carried_by(number, index)]
+
     def report(self, index: int) -> Report | None:
         """Return the result for an interface, if it was tried."""
         return self._reports.get(index)
@@ -279,6 +324,7 @@ class Interfaces:
 
     def bar(self, index: int, hook: Hook, why: str) -> None:
         """Attach nothing at a hook of an interface until `unbar`; `renew` makes the interface follow."""
+        self._forget_failure((index, hook))
         self._barred[index, hook] = why
 
     def unbar(self, index: int, hook: Hook) -> None:
@@ -312,7 +358,7 @@ class Interfaces:
                 self._back_up(link)
         elif index in self._with_xdp or (report is not None and report.tier is Tier.XDP):
             self._take_off_tc(index)
-            self._failed.discard((index, Hook.TC))
+            self._forget_failure((index, Hook.TC))
 
     def _take_off_tc(self, index: int) -> None:
         if index in self._with_tc:
@@ -350,6 +396,7 @@ class Interfaces:
         self._with_tc.clear()
         self._barred.clear()
         self._failed.clear()
+        self._waiting.clear()
         self._told.clear()
         self._is_backed = False
         self._reports.clear()
@@ -376,7 +423,7 @@ class Interfaces:
         self._told.pop(index, None)
         for hook in Hook:
             self._barred.pop((index, hook), None)
-            self._failed.discard((index, hook))
+            self._forget_failure((index, hook))
         self.egress.forget(index)
         self._clsact.forget(index)
 

@@ -66,6 +66,10 @@ class OnDemand:
         self._fds: dict[str, int] = {}
         self._refused: dict[str, str] = {}
 
+    def is_settled(self, function: str) -> bool:
+        """True if a program was loaded or refused, so that `fd` returns or raises at once."""
+        return function in self._fds or function in self._refused
+
     def fd(self, function: str) -> int:
         """Return the descriptor of a program. Raises OffloadError if the kernel refuses it, now or earlier."""
         if function in self._refused:

@@ -263,9 +263,13 @@ class NextHops:
         no_ingress = _no_ingress(report)
         if not link.is_ethernet:
             return NoRoute(f"{link.name} is not an Ethernet interface", no_ingress), None
+        if report.is_waiting:
+            return NoRoute(str(report), no_ingress), None
         xdp_way = self._interfaces.egress.xdp_way(link)
         if xdp_way is None and not self._interfaces.back_up_xdp():
             return NoRoute(f"the egress interface cannot send redirected frames: {report}", no_ingress), None
+        if xdp_way is None and self._interfaces.is_backup_waiting:
+            return NoRoute(f"the program that sends by {link.name} is being loaded", no_ingress), None
         neighbour_host = answer.gateway or to_host
         default_ttl, default_mtu = basis.settings
         hop = (link.index, neighbour_host), min(answer.mtu or _ANY_MTU, default_mtu)

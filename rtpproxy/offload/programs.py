@@ -10,9 +10,11 @@ from functools import partial
 
 from rtpproxy.config import CACHE_DIRECTORY, SHORT_BYTES, Config, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.background import Runner
 from rtpproxy.offload import loader
 from rtpproxy.offload.attach import PROGRAM_PREFIX, Attachable, ProgramSet
 from rtpproxy.offload.host_maps import HostMaps
+from rtpproxy.offload.loading import BeingLoadedError, Loading
 from rtpproxy.offload.maps import CalledMap
 from rtpproxy.offload.refusals import Refusals
 from rtpproxy.offload.syscall import attach_sk_lookup, attach_tracepoint, program_id
@@ -135,6 +137,7 @@ class Programs:
             self._on_attachable = on_attachable
             self._attachable: dict[str, int] = {}
             self._told: set[tuple[str, str]] = set()
+            self._loading = Loading(self._loaded.programs)
             self.on_interfaces = ProgramSet(
                 *(
                     Attachable(names[function], partial(self._load, function))
@@ -150,6 +153,24 @@ class Programs:
                 with suppress(OffloadError):  # logged
                     program.load()
             stack.pop_all()
+
+    def load_by(self, runner: Runner, on_tried: Callable[[], None]) -> None:
+        """From now on, let `runner` load the programs for interfaces, so that calls do not wait.
+
+        `on_tried` is called when one was loaded, or could not be. `runner` must be closed before `load_at_once` is
+        called, or `close`.
+        """
+
+        def tried(function: str) -> None:
+            with suppress(OffloadError):  # logged
+                self._load(function)
+            on_tried()
+
+        self._loading.load_by(runner, tried)
+
+    def load_at_once(self) -> None:
+        """Load programs as before `load_by`."""
+        self._loading.load_at_once()
 
     def _of(self, mode: OffloadMode) -> tuple[Attachable, ...]:
         """Return the programs that interfaces may be given."""
@@ -177,9 +198,14 @@ class Programs:
         return ""
 
     def _load(self, function: str) -> int:
-        """Load a program for interfaces, unless it is loaded. Raises OffloadError; each reason is logged once."""
+        """Load a program for interfaces, unless it is loaded.
+
+        Raises OffloadError, each of whose reasons is logged once, and BeingLoadedError as long as that takes.
+        """
         try:
-            fd = self._loaded.programs.fd(function)
+            fd = self._loading.fd(function)
+        except BeingLoadedError:
+            raise
         except OffloadError as error:
             if (function, str(error)) not in self._told:
                 self._told.add((function, str(error)))

@@ -56,6 +56,8 @@ class KernelTier:
         self._config = config
         self._on_routes = on_routes
         self._loop = loop
+        self._runner = runner
+        self._programs = programs
         self._events = Events()
         self._routing = RoutingChanges(loop, _ROUTING, self._on_routing)
         self._netlink = Rtnetlink()
@@ -104,6 +106,7 @@ class KernelTier:
         reports = self._attach_wanted()
         if self._config.offload.is_required:
             self._require(reports)
+        self._programs.load_by(self._runner, self._on_program_tried)
         self._loop.add_reader(self._events.fileno(), self._events.hand_out, self._handlers)
         self._routing.listen()
 
@@ -114,6 +117,8 @@ class KernelTier:
         for pending in (self._rerouting, self._continuing, self._working_off):
             if pending is not None:
                 pending.cancel()
+        self._programs.load_at_once()
+        self._watch.close()
         self._interfaces.detach_all()
         self._interfaces.close()
         self._neighbours.close()
@@ -131,6 +136,9 @@ class KernelTier:
             self._next_hops.recheck_some()
             self._continue_reroute()
         self._warn_of_headroom()
+
+    def _on_program_tried(self) -> None:
+        self._follow_attached(self._watch.retry_waiting())
 
     def _follow_attached(self, indexes: Collection[int]) -> None:
         """Adapt rows and routes to interfaces where a program came or went, or that can send other frames now."""

@@ -50,6 +50,8 @@ class Watch:
         self._patience = Patience()
         self._retries = Retries()
         self._suspects: dict[int, None] = {}
+        self._untold: dict[int, list[Loss]] = {}
+        """By interface: losses that are told once a program was loaded, because that tells what became of them."""
         self._barred_until: dict[Place, float] = {}
         """Where nothing is attached for now, and until when; infinite while somebody else's program is there."""
         self._obstacles: dict[int, list[str]] = {}
@@ -58,6 +60,10 @@ class Watch:
         """By interface with contradictions: what the kernel had counted at its ports at the last tick."""
         self._explained = 0
         self._told: set[tuple[int, str]] = set()
+
+    def close(self) -> None:
+        """Tell what is left to tell. To be called before our programs are detached."""
+        self._tell_losses(is_end=True)
 
     def suspect(self, index: int) -> None:
         """Look at an interface at the next `check`: it changed, or what is attached to it."""
@@ -113,14 +119,23 @@ class Watch:
                 return False
             for loss in losses:
                 self._bar_after_loss(index, loss, now)
-            reports = self._interfaces.renew(index, [loss.hook for loss in losses])
+            self._interfaces.renew(index, [loss.hook for loss in losses])
         except OffloadError as error:
             log.error("%s: cannot see to it that our programs are attached: %s", self._name(index), error)
             return False
-        for loss in losses:
-            is_back = self._interfaces.has(index, loss.hook)
-            self._tell(index, f"{_words(loss)}; {'attached again' if is_back else '; '.join(map(str, reports))}")
+        self._untold.setdefault(index, []).extend(losses)
+        self._tell_losses()
         return True
+
+    def _tell_losses(self, *, is_end: bool = False) -> None:
+        """Tell of programs that interfaces lost, and what was done; while one waits for a program, only at the end."""
+        for index in list(self._untold):
+            reports = self._interfaces.reports_by(index)
+            if any(report.is_waiting for report in reports) and not is_end:
+                continue
+            for loss in self._untold.pop(index):
+                is_back = self._interfaces.has(index, loss.hook)
+                self._tell(index, f"{_words(loss)}; {'attached again' if is_back else '; '.join(map(str, reports))}")
 
     def _is_taken(self, index: int) -> bool:
         link = self._interfaces.links.get(index)
@@ -188,11 +203,22 @@ class Watch:
             due.setdefault(index, []).append(hook.value)
         for index, hooks in due.items():
             log.info("%s: trying %s again", self._name(index), " and ".join(sorted(hooks, reverse=True)))
-            try:
-                self._interfaces.renew(index)
-            except OffloadError as error:
-                log.error("%s: cannot attach again: %s", self._name(index), error)
+            self._renew(index)
         return {index for index, _ in failed - self._interfaces.failed()}
+
+    def retry_waiting(self) -> set[int]:
+        """Try again where a program was waited for; one was loaded, or could not be. Returns the interfaces."""
+        waiting = self._interfaces.take_waiting()
+        for index in waiting:
+            self._renew(index)
+        self._tell_losses()
+        return waiting
+
+    def _renew(self, index: int) -> None:
+        try:
+            self._interfaces.renew(index)
+        except OffloadError as error:
+            log.error("%s: cannot attach again: %s", self._name(index), error)
 
     def _is_freed(self, index: int, hook: Hook) -> bool:
         """Tell if what kept packets from our TC program is gone, or something else."""
@@ -216,6 +242,7 @@ class Watch:
             self._barred_until.pop((index, hook), None)
             self._patience.forget((index, hook))
         self._obstacles.pop(index, None)
+        self._untold.pop(index, None)
         self._told = {told for told in self._told if told[0] != index}
 
     def _tell(self, index: int, what: str) -> None:

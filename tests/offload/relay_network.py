@@ -11,6 +11,7 @@ from rtpproxy.network.netlink import Rtnetlink
 from rtpproxy.offload.attach import Attachable, Interfaces, ProgramSet
 from rtpproxy.offload.entry import NO_INGRESS, NextHop, Tier, XdpWay
 from rtpproxy.offload.loader import Loaded
+from rtpproxy.offload.loading import BeingLoadedError
 from rtpproxy.offload.neighbours import Neighbours
 from rtpproxy.offload.nexthop import NextHops, NoRoute, Route
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
@@ -29,6 +30,22 @@ class Foreground:
         on_done(work)
 
 
+class Later:
+    """Does work when the test says so, in place of `network.background.Background`."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Callable[[], Any], Callable[[Callable[[], Any]], None]]] = []
+
+    def run(self, work: Callable[[], Any], on_done: Callable[[Callable[[], Any]], None]) -> None:
+        """Keep the work for `do_one`."""
+        self.waiting.append((work, on_done))
+
+    def do_one(self) -> None:
+        """Do what was asked for first."""
+        work, on_done = self.waiting.pop(0)
+        on_done(work)
+
+
 class RelayNetwork:
     """Makes everything in the namespace; sockets stay there, whichever thread uses them."""
 
@@ -36,14 +53,16 @@ class RelayNetwork:
         self.host = host
         self.rows: dict[int, NextHop | None] = {}
         self.written: list[tuple[int, NextHop | None]] = []
+        self.being_loaded: set[str] = set()
+        """Names of programs for interfaces that are not loaded yet."""
         host.call(self._build, loaded, mode)
 
     def _build(self, loaded: Loaded, mode: OffloadMode) -> None:
         self.netlink, self.events = Rtnetlink(), Events()
         self.programs = ProgramSet(
-            xdp=Attachable(XDP_NAME, lambda: loaded.xdp_fd),
-            tc=Attachable(TC_NAME, lambda: loaded.tc_fd),
-            tc_behind_xdp=Attachable(TC_BEHIND_NAME, lambda: loaded.tc_behind_xdp_fd),
+            xdp=self._attachable(XDP_NAME, lambda: loaded.xdp_fd),
+            tc=self._attachable(TC_NAME, lambda: loaded.tc_fd),
+            tc_behind_xdp=self._attachable(TC_BEHIND_NAME, lambda: loaded.tc_behind_xdp_fd),
         )
         self.interfaces = Interfaces(self.netlink, self.programs, mode=mode)
         self.neighbours = Neighbours(self.interfaces, self._write, CAPACITY, Foreground())
@@ -56,6 +75,23 @@ class RelayNetwork:
             on_end=lambda: None,
             on_lost=lambda: None,
         )
+
+    def _attachable(self, name: str, load: Callable[[], int]) -> Attachable:
+        def fd() -> int:
+            if name in self.being_loaded:
+                raise BeingLoadedError
+            return load()
+
+        return Attachable(name, fd)
+
+    def is_loaded(self, *names: str) -> set[int]:
+        """Let programs be loaded, and interfaces that wait get them. Returns the indexes of those that waited."""
+        self.being_loaded -= set(names)
+        waiting = self.interfaces.take_waiting()
+        for index in waiting:
+            self.interfaces.renew(index)
+        self.follow_links(waiting)
+        return waiting
 
     def _on_link(self, message: bytes, is_gone: bool) -> None:
         index = self.interfaces.on_event(message, is_gone=is_gone)

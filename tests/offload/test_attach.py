@@ -155,6 +155,149 @@ def test_interface_that_is_gone_is_not_tried_again(network, scarce, index):
     assert interfaces.failed() == set()
 
 
+# Programs that are being loaded
+
+BEING_LOADED = "the program is being loaded"
+
+
+def test_interface_waits_in_userspace_for_its_program(network, interfaces, index, caplog):
+    """TC is not attached meanwhile, nor even loaded: XDP is on its way."""
+    caplog.set_level(logging.INFO, "rtpproxy.offload.attach")
+    network.being_loaded = {XDP_NAME, TC_NAME}
+    for _ in range(2):
+        report = interfaces.attach(index)
+        assert (str(report), report.is_waiting) == (f"to-caller: userspace ({BEING_LOADED})", True)
+    assert (programs(network), network.tc_programs(), interfaces.failed()) == ({}, {}, set())
+    # Another program was loaded.
+    assert network.is_loaded() == {index}
+    assert interfaces.attach(index) == report
+    assert network.is_loaded(XDP_NAME) == {index}
+    assert interfaces.attach(index) == Report("to-caller", Tier.XDP)
+    assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {})
+    assert network.is_loaded() == set()
+    assert caplog.messages == [f"to-caller: userspace ({BEING_LOADED})", "to-caller: kernel, native XDP"]
+
+
+def test_interface_waits_for_tc(tc_network, index):
+    tc_network.being_loaded = {TC_NAME}
+    report = tc_network.interfaces.attach(index)
+    assert str(report) == f"to-caller: userspace (--offload tc; no TC: {BEING_LOADED})"
+    assert report.is_waiting
+    assert tc_network.is_loaded(TC_NAME) == {index}
+    assert tc_network.interfaces.attach(index) == Report("to-caller", Tier.TC, "--offload tc")
+
+
+def test_interfaces_wait_together(network, interfaces, topology):
+    network.being_loaded = {XDP_NAME}
+    indexes = {topology.caller.gateway.ifindex, topology.callee.gateway.ifindex}
+    for number in indexes:
+        interfaces.attach(number)
+    assert network.is_loaded(XDP_NAME) == indexes
+    assert set(programs(network)) == {"to-caller", "to-callee"}
+
+
+def test_tc_where_xdp_was_is_waited_for(network, interfaces, index):
+    """What TC sends for XDP goes on meanwhile: that program does nothing else."""
+    interfaces.attach(index)
+    interfaces.back_up_xdp()
+    network.being_loaded = {TC_NAME}
+    network.ip("link set to-caller xdp off")
+    interfaces.bar(index, Hook.XDP, "taken off again")
+    (report,) = interfaces.renew(index, [Hook.XDP])
+    assert (str(report), report.is_waiting) == (
+        f"to-caller: userspace (taken off again; no TC: {BEING_LOADED})",
+        True,
+    )
+    assert network.tc_programs() == {"to-caller": [TC_BEHIND_NAME]}
+    assert network.is_loaded(TC_NAME) == {index}
+    assert interfaces.reports_by(index) == [Report("to-caller", Tier.TC, "taken off again")]
+    assert network.tc_programs() == {"to-caller": [TC_NAME]}
+
+
+def test_tc_behind_xdp_is_waited_for(network, interfaces, index, caplog):
+    """XDP goes on meanwhile."""
+    caplog.set_level(logging.INFO, "rtpproxy.offload.attach")
+    report = interfaces.attach(index)
+    network.being_loaded = {TC_BEHIND_NAME}
+    assert interfaces.back_up_xdp()
+    assert (interfaces.is_backup_waiting, network.tc_programs()) == (True, {})
+    assert network.is_loaded(TC_BEHIND_NAME) == {index}
+    assert not interfaces.is_backup_waiting
+    assert interfaces.attach(index) == report
+    assert network.tc_programs() == {"to-caller": [TC_BEHIND_NAME]}
+    told = "TC behind XDP, for streams that leave by interfaces that take no redirected frames"
+    assert caplog.messages == ["to-caller: kernel, native XDP", f"to-caller: {told}"]
+
+
+def test_what_failed_fails_until_its_program_is_loaded(network, scarce, index, caplog):
+    """A later try in vain changes nothing, and nothing is told of it."""
+    caplog.set_level(logging.INFO, "rtpproxy.offload.attach")
+    xdp, tc, interfaces = scarce
+    tc.is_there = True
+    report = interfaces.attach(index)
+    xdp.is_there, network.being_loaded = True, {XDP_NAME}
+    assert interfaces.renew(index) == [report]
+    assert (report.tier, report.is_waiting) == (Tier.TC, False)
+    assert interfaces.failed() == {(index, Hook.XDP)}
+    xdp.is_there = False
+    assert interfaces.take_waiting() == {index}
+    assert interfaces.renew(index) == [report]
+    xdp.is_there = True
+    interfaces.renew(index)
+    network.being_loaded.clear()
+    assert interfaces.take_waiting() == {index}
+    assert interfaces.renew(index) == [Report("to-caller", Tier.XDP)]
+    assert interfaces.failed() == interfaces.take_waiting() == set()
+    assert caplog.messages == [str(report), "to-caller: kernel, native XDP"]
+
+
+def test_program_that_could_not_be_loaded_after_all(network, scarce, index):
+    """The next tier is taken, and waited for in its turn; what may pass is tried again later."""
+    xdp, tc, interfaces = scarce
+    tc.is_there = xdp.is_there = True
+    network.being_loaded = {XDP_NAME, TC_NAME}
+    assert interfaces.attach(index).is_waiting
+    xdp.is_there = False
+    assert interfaces.take_waiting() == {index}
+    (report,) = interfaces.renew(index)
+    why = "cannot load: Cannot allocate memory"
+    assert (report.reason, report.is_waiting) == (f"{why}; no TC: {BEING_LOADED}", True)
+    assert interfaces.failed() == {(index, Hook.XDP)}
+    network.being_loaded.clear()
+    assert interfaces.take_waiting() == {index}
+    assert interfaces.renew(index) == [Report("to-caller", Tier.TC, why)]
+
+
+def test_interface_that_goes_while_its_program_is_loaded(network, interfaces, index):
+    network.being_loaded = {XDP_NAME}
+    interfaces.attach(index)
+    network.ip("link del to-caller")
+    # Whether its event was read or not.
+    assert network.is_loaded(XDP_NAME) == {index}
+    assert not interfaces.attach(index).is_waiting
+    network.being_loaded = {XDP_NAME}
+    interfaces.renew(index)
+    interfaces.reload()
+    assert interfaces.attach(index).reason == "it is gone"
+    assert (interfaces.take_waiting(), interfaces.failed()) == (set(), set())
+
+
+def test_hook_that_is_barred_while_its_program_is_loaded(network, interfaces, index):
+    network.being_loaded = {XDP_NAME}
+    interfaces.attach(index)
+    interfaces.bar(index, Hook.XDP, "taken off again")
+    assert interfaces.renew(index) == [Report("to-caller", Tier.TC, "taken off again")]
+    assert network.is_loaded(XDP_NAME) == set()
+
+
+def test_nothing_is_waited_for_once_all_is_detached(network, interfaces, index):
+    network.being_loaded = {XDP_NAME}
+    interfaces.attach(index)
+    interfaces.detach_all()
+    assert network.is_loaded(XDP_NAME) == set()
+    assert (programs(network), interfaces.reports()) == ({}, [])
+
+
 def test_links(interfaces, topology, index):
     link = interfaces.links.get(index)
     assert link == interfaces.links.by_name("to-caller")

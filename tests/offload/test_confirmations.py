@@ -5,24 +5,9 @@ import logging
 import pytest
 
 from rtpproxy.offload.confirmations import Confirmations
-from tests.offload.relay_network import MAC, Foreground
+from tests.offload.relay_network import MAC, Foreground, Later
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
-
-
-class Later:
-    """Does work when the test says so."""
-
-    def __init__(self):
-        self.waiting = []
-
-    def run(self, work, on_done):
-        self.waiting.append((work, on_done))
-
-    def do_one(self):
-        work, on_done = self.waiting.pop(0)
-        result = work()
-        on_done(lambda: result)
 
 
 @pytest.fixture

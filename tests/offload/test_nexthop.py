@@ -10,7 +10,7 @@ from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import NO_INGRESS, ForwardingEntry, Ingress, NextHop, Tier, XdpWay
 from rtpproxy.offload.forwarder import Forwarder
 from rtpproxy.offload.nexthop import NoRoute, Route
-from tests.conftest import TC_BEHIND_NAME, TC_NAME
+from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.offload.fake_kernel import FakeRows
 from tests.offload.relay_network import CAPACITY, MAC, OTHER_MAC, RelayNetwork, known_neighbour, no_ingress, to_callee
 from tests.offload.test_forwarder import FakeOwner
@@ -114,6 +114,36 @@ def test_egress_that_is_not_ethernet(network):
     network.follow(lambda: network.interfaces.links.by_name("tun0") is not None, "the tunnel")
     route = network.next_hops.acquire("10.0.7.2", "")
     assert (route.reason, bool(route.no_ingress)) == ("tun0 is not an Ethernet interface", True)
+
+
+def test_routes_wait_for_the_program_of_the_egress(network, callee_link):
+    """Whether XDP can send there is not known before."""
+    network.being_loaded = {XDP_NAME}
+    host = known_neighbour(network)
+    route = network.next_hops.acquire(host, "")
+    assert route.reason == route.no_ingress == "to-callee: userspace (the program is being loaded)"
+    assert network.rows == {}
+    assert network.is_loaded(XDP_NAME) == {callee_link.ifindex}
+    assert network.reroute() == [(host, "")]
+    assert network.next_hops.current(host, "").tier is Tier.XDP
+    assert (network.rows, network.tc_programs()) == ({0: to_callee(callee_link, MAC)}, {})
+
+
+def test_routes_wait_for_the_programs_of_tc(network, topology, bridge):
+    """That of the interface itself, and those on interfaces with XDP by which packets come."""
+    caller = topology.caller.gateway.ifindex
+    network.interfaces.attach(caller)
+    network.being_loaded = {TC_NAME, TC_BEHIND_NAME}
+    route = network.next_hops.acquire("10.0.7.2", "")
+    assert "no TC: the program is being loaded" in route.reason
+    assert network.is_loaded(TC_NAME) == {bridge.index}
+    assert network.reroute() == [("10.0.7.2", "")]
+    route = network.next_hops.current("10.0.7.2", "")
+    assert (route.reason, route.no_ingress) == ("the program that sends by br0 is being loaded", "")
+    assert network.is_loaded(TC_BEHIND_NAME) == {caller}
+    assert network.reroute() == [("10.0.7.2", "")]
+    assert no_ingress(network.next_hops.current("10.0.7.2", "")).tier is Tier.TC
+    assert network.tc_programs() == {"br0": [TC_NAME], "to-caller": [TC_BEHIND_NAME]}
 
 
 # Routes

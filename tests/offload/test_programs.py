@@ -1,5 +1,6 @@
 """Programs and maps where something after loading fails; the rest is in tests/netns_call and tests/bpf."""
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -10,11 +11,15 @@ import pytest
 
 from rtpproxy.config import Config, ControlAddress, ControlKind, ListenAddress, OffloadMode
 from rtpproxy.errors import OffloadError
+from rtpproxy.network.background import Background
 from rtpproxy.offload import loader
+from rtpproxy.offload.loading import BeingLoadedError
 from rtpproxy.offload.programs import Programs, instance_name, next_hops_of
 from rtpproxy.session.latch import KnownSource
 from rtpproxy.session.loops import RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
 from rtpproxy.session.session import Component
+from tests.offload.relay_network import Later
+from tests.waiting import DEADLINE_S
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -77,6 +82,70 @@ def test_programs_are_loaded_when_they_are_needed():
         tc = on_interfaces.tc.id
         assert (on_interfaces.xdp.id, on_interfaces.tc.id) == (xdp, tc)
         assert noted == [(xdp,), (xdp, tc)]
+
+
+def test_programs_are_loaded_in_a_thread_while_calls_are_up():
+    """Told of before it is attached, once, and in the event loop; and nobody need wait for it."""
+    context, noted = programs_of("")
+    tried = []
+
+    async def main(programs):
+        background = Background(asyncio.get_running_loop())
+        xdp = programs.on_interfaces.xdp
+        done = asyncio.Event()
+
+        def on_tried():
+            tried.append((xdp.id, tuple(noted)))
+            done.set()
+
+        programs.load_by(background, on_tried)
+        for _ in range(2):
+            with pytest.raises(BeingLoadedError):
+                xdp.load()
+        assert noted == []
+        async with asyncio.timeout(DEADLINE_S):
+            await done.wait()
+        background.close()
+
+    with context as programs:
+        asyncio.run(main(programs))
+        assert tried == [(programs.on_interfaces.xdp.id, ((programs.on_interfaces.xdp.id,),))]
+        assert len(programs._tracers) == len(loader.TRACEPOINTS)
+
+
+def test_relay_that_stops_while_a_program_is_loaded():
+    """The thread is waited for, and what it loaded is let go."""
+
+    async def main(programs):
+        background = Background(asyncio.get_running_loop())
+        programs.load_by(background, lambda: pytest.fail("told after the end"))
+        with pytest.raises(BeingLoadedError):
+            programs.on_interfaces.tc.load()
+        background.close()
+        await asyncio.sleep(0)
+
+    before = set(os.listdir("/proc/self/fd"))
+    context, noted = programs_of("")
+    with context as programs:
+        asyncio.run(main(programs))
+    assert (set(os.listdir("/proc/self/fd")), noted) == (before, [])
+
+
+def test_error_of_the_thread_is_told_even_if_nobody_waits_any_more(monkeypatch, caplog):
+    def load(_):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(loader, "load_program", load)
+    context, noted = programs_of("")
+    runner, tried = Later(), []
+    with context as programs:
+        programs.load_by(runner, lambda: tried.append(True))
+        with pytest.raises(BeingLoadedError):
+            programs.on_interfaces.tc.load()
+        runner.do_one()
+        (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert told == "cannot load the program for TC: Cannot allocate memory"
+        assert (tried, noted) == ([True], [])
 
 
 def test_programs_are_loaded_while_the_user_may():

@@ -10,6 +10,7 @@ import contextlib
 import pytest
 
 from rtpproxy.config import Config, ListenAddress
+from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.syscall import map_write, possible_cpus
 from rtpproxy.offload.tier import KernelTier
@@ -108,6 +109,23 @@ def test_lost_events_of_thousands_of_neighbours_hold_nobody_up(crowd_does, caplo
         assert "netlink events were lost; asking for everything again" in caplog.messages
 
     crowd_does(do)
+
+
+def test_program_that_is_needed_while_calls_are_up_holds_nobody_up():
+    """A bridge comes, which takes no native XDP; no other interface needed that program for TC."""
+    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099)
+
+    async def do(programs):
+        async with crowd_of(programs, config, 1) as crowd:
+            ip("link add b0 type bridge", "link set b0 up", "addr add 10.200.0.1/24 dev b0")
+            try:
+                tiers = lambda: {one.name: one.tier for one in crowd.tier._interfaces.reports()}  # noqa: E731
+                assert await crowd.longest_turn(lambda: tiers().get("b0") is Tier.TC) < TURN_S
+            finally:
+                ip("link del b0")
+
+    with own_namespace(), contextlib.closing(Programs(config)) as programs:
+        asyncio.run(do(programs))
 
 
 def test_every_second_holds_nobody_up(crowd_does):

@@ -33,6 +33,9 @@ class FakeInterfaces:
         self.failing = set()
         self.healing = set()
         """Places where the next try succeeds."""
+        self.is_loading = False
+        """A program is being loaded that the interface waits for once it was tried."""
+        self.waiting = set()
 
     def is_used(self, index):
         return index == INDEX
@@ -58,6 +61,15 @@ class FakeInterfaces:
         self.renewed += 1
         self.lost = []
         self.failing -= self.healing
+        if self.is_loading:
+            self.waiting.add(index)
+        return [self.report(index)]
+
+    def take_waiting(self):
+        waiting, self.waiting = self.waiting, set()
+        return waiting
+
+    def reports_by(self, index):
         return [self.report(index)]
 
     def failed(self):
@@ -67,6 +79,8 @@ class FakeInterfaces:
         return (index, hook) not in self.barred
 
     def report(self, index):
+        if self.is_loading:
+            return Report("eth0", Tier.USERSPACE, "the program is being loaded", is_waiting=True)
         tiers = {Hook.XDP: Tier.XDP, Hook.TC: Tier.TC}
         usable = [tier for hook, tier in tiers.items() if self.has(index, hook)]
         return Report("eth0", usable[0] if usable else Tier.USERSPACE)
@@ -333,4 +347,42 @@ def test_try_that_the_kernel_does_not_answer(scene, caplog):
     scene.watch.tick(0.0)
     scene.interfaces.error = OffloadError("Operation not permitted")
     assert scene.watch.tick(FIRST_PAUSE_S) == set()
+    assert caplog.messages == ["eth0: cannot attach again: Operation not permitted"]
+
+
+def test_loss_is_told_with_what_was_done_once_the_program_for_that_is_loaded(scene, warnings):
+    scene.interfaces.is_loading = True
+    assert scene.lose(TAKEN) == {INDEX}
+    assert scene.watch.retry_waiting() == {INDEX}
+    assert warnings() == []
+    scene.interfaces.is_loading = False
+    assert scene.watch.retry_waiting() == {INDEX}
+    why = "somebody else's XDP program other (id 7) took the place of ours and was left alone"
+    assert warnings() == [f"eth0: {why}; eth0: kernel, TC"]
+    renewed = scene.interfaces.renewed
+    assert (scene.watch.retry_waiting(), scene.interfaces.renewed, warnings()) == (set(), renewed, [])
+
+
+def test_loss_is_told_at_the_end_at_the_latest(scene, warnings):
+    scene.interfaces.is_loading = True
+    scene.lose(XDP_GONE)
+    assert warnings() == []
+    scene.watch.close()
+    assert warnings() == [f"eth0: {TOOK_OFF}; attached again"]
+
+
+def test_interface_that_is_gone_while_it_waits_for_a_program(scene, warnings):
+    scene.interfaces.is_loading = True
+    scene.lose(TAKEN)
+    scene.by_index.pop(INDEX)
+    scene.watch.suspect(INDEX)
+    scene.interfaces.waiting.clear()
+    scene.interfaces.is_loading = False
+    assert (scene.watch.retry_waiting(), warnings()) == (set(), [])
+
+
+def test_kernel_that_does_not_answer_when_the_program_is_loaded(scene, caplog):
+    scene.interfaces.waiting = {INDEX}
+    scene.interfaces.error = OffloadError("Operation not permitted")
+    assert scene.watch.retry_waiting() == {INDEX}
     assert caplog.messages == ["eth0: cannot attach again: Operation not permitted"]
