@@ -198,11 +198,9 @@ class Watch:
     def _retry_failed(self, now: float) -> set[int]:
         """Try again where attaching failed in passing, when it is time. Returns interfaces where it fails no more."""
         failed = self._interfaces.failed()
-        due: dict[int, list[str]] = {}
-        for index, hook in self._retries.due(failed, now):
-            due.setdefault(index, []).append(hook.value)
-        for index, hooks in due.items():
-            log.info("%s: trying %s again", self._name(index), " and ".join(sorted(hooks, reverse=True)))
+        for index in dict.fromkeys(index for index, _ in self._retries.due(failed, now)):
+            hooks = [hook.value for hook in Hook if (index, hook) in failed]
+            log.info("%s: trying %s again", self._name(index), " and ".join(hooks))
             self._renew(index)
         return {index for index, _ in failed - self._interfaces.failed()}
 

@@ -342,6 +342,18 @@ def test_both_hooks_are_tried_again_at_once(scene, caplog, warnings):
     assert (caplog.messages, scene.interfaces.renewed) == (["eth0: trying XDP and TC again"], 1)
 
 
+def test_hooks_that_failed_one_after_the_other_are_tried_together(scene, caplog):
+    """A tick fell between the two failures."""
+    caplog.set_level(logging.INFO, "rtpproxy.offload.watch")
+    scene.interfaces.failing = {(INDEX, Hook.XDP)}
+    scene.watch.tick(0.0)
+    scene.interfaces.failing = {(INDEX, Hook.XDP), (INDEX, Hook.TC)}
+    scene.watch.tick(1.0)
+    scene.interfaces.healing = scene.interfaces.failing
+    assert scene.watch.tick(FIRST_PAUSE_S) == {INDEX}
+    assert caplog.messages == ["eth0: trying XDP and TC again"]
+
+
 def test_try_that_the_kernel_does_not_answer(scene, caplog):
     scene.interfaces.failing = {(INDEX, Hook.TC)}
     scene.watch.tick(0.0)
