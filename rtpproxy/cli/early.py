@@ -11,6 +11,8 @@ import socket
 _STANDARD = 3
 """Descriptors below are standard input, output and error, even if they are closed now."""
 _FAMILIES = {"udp": socket.AF_INET, "udp6": socket.AF_INET6}
+_MOST_DIGITS = 5
+"""Of a port."""
 
 
 def bind_early(arguments: list[str]) -> list[int]:
@@ -27,9 +29,13 @@ def _bind(text: str) -> socket.socket | None:
     """Bind the socket that the argument of a `-s` names; None where that is not possible here."""
     prefix, _, place = text.partition(":")
     host, _, port = place.rpartition(":")
-    if prefix not in _FAMILIES or not host or not (port.isascii() and port.isdecimal()):
+    is_number = port.isascii() and port.isdecimal() and len(port) <= _MOST_DIGITS
+    if prefix not in _FAMILIES or not (host.isascii() and host and is_number):
         return None
-    opened = socket.socket(_FAMILIES[prefix], socket.SOCK_DGRAM)
+    try:
+        opened = socket.socket(_FAMILIES[prefix], socket.SOCK_DGRAM)
+    except OSError:  # no such family on this host, or no free descriptor
+        return None
     try:
         _bind_to(opened, "" if host == "*" else host.removeprefix("[").removesuffix("]"), int(port))
     except (OSError, OverflowError):
@@ -42,7 +48,10 @@ def _bind(text: str) -> socket.socket | None:
 
 
 def _bind_to(opened: socket.socket, host: str, port: int) -> None:
-    """Bind a socket to a numeric address, an empty one for all. Raises OSError, and OverflowError for a wrong port."""
+    """Bind a socket to a numeric address, an empty one for all. Raises OSError, and OverflowError for a wrong port.
+
+    The host must be ASCII.
+    """
     if host:
         socket.inet_pton(opened.family, host)  # a name would be looked up
     if opened.family == socket.AF_INET6:

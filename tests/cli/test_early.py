@@ -59,6 +59,8 @@ def test_both_families_on_one_port(bound):
         *("", "udp", "udp:", "udp:9000", "udp::9000", "udp:localhost:9000", "udp:127.0.0.1:", "udp:127.0.0.1:x"),
         *("udp:127.0.0.1:70000", "udp:127.0.0.1:\u0663", "udp:::1:9000", "udp6:127.0.0.1:9000", "udp:192.0.2.1:9000"),
         *("udp6:fe80::1%lo:9000", "udp:127.1:9000", "tcp:127.0.0.1:9000", "/run/udp:1.2.3.4:5"),
+        # Bytes that are no UTF-8, and a number that Python refuses to convert.
+        *("udp:\udcff:9000", "udp6:\udcff:9000", "udp:127.0.0.\u0661:9000", f"udp:127.0.0.1:{'1' * 5000}"),
     ],
 )
 def test_what_is_left_to_those_who_read_the_options(bound, text):
@@ -81,6 +83,16 @@ def test_standard_descriptors_are_not_taken():
     code = f"from rtpproxy.cli.early import bind_early\nassert bind_early(['-s', 'udp:127.0.0.1:{port}']) == []"
     command = ["sh", "-c", 'exec 0<&- "$0" "$@"', sys.executable, "-c", code]
     assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_no_socket_to_be_had():
+    """As of IPv6 on a host that has none: why, is said once the options are read."""
+    code = (
+        "import resource\nfrom rtpproxy.cli.early import bind_early\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "assert bind_early(['-s', 'udp:127.0.0.1:0']) == []"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_little_is_imported_for_it():
