@@ -92,8 +92,9 @@ class ControlServer:
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._check_single()
+            unused = list(bound)  # an address that is given twice must not be served twice
             for address in self._addresses:
-                self._opened += await self._open(address, bound)
+                self._opened += await self._open(address, unused)
             if self._is_for_everybody:
                 self.open_to_strangers = tuple(
                     address for address, opened in self._opened if opened is not None and not is_on_loopback(opened)
@@ -173,7 +174,7 @@ class ControlServer:
             raise StartError("control socket: standard input, and a service manager's sockets, can be given once only")
 
     async def _open(
-        self, address: ControlAddress, bound: Sequence[int]
+        self, address: ControlAddress, bound: list[int]
     ) -> Sequence[tuple[ControlAddress, socket.socket | None]]:
         """Open one socket, or take over those that were passed."""
         if address.kind.is_stdio:

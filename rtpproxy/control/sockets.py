@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 
@@ -57,12 +57,11 @@ def _refusal(address: ControlAddress, error: OSError) -> StartError:
 # UDP and TCP
 
 
-async def bind_internet(
-    loop: asyncio.AbstractEventLoop, address: ControlAddress, bound: Sequence[int] = ()
-) -> socket.socket:
+async def bind_internet(loop: asyncio.AbstractEventLoop, address: ControlAddress, bound: list[int]) -> socket.socket:
     """Open a bound UDP socket, or a listening TCP socket. Raises StartError.
 
-    `bound` are descriptors of UDP sockets. If one is bound to the address, another descriptor of it is returned.
+    `bound` are descriptors of UDP sockets. If one is bound to the address, it is taken out of the list, and another
+    descriptor of it is returned.
     """
     family = socket.AF_INET6 if address.kind.is_ipv6 else socket.AF_INET
     kind = socket.SOCK_DGRAM if address.kind.is_datagram else socket.SOCK_STREAM
@@ -92,11 +91,12 @@ _Place = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 """A socket address as getaddrinfo(3) returns it."""
 
 
-def _find_bound(bound: Sequence[int], family: socket.AddressFamily, place: _Place) -> socket.socket | None:
-    """Open a socket once more that is bound to a place; None if there is none. Raises OSError."""
+def _find_bound(bound: list[int], family: socket.AddressFamily, place: _Place) -> socket.socket | None:
+    """Open a socket once more that is bound to a place, and take it out; None if there is none. Raises OSError."""
     for descriptor in bound:
         found = socket.socket(fileno=os.dup(descriptor))
         if (found.family, found.getsockname()) == (family, place):
+            bound.remove(descriptor)
             return found
         found.close()
     return None

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
@@ -40,10 +40,10 @@ from tests.control.serving import (
 ROOT = Path(__file__).parents[2]
 
 
-def start_refusal(*addresses: ControlAddress, **options) -> str:
+def start_refusal(*addresses: ControlAddress, bound: Sequence[int] = (), **options) -> str:
     server = ControlServer(addresses, lambda: 0.0, **options)
     with pytest.raises(StartError) as caught:
-        asyncio.run(server.open())
+        asyncio.run(server.open(bound))
     message = str(caught.value)
     assert message.startswith("control socket")
     assert "\n" not in message
@@ -304,6 +304,13 @@ def test_socket_that_is_bound_elsewhere_is_not_served(loop_factory: LoopFactory,
         with serving(loop_factory, echo, address, bound=bound):
             ask = stack.enter_context(datagram_client(replace(address, host="::1")))
             assert ask(b"c V") == b"c [ V]\n"
+
+
+def test_address_that_is_given_twice_is_refused_though_it_is_bound_already() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = ControlAddress(ControlKind.UDP, host="127.0.0.1", port=bound.getsockname()[1])
+        assert start_refusal(address, address, bound=[bound.fileno()]).endswith(": the port is in use")
 
 
 # Socket activation
