@@ -11,6 +11,8 @@ LINES_PER_SECOND = 10
 """Limit of lines, so that a client that sends nonsense does not fill the log."""
 MOST_BYTES = 300
 """Limit of what is shown of a command; that of a usual call has half of them."""
+MOST_CHARACTERS = 4 * MOST_BYTES
+"""Limit of a reason and of a session's label, which may quote a part of any length, with escapes."""
 
 
 class Refusals:
@@ -26,12 +28,12 @@ class Refusals:
         """Log that a command was refused. The host is empty for this one."""
         if self._is_logged(logging.INFO, now):
             sender = f" of {controller_host}" if controller_host else ""
-            log.info('command "%s"%s refused with %s: %s', _shown(command), sender, printable(reply), reason)
+            log.info('command "%s"%s refused with %s: %s', _shown(command), sender, printable(reply), _cut(reason))
 
     def failed(self, session: str, reason: str, now: float) -> None:
         """Log that a sub-command on a session, named by its label, failed, which ended the list."""
         if self._is_logged(logging.WARNING, now):
-            log.warning("%s: sub-command failed: %s", session, reason)
+            log.warning("%s: sub-command failed: %s", _cut(session), _cut(reason))
 
     def _is_logged(self, level: int, now: float) -> bool:
         """Tell if there is room for a line, and count it if not."""
@@ -51,3 +53,7 @@ class Refusals:
 def _shown(command: bytes) -> str:
     text = command.strip(b" \t\r\n")
     return printable(text) if len(text) <= MOST_BYTES else printable(text[:MOST_BYTES]) + " …"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + " …"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rtpproxy.control.refusals import LINES_PER_SECOND, MOST_BYTES, Refusals
+from rtpproxy.control.refusals import LINES_PER_SECOND, MOST_BYTES, MOST_CHARACTERS, Refusals
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +55,14 @@ def test_a_long_command_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     refuse(Refusals(), 0.0, command=b"\r\n" + b"\xff" * MOST_BYTES + b"x" * 60000)
     shown = r"\xff" * MOST_BYTES
     assert caplog.messages == [f'command "{shown} …" refused with E50: no such session']
+
+
+def test_long_reasons_and_call_ids_are_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """Both may quote what was sent, up to 60,000 bytes."""
+    refusals = Refusals()
+    refusals.refused(b"V x", "", b"E1", MOST_CHARACTERS * "a" + "b", 0.0)
+    refusals.failed(MOST_CHARACTERS * "c" + "d", MOST_CHARACTERS * "e", 0.0)
+    assert caplog.messages == [
+        'command "V x" refused with E1: ' + MOST_CHARACTERS * "a" + " …",
+        MOST_CHARACTERS * "c" + " …: sub-command failed: " + MOST_CHARACTERS * "e",
+    ]
