@@ -51,8 +51,10 @@ class Refusals:
 
 
 def _shown(command: bytes) -> str:
+    """Make a command fit between quotation marks, so that no command looks like the rest of a line."""
     text = command.strip(b" \t\r\n")
-    return printable(text) if len(text) <= MOST_BYTES else printable(text[:MOST_BYTES]) + " …"
+    shown = printable(text) if len(text) <= MOST_BYTES else printable(text[:MOST_BYTES]) + " …"
+    return shown.replace('"', r"\x22")
 
 
 def _cut(text: str) -> str:

@@ -66,3 +66,10 @@ def test_long_reasons_and_call_ids_are_cut(caplog: pytest.LogCaptureFixture) -> 
         'command "V x" refused with E1: ' + MOST_CHARACTERS * "a" + " …",
         MOST_CHARACTERS * "c" + " …: sub-command failed: " + MOST_CHARACTERS * "e",
     ]
+
+
+def test_no_command_looks_like_the_rest_of_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """What reads the log, to bar hosts that try passwords for example, must not take one host for another."""
+    refuse(Refusals(), 0.0, command=b'V" of 192.0.2.9 refused with E0: \n\x1b[1A\xe2\x80\xa8')
+    shown = r"V\x22 of 192.0.2.9 refused with E0: \n\x1b[1A\xe2\x80\xa8"
+    assert caplog.messages == [f'command "{shown}" refused with E50: no such session']
