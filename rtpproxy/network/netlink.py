@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.messages import HEADER, attributes, split
@@ -23,10 +23,14 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_DUMP_INTERRUPTED = 0x10
+LIST_TRIES = 3
+"""How often a list is asked for that changes while the kernel goes through it."""
 _ATTRIBUTE_BYTES = 4
 """Length of an attribute before its value."""
 _LAST_SEQUENCE = 0xFFFFFFFF
 _ERROR_MESSAGE = 1
+_ERROR_NUMBER_BYTES = 4
 _ACK_WITH_ATTRIBUTES = 0x200
 RECEIVE_BYTES = 1 << 17
 _ANSWER_BYTES = 1 << 15
@@ -64,42 +68,46 @@ class Rtnetlink:
         header["type"], header["sequence_number"] = kind, self._next()
         header["flags"] = NLM_F_REQUEST | NLM_F_ACK | flags
         message.encode()
-        self._socket.send(message.data)
+        self._send(message.data)
         answers: list[Message] = []
-        while not self._take(self._socket.recv(RECEIVE_BYTES), answers):
+        while not self._take(self._receive(), answers):
             pass
         return answers
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """Ask for everything of a kind. Returns the messages. Raises OffloadError."""
-        return [message for part in self.dump_parts(kind, body) for message in part]
+        """Ask for everything of a kind. Returns the messages. Raises OffloadError.
+
+        A list that changes meanwhile may lack what did not change. It is asked for again, and at last taken as it is.
+        """
+        parts: list[Part] = []
+        for _ in range(LIST_TRIES):
+            parts = list(self._parts(kind, body))
+            if not any(part.is_interrupted for part in parts):
+                break
+        return [message for part in parts for message in part.messages]
 
     def dump_parts(self, kind: int, body: bytes) -> Iterator[list[bytes]]:
         """Ask for everything of a kind. Yields the messages of one datagram after the other, up to 32 KB.
 
         Nothing else may be asked meanwhile. Raises OffloadError.
         """
+        for part in self._parts(kind, body):
+            yield part.messages
+
+    def _parts(self, kind: int, body: bytes) -> Iterator["Part"]:
         flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_DUMP
-        self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._next(), 0) + body)
-        is_complete = False
-        while not is_complete:
-            found = []
-            for answer, answer_flags, sequence, raw in split(self._socket.recv(RECEIVE_BYTES)):
-                if sequence != self._sequence:
-                    continue
-                if answer == _NLMSG_ERROR:
-                    _raise_error(raw, answer_flags)
-                if answer in (_NLMSG_ERROR, _NLMSG_DONE):
-                    is_complete = True
-                else:
-                    found.append(raw)
-            yield found
+        self._send(HEADER.pack(HEADER.size + len(body), kind, flags, self._next(), 0) + body)
+        is_last = False
+        while not is_last:
+            part = read_part(self._receive(), self._sequence)
+            is_last = part.is_last
+            yield part
 
     def ask_each(self, kind: int, bodies: Sequence[bytes], flags: int = 0) -> list[bytes | OffloadError]:
         """Send requests that have one answer each: a message, or an acknowledgement if `flags` ask for it.
 
         Returns the answers in the order of the requests; for one that failed, the error. The kernel works through all
-        of them in one call, so they should be few enough for others to wait.
+        of them in one call, so they should be few enough for others to wait. Raises OffloadError if it takes none.
         """
         if not bodies:
             return []
@@ -108,7 +116,7 @@ class Rtnetlink:
             HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, number, 0) + body
             for number, body in enumerate(bodies, first)
         )
-        self._socket.send(request)
+        self._send(request)
         answers: dict[int, bytes | OffloadError] = {}
         sequences = range(first, first + len(bodies))
         while len(answers) < len(bodies):
@@ -120,12 +128,24 @@ class Rtnetlink:
                 return [answers.get(sequence, missing) for sequence in sequences]
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    raise _failed(error) from error
                 continue
-            _, answer, answer_flags, sequence, _ = HEADER.unpack_from(data)
+            _, answer, _, sequence, _ = HEADER.unpack_from(data)
             if sequence in sequences:
-                answers[sequence] = (_error(data, answer_flags) if answer == _NLMSG_ERROR else None) or data
+                answers[sequence] = (_error(data) if answer == _NLMSG_ERROR else None) or data
         return [answers[sequence] for sequence in sequences]
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            raise _failed(error) from error
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except OSError as error:
+            raise _failed(error) from error
 
     def _next(self, count: int = 1) -> int:
         """Take as many sequence numbers, and return the first of them."""
@@ -135,18 +155,35 @@ class Rtnetlink:
 
     def _take(self, data: bytes, answers: list[Message]) -> bool:
         """Add the messages of one datagram; True when the answer is complete."""
-        is_complete = False
-        for kind, flags, sequence, raw in split(data):
-            if sequence != self._sequence:
-                continue
-            if kind == _NLMSG_ERROR:
-                _raise_error(raw, flags)
-                is_complete = True
-            elif kind == _NLMSG_DONE:
-                is_complete = True
-            else:
-                answers.extend(self._marshal.parse(raw, None, None))
-        return is_complete
+        part = read_part(data, self._sequence)
+        for raw in part.messages:
+            answers.extend(self._marshal.parse(raw, None, None))
+        return part.is_last
+
+
+class Part(NamedTuple):
+    """What one datagram holds of an answer."""
+
+    messages: list[bytes]
+    is_last: bool
+    is_interrupted: bool
+    """The list changed while the kernel went through it: an entry may be missing, even one that did not change."""
+
+
+def read_part(data: bytes, sequence: int) -> Part:
+    """Read the messages of a datagram that have a sequence number. Raises OffloadError if they tell of an error."""
+    messages = []
+    is_last = is_interrupted = False
+    for kind, flags, number, raw in split(data):
+        if number != sequence:
+            continue
+        is_interrupted |= bool(flags & _DUMP_INTERRUPTED)
+        if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+            _raise_error(raw)
+            is_last = True
+        else:
+            messages.append(raw)
+    return Part(messages, is_last, is_interrupted)
 
 
 def attribute(message: Message, name: str) -> Any:  # noqa: ANN401 - pyroute2 is untyped
@@ -162,25 +199,34 @@ def number_of(nested: Message, kind: int) -> int:
     return 0
 
 
-def _raise_error(raw: bytes, flags: int) -> None:
-    error = _error(raw, flags)
+def _failed(error: OSError) -> OffloadError:
+    return OffloadError(f"netlink: {error.strerror}")
+
+
+def _raise_error(raw: bytes) -> None:
+    error = _error(raw)
     if error is not None:
         raise error
 
 
-def _error(raw: bytes, flags: int) -> OffloadError | None:
-    """The error that a message tells of, with an OSError as its `__cause__`; None for an acknowledgement."""
+def _error(raw: bytes) -> OffloadError | None:
+    """The error that a message tells of, with an OSError as its `__cause__`; None for an acknowledgement.
+
+    The end of a list tells of one, too, where the kernel could not go through all of it.
+    """
     (number,) = struct.unpack_from("=i", raw, HEADER.size)
-    if number == 0:
+    if number >= 0:
         return None
-    error = OffloadError(_kernel_words(raw, flags) or os.strerror(-number))
+    error = OffloadError(_kernel_words(raw) or os.strerror(-number))
     error.__cause__ = OSError(-number, os.strerror(-number))
     return error
 
 
-def _kernel_words(raw: bytes, flags: int) -> str:
+def _kernel_words(raw: bytes) -> str:
     """The text attribute of an extended acknowledgement, empty when there is none."""
+    _, kind, flags, _, _ = HEADER.unpack_from(raw)
     if not flags & _ACK_WITH_ATTRIBUTES:
         return ""
-    words = attributes(raw, HEADER.size + 4 + HEADER.size).get(_ERROR_MESSAGE, b"")
-    return words.rstrip(b"\0").decode(errors="replace")
+    # An error repeats the header of the request, the end of a list does not.
+    words_at = HEADER.size + _ERROR_NUMBER_BYTES + (HEADER.size if kind == _NLMSG_ERROR else 0)
+    return attributes(raw, words_at).get(_ERROR_MESSAGE, b"").rstrip(b"\0").decode(errors="replace")

@@ -1,25 +1,45 @@
 """Requests to the kernel, in a namespace of the test."""
 
+import contextlib
 import errno
 import socket
 
 import pytest
-from pyroute2.netlink.rtnl import RTM_DELNEIGH, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_NEWLINK, RTM_NEWNEIGH
+from pyroute2.netlink.rtnl import (
+    RTM_DELNEIGH,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+)
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.messages import (
+    ALL_ADDRESSES,
     ALL_LINKS,
     ALL_NEIGHBOURS,
+    read_address,
     read_answer,
     read_link_message,
     read_neighbour,
     route_request,
+    routes_of_table,
     use_of_neighbour,
 )
-from rtpproxy.network.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, attribute
+from rtpproxy.network.netlink import (
+    LIST_TRIES,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    Rtnetlink,
+    attribute,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
@@ -117,6 +137,80 @@ def test_list_in_parts(netlink, topology):
 def test_list_that_is_refused(netlink):
     with pytest.raises(OffloadError, match="Operation not supported"):
         netlink.dump(RTM_NEWLINK + 1000, ALL_LINKS)
+    assert len(netlink.dump(RTM_GETLINK, ALL_LINKS)) == 3
+
+
+def test_list_that_ends_with_an_error(topology):
+    """The kernel tells at the end that it could not go through the list, in its own words."""
+    with contextlib.closing(topology.relay.call(lambda: Rtnetlink(is_strict=True))) as netlink:
+        with pytest.raises(OffloadError, match="table does not exist") as caught:
+            netlink.dump(RTM_GETROUTE, routes_of_table(socket.AF_INET, 77))
+        assert caught.value.__cause__.errno == errno.ENOENT
+        assert netlink.dump(RTM_GETROUTE, routes_of_table(socket.AF_INET, 255))
+
+
+class Meddled:
+    """A socket of the kernel's answers; after the first of each list something happens."""
+
+    def __init__(self, opened, meddle):
+        self._opened, self._meddle = opened, meddle
+        self.asked, self._is_due = 0, False
+
+    def send(self, data):
+        self.asked, self._is_due = self.asked + 1, True
+        return self._opened.send(data)
+
+    def recv(self, size):
+        data = self._opened.recv(size)
+        if self._is_due:
+            self._is_due = False
+            self._meddle()
+        return data
+
+    def close(self):
+        self._opened.close()
+
+
+@pytest.fixture
+def addresses(topology):
+    """Addresses of the relay, more than one datagram holds; and a function that takes one away."""
+    command = "addr {} {} dev " + topology.caller.gateway.ifname
+    found = [f"10.8.{number // 250}.{1 + number % 250}/32" for number in range(1000)]
+    topology.relay.run(["ip", "-batch", "-"], input="\n".join(command.format("add", one) for one in found))
+
+    def delete():
+        topology.relay.run(["ip", *command.format("del", found.pop(0)).split()])
+
+    return found, delete
+
+
+def hosts(netlink):
+    found = [read_address(message).host for message in netlink.dump(RTM_GETADDR, ALL_ADDRESSES)]
+    return sorted(f"{host}/32" for host in found if host.startswith("10.8."))
+
+
+def test_list_that_changes_meanwhile_is_asked_for_again(netlink, addresses):
+    """The kernel goes through it by number: without the first, another one would be missing."""
+    left, delete = addresses
+    once = iter([delete])
+    netlink._socket = Meddled(netlink._socket, lambda: next(once, lambda: None)())
+    assert hosts(netlink) == sorted(left)
+    assert netlink._socket.asked == 2
+
+
+def test_list_that_changes_all_the_time_is_taken_as_it_is(netlink, addresses):
+    left, delete = addresses
+    netlink._socket = Meddled(netlink._socket, delete)
+    found = hosts(netlink)
+    assert len(left) - 1 <= len(found) <= len(left) + 1
+    assert netlink._socket.asked == LIST_TRIES
+
+
+def test_what_cannot_be_sent_is_told(netlink):
+    for ask in (netlink.dump, lambda kind, body: netlink.ask_each(kind, [body])):
+        with pytest.raises(OffloadError, match=r"^netlink: Message too long$") as caught:
+            ask(RTM_GETLINK, ALL_LINKS + bytes(1 << 20))
+        assert caught.value.__cause__.errno == errno.EMSGSIZE
     assert len(netlink.dump(RTM_GETLINK, ALL_LINKS)) == 3
 
 
