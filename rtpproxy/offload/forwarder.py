@@ -29,6 +29,8 @@ from rtpproxy.rtp.statistics import RtpState, SequenceTracker
 
 log = logging.getLogger(__name__)
 
+PLACED_AT_ONCE = 128
+"""Rows that are written before packets and commands get their turn: thousands of calls may have one peer."""
 COMES_UP = "its packets reach userspace all the same"
 """The reason of a stream that has an entry and contradicts it."""
 
@@ -170,15 +172,16 @@ class Forwarder:
         return reasons
 
     def reroute(self, most: int, now: float) -> bool:
-        """Adapt the entries of up to `most` peers to their current routes; True when there are more to look at."""
-        for target in self._next_hops.reroute(most):
-            self._unplaced.update(dict.fromkeys(self._keys_by_target.get(target, ())))
-        while self._unplaced:
+        """Adapt entries to the current routes of up to `most` peers; True when there is more to be done."""
+        if not self._unplaced:
+            for target in self._next_hops.reroute(most):
+                self._unplaced.update(dict.fromkeys(self._keys_by_target.get(target, ())))
+        for _ in range(min(PLACED_AT_ONCE, len(self._unplaced))):
             # One that fails does not keep the others from being placed, at the next call.
             key, _ = self._unplaced.popitem()
             if key in self._wishes:
                 self._place(self._wishes[key], now)
-        return not self._next_hops.is_rerouted
+        return bool(self._unplaced) or not self._next_hops.is_rerouted
 
     def _want(self, wish: _Wish, now: float) -> None:
         key = wish.entry.key

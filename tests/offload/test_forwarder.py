@@ -8,7 +8,7 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.contradictions import Contradictions
 from rtpproxy.offload.entry import LINK_LOCAL, NOT_LEARNED, REFLECTED, ForwardingEntry, Ingress, NotOffloaded, Tier
-from rtpproxy.offload.forwarder import COMES_UP, Contradicted, Forwarder
+from rtpproxy.offload.forwarder import COMES_UP, PLACED_AT_ONCE, Contradicted, Forwarder
 from rtpproxy.offload.nexthop import NoRoute
 from rtpproxy.rtp.statistics import RtpState
 from tests.offload.fake_kernel import OTHER_ROUTE, ROUTE, FakeNextHops, FakeRows
@@ -205,6 +205,25 @@ def test_reroute_in_parts(scene):
     assert [row[2] for row in scene.rows.rows.values()] == [8, 8, 7]
     assert not scene.reroute(2)
     assert [row[2] for row in scene.rows.rows.values()] == [8, 8, 8]
+
+
+def test_reroute_of_a_peer_that_many_calls_have(scene):
+    """Their rows are written in parts, too, and those of other peers after them."""
+    others = [replace(ENTRY, port=1 + number, to=Endpoint("10.0.3.2", 1)) for number in range(2)]
+    scene.apply(*others, *(replace(ENTRY, port=100 + number) for number in range(2 * PLACED_AT_ONCE)))
+    for host in ("10.0.2.2", "10.0.3.2"):
+        scene.next_hops.routes[host] = OTHER_ROUTE
+    scene.next_hops.changed = [("10.0.2.2", ""), ("10.0.3.2", "")]
+
+    def placed():
+        return sum(number == OTHER_ROUTE.number for _, _, number in scene.rows.rows.values())
+
+    assert scene.reroute(1)
+    assert placed() == PLACED_AT_ONCE
+    assert scene.reroute(1)
+    assert placed() == 2 * PLACED_AT_ONCE
+    assert not scene.reroute(1)
+    assert placed() == 2 * PLACED_AT_ONCE + len(others)
 
 
 def test_reroute_of_a_peer_that_nobody_wants(scene, log):
