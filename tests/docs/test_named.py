@@ -95,3 +95,15 @@ def test_every_log_line_is_one_of_the_function_that_it_names(page):
     assert [
         (name, line) for name, line in shown if not any(one.fullmatch(line) for one in logged().get(name, ()))
     ] == []
+
+
+def test_every_map_is_in_the_table_of_maps():
+    """And nothing else is there."""
+    maps = set(
+        re.findall(r"^BPF_(?:F_)?TABLE\(\"\w+\", [\w ]+, [\w ]+, (\w+), ", text(ROOT / "bpf" / "maps.h"), re.MULTILINE)
+    )
+    assert len(maps) > 10
+    rows = re.findall(
+        r"^\| (`[^|]+`) \| [^|]+ \| (?:controller|programs)[^|]*\|$", text(DOCS / "architecture.md"), re.MULTILINE
+    )
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == maps
