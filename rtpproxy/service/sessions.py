@@ -289,7 +289,10 @@ class Service:
         if media.is_weak:
             leg.is_weak = True
         self._timers.touch(session, now)
-        self._legs.describe(session, session.leg(role.peer), media, now)
+        described = session.leg(role.peer)
+        self._legs.describe(session, described, media, now)
+        for stream in described.streams:
+            self._contests.note(session, stream)
         return _port_line(leg)
 
     def _withdraw_denied(self, now: float) -> None:

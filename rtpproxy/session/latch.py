@@ -201,6 +201,11 @@ class Latch:
         """Several sources take the stream in turn, so that the kernel cannot follow."""
         return self.contest is not None and self.contest.is_on
 
+    @property
+    def has_rivals(self) -> bool:
+        """Others are remembered who had the stream before."""
+        return self.contest is not None and bool(self.contest.rivals)
+
     def signal(self, endpoint: Endpoint, now: float) -> bool:
         """Prefill from a command (5.2); True when the remote changed.
 
@@ -293,9 +298,18 @@ class Latch:
     def settle(self, now: float) -> bool:
         """End a contest in which the stream has not changed hands for long enough; True if so.
 
-        To be called every second while it is contested; what the kernel forwards must then be planned anew.
+        Once the window is over, also forget who had the stream before: they are not heard any more. To be called every
+        second while it `has_rivals`; what the kernel does must then be planned anew.
         """
-        return self.contest is not None and self.contest.settle(now)
+        contest = self.contest
+        if contest is None or not contest.rivals:
+            return False
+        if contest.settle(now):
+            return True
+        if contest.is_on or self._is_in_window(now):
+            return False
+        contest.rivals = ()
+        return True
 
     def absorb_forwarded(self, ssrc: int, sequence: int, refreshed_at: float, changed_at: float, now: float) -> Verdict:
         """Bring the memory of this RTP stream to where it would be if userspace had seen what the kernel forwarded.
@@ -437,10 +451,13 @@ class Latch:
         """True for a packet of another source that may take a latched stream over. RTCP streams have no memory."""
         if self.ssrc is None or header is None:
             return False
-        if self.updated_at is None or now - self.updated_at > UPDATE_WINDOW_S:
-            ahead = (header.sequence - self.sequence) % 65536
-            return header.ssrc == self.ssrc and ahead <= SEQUENCE_DISTANCE
-        return True
+        if self._is_in_window(now):
+            return True
+        ahead = (header.sequence - self.sequence) % 65536
+        return header.ssrc == self.ssrc and ahead <= SEQUENCE_DISTANCE
+
+    def _is_in_window(self, now: float) -> bool:
+        return self.updated_at is not None and now - self.updated_at <= UPDATE_WINDOW_S
 
     def _refresh(self, header: RtpHeader | None, now: float) -> None:
         is_due = now - self.refreshed_at >= REFRESH_INTERVAL_S

@@ -77,6 +77,31 @@ def test_nobody_who_is_named_or_was_heard_is_a_stranger(play):
     assert expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1)
 
 
+def test_who_had_a_stream_is_a_stranger_again_after_the_window(play, caplog):
+    """Nobody listens to them any more, so they have no room of their own; the log has nothing to say of it."""
+    fork(play)
+    third = Endpoint("10.0.3.3", 5000)
+    for second, source in ((2, third), (5, CALLEE)):
+        play.at(second)
+        play.packet(source, FACES_CALLEE, rtp(1, ssrc=1), TO_CALLER)
+    for second in (6, 11):
+        play.tick(second)
+        assert play.media.expected[FACES_CALLEE] == KnownSource(*CALLEE, True, 1, (SECOND, third))
+    play.tick(12)
+    assert play.media.expected[FACES_CALLEE] == KnownSource(*CALLEE, True, 1, (SECOND,))
+    assert play.offload.installed[FACES_CALLEE].source == CALLEE
+    play.command("D call f t", "0")
+    assert contest_lines(caplog) == []
+
+
+def test_so_is_who_was_replaced_by_a_command(play):
+    fork(play)
+    play.tick(11)
+    assert play.media.expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1, (CALLEE,))
+    play.tick(12)
+    assert play.media.expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1)
+
+
 def test_a_call_may_end_while_a_stream_is_contested(play, caplog):
     fork(play)
     both_send(play, 1, 2)

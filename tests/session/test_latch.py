@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.rtp.header import RtpHeader
-from rtpproxy.session.latch import KnownSource, Latch, Verdict
+from rtpproxy.session.latch import UPDATE_WINDOW_S, KnownSource, Latch, Verdict
 
 A = Endpoint("192.0.2.1", 5000)
 A_OTHER_PORT = Endpoint("192.0.2.1", 6000)
@@ -1206,6 +1206,23 @@ def test_the_endpoint_that_a_command_replaced_is_expected_too():
     assert latch.known_source == KnownSource(*B, True, 7, (A,))
     latch.signal(C, 21.0)
     assert latch.known_source == KnownSource(*C, True, 7, (B, A))
+
+
+@pytest.mark.parametrize("is_taken_back", [False, True])
+def test_who_had_the_stream_is_expected_until_the_window_is_over(is_taken_back):
+    """Nobody else is heard then, so nobody else needs room."""
+    latch = latched(7)
+    latch.signal(A if is_taken_back else B, 20.0)
+    if is_taken_back:
+        latch.observe(B, rtp(8, 1), True, 21.0)
+        latch.observe(A, rtp(7, 2), True, 24.0)
+    had, has = (B, A) if is_taken_back else (A, B)
+    assert not latch.settle(20.0 + UPDATE_WINDOW_S)
+    assert latch.known_source == KnownSource(*has, True, 7, (had,))
+    assert latch.settle(20.1 + UPDATE_WINDOW_S)
+    assert latch.known_source == KnownSource(*has, True, 7)
+    assert not latch.has_rivals
+    assert not latch.settle(40.0), "once"
 
 
 def test_strict_mode_expects_one_source_only():
