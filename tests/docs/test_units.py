@@ -33,6 +33,7 @@ def test_the_relay_answers_on_both_sockets(tmp_path):
     options = shlex.split(service["ExecStart"])[1:]
     address = options[options.index("-l") + 1]
     options += "-p", f"{tmp_path}/pid"
+    options[options.index("-u") + 1] = "nobody"  # the page tells how to make a user of the relay's own
     assert unit["ListenStream"].startswith("/run/")
     with (
         own_namespace(),
