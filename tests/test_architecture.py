@@ -127,6 +127,9 @@ BYTES = {"to_bytes", "from_bytes", "frombuffer", "cast"}
 TYPES_ONLY = {"service.offloading": "numpy", "offload.counters": "numpy"}
 """Modules that use a library in annotations only."""
 
+SENDS_NO_MEDIA = {"control", "network", "outbound", "process"}
+"""Rooms whose sockets are for replies, questions to the kernel, notifications and the log."""
+
 BROAD = {
     "offload.compiler": "a process of its own ends; the exception is raised again",
     "process.daemon": "a process of its own ends; the exception is raised again",
@@ -285,6 +288,18 @@ def test_named_in_annotations_only(module, package):
     for node in ast.walk(parsed):
         if isinstance(node, ast.Name) and node.id in aliases:
             assert id(node) in in_annotations, f"{module}:{node.lineno} uses {node.id}"
+
+
+def test_who_sends_media_asks_where_it_may_go():
+    """`media` sends what it is told to; so must those ask who will send copies and prompts (docs/security.md)."""
+
+    def sends(module):
+        calls = (node.func for node in ast.walk(tree(module)) if isinstance(node, ast.Call))
+        return any(isinstance(call, ast.Attribute) and call.attr in ("send", "sendto", "sendmsg") for call in calls)
+
+    senders = {module for module in MODULES if room(module) not in SENDS_NO_MEDIA | {"media"} and sends(module)}
+    assert "service.packets" in senders
+    assert [module for module in senders if "service.destinations" not in of_us(module)] == []
 
 
 def handlers(module):
