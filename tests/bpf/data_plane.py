@@ -177,8 +177,12 @@ class DataPlane:
         """Write one member into a map past its writer."""
         self._access(map_name, index, member, value)
 
+    def contents(self, map_name: str) -> bytes:
+        """All of a map that can be mapped."""
+        return self._memory(map_name)[:]
+
     def _access(self, map_name: str, index: int, member: str, value: int | bytes | None) -> int | bytes:
-        layout, entries = self._loaded.layouts[map_name].value, self._loaded.layouts[map_name].entries
+        layout = self._loaded.layouts[map_name].value
         if map_name.startswith("port_"):
             index = self.tables.ports.row(index)
         if map_name in _CALLED:
@@ -189,13 +193,18 @@ class DataPlane:
                 called.write(index, bytes(data))
             return layout.packer(member).unpack_from(data, layout.offset(member))[0]
         position = index * layout.size + layout.offset(member)
-        memory = self._memories.get(map_name)
-        if memory is None:
-            memory = mmap.mmap(self._loaded.map_fds[map_name], layout.size * entries)
-            self._memories[map_name] = memory
+        memory = self._memory(map_name)
         if value is not None:
             layout.packer(member).pack_into(memory, position, value)
         return layout.packer(member).unpack_from(memory, position)[0]
+
+    def _memory(self, map_name: str) -> mmap.mmap:
+        memory = self._memories.get(map_name)
+        if memory is None:
+            layout = self._loaded.layouts[map_name]
+            memory = mmap.mmap(self._loaded.map_fds[map_name], layout.value.size * layout.entries)
+            self._memories[map_name] = memory
+        return memory
 
 
 def _now() -> int:

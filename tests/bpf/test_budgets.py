@@ -440,3 +440,57 @@ def test_a_port_that_cannot_be_found_counts_for_the_host(plane):
     plane.use_up(UNKNOWN, HOST_OTHERS_PER_SECOND - 1)
     assert plane.run_this_second(40000, frame) == passed(frame, "up_extension_header")
     assert plane.run_this_second(40000, frame) == dropped(frame, "dropped_host_limit")
+
+
+# What a flood costs the calls
+
+
+OF_CALLS = ("port_rows", "port_hosts6", "port_counters", "port_events", "port_sources", "next_hops")
+"""Maps that packets of calls in the kernel read and write, beside those that each processor has for itself."""
+_LOAD_64, _ATOMIC = 0x18, (0xC3, 0xDB)
+"""Operations (RFC 9669): the one that takes the space of two instructions, and those that lock memory."""
+
+
+@pytest.mark.parametrize("is_ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_a_flood_writes_nothing_that_packets_of_calls_use(plane, is_ipv6):
+    """By strangers, at a port that the kernel forwards, one that userspace relays, and one that learns."""
+    source = CALLER6 if is_ipv6 else CALLER
+    forwarding = plane.install_between(is_ipv6, is_ipv6).port
+    expect(plane, forwarding, source)
+    ports = (forwarding, open_port(plane, source=source), open_port(plane))
+    for port in ports:
+        plane.run(received(port, rtp(sequence=7000), is_ipv6=is_ipv6))
+    before = {name: plane.contents(name) for name in OF_CALLS}
+    for port in ports:
+        hidden = [flood for _, flood, _ in hidden_frames(port) if (flood[12:14] == b"\x86\xdd") == is_ipv6]
+        plain = (rtp(ssrc=0xBAD), rtp(sequence=7001), b"no RTP")
+        for frame in (*(received(port, data, is_ipv6=is_ipv6, sport=STRANGER) for data in plain), *hidden):
+            counted = plane.run_often(frame, 3000)
+            assert sum(counted.values()) == 3000
+            assert sum(count for name, count in counted.items() if name.startswith("dropped_")) > 1000
+    assert [name for name in OF_CALLS if plane.contents(name) != before[name]] == []
+
+
+def test_a_packet_that_is_over_the_limit_writes_no_limit(plane):
+    """So a flood takes no line of the limits from another processor, either."""
+    port = open_port(plane, is_locked=True)
+    plane.use_up(OTHER, OTHERS_PER_SECOND, port)
+
+    def used():
+        return plane.peek("port_budgets", port, "used"), plane.peek("host_budgets", 0, "used")
+
+    before = used()
+    frame = received(port, rtp(ssrc=0xBAD), sport=STRANGER)
+    assert plane.run_this_second(port, frame) == dropped(frame, "dropped_other_source")
+    assert used() == before
+
+
+@pytest.mark.parametrize("function", ["on_xdp", "on_tc", "on_tc_behind_xdp"])
+def test_only_forwarded_packets_cost_an_atomic_instruction(loaded, function):
+    """The one that counts them (account_forwarded in bpf/account.h)."""
+    code = bytes.fromhex(loaded.programs._compiled.programs[function])
+    at, found = 0, 0
+    while at < len(code):
+        found += code[at] in _ATOMIC
+        at += 16 if code[at] == _LOAD_64 else 8
+    assert found == 1
