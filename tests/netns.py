@@ -29,7 +29,9 @@ _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS = 0x8913
 _IFF_RUNNING = 0x40
 _TUNSETIFF = 0x400454CA
+_TUNSETQUEUE = 0x400454D9
 _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE = 0x2, 0x1000, 0x100
+_IFF_ATTACH_QUEUE, _IFF_DETACH_QUEUE = 0x200, 0x400
 _TERM_WAIT_S = 2.0
 _NAME = re.compile(r"rtpt(\d+)-\d+-\w+")
 
@@ -221,15 +223,36 @@ class Topology:
         return Interface(ifname, _index(segment, number), _mac(segment, number), ip, ip6)
 
 
+class TapDevice:
+    """The far end of a tap interface: a program that takes the frames that are sent by it."""
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+
+    def take(self) -> list[bytes]:
+        """Take the frames that have arrived; does not wait."""
+        arrived = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                arrived.append(os.read(self._device, 65536))
+        return arrived
+
+    def set_queue(self, *, is_there: bool) -> None:
+        """Take the interface its only transmit queue, or give it back; its carrier stays."""
+        flag = _IFF_ATTACH_QUEUE if is_there else _IFF_DETACH_QUEUE
+        fcntl.ioctl(self._device, _TUNSETQUEUE, struct.pack("16sH22x", b"", flag))
+
+
 @contextlib.contextmanager
-def tap(host: Host, name: str) -> Iterator[None]:
+def tap(host: Host, name: str) -> Iterator[TapDevice]:
     """A tap interface with one transmit queue, that could have more, while a program has it open."""
     _ip(f"tuntap add {name} mode tap multi_queue", f"link set {name} up", ns=host.ns)
     request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE)
-    device = host.call(os.open, "/dev/net/tun", os.O_RDWR)  # it belongs to the namespace where it was opened
+    # It belongs to the namespace where it was opened.
+    device = host.call(os.open, "/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     try:
         fcntl.ioctl(device, _TUNSETIFF, request)
-        yield
+        yield TapDevice(device)
     finally:
         os.close(device)
         _ip(f"link del {name}", ns=host.ns)

@@ -13,7 +13,19 @@ import pytest
 from rtpproxy.offload.forwarder import COMES_UP
 from rtpproxy.offload.patience import TRIES
 from tests.netns import Topology, tap
-from tests.netns_call.call import DEADLINE_S, KERNEL, TC, Call, Foreign, ip, kernel_only, paused, rtcp, xdp_of
+from tests.netns_call.call import (
+    DEADLINE_S,
+    KERNEL,
+    TC,
+    Call,
+    Foreign,
+    PhonePort,
+    ip,
+    kernel_only,
+    paused,
+    rtcp,
+    xdp_of,
+)
 from tests.netns_call.traffic import Traffic, both_ways, in_the_kernel_again
 from tests.plain_programs import filter_in_front, require_tcx, tcx_in_front
 from tests.running import RunningRelay, rtp
@@ -257,6 +269,48 @@ def test_too_few_transmit_queues(topology, start):
         if told:
             assert told[0].startswith(f"tap0: 1 transmit queues for {processors} processors: ")
             assert told[0].endswith(f"Before the next start: ethtool -L tap0 combined {processors}")
+
+
+def test_driver_that_refuses_frames_because_its_queue_is_gone(start, topology):
+    """`It` says so, and TC sends; XDP sends again as soon as the number of queues has changed."""
+    caller = topology.caller
+    with tap(topology.relay, "tap0") as far_end, PhonePort(caller, caller.ip, 4000) as phone:
+        ip(topology.relay, "addr add 10.0.9.1/24 dev tap0")
+        ip(topology.relay, "neigh add 10.0.9.2 lladdr 02:00:00:00:09:02 dev tap0 nud permanent")
+        relay = start()
+        if "tap0: kernel, native XDP" not in relay.log or "count as forwarded" in relay.log:
+            pytest.skip("needs native XDP on a tap, and a kernel that describes its types (BTF)")
+        relay.port(f"U c1 {caller.ip} 4000 f")
+        to = caller.gateway.ip, relay.port("L c1 10.0.9.2 5000 f t")
+        numbers = itertools.count(1)
+
+        def is_sent_by(tier):
+            """Send one more; is it that tier's to send?"""
+            phone.send(rtp(next(numbers)), to)
+            return streams(relay).get(f"streams by {tier}") == 1
+
+        def arrives():
+            """Send one more; has it arrived at the far end?"""
+            packet = rtp(next(numbers))
+            phone.send(packet, to)
+            return wait_for(lambda: any(packet in frame for frame in far_end.take()), DEADLINE_S, "the packet")
+
+        wait_for(lambda: is_sent_by("XDP"), DEADLINE_S, "XDP to send")
+        assert arrives()
+        assert frames(relay, "dropped_not_sent") == 0
+        far_end.set_queue(is_there=False)
+        wait_for(lambda: is_sent_by("TC"), DEADLINE_S, "the relay to notice")
+        not_sent = frames(relay, "dropped_not_sent")
+        assert not_sent > 0
+        totals = relay.totals()
+        assert totals["packets received"] - totals["packets transmitted"] == not_sent
+        far_end.set_queue(is_there=True)
+        wait_for(lambda: is_sent_by("XDP"), DEADLINE_S, "XDP to send again")
+        assert arrives()
+        assert frames(relay, "dropped_not_sent") == not_sent
+        (told,) = [line for line in warnings(relay) if "refuses" in line]
+        assert re.match(r"tap0: its driver refuses frames that XDP sends there \(\d+ so far, counted as ", told)
+        assert "ethtool -L tap0 gives it more" in told
 
 
 def test_without_the_powers_of_root(start, topology):
