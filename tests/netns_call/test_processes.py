@@ -200,3 +200,36 @@ def test_notes_are_removed(start):
     assert note.stat().st_mode & 0o777 == 0o644
     assert relay.stop() == 0
     assert not note.exists()
+
+
+HANG_ONCE = """
+import os, signal, sys
+try:
+    os.close(os.open({mark!r}, os.O_CREAT | os.O_EXCL))
+    signal.pause()
+except FileExistsError:
+    sys.path.remove({directory!r})
+    del sys.modules["bcc"]
+    import bcc
+"""
+"""In place of bcc: does nothing for ever at its first use, and is bcc at the second."""
+NOTHING_KEPT = 'mount -t tmpfs none /var/cache && exec "$0" "$@"'
+
+
+def test_a_compiler_that_hangs_once_does_not_mean_userspace(topology, tmp_path):
+    """It is given up after half a minute, and another one works."""
+    package = tmp_path / "shadow" / "bcc"
+    package.mkdir(parents=True)
+    text = HANG_ONCE.format(mark=str(tmp_path / "first"), directory=str(package.parent))
+    (package / "__init__.py").write_text(text)
+    with RunningRelay(
+        tmp_path,
+        host=topology.relay,
+        prefix=("unshare", "--mount", "sh", "-c", NOTHING_KEPT),
+        environment={"PYTHONPATH": str(package.parent)},
+    ) as relay:
+        why = "the BPF programs cannot be compiled: the compiler does nothing; trying again (2 of 3)"
+        assert [line.split(": ", 1)[1] for line in relay.log.splitlines() if line.startswith("WARN:")] == [why]
+        with Call(relay, topology.caller, topology.callee) as call:
+            call.establish(KERNEL)
+        assert relay.stop() == 0
