@@ -177,12 +177,25 @@ def test_the_window_after_a_repeated_command_ends(stage):
 # After a command that names another address
 
 
-def test_after_a_command_with_another_public_address(stage):
-    with (
-        stage.established() as call,
-        PhonePort(stage.topology.caller, CALLER_MOVED, 4000) as moved,
-    ):
-        call.update(CALLER_MOVED, 4000)
+PLACES = pytest.mark.parametrize("place", [(CALLER_MOVED, 4000), (CALLER, 4100)], ids=["public address", "port"])
+"""What the command says that is new."""
+
+
+def talk_with(stage, call, moved, first):
+    """Media flows between the callee and the caller's new place, and nobody else gets any of it."""
+    for number in range(first, first + 3):
+        call.callee.send(rtp(number))
+        assert moved.expect() == [(rtp(number), call.caller.to)]
+        moved.send(rtp(number), call.caller.to)
+        assert call.callee.rtp.expect() == [(rtp(number), call.callee.to)]
+    assert call.caller.rtp.take() == []
+    assert stage.attacker.has_nothing()
+
+
+@PLACES
+def test_after_a_command_with_another_place(stage, place):
+    with stage.established() as call, PhonePort(stage.topology.caller, *place) as moved:
+        call.update(*place)
         if stage.is_strict:
             stage.attacker.fail(call.caller, count=20)
             stage.attacker.fail(call.caller, rtcp(0xBAD), count=3, is_rtcp=True)
@@ -196,13 +209,56 @@ def test_after_a_command_with_another_public_address(stage):
             moved.send(rtp(2), call.caller.to)
             assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
             stage.settle()
-        for number in range(3, 6):
-            call.callee.send(rtp(number))
-            assert moved.expect() == [(rtp(number), call.caller.to)]
-            moved.send(rtp(number), call.caller.to)
-            assert call.callee.rtp.expect() == [(rtp(number), call.callee.to)]
-        assert call.caller.rtp.take() == []
-        assert stage.attacker.has_nothing()
+        talk_with(stage, call, moved, 3)
+
+
+@on_stages(latching="strict")
+@PLACES
+def test_somebody_at_the_place_that_a_command_names(stage, place):
+    """Behind the same NAT: before the phone sends, he may take its stream, once; the next command helps."""
+    host, port = place
+    caller = stage.topology.caller
+    with (
+        stage.established() as call,
+        PhonePort(caller, host, 4600) as neighbour,
+        PhonePort(caller, host, 4700) as another,
+        PhonePort(caller, CALLER_MOVED, 4200) as moved,
+    ):
+        call.update(host, port)
+        neighbour.send(STOLEN, call.caller.to)
+        assert call.callee.rtp.expect() == [(STOLEN, call.callee.to)]
+        stage.settle()
+        call.callee.send(rtp(300))
+        assert neighbour.expect() == [(rtp(300), call.caller.to)]
+        before = int(stage.relay.ask("G npkts_discard"))
+        stranger = rtp(0x6666, ssrc=0xBEEF)  # whoever knows the SSRC is another story: see below
+        another.send(stranger, call.caller.to)
+        wait_for(lambda: int(stage.relay.ask("G npkts_discard")) == before + 1, DEADLINE_S, "the packet to be dropped")
+        stage.attacker.fail(call.caller, stranger, count=20)
+        call.update(CALLER_MOVED, 4200)
+        moved.send(rtp(2), call.caller.to)
+        assert call.callee.rtp.expect() == [(rtp(2), call.callee.to)]
+        stage.settle()
+        talk_with(stage, call, moved, 3)
+        assert neighbour.take() == another.take() == []
+
+
+# When the phone changes its SSRC
+
+
+def test_after_the_phone_has_changed_its_ssrc_to_0(stage):
+    """The published weakness: nothing is remembered then. Strict mode goes by the source alone."""
+    with stage.established() as call:
+        call.caller.send(rtp(2, ssrc=0))
+        assert call.callee.rtp.expect() == [(rtp(2, ssrc=0), call.callee.to)]
+        if stage.is_strict:
+            stage.attacker.fail(call.caller, count=20)
+            stage.attacker.fail(call.caller, rtp(3, ssrc=0), count=3)
+            stage.goes_on(call, number=3)
+        else:
+            steal(stage, call)
+            call.update(CALLER, 4000)
+            take_back(stage, call, 3)
 
 
 # An attacker who sees the call's packets
@@ -225,6 +281,16 @@ def test_knowing_ssrc_and_sequence(stage):
         take_back(stage, call, 3)
         call.cross(rtcp(2), is_rtcp=True)
         assert stage.attacker.has_nothing()
+
+
+def test_packets_in_the_name_of_a_phone(stage):
+    """Whoever can forge its address is heard, and hears nothing; only SRTP helps."""
+    with stage.established() as call:
+        for party, other, place in ((call.caller, call.callee, CALLER), (call.callee, call.caller, CALLEE)):
+            forged = rtp(2, payload=b"forged")
+            stage.attacker.inject(stage.attacker.frame(party.to, forged, source=(place, party.rtp.address[1])))
+            assert other.rtp.expect() == [(forged, other.to)]
+        stage.goes_on(call, number=3)
 
 
 # Floods
