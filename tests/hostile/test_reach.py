@@ -294,16 +294,25 @@ def forged(family):
     return [*ours, ("::", 4000), ("::ffff:10.0.1.1", 4000), ("::ffff:127.0.0.1", CONTROL_PORT)]
 
 
+def denied(stage):
+    """Packets dropped up to now because nothing may be sent to where they came from, or to whom they are for."""
+    found = re.search(r"^frames dropped_denied: (\d+)$", stage.relay.ask("It"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_what_packets_teach(stage, family):
     """Nobody has spoken yet, so that any source would be learned."""
     with Trap(stage, family) as trap:
         for source in forged(family):
             with stage.call(**at(stage, family)) as call:
+                before = denied(stage)
                 for party in (call.caller, call.callee):
                     for to in (party.to, party.to_rtcp):
                         stage.attacker.inject(stage.attacker.frame(to, STOLEN, source=source))
-                stage.settle()
+                wait_for(
+                    lambda before=before: denied(stage) == before + 4, DEADLINE_S, f"{source} to be refused four times"
+                )
                 payload = speak(stage, call.caller, call.callee)
                 assert trap.is_sprung(payload, sessions=1) == [], source
                 drain(call)
