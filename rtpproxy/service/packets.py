@@ -110,7 +110,7 @@ class Packets:
             has_learned |= latch.change_ssrc(header, now) is _LEARNED
             self._offloading.expect(session)
         stream.received_packets += 1
-        if arrival is not _NEXT and _is_going_round(stream, arrival, now):
+        if arrival is not _NEXT and _is_going_round(stream, source, arrival, now):
             self._drop(stream)
         else:
             self._relay(stream, peer, source, data)
@@ -151,7 +151,7 @@ def _is_circle(stream: Stream, peer: Stream, to: Endpoint) -> bool:
     return to[1] in (stream.local_port, peer.local_port) and to[0] in (stream.local_host, peer.local_host)
 
 
-def _is_going_round(stream: Stream, arrival: Arrival, now: float) -> bool:
+def _is_going_round(stream: Stream, source: tuple[str, int], arrival: Arrival, now: float) -> bool:
     """Tell if a packet that repeats a number, has none, or starts a new run exceeds the limit of its stream."""
     if arrival is _OUT_OF_ORDER:
         return False
@@ -160,4 +160,5 @@ def _is_going_round(stream: Stream, arrival: Arrival, now: float) -> bool:
         guard = stream.loop_guard = LoopGuard(now)
     if stream.component is Component.RTCP:
         return guard.is_going_round(now, RTCP_PER_SECOND)
-    return guard.is_going_round(now, REPEATS_PER_SECOND if arrival is Arrival.DUPLICATE else UNNUMBERED_PER_SECOND)
+    most = REPEATS_PER_SECOND if arrival is Arrival.DUPLICATE else UNNUMBERED_PER_SECOND
+    return guard.is_going_round(now, most, is_named=source == stream.latch.signalled)

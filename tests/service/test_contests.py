@@ -7,8 +7,20 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import CONTESTED, ForwardingEntry
 from rtpproxy.session.latch import KnownSource
+from rtpproxy.session.loops import REPEATS_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.running import rtp
-from tests.scenario import CALLEE, CALLER, FACES_CALLEE, FACES_CALLER, TO_CALLEE, TO_CALLER, Scenario
+from tests.scenario import (
+    CALLEE,
+    CALLER,
+    FACES_CALLEE,
+    FACES_CALLER,
+    OUR_HOST,
+    STRANGER,
+    TO_CALLEE,
+    TO_CALLER,
+    Scenario,
+    start_talking,
+)
 
 SECOND = Endpoint("10.0.3.2", 5000)
 ALL = range(FACES_CALLEE, FACES_CALLEE + 4)
@@ -100,6 +112,23 @@ def test_so_is_who_was_replaced_by_a_command(play):
     assert play.media.expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1, (CALLEE,))
     play.tick(12)
     assert play.media.expected[FACES_CALLEE] == KnownSource(*SECOND, True, 1)
+
+
+@pytest.mark.parametrize("is_repeated", [True, False])
+def test_a_flood_by_one_who_took_the_stream_silences_nobody_whom_a_command_names(play, is_repeated):
+    """Its packets repeat a number, or each starts a run: what is over the limit is dropped, and takes nobody's room."""
+    play.call()
+    start_talking(play)
+    play.command(f"U call {CALLER.host} {CALLER.port} f", str(FACES_CALLEE))
+    before = play.discarded
+    for number in range(2 * UNNUMBERED_PER_SECOND):
+        ssrc = 0xBAD if is_repeated else 0xBAD0000 + number
+        play.service.datagram(FACES_CALLER, rtp(1, ssrc=ssrc), tuple(STRANGER), OUR_HOST, play.now)
+    limit = REPEATS_PER_SECOND if is_repeated else UNNUMBERED_PER_SECOND
+    assert play.discarded - before == 2 * UNNUMBERED_PER_SECOND - limit
+    for number in range(201, 210):
+        play.packet(CALLER, FACES_CALLER, rtp(number), TO_CALLEE)
+        play.service.datagram(FACES_CALLER, rtp(1, ssrc=0xBAD), tuple(STRANGER), OUR_HOST, play.now)
 
 
 def test_a_call_may_end_while_a_stream_is_contested(play, caplog):
