@@ -24,8 +24,15 @@ enum budget_kind {
 	BUDGET_UNKNOWN,  /* to a port that could not be found out */
 	BUDGET_NAMED,    /* from the source that the newest command names, while another has the stream or may take it */
 	BUDGET_RIVAL,    /* from another that may take the stream, because it had it before */
+	BUDGET_CHANGING, /* from the source that has the stream, while its entry is being written or is still another's */
 };
-_Static_assert(BUDGET_RIVAL < BUDGET_KINDS, "each kind has a count");
+_Static_assert(BUDGET_CHANGING < BUDGET_KINDS, "each kind has a count");
+
+/* May so many packets of the kind go up as of a source that is expected, but does not have the stream? */
+static __always_inline bool budget_is_expected(enum budget_kind kind)
+{
+	return kind == BUDGET_NAMED || kind == BUDGET_RIVAL || kind == BUDGET_CHANGING;
+}
 
 /* Has the second ended that began at `since`? Units of 2^BUDGET_SHIFT ns, modulo 2^32. */
 static __always_inline bool budget_is_over(__u32 since, __u32 now)
@@ -49,7 +56,7 @@ static __always_inline __u32 budget_most_of_port(enum budget_kind kind, const st
 		return source->most;
 	if (kind == BUDGET_ODD)
 		return ODD_PER_SECOND;
-	if (kind == BUDGET_NAMED || kind == BUDGET_RIVAL)
+	if (budget_is_expected(kind))
 		return EXPECTED_PER_SECOND;
 	if (kind == BUDGET_LEARNING && source->is_contested)
 		return SOURCE_LEARNING_PER_SECOND;
@@ -61,7 +68,7 @@ static __always_inline __u32 budget_most_of_host(enum budget_kind kind)
 {
 	if (kind == BUDGET_KNOWN)
 		return HOST_KNOWN_PER_SECOND;
-	if (kind == BUDGET_NAMED || kind == BUDGET_RIVAL)
+	if (budget_is_expected(kind))
 		return HOST_EXPECTED_PER_SECOND;
 	return kind == BUDGET_ODD || kind == BUDGET_LEARNING ? HOST_LEARNING_PER_SECOND : HOST_OTHERS_PER_SECOND;
 }
@@ -127,6 +134,18 @@ static __always_inline enum budget_kind budget_expected(const struct port_source
 	if (source->other_ports[1] == port && budget_is_host(source->other_hosts + 4, host))
 		return BUDGET_RIVAL;
 	return BUDGET_UNKNOWN;
+}
+
+/*
+ * The kind of a packet by the verdict on it. The moments in which an entry is written are short, so few packets of a phone
+ * fall into them. Of somebody who has just taken a stream by a flood, thousands would: each that userspace counts holds
+ * the entry, and lets more come up.
+ */
+static __always_inline enum budget_kind budget_by_verdict(enum budget_kind kind, __u32 verdict)
+{
+	bool is_changing = verdict == VERDICT(up_entry_changing) || verdict == VERDICT(up_other_source);
+
+	return kind == BUDGET_KNOWN && is_changing ? BUDGET_CHANGING : kind;
 }
 
 /*

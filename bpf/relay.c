@@ -385,7 +385,7 @@ static __always_inline __u32 limit(struct frame *f, enum hook hook, __u32 verdic
 	read_source(d, &sender);
 	expected = budget_expected(source, &sender, ports[0]);
 	if (expected != BUDGET_UNKNOWN) {
-		kind = odd == PARSE_ODD_PORTS ? BUDGET_ODD : expected;
+		kind = odd == PARSE_ODD_PORTS ? BUDGET_ODD : budget_by_verdict(expected, verdict);
 	} else if (!source->is_contested && (source->is_locked || verdict == VERDICT(up_other_source))) {
 		kind = BUDGET_OTHER;
 		if (verdict == VERDICT(up_other_source))

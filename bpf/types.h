@@ -152,20 +152,21 @@ struct port_source {
 _Static_assert(sizeof(struct port_source) == 64, "a cache line");
 
 /* Kinds of packets that are counted on their way to userspace (budget.h). */
-#define BUDGET_KINDS 8
+#define BUDGET_KINDS 9
 
 /* Packets that went to userspace from a port this second, by kind. Same index as the row. */
 struct port_budget {
 	__u32 since;              /* start of the second, in units of 2^20 ns, modulo 2^32 */
 	__u16 used[BUDGET_KINDS]; /* in the order of enum budget_kind */
+	__u16 reserved;
 };
-_Static_assert(sizeof(struct port_budget) == 20, "nothing but its members");
+_Static_assert(sizeof(struct port_budget) == 24, "nothing but its members");
 
 /* The same for all ports together. */
 struct host_budget {
 	__u32 since;
 	__u32 used[BUDGET_KINDS];
-	__u32 reserved[7];
+	__u32 reserved[6];
 };
 _Static_assert(sizeof(struct host_budget) == 64, "a cache line of its own");
 

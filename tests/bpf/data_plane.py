@@ -146,9 +146,9 @@ class DataPlane:
 
     def use_up(self, kind: int, most: int, port: int | None = None) -> None:
         """Count so many packets of a kind this second, at one port or, without one, for the whole host."""
-        map_name, form = ("host_budgets", "=8I") if port is None else ("port_budgets", "=8H")
+        map_name, form = ("host_budgets", "=9I") if port is None else ("port_budgets", "=9H")
         index = 0 if port is None else port
-        used = [0] * 8
+        used = [0] * 9
         used[kind] = most
         self.poke(map_name, index, "used", struct.pack(form, *used))
         self.poke(map_name, index, "since", _now())

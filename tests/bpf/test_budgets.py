@@ -38,7 +38,7 @@ from tests.bpf.prog_run import XDP_DROP, XDP_PASS
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
-KNOWN, ODD, MOVED, OTHER, LEARNING, UNKNOWN, NAMED, RIVAL = range(8)
+KNOWN, ODD, MOVED, OTHER, LEARNING, UNKNOWN, NAMED, RIVAL, CHANGING = range(9)
 """In the order of enum budget_kind (bpf/budget.h)."""
 MOST = 5000
 FLOOD_PER_SECOND = 500_000
@@ -56,7 +56,7 @@ def plane(request, loaded, tables):
     with DataPlane(loaded, tables, request.param) as plane:
         for host in (RELAY_IN, RELAY_IN6):
             host_maps.mark_host(host, True)
-        for kind in range(8):
+        for kind in range(9):
             plane.use_up(kind, 0)
         yield plane
         for host in (RELAY_IN, RELAY_IN6):
@@ -183,6 +183,23 @@ def test_those_who_may_take_a_stream_of_the_kernel_reach_userspace(plane):
     assert plane.run_this_second(entry.port, first) == passed(first, "up_other_source")
     same_host = received(entry.port, rtp(), sport=OTHERS[0].port)
     assert plane.run_this_second(entry.port, same_host) == dropped(same_host, "dropped_other_source")
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_while_an_entry_changes_few_packets_of_its_source_come_up(plane, is_held):
+    """It is held, or still that of the source before. A flood that takes a stream gets no more to userspace then."""
+    entry = plane.install()
+    source = CALLER if is_held else OTHERS[0]
+    if is_held:
+        plane.tables.ports.hold(entry.port)
+    expect(plane, entry.port, source=source)
+    frame = received(entry.port, rtp()) if is_held else next(from_others(entry.port))
+    reason = "up_entry_changing" if is_held else "up_other_source"
+    plane.use_up(CHANGING, EXPECTED_PER_SECOND - 1, entry.port)
+    assert plane.run_this_second(entry.port, frame) == passed(frame, reason)
+    assert plane.run_this_second(entry.port, frame) == dropped(frame, "dropped_known_source")
+    plane.tables.ports.withdraw(entry.port)
+    assert plane.run_this_second(entry.port, frame) == passed(frame, "up_no_entry")
 
 
 def test_strangers_at_a_contested_port_may_take_it_too(plane):
