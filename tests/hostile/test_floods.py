@@ -20,13 +20,14 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from rtpproxy.offload.programs import (
+    EXPECTED_PER_SECOND,
     FRAGMENTS_PER_SECOND,
     HOST_LEARNING_PER_SECOND,
     LEARNING_PER_SECOND,
     OTHERS_PER_SECOND,
     SOURCE_LEARNING_PER_SECOND,
 )
-from rtpproxy.session.loops import RTCP_PER_SECOND
+from rtpproxy.session.loops import RTCP_PER_SECOND, UNNUMBERED_PER_SECOND
 from tests.hostile.flood import Flood
 from tests.hostile.stage import (
     CALLEE,
@@ -326,6 +327,48 @@ def test_what_userspace_relays_gets_through_a_flood(arena):
             assert arena.relay.ask(f"D {call.tags}") == "0"
     finally:
         ip(arena.topology.relay, f"link set {arena.topology.callee.gateway.ifname} mtu 1500")
+
+
+WINDOW_PER_SECOND = UNNUMBERED_PER_SECOND + 2 * EXPECTED_PER_SECOND + SOURCE_LEARNING_PER_SECOND + OTHERS_PER_SECOND
+"""Limit of what a flood leaves to userspace where it may take the stream. In the order of the sum, its source has it;
+has it while the entry is being written, or had it before; may take it from those who contest it; is a stranger."""
+WINDOW_PACKETS = 100
+
+
+@in_arenas((COMPATIBLE, KERNEL), (COMPATIBLE, TC))
+@pytest.mark.parametrize("sources", [1, SOURCES])
+def test_the_named_phone_is_heard_during_a_flood_in_the_window_after_a_command(arena, sources):
+    """Whoever sends then takes the stream. Every packet of the phone arrives, and the log has no line for each.
+
+    So little of the flood comes up that it fills no socket. Commands keep the window open, however long it takes.
+    """
+    with arena.call(f"window-{sources}") as call:
+        call.establish(arena.way)
+        to_callee, _ = both_ways(call)
+        before, lost, began = arena.frames(), arena.lost(), time.monotonic()
+        with (
+            Flood(arena.attacker, plain(arena, call.caller.to[1]), sources=sources) as flood,
+            Traffic(to_callee, interval_s=0.02) as traffic,
+        ):
+            flood.start(1 << 40)
+
+            def is_long_enough():
+                call.update(CALLER, 4000)
+                traffic.more(5)
+                return flood.sent > FLOOD and to_callee.sent > WINDOW_PACKETS
+
+            wait_for(is_long_enough, DEADLINE_S, "the flood and the phone")
+            flood.stop()
+            assert arena.lost() == lost
+            traffic.finish()
+        seconds, after = time.monotonic() - began, arena.frames()
+        names = "up_no_entry", "up_other_source", "up_entry_changing"
+        up = sum(after.get(name, 0) - before.get(name, 0) for name in names)
+        assert up <= (2 + seconds) * WINDOW_PER_SECOND + to_callee.sent, after
+        lines = [line for line in arena.relay.log.splitlines() if f" {call.name}: " in line]
+        assert len([line for line in lines if "changes between" in line]) >= 1
+        assert len(lines) < to_callee.sent, lines
+        assert arena.relay.ask(f"D {call.tags}") == "0"
 
 
 # RTCP
