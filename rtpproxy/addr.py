@@ -40,6 +40,8 @@ def is_ipv6(host: str) -> bool:
 
 def without_mapping(host: str) -> str:
     """The IPv4 address that a dual-stack socket reports as IPv4-mapped (`::ffff:192.0.2.1`); others as they are."""
+    if not is_ipv6(host):
+        return host
     mapped = host.removeprefix("::ffff:")
     return host if is_ipv6(mapped) else mapped
 

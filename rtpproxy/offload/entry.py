@@ -137,6 +137,8 @@ def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, For
     if session.is_contested:
         # Where the one stream sends changes with each packet of the other, and where RTCP is expected, too.
         return {stream.key: CONTESTED for stream in session.streams if stream.local_port}
+    if not session.has_latched:
+        return {stream.key: NOT_LEARNED for stream in session.streams if stream.local_port}
     wanted: dict[int, ForwardingEntry | NotOffloaded] = {}
     for leg, peer_leg in ((session.callee, session.caller), (session.caller, session.callee)):
         for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):

@@ -94,10 +94,14 @@ class Forwarder:
 
     def apply(self, owner: Owner, wanted: Mapping[int, ForwardingEntry | NotOffloaded], now: float) -> Collection[int]:
         """Install and withdraw entries of an owner's ports as wanted. Returns the keys of ports that lost theirs."""
-        entries = {key: want for key, want in wanted.items() if isinstance(want, ForwardingEntry)}
-        have = {key: self._wishes[key].entry for key in wanted if key in self._wishes}
+        entries, have = {}, {}
         for key, want in wanted.items():
-            if isinstance(want, NotOffloaded) and key not in have:
+            wish = self._wishes.get(key)
+            if wish is not None:
+                have[key] = wish.entry
+            if isinstance(want, ForwardingEntry):
+                entries[key] = want
+            elif wish is None:
                 self._note_reason(owner, key, want)
         if not entries and not have:
             return ()
@@ -258,6 +262,8 @@ class Forwarder:
     def _note_reason(self, owner: Owner, key: int, reason: NotOffloaded) -> None:
         """Keep the reason why a stream that had no entry gets none; log it if it is new."""
         before = self._reasons.get(key)
+        if before is None and reason is NOT_LEARNED:
+            return
         if self._keep_reason(key, reason) and before != reason:
             log.info("%s: stream at port %d stays in userspace: %s", owner.label, key & 0xFFFF, reason)
 

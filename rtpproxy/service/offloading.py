@@ -151,13 +151,18 @@ class Offloading:
 
         Nobody is expected where the peer's address is not known: what comes there could not be sent on.
         """
-        expect, callee, caller = self._ports.expect, session.callee, session.caller
-        for one, other in ((callee.rtp, caller.rtp), (callee.rtcp, caller.rtcp)):
-            for stream, peer in ((one, other), (other, one)):
-                if stream.local_port:
-                    to = peer.latch.remote
-                    source = stream.latch.known_source if to is not None and to.port else None
-                    expect(stream.key, source, stream.component)
+        callee, caller = session.callee, session.caller
+        pairs = (
+            (callee.rtp, caller.rtp),
+            (callee.rtcp, caller.rtcp),
+            (caller.rtp, callee.rtp),
+            (caller.rtcp, callee.rtcp),
+        )
+        for stream, peer in pairs:
+            if stream.local_port:
+                to = peer.latch.remote
+                source = stream.latch.known_source if to is not None and to.port else None
+                self._ports.expect(stream.key, source, stream.component)
 
     def _hand_over(self, stream: Stream) -> None:
         """Tell the kernel where the statistics of an RTP stream stand, before it gets its first entry."""

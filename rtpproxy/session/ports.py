@@ -45,9 +45,11 @@ class PortAllocator:
         The walk starts after the RTP port `after`, or after the one that was taken last.
         """
         before = self._last_taken if after is None else self._position(after)
-        start, end = before + 1, len(self._order)
-        yield from self._free_between(start, end)
-        yield from self._free_between(0, start)
+        for start, end in ((before + 1, len(self._order)), (0, before + 1)):
+            position = self._taken.find(_FREE, start, end)
+            while position >= 0:
+                yield self._order[position]
+                position = self._taken.find(_FREE, position + 1, end)
 
     def next_free(self) -> int | None:
         """The first candidate, or None when there is none."""
@@ -76,9 +78,3 @@ class PortAllocator:
         if not 0 <= index < len(self._positions):
             raise ValueError(f"port {port} is not in the range")
         return self._positions[index]
-
-    def _free_between(self, start: int, end: int) -> Iterator[int]:
-        position = self._taken.find(_FREE, start, end)
-        while position >= 0:
-            yield self._order[position]
-            position = self._taken.find(_FREE, position + 1, end)

@@ -153,9 +153,20 @@ class Session:
         return (*self.callee.streams, *self.caller.streams)
 
     @property
+    def has_latched(self) -> bool:
+        """The source of a stream is known, so that the kernel may have something to do."""
+        callee, caller = self.callee, self.caller
+        return (
+            callee.rtp.latch.is_latched
+            or caller.rtp.latch.is_latched
+            or callee.rtcp.latch.is_latched
+            or caller.rtcp.latch.is_latched
+        )
+
+    @property
     def is_contested(self) -> bool:
-        """Several sources take one of the streams in turn."""
-        return any(stream.latch.is_contested for stream in self.streams)
+        """Several sources take one of the streams in turn. RTCP has no memory by which it could be taken."""
+        return self.callee.rtp.latch.is_contested or self.caller.rtp.latch.is_contested
 
     def leg(self, role: Role) -> Leg:
         """The leg of that role."""
