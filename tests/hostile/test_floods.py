@@ -50,6 +50,8 @@ from tests.waiting import wait_for
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 FLOOD = 400_000
+LONG_FLOOD = 10_000_000
+"""A second of it, or more."""
 MANY_TIMES = 500
 """Least rate of a flood at one port, in multiples of what the port's limit lets through."""
 COMPATIBLE, STRICT = LATCHING
@@ -192,6 +194,17 @@ def test_a_flood_at_a_call_is_dropped_in_the_kernel(arena, name):
         assert cpu_s <= CPU_SHARE * seconds + 0.1
         for one in (call, beside):
             assert arena.relay.ask(f"D {one.tags}") == "0"
+
+
+@in_arenas((COMPATIBLE, KERNEL), (STRICT, TC))
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_that_lasts_costs_a_small_share_of_a_processor(arena, name):
+    """Nothing but that is allowed: the floods above are over before the clock of processes has ticked often."""
+    with arena.call(f"lasts-{name.replace(' ', '-')}") as call:
+        call.establish(arena.way)
+        _, seconds, cpu_s = arena.flood(FLOODS[name][0](arena, call.caller.to[1]), LONG_FLOOD)
+        assert cpu_s <= CPU_SHARE * seconds
+        assert arena.relay.ask(f"D {call.tags}") == "0"
 
 
 def get_through(arena, build):
