@@ -213,6 +213,8 @@ class Config:
     notify: tuple[NotifyTarget, ...] = ()
     is_doubling: bool = False
     """Send payloads shorter than `SHORT_BYTES` twice."""
+    max_wait_ms: int = 200
+    """Milliseconds that packets may wait for userspace; older ones are dropped. 0 for no limit."""
     tos: int = DEFAULT_TOS
     """TOS byte or traffic class of media packets, 0 to 252; ECN bits are 0."""
     user: str = ""

@@ -14,12 +14,14 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rtpproxy.config import NOTES_DIRECTORY, Config, ControlKind, OffloadMode, PortsMode
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
+from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.claims import Claims
 from rtpproxy.media.reservation import Reservation, take_back
@@ -51,12 +53,22 @@ FILES_PER_SESSION = 5
 
 Clock = Callable[[], float]
 """Monotonic time in seconds."""
+
+
+class Clocks(NamedTuple):
+    """The clocks that a relay reads."""
+
+    monotonic: Clock
+    wall: Callable[[], float]
+    """Seconds since 1970, as in the kernel's timestamps; somebody may step it."""
+
+
 OnReady = Callable[[Sequence[str]], None]
 """Takes the warnings of the start, which the operator must see whatever the log level is."""
 
 
 async def serve(
-    config: Config, clock: Clock, on_ready: OnReady, abort: Callable[[int], None], bound: Sequence[int] = ()
+    config: Config, clocks: Clocks, on_ready: OnReady, abort: Callable[[int], None], bound: Sequence[int] = ()
 ) -> None:
     """Run the relay until it is told to stop. Raises StartError when it cannot start.
 
@@ -70,11 +82,11 @@ async def serve(
     with ExitStack() as stack:
         notes = Notes(_note_directories(), here)
         stack.callback(notes.close)
-        server = await _open_control(config, clock, notes, bound, stack)
-        parts = build(config, clock, notes, server, stack)
+        server = await _open_control(config, clocks.monotonic, notes, bound, stack)
+        parts = build(config, clocks, notes, server, stack)
         stop.follow(parts.service.stop_slowly)
         _start(parts, stop, stack)
-        Ticks(parts, loop, clock, stop).start()
+        Ticks(parts, loop, clocks.monotonic, stop).start()
         if not stop.is_asked:
             on_ready(_warnings(parts))
             log.info("rtpproxy started")
@@ -203,7 +215,7 @@ async def _open_control(
     return server
 
 
-def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, stack: ExitStack) -> Parts:
+def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, stack: ExitStack) -> Parts:
     """Make all other parts of a relay and wire them. What takes each one down is pushed on `stack`. Raises StartError.
 
     Nothing is attached to an interface yet, no command is answered, and nothing that other relays see has changed.
@@ -216,7 +228,8 @@ def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, sta
         # Media and service know each other; no datagram comes before the event loop runs again.
         service.datagram(key, data, source, local_host, now)
 
-    ports = _build_ports(config, notes, local_addresses, on_datagram, clock, stack)
+    limit = AgeLimit(config.max_wait_ms / 1000, *clocks)
+    ports = _build_ports(config, notes, local_addresses, on_datagram, limit, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     background = Background(asyncio.get_running_loop())
     kernel = _build_kernel(config, ports, verdicts, background, stack)
@@ -235,7 +248,7 @@ def build(config: Config, clock: Clock, notes: Notes, server: ControlServer, sta
     verdicts.add(service.dropped)
 
     def on_host_networks(networks: HostNetworks) -> None:
-        service.host_has(networks.local, networks.broadcast, clock())
+        service.host_has(networks.local, networks.broadcast, clocks.monotonic())
 
     try:
         host_networks = HostNetworksFollower(asyncio.get_running_loop(), background, on_host_networks)
@@ -258,19 +271,19 @@ def _build_ports(
     notes: Notes,
     local_addresses: LocalAddresses,
     on_datagram: OnDatagram,
-    clock: Clock,
+    limit: AgeLimit,
     stack: ExitStack,
 ) -> MediaPorts:
     """Build steered ports where they are wanted and possible, else bound ones."""
     why_no_bpf = ""
     if config.ports is not PortsMode.BOUND:
         try:
-            return _build_steered(config, notes, local_addresses, on_datagram, clock, stack)
+            return _build_steered(config, notes, local_addresses, on_datagram, limit, stack)
         except OffloadError as error:
             if config.ports is PortsMode.STEERED or config.offload.is_required:
                 raise StartError(f"BPF cannot be used: {error}") from error
             why_no_bpf = str(error)
-    media = BoundMedia(asyncio.get_running_loop(), config.tos, on_datagram, clock)
+    media = BoundMedia(asyncio.get_running_loop(), config.tos, on_datagram, limit)
     stack.callback(media.close_all)
     return MediaPorts(media, _claims(config, notes, is_steered=False), why_no_bpf=why_no_bpf)
 
@@ -280,7 +293,7 @@ def _build_steered(
     notes: Notes,
     local_addresses: LocalAddresses,
     on_datagram: OnDatagram,
-    clock: Clock,
+    limit: AgeLimit,
     stack: ExitStack,
 ) -> MediaPorts:
     """Make the programs and steer media ports. Raises OffloadError, after undoing everything."""
@@ -289,7 +302,7 @@ def _build_steered(
         on_failure.callback(programs.close)
         claims = _claims(config, notes, is_steered=True)
         media = SteeredMedia(
-            *(asyncio.get_running_loop(), on_datagram, clock, programs.mark, programs.expect),
+            *(asyncio.get_running_loop(), on_datagram, limit, programs.mark, programs.expect),
             lambda address: _listen_on(address, claims, programs),
         )
         media_ports = range(config.port_min, config.port_max + 2)

@@ -2,8 +2,8 @@
 
 import asyncio
 import errno
-import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -16,6 +16,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
 from rtpproxy.errors import PortBusyError
+from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
 from rtpproxy.session.latch import KnownSource, Latch
@@ -82,6 +83,8 @@ class FakeMedia:
         self.sent: list[Sent] = []
         self.expected: dict[int, KnownSource | None] = {}
         """By port the source that was named last."""
+        self.late = 0
+        self.excess = 0
 
     def add_local(self, address: LocalAddress) -> None:
         if address.host in self.foreign:
@@ -107,6 +110,12 @@ class FakeMedia:
         assert key & ~1 in self.open_ports
         assert component == key & 1
         self.expected[key] = source
+
+    def waited_too_long(self) -> int:
+        return self.late
+
+    def no_room(self) -> int:
+        return self.excess
 
     def send(self, stream: Stream, from_host: str, to: Endpoint, data: bytes) -> bool:
         assert stream.key & ~1 in self.open_ports, f"sending from port {stream.local_port}, which is closed"
@@ -260,6 +269,25 @@ class Arrived(NamedTuple):
     now: float
 
 
+class ShiftedClocks:
+    """The clocks of this host, but for the time that a test lets pass, and what it steps the wall clock by."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+        self.stepped_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed_s
+
+    def wall(self) -> float:
+        return time.time() + self.passed_s + self.stepped_s
+
+
+def no_limit(clock: Callable[[], float]) -> AgeLimit:
+    """Let datagrams wait as long as they like."""
+    return AgeLimit(0.0, clock, clock)
+
+
 class Inbox:
     """Takes datagrams in place of the service. Its clock goes on by a second each time that it is read."""
 
@@ -267,14 +295,16 @@ class Inbox:
         self.arrived: list[Arrived] = []
         self.on_arrival: Callable[[], None] = lambda: None
         self._loop = loop
-        self._seconds = itertools.count(1)
+        self.now = 0.0
+        """What the clock said last."""
 
     def on_datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         self.arrived.append(Arrived(key, data, source, local_host, now))
         self.on_arrival()
 
     def clock(self) -> float:
-        return float(next(self._seconds))
+        self.now += 1.0
+        return self.now
 
     def turn(self) -> None:
         """Let the event loop look once at what is readable."""

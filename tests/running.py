@@ -56,10 +56,12 @@ class RunningRelay:
         environment: Mapping[str, str] | None = None,
         program: str = PROGRAM,
         passed: Sequence[socket.socket] = (),
+        drops_old: bool = False,
     ) -> None:
         """`prefix` is a command that runs `program`, such as setpriv(1); `environment` is added to this process's.
 
-        `passed` are sockets for each start to get as from a service manager; an option must ask for them.
+        `passed` are sockets for each start to get as from a service manager; an option must ask for them. It relays
+        packets however late, as a busy machine makes them, unless `drops_old`: then as it does by default.
         """
         self.socket_path = directory / f"{name}.sock"
         self.log_path = directory / f"{name}.log"
@@ -72,6 +74,7 @@ class RunningRelay:
             *prefix,
             *(activating(passed) if passed else ()),
             *(program, "-f", "-d", "INFO", "-s", f"unix:{self.socket_path}", "-p", str(self.pid_path)),
+            *(() if drops_old else ("--max-wait", "0")),
             *options,
         ]
         self._process: subprocess.Popen | None = None

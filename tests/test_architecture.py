@@ -72,7 +72,8 @@ PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
-    *("cli.media_addresses", "cli.networks", "cli.options", "media.ranges", "notes.contents"),
+    *("cli.media_addresses", "cli.networks", "cli.options", "media.age_limit", "media.ranges"),
+    "notes.contents",
 }
 """Single files of other rooms without I/O."""
 
@@ -116,6 +117,7 @@ PACKERS = {
     "network.queues": "the answer of an ioctl",
     "offload.btf": "the kernel's description of its types",
     "media.sending": "UDP headers, and options of sockets",
+    "media.receive_buffer": "timestamps, and what the kernel tells of a socket's memory",
     "media.receiving": "the zone of a link-local address",
     "rtp.header": "RTP headers",
     "outbound.channel": "the answer of an ioctl",

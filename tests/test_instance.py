@@ -16,6 +16,7 @@ from rtpproxy.notes.notes import Notes
 from rtpproxy.notes.place import here
 from rtpproxy.offload.off import NoKernelTier
 
+CLOCKS = instance.Clocks(lambda: 1.0, lambda: 1.0)
 BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offload=OffloadMode.OFF)
 
 
@@ -45,7 +46,7 @@ def notes(stack):
 def test_all_parts_are_there_once_they_are_built():
     def build():
         with contextlib.ExitStack() as stack:
-            parts = instance.build(BOUND, lambda: 1.0, notes(stack), ControlServer((), lambda: 1.0), stack)
+            parts = instance.build(BOUND, CLOCKS, notes(stack), ControlServer((), lambda: 1.0), stack)
             with pytest.raises(dataclasses.FrozenInstanceError):
                 parts.service = None
             return parts
@@ -82,7 +83,7 @@ def test_what_was_built_is_taken_down_when_a_later_part_fails(monkeypatch):
         with RecordingStack() as stack:
             its_notes = notes(stack)
             with pytest.raises(StartError, match="cannot ask for this host"):
-                instance.build(BOUND, lambda: 1.0, its_notes, ControlServer((), lambda: 1.0), stack)
+                instance.build(BOUND, CLOCKS, its_notes, ControlServer((), lambda: 1.0), stack)
             assert stack.called == []
         return stack.called
 

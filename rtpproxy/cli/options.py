@@ -30,6 +30,7 @@ _HIGHEST_MODE = 0o7777
 _OWNER_ACCESS = 0o600
 _MOST_SECONDS = 1 << 31
 _MOST_FILES = 1 << 30
+_MOST_WAIT_MS = 60_000
 _FIRST_NICE, _LAST_NICE = -20, 20
 DEFAULTS = {field.name: field.default for field in fields(Config)}
 """The value of each field of the configuration when no option sets it."""
@@ -298,6 +299,15 @@ GROUPS = (
                 read=read_media_network,
                 is_repeatable=True,
                 more="For example a management network: --media-deny 10.0.0.0/24.",
+            ),
+            Option(
+                "--max-wait",
+                "max_wait_ms",
+                "Drop packets that userspace, for want of processor time, could not relay within this time of their "
+                "arrival, so that overload is heard as gaps and not as delay. 0 relays them however late.",
+                metavar="MS",
+                read=number_between(0, _MOST_WAIT_MS),
+                more="They are counted as dropped_waited_too_long. What the kernel forwards does not wait.",
             ),
             Option(
                 "--force_asymmetric",

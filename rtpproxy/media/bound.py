@@ -3,11 +3,12 @@
 import logging
 import socket
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
+from rtpproxy.media.age_limit import AgeLimit
+from rtpproxy.media.receive_buffer import STAMP_BYTES, ReceiveBuffer
 from rtpproxy.media.sockets import (
     MAX_DATAGRAM_BYTES,
     OnDatagram,
@@ -34,6 +35,7 @@ _RECEIVE_BUFFER_BYTES = 256 << 10
 @dataclass(slots=True, eq=False)
 class _Port:
     opened: socket.socket
+    buffer: ReceiveBuffer
     is_ipv6: bool
     tos: int
     """TOS byte, on IPv6 traffic class, that the socket sends with."""
@@ -42,16 +44,22 @@ class _Port:
 class BoundMedia:
     """Media ports owned by UDP sockets."""
 
-    def __init__(self, loop: AbstractEventLoop, tos: int, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
-        """`tos` is the TOS byte that sockets start with. Nothing is opened before `open`."""
+    def __init__(self, loop: AbstractEventLoop, tos: int, on_datagram: OnDatagram, limit: AgeLimit) -> None:
+        """`tos` is the TOS byte that sockets start with; `limit` is for the time that datagrams wait.
+
+        Nothing is opened before `open`.
+        """
         self._loop = loop
         self._tos = tos
         self._on_datagram = on_datagram
-        self._clock = clock
+        self._limit = limit
+        self._clock = limit.clock
         self._ports: dict[int, _Port] = {}
         """By key."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
+        self._no_room_before = 0
+        """Datagrams that there was no room for at ports that are closed."""
         self.send_failures = SendFailures()
 
     def close_all(self) -> None:
@@ -99,39 +107,57 @@ class BoundMedia:
     def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
         """Do nothing: each stream has a socket of its own, whose buffer strangers share with the phone."""
 
+    def waited_too_long(self) -> int:
+        """Count the datagrams that were dropped because they waited too long."""
+        return self._limit.dropped
+
+    def no_room(self) -> int:
+        """Count the datagrams that the kernel dropped because the buffer of their port was full."""
+        return self._no_room_before + sum(port.buffer.no_room() for port in self._ports.values())
+
     def routes_changed(self) -> None:
         """Do nothing: the kernel looks routes up for each datagram."""
 
     def _open_port(self, address: LocalAddress, port: int) -> None:
         opened = datagram_socket(family_of(address))
         try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+            buffer = ReceiveBuffer(opened, _RECEIVE_BUFFER_BYTES, _set_receive_buffer, self._limit)
             bind_port(opened, address, port)
-            added = _Port(opened, address.is_ipv6, 0)
+            added = _Port(opened, buffer, address.is_ipv6, 0)
             self._set_tos(added, self._tos)
         except (PortBusyError, OSError):
             opened.close()
             raise
         key = address.key(port)
         self._ports[key] = added
-        self._loop.add_reader(opened, self._on_readable, key, opened, address)
+        self._loop.add_reader(opened, self._on_readable, key, opened, buffer, address)
 
     def _set_tos(self, port: _Port, tos: int) -> None:
         set_dscp(port.opened, port.opened.family, tos)
         port.tos = tos
 
     def _close_port(self, key: int) -> None:
-        closed = self._ports.pop(key).opened
-        self._loop.remove_reader(closed)
-        closed.close()
+        port = self._ports.pop(key)
+        self._no_room_before += port.buffer.no_room()
+        self._loop.remove_reader(port.opened)
+        port.opened.close()
 
-    def _on_readable(self, key: int, opened: socket.socket, address: LocalAddress) -> None:
-        now = self._clock()
+    def _on_readable(self, key: int, opened: socket.socket, buffer: ReceiveBuffer, address: LocalAddress) -> None:
+        clock = self._clock
+        now = clock()
+        if is_watched := now > buffer.watch_from:
+            buffer.watch(now)
         host, is_ipv6 = address.host, address.is_ipv6
         for _ in range(BATCH):
             try:
-                size, source = opened.recvfrom_into(self._buffer)
+                if is_watched and clock() >= buffer.fresh_until:
+                    size, ancillary, _, source = opened.recvmsg_into((self._buffer,), STAMP_BYTES)
+                    if buffer.is_old(ancillary):
+                        continue
+                else:
+                    size, source = opened.recvfrom_into(self._buffer)
             except BlockingIOError:
+                buffer.emptied(now)
                 return
             except OSError as error:
                 # An ICMP error caused by an earlier send; the next datagram may be fine.
@@ -142,3 +168,7 @@ class BoundMedia:
             self._on_datagram(key, bytes(self._view[:size]), source, host, now)
             if opened.fileno() < 0:
                 return
+
+
+def _set_receive_buffer(opened: socket.socket, size_bytes: int) -> None:
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)

@@ -9,9 +9,11 @@ import logging
 import socket
 import sys
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rtpproxy.buffers import force_receive_buffer
+from rtpproxy.media.age_limit import AgeLimit
+from rtpproxy.media.receive_buffer import STAMP_BYTES, ReceiveBuffer
 from rtpproxy.media.sockets import MAX_DATAGRAM_BYTES, OnDatagram, datagram_socket, endpoint_of, family_of
 from rtpproxy.session.local import LocalAddress, port_key
 
@@ -23,18 +25,19 @@ MAX_REMEMBERED = 100_000
 """Limit of remembered destinations; beyond it all are forgotten."""
 _RECEIVE_BUFFER_BYTES = 8 << 20
 _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 20, 74
-_ANCILLARY_BYTES = 64
+_ANCILLARY_BYTES = 64 + STAMP_BYTES
 
 
 class Receivers:
     """The receiving sockets, and the port spaces (`session.local`) of the addresses that are listened on."""
 
-    def __init__(self, loop: AbstractEventLoop, on_datagram: OnDatagram, clock: Callable[[], float]) -> None:
-        """Nothing is opened before `start`."""
+    def __init__(self, loop: AbstractEventLoop, on_datagram: OnDatagram, limit: AgeLimit) -> None:
+        """`limit` is for the time that datagrams wait. Nothing is opened before `start`."""
         self._loop = loop
         self._on_datagram = on_datagram
-        self._clock = clock
-        self._receivers: list[socket.socket] = []
+        self._limit = limit
+        self._clock = limit.clock
+        self._receivers: dict[socket.socket, ReceiveBuffer] = {}
         self._slots: dict[str, int] = {}
         """By address: its port space; without wildcards."""
         self._wildcard_slots: dict[socket.AddressFamily, int] = {}
@@ -57,7 +60,7 @@ class Receivers:
             self.listen(address)
         for family in self._families(listen):
             for _ in range(sockets):
-                self._receivers.append(self._open(family, media_ports))
+                self._open(family, media_ports)
         return [receiver.fileno() for receiver in self._receivers]
 
     def close(self) -> None:
@@ -66,6 +69,10 @@ class Receivers:
             self._loop.remove_reader(receiver)
             receiver.close()
         self._receivers.clear()
+
+    def no_room(self) -> int:
+        """Count the datagrams that the kernel dropped because the buffer was full."""
+        return sum(buffer.no_room() for buffer in self._receivers.values())
 
     def listen(self, address: LocalAddress) -> None:
         """Hand on, from now on, what arrives at an address."""
@@ -91,23 +98,26 @@ class Receivers:
             return [socket.AF_INET]
         return [socket.AF_INET, socket.AF_INET6]
 
-    def _open(self, family: socket.AddressFamily, media_ports: range) -> socket.socket:
+    def _open(self, family: socket.AddressFamily, media_ports: range) -> None:
         receiver = datagram_socket(family)
         try:
             if family == socket.AF_INET6:
                 receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVORIGDSTADDR, 1)
             else:
                 receiver.setsockopt(socket.IPPROTO_IP, _IP_RECVORIGDSTADDR, 1)
-            force_receive_buffer(receiver, _RECEIVE_BUFFER_BYTES)
+            buffer = ReceiveBuffer(receiver, _RECEIVE_BUFFER_BYTES, force_receive_buffer, self._limit)
             _bind_outside(receiver, "::1" if family == socket.AF_INET6 else "127.0.0.1", media_ports)
         except OSError:
             receiver.close()
             raise
-        self._loop.add_reader(receiver, self._on_readable, receiver, family)
-        return receiver
+        self._receivers[receiver] = buffer
+        self._loop.add_reader(receiver, self._on_readable, receiver, buffer, family)
 
-    def _on_readable(self, receiver: socket.socket, family: socket.AddressFamily) -> None:
-        now = self._clock()
+    def _on_readable(self, receiver: socket.socket, buffer: ReceiveBuffer, family: socket.AddressFamily) -> None:
+        clock = self._clock
+        now = clock()
+        if is_watched := now > buffer.watch_from:
+            buffer.watch(now)
         buffers, view, destinations = (self._buffer,), self._view, self._destinations
         on_datagram, is_ipv6 = self._on_datagram, family == socket.AF_INET6
         # Offsets of the address in a socket address; that of IPv6 is followed by its zone (ip(7), ipv6(7)).
@@ -116,13 +126,16 @@ class Receivers:
             try:
                 size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)
             except BlockingIOError:
+                buffer.emptied(now)
                 return
             except OSError as error:
                 log.warning("receiving media: %s", error.strerror)
                 return
+            if is_watched and clock() >= buffer.fresh_until and buffer.is_old(ancillary):
+                continue
             if not ancillary:
                 continue
-            address = ancillary[0][2]
+            address = ancillary[-1][2]
             host, first_key = destinations.get(address[start:end]) or self._destination(address[start:end], family)
             if first_key is None:
                 continue  # sent by a program on this host to a receiving socket's own port

@@ -108,7 +108,7 @@ def _pid_file(config: Config) -> PidFile:
 
 
 def _serve(config: Config, bound: Sequence[int], on_ready: instance.OnReady) -> None:
-    clock = kernel_clock()
+    clocks = instance.Clocks(kernel_clock(), time.time)
 
     async def main() -> None:
         pid_file = _pid_file(config)
@@ -122,7 +122,7 @@ def _serve(config: Config, bound: Sequence[int], on_ready: instance.OnReady) -> 
             on_ready(warnings)
 
         try:
-            await instance.serve(config, clock, ready, abort, bound)
+            await instance.serve(config, clocks, ready, abort, bound)
         finally:
             pid_file.remove()
 

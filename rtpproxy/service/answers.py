@@ -50,4 +50,4 @@ class Tiers:
     userspace: Mapping[str, int]
     """Streams that userspace relays, by reason."""
     frames: Mapping[str, int]
-    """Frames by verdict of the kernel programs, and packets that userspace dropped by the rules of `session.reach`."""
+    """Frames by verdict of the kernel programs, and packets that userspace dropped, by reason."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.service.answers import SessionCounters, Tiers
@@ -13,6 +14,13 @@ from rtpproxy.session.session import Issuer, Session
 from rtpproxy.session.totals import Totals
 
 _NOTHING_TRACKED = SequenceTracker()
+
+
+class Receiving(Protocol):
+    """Counts packets that came to open ports and that userspace was too slow for."""
+
+    def waited_too_long(self) -> int: ...
+    def no_room(self) -> int: ...
 
 
 class SessionTotals(Observer):
@@ -42,12 +50,19 @@ class Counters:
     """Answers questions about counts: of one session, of the process, of its streams by tier."""
 
     def __init__(
-        self, totals: Totals, entries: Entries, kernel: KernelCounters, offloading: Offloading, timers: Timers
+        self,
+        totals: Totals,
+        entries: Entries,
+        kernel: KernelCounters,
+        receiving: Receiving,
+        offloading: Offloading,
+        timers: Timers,
     ) -> None:
         """`totals` holds what userspace counts."""
         self._totals = totals
         self._entries = entries
         self._kernel = kernel
+        self._receiving = receiving
         self._offloading = offloading
         self._timers = timers
         self._counted_at = math.inf
@@ -80,7 +95,8 @@ class Counters:
 
     def totals(self) -> Totals:
         """Return the totals of the process."""
-        totals, forwarded, dropped = self._totals, self._kernel.total_forwarded(), self._kernel.total_dropped()
+        totals, forwarded = self._totals, self._kernel.total_forwarded()
+        dropped = self._kernel.total_dropped() + self._receiving.waited_too_long()
         return replace(
             totals,
             packets_received=totals.packets_received + forwarded + dropped,

@@ -19,7 +19,7 @@ from rtpproxy.errors import (
 )
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.service.contests import Contests
-from rtpproxy.service.counters import Counters, SessionTotals
+from rtpproxy.service.counters import Counters, Receiving, SessionTotals
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Ending, Observer, Observers
 from rtpproxy.service.legs import Legs, local_for_new_ports
@@ -52,7 +52,7 @@ WARN_SHARE = 0.8
 """Share of the capacity above which the operator is warned once."""
 
 
-class Media(Sender, PortOwner, Expecting, Protocol):
+class Media(Sender, PortOwner, Expecting, Receiving, Protocol):
     """The userspace path: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
 
@@ -75,6 +75,7 @@ class Service:
         `observers` are told of every session's life, after the totals.
         """
         self._config = config
+        self._media = media
         self._table = SessionTable()
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
@@ -91,7 +92,7 @@ class Service:
         )
         pairs = PortPairs(local_addresses, media, new_ports)
         self._legs = Legs(config, local_addresses, pairs, self._packets, self._offloading, self._destinations)
-        self._counters = Counters(totals, entries, kernel_counters, self._offloading, self._timers)
+        self._counters = Counters(totals, entries, kernel_counters, media, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
         self.datagram = self._packets.datagram
 
@@ -180,8 +181,12 @@ class Service:
 
     def dropped(self) -> dict[str, int]:
         """Count the packets that userspace dropped by a rule that has a name: those that are not 0."""
-        denied = self._destinations.denied_packets
-        return {"dropped_denied": denied} if denied else {}
+        counts = {
+            "dropped_denied": self._destinations.denied_packets,
+            "dropped_waited_too_long": self._media.waited_too_long(),
+            "dropped_no_room": self._media.no_room(),
+        }
+        return {name: count for name, count in counts.items() if count}
 
     # Requests that may follow another one on its session
 

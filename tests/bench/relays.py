@@ -100,7 +100,9 @@ def relayed(
         topology = _enter_topology(stack, ipv6=6 in families)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         always = ("-d", "ERR", "-m", low, "-M", high, "-T", str(_IDLE_TIMEOUT_S), *everywhere)
-        relay = stack.enter_context(RunningRelay(directory, *always, *options, host=topology.relay, program=program))
+        relay = stack.enter_context(
+            RunningRelay(directory, *always, *options, host=topology.relay, program=program, drops_old=True)
+        )
         pin(relay.process)
         relay_ports = _set_up_calls(relay.port, topology, families, calls, modifiers)
         subject = _between(stack, topology, families, relay_ports)._replace(relay=relay)

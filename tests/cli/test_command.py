@@ -30,7 +30,8 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 # Those of the C program (protocol.md 12.1), and ours.
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
-FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny -h --help --version"
+FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny --max-wait -h --help"
+FLAGS += " --version"
 
 
 class Started:
@@ -121,6 +122,7 @@ def test_every_option(config):
         *("-L", "5000", "--nice", "-5", "-c", "rr", "--no_redirect", "--force_asymmetric", "--latching", "strict"),
         *("-n", "unix:/n", "-n", "tcp:%%CC_SELF%%:99", "-n", "tcp:192.0.2.3:98", "--no_resolve", "-6", "x@::1=y"),
         *("--media-allow", "10.1.0.0/16:9-99", "--media-deny", "10.0.0.0/8", "--media-deny", "::/0"),
+        *("--max-wait", "150"),
     )
     assert made == Config(
         control=(ControlAddress(ControlKind.UNIX, "/a"), ControlAddress(ControlKind.UDP, port=9000)),
@@ -141,6 +143,7 @@ def test_every_option(config):
             NotifyTarget(port=99, text="tcp:%%CC_SELF%%:99"),
             NotifyTarget(host="192.0.2.3", port=98, text="tcp:192.0.2.3:98"),
         ),
+        max_wait_ms=150,
         tos=0,
         user="nobody",
         group="daemon",
@@ -357,6 +360,8 @@ def test_versions():
         (["--media-allow", "here"], "--media-allow here: not an address or a network, such as 192.0.2.7"),
         (["--media-deny", "10.0.0.1/8"], "--media-deny 10.0.0.1/8: the network begins with another address; write"),
         (["--media-deny", "10.0.0.0/8:0"], "--media-deny 10.0.0.0/8:0: ports are numbers from 1 to 65535"),
+        (["--max-wait", "-1"], "--max-wait -1: argument is out of range: 0 to 60000 is allowed"),
+        (["--max-wait", "0.2"], "--max-wait 0.2: argument is invalid: not a whole number"),
         (["--offload", "no"], "--offload no: not one of auto, xdp, tc, off"),
         (["--ports", "none"], "--ports none: not one of auto, steered, bound"),
         (["--latching", "lax"], "--latching lax: not one of compatible, strict"),

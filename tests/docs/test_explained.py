@@ -30,6 +30,12 @@ def test_every_verdict_is_explained():
     assert [name for name in verdicts if name not in explained()] == []
 
 
+def test_everything_that_userspace_drops_is_explained():
+    names = re.findall(r'"(dropped_\w+)"', text(ROOT / "rtpproxy" / "service" / "sessions.py"))
+    assert len(names) > 2
+    assert [name for name in names if name not in explained()] == []
+
+
 def test_every_error_code_is_explained():
     assert [code.name for code in ErrorCode if f"E{code.value}" not in explained()] == []
 

@@ -11,13 +11,15 @@ import uvloop
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
+from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.media.bound import BATCH, BoundMedia
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Stream
-from tests.fakes import Inbox
+from tests.fakes import Inbox, ShiftedClocks, no_limit
+from tests.media.stamping import wait_for_stamps
 from tests.ports import free_port
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, wait_for
 
 IPV4 = LocalAddress(0, "127.0.0.1")
 IPV6 = LocalAddress(1, "::1", is_ipv6=True)
@@ -41,7 +43,7 @@ def inbox(loop):
 
 @pytest.fixture
 def media(loop, inbox):
-    media = BoundMedia(loop, TOS, inbox.on_datagram, inbox.clock)
+    media = BoundMedia(loop, TOS, inbox.on_datagram, no_limit(inbox.clock))
     yield media
     media.close_all()
 
@@ -105,7 +107,7 @@ def test_datagrams_arrive_with_port_source_and_time(media, inbox, local, phone):
     port = free_pair()
     media.open(local, port)
     phone.sendto(b"media", (local.host, port))
-    assert inbox.take() == [(local.key(port), b"media", endpoint(phone), local.host, 1.0)]
+    assert inbox.take() == [(local.key(port), b"media", endpoint(phone), local.host, inbox.now)]
     phone.sendto(b"report", (local.host, port + 1))
     (arrived,) = inbox.take()
     assert (arrived.key, arrived.data) == (local.key(port + 1), b"report")
@@ -258,6 +260,41 @@ def test_one_socket_does_not_keep_the_others_waiting(media, inbox, local, phone)
     assert [one.data[0] for one in arrived] == list(range(BATCH + 8))
     # The clock is read once for each batch.
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 8]
+
+
+def test_what_waited_too_long_is_dropped_and_counted(loop, inbox, local, phone):
+    """And what did not, arrives, whether or not it is looked at for its age."""
+    clocks = ShiftedClocks()
+    media = BoundMedia(loop, TOS, inbox.on_datagram, AgeLimit(0.2, clocks.monotonic, clocks.wall))
+    port = free_pair()
+    media.open(local, port)
+    with wait_for_stamps():
+        for data in (b"1", b"2", b"3"):
+            phone.sendto(data, (local.host, port))
+        clocks.passed_s += 10.0
+        wait_for(lambda: inbox.turn() or media.waited_too_long() == 3, DEADLINE_S, "three to be dropped")
+        assert inbox.arrived == []
+        # All of these are old by the kernel's clock, which knows nothing of the ten seconds; a step explains it.
+        clocks.stepped_s -= 10.0
+        phone.sendto(b"4", (local.host, port))
+        (arrived,) = inbox.take()
+        assert (arrived.data, arrived.source) == (b"4", endpoint(phone))
+    assert (media.waited_too_long(), media.no_room()) == (3, 0)
+    media.close_all()
+
+
+def test_what_there_is_no_room_for_is_counted_also_of_ports_that_are_closed(media, inbox, local, phone):
+    for lost in (1, 2):
+        port = free_pair()
+        media.open(local, port)
+        sent = 0
+        while media.no_room() < lost:
+            phone.sendto(bytes(1000), (local.host, port))
+            sent += 1
+        inbox.take(sent - 1)
+        media.close(local, port)
+        assert media.no_room() == lost
+    assert media.waited_too_long() == 0
 
 
 def test_pair_may_be_closed_by_what_arrives(media, inbox, local, phone, caplog):

@@ -21,6 +21,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.errors import OffloadError, PortBusyError
 from rtpproxy.media import receiving, sending
+from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.media.receiving import BATCH
 from rtpproxy.media.sockets import route_source
 from rtpproxy.media.steered import SteeredMedia
@@ -28,7 +29,8 @@ from rtpproxy.offload.programs import Programs
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress, LocalAddresses
 from rtpproxy.session.session import Component, Stream
-from tests.fakes import Inbox
+from tests.fakes import Inbox, ShiftedClocks, no_limit
+from tests.media.stamping import wait_for_stamps
 from tests.netns import udp_counter
 from tests.running import expect_refusal, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
@@ -64,13 +66,13 @@ def set_up_namespace():
 class Steered:
     """Programs, media and a loop, as `instance` puts them together."""
 
-    def __init__(self, *listen):
+    def __init__(self, *listen, limit=None):
         self.loop = uvloop.new_event_loop()
         self.inbox = Inbox(self.loop)
         self.programs = Programs(Config(listen=listen, lowest_port=FIRST, highest_port=LAST + 1))
         self.locals = LocalAddresses(listen, False, route_source)
         self.media = SteeredMedia(
-            *(self.loop, self.inbox.on_datagram, self.inbox.clock),
+            *(self.loop, self.inbox.on_datagram, limit or no_limit(self.inbox.clock)),
             *(self.programs.mark, self.programs.expect, self._add_local),
         )
         self.receivers = self.media.start(self.locals.known, self.programs.host_maps.sockets_per_family)
@@ -93,8 +95,8 @@ def steer(namespace):
     """Steers the ports of the listen addresses that it is given, until the end of the test."""
     started = []
 
-    def start(*listen):
-        started.append(Steered(*listen))
+    def start(*listen, limit=None):
+        started.append(Steered(*listen, limit=limit))
         return started[-1]
 
     yield start
@@ -349,6 +351,40 @@ def test_one_socket_does_not_keep_the_others_waiting(inbox, pair, phone):
     assert [one.data[0] for one in arrived] == list(range(BATCH + 30))
     # The clock is read once for each batch.
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 30]
+
+
+def test_what_waited_too_long_is_dropped_and_counted(steer, phone, phone6):
+    """And what did not, arrives, whether or not it is looked at for its age."""
+    clocks = ShiftedClocks()
+    steered = steer(ANY, ANY6, limit=AgeLimit(0.2, clocks.monotonic, clocks.wall))
+    port = take_pair(steered.media, IPV4, IPV6)
+    places = ((phone, LOOPBACK), (phone6, LOOPBACK6))
+    with wait_for_stamps():
+        for sender, host in places:
+            for data in (b"1", b"2", b"3"):
+                sender.sendto(data, (host, port))
+        clocks.passed_s += 10.0
+        wait_for(lambda: steered.inbox.turn() or steered.media.waited_too_long() == 6, DEADLINE_S, "six to be dropped")
+        assert steered.inbox.arrived == []
+        # All of these are old by the kernel's clock, which knows nothing of the ten seconds; a step explains it.
+        clocks.stepped_s -= 10.0
+        for sender, host in places:
+            sender.sendto(b"4", (host, port))
+            (arrived,) = steered.inbox.take()
+            assert (arrived.data, arrived.source, arrived.local_host) == (b"4", endpoint(sender, host), host)
+    assert (steered.media.waited_too_long(), steered.media.no_room()) == (6, 0)
+
+
+def test_what_there_is_no_room_for_is_counted(steer, phone):
+    steered = steer(ANY)
+    port = take_pair(steered.media, IPV4)
+    sent = 0
+    while not steered.media.no_room():
+        phone.sendto(bytes(1000), (LOOPBACK, port))
+        sent += 1
+    steered.inbox.take(sent - 1)
+    assert steered.media.no_room() == 1
+    assert steered.media.waited_too_long() == 0
 
 
 def test_what_waits_for_a_port_that_is_closed_meanwhile_still_says_which(media, inbox, phone):
@@ -752,7 +788,7 @@ def test_nothing_is_steered_after_the_end(namespace, phone, phone6):
 
 def test_closing_twice_and_before_the_start(namespace):
     loop = asyncio.new_event_loop()
-    media = SteeredMedia(loop, lambda *_: None, lambda: 0.0, lambda *_: None, lambda *_: None, lambda _: None)
+    media = SteeredMedia(loop, lambda *_: None, no_limit(lambda: 0.0), lambda *_: None, lambda *_: None, lambda _: None)
     media.close_all()
     assert len(set(media.start([IPV4], SOCKETS))) == 2 * SOCKETS
     media.close_all()

@@ -41,6 +41,14 @@ def test_query_counts_by_party(play):
     assert play.service.totals().packets_discarded == 1
 
 
+def test_packets_that_waited_too_long_were_received_and_discarded(talk):
+    before, discarded = talk.totals(), talk.service.totals().packets_discarded
+    talk.media.late += 3
+    talk.media.excess += 5
+    assert talk.totals() == before | {"packets received": before["packets received"] + 3}
+    assert talk.service.totals().packets_discarded == discarded + 3
+
+
 def test_packets_of_the_kernel_are_counted_once(talk):
     talk.at(1)
     talk.offload.forward(FACES_CALLEE, 10, talk.now, ssrc=0x1234, sequence=110)

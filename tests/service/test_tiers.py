@@ -28,3 +28,11 @@ def test_without_a_kernel_tier_everything_has_one_reason():
     play.call("call")
     start_talking(play)
     assert tiers(play) == ["streams by userspace: 4", "userspace, --offload off: 4"]
+
+
+def test_what_userspace_was_too_slow_for(play):
+    before = tiers(play)
+    play.media.late = 7
+    assert tiers(play) == [*before, "frames dropped_waited_too_long: 7"]
+    play.media.excess = 9
+    assert tiers(play) == [*before, "frames dropped_waited_too_long: 7", "frames dropped_no_room: 9"]
