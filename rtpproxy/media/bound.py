@@ -1,6 +1,7 @@
 """Media ports as UDP sockets, one per stream, for hosts where BPF cannot be loaded. Same interface as `steered`."""
 
 import logging
+import select
 import socket
 from asyncio import AbstractEventLoop
 from dataclasses import dataclass
@@ -27,16 +28,21 @@ from rtpproxy.session.session import Component, Stream
 
 log = logging.getLogger(__name__)
 
-BATCH = 32
-"""Datagrams taken from one socket before others, and the control sockets, get their turn."""
+TURNS = 64
+"""Sockets that have their turn before the control sockets get theirs; then come those that are still waiting."""
+BATCH = 8
+"""Datagrams taken from one socket in its turn."""
 _RECEIVE_BUFFER_BYTES = 256 << 10
 
 
 @dataclass(slots=True, eq=False)
 class _Port:
+    key: int
+    host: str
+    """Our address, empty for all of them."""
+    is_ipv6: bool
     opened: socket.socket
     buffer: ReceiveBuffer
-    is_ipv6: bool
     tos: int
     """TOS byte, on IPv6 traffic class, that the socket sends with."""
 
@@ -47,15 +53,19 @@ class BoundMedia:
     def __init__(self, loop: AbstractEventLoop, tos: int, on_datagram: OnDatagram, limit: AgeLimit) -> None:
         """`tos` is the TOS byte that sockets start with; `limit` is for the time that datagrams wait.
 
-        Nothing is opened before `open`.
+        No port is opened before `open`.
         """
         self._loop = loop
+        self._ready = select.epoll()
+        """All sockets. It tells those that are readable in turn, so that none waits for ever (epoll_wait(2))."""
+        self._loop.add_reader(self._ready.fileno(), self._on_readable)
         self._tos = tos
         self._on_datagram = on_datagram
         self._limit = limit
         self._clock = limit.clock
         self._ports: dict[int, _Port] = {}
         """By key."""
+        self._by_descriptor: dict[int, _Port] = {}
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
         self._no_room_before = 0
@@ -66,6 +76,9 @@ class BoundMedia:
         """Close every socket."""
         for key in list(self._ports):
             self._close_port(key)
+        if not self._ready.closed:
+            self._loop.remove_reader(self._ready.fileno())
+            self._ready.close()
 
     def add_local(self, address: LocalAddress) -> None:
         """Check that an address is one of this host's. Raises OSError when it is not."""
@@ -123,14 +136,13 @@ class BoundMedia:
         try:
             buffer = ReceiveBuffer(opened, _RECEIVE_BUFFER_BYTES, _set_receive_buffer, self._limit)
             bind_port(opened, address, port)
-            added = _Port(opened, buffer, address.is_ipv6, 0)
+            added = _Port(address.key(port), address.host, address.is_ipv6, opened, buffer, 0)
             self._set_tos(added, self._tos)
+            self._ready.register(opened, select.EPOLLIN)
         except (PortBusyError, OSError):
             opened.close()
             raise
-        key = address.key(port)
-        self._ports[key] = added
-        self._loop.add_reader(opened, self._on_readable, key, opened, buffer, address)
+        self._ports[added.key] = self._by_descriptor[opened.fileno()] = added
 
     def _set_tos(self, port: _Port, tos: int) -> None:
         set_dscp(port.opened, port.opened.family, tos)
@@ -139,15 +151,21 @@ class BoundMedia:
     def _close_port(self, key: int) -> None:
         port = self._ports.pop(key)
         self._no_room_before += port.buffer.no_room()
-        self._loop.remove_reader(port.opened)
+        del self._by_descriptor[port.opened.fileno()]
         port.opened.close()
 
-    def _on_readable(self, key: int, opened: socket.socket, buffer: ReceiveBuffer, address: LocalAddress) -> None:
-        clock = self._clock
+    def _on_readable(self) -> None:
+        for descriptor, _ in self._ready.poll(0, TURNS):
+            # What another one received may have closed it.
+            if port := self._by_descriptor.get(descriptor):
+                self._read(port)
+
+    def _read(self, port: _Port) -> None:
+        opened, buffer, clock = port.opened, port.buffer, self._clock
         now = clock()
         if is_watched := now > buffer.watch_from:
             buffer.watch(now)
-        host, is_ipv6 = address.host, address.is_ipv6
+        key, host, is_ipv6 = port.key, port.host, port.is_ipv6
         for _ in range(BATCH):
             try:
                 if is_watched and clock() >= buffer.fresh_until:

@@ -12,7 +12,7 @@ import uvloop
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
 from rtpproxy.media.age_limit import AgeLimit
-from rtpproxy.media.bound import BATCH, BoundMedia
+from rtpproxy.media.bound import BATCH, TURNS, BoundMedia
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Stream
@@ -260,6 +260,21 @@ def test_one_socket_does_not_keep_the_others_waiting(media, inbox, local, phone)
     assert [one.data[0] for one in arrived] == list(range(BATCH + 8))
     # The clock is read once for each batch.
     assert list(Counter(one.now for one in arrived).values()) == [BATCH, 8]
+
+
+def test_sockets_that_always_have_more_have_their_turns_one_after_the_other(media, inbox, phone, local):
+    ports = []
+    for _ in range(TURNS):
+        ports.append(free_pair())
+        media.open(local, ports[-1])
+    both = [port + odd for port in ports for odd in (0, 1)]
+    for port in both:
+        for _ in range(BATCH + 1):
+            phone.sendto(b"x", (local.host, port))
+    arrived = inbox.take(len(both) * BATCH)
+    turns = [arrived[at : at + BATCH] for at in range(0, len(both) * BATCH, BATCH)]
+    assert all(len({one.key for one in turn}) == 1 for turn in turns)
+    assert {turn[0].key for turn in turns} == {local.key(port) for port in both}
 
 
 def test_what_waited_too_long_is_dropped_and_counted(loop, inbox, local, phone):
