@@ -28,9 +28,9 @@ from rtpproxy.session.session import Component, Stream
 
 log = logging.getLogger(__name__)
 
-TURNS = 64
+TURNS = 16
 """Sockets that have their turn before the control sockets get theirs; then come those that are still waiting."""
-BATCH = 8
+BATCH = 32
 """Datagrams taken from one socket in its turn."""
 _RECEIVE_BUFFER_BYTES = 256 << 10
 

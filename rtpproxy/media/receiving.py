@@ -19,7 +19,7 @@ from rtpproxy.session.local import LocalAddress, port_key
 
 log = logging.getLogger(__name__)
 
-BATCH = 64
+BATCH = 32
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
 MAX_REMEMBERED = 100_000
 """Limit of remembered destinations; beyond it all are forgotten."""
