@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 PRECISION_S = 0.002
-"""How exactly the two clocks are compared. Changes of their distance up to this are no step."""
+"""How exactly the two clocks are compared: changes of their distance are a step once they add up to more."""
 
 
 LOOKING_S = 0.01
@@ -27,7 +27,7 @@ class AgeLimit:
         """Datagrams that were dropped because they waited longer."""
         self._wall_clock = wall_clock
         self._distance_s = self._measure()
-        """How far the wall clock was ahead of the monotonic one when that was last measured."""
+        """How far the wall clock is ahead of the monotonic one: measured at the last step, and right by PRECISION_S."""
         self._trusted_from = -math.inf
         self._look_again_at = -math.inf
 
@@ -41,8 +41,8 @@ class AgeLimit:
         """Notice whether the wall clock was stepped since the last look."""
         distance_s = self._measure()
         if abs(distance_s - self._distance_s) > PRECISION_S:
+            self._distance_s = distance_s
             self._trusted_from = self.clock() + self.limit_s
-        self._distance_s = distance_s
 
     def age(self, stamp: float, empty_at: float) -> float:
         """Return how long a datagram with that timestamp, just taken from a buffer, waited there at least.

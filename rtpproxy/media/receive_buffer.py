@@ -3,8 +3,10 @@
 While userspace finds the buffer empty again and again, nothing in it can be old, and nothing more is done. When that
 was longer ago than half the limit, the kernel is asked to tell with each datagram when it arrived (it notes that
 anyhow), and datagrams that waited too long are dropped. Reading and dropping one takes a sixth of the time of relaying
-it, which is too much where far more arrives than can be relayed. So at the first old one the buffer is made as small as
-what userspace reads within the limit. The kernel then drops the excess on arrival, which takes userspace no time.
+it, which is too much where far more arrives than can be relayed. So where there are old ones again after the time of
+the limit, the buffer is made as small as what userspace reads within the limit. The kernel then drops the excess on
+arrival, which takes userspace no time. Once a turn leaves nothing, and found nothing that had waited for half the
+limit, the buffer grows again. (A buffer that is too small is found empty. While none is, userspace has no idle time.)
 """
 
 import logging
@@ -22,10 +24,11 @@ Ancillary = list[tuple[int, int, bytes]]
 
 FILL = 0.85
 """Share of the limit within which a full buffer should be read: the rest is for the unevenness of processor time."""
-GROWTH = 1.25
-"""A buffer that was made smaller, and is found empty again and again, grows by this factor within each limit."""
-TIGHT = 0.3
-"""Share of the limit: where datagrams wait for less, a buffer that was made smaller may grow again."""
+GROWTH = 2
+"""A buffer that was made smaller grows by this factor, at most once within the limit."""
+LASTING = 5
+"""Old datagrams are of one overload if no more time than so many limits is between them. One pause of a busy machine
+makes some old, too, but for no longer than the limit: the buffer stays as large as it is then."""
 MIN_BYTES = 2 << 10
 """A buffer is made no smaller than this, which is room for one to five datagrams, as drivers make them."""
 STAMP_BYTES = 64
@@ -57,7 +60,9 @@ class ReceiveBuffer:
         "_half_s",
         "_is_watched",
         "_limit",
+        "_longest_s",
         "_now",
+        "_overload_until",
         "_owner",
         "_resize",
         "_resize_at",
@@ -76,6 +81,9 @@ class ReceiveBuffer:
         self._half_s = limit.limit_s / 2
         self._is_watched = False
         self._now = self._empty_at = self._resize_at = limit.clock()
+        self._overload_until = -math.inf
+        self._longest_s = 0.0
+        """The longest time that a datagram of this turn waited."""
         self.watch_from = self._empty_at + self._half_s
         self.fresh_until = 0.0
         """Nothing that is taken before is old: datagrams are taken in the order in which they arrived."""
@@ -90,6 +98,7 @@ class ReceiveBuffer:
             self._is_watched = True
             self.watch_from = -math.inf
         self._now = now
+        self._longest_s = self.fresh_until = 0.0
         self._limit.look_again(now)
 
     def is_old(self, ancillary: Ancillary) -> bool:
@@ -101,49 +110,45 @@ class ReceiveBuffer:
             return False  # it arrived before the kernel noted when
         seconds, nanoseconds = _STAMP.unpack_from(ancillary[0][2])
         age = self._limit.age(seconds + nanoseconds * 1e-9, self._empty_at)
-        is_old = self._limit.is_over(age)
-        is_tight = self._bytes < self._full_bytes and age < TIGHT * self._limit.limit_s
-        if (is_old or is_tight) and self._now >= self._resize_at:
-            self._fit(age, is_old)
-        if is_old:
-            self._count()
-        else:
+        self._longest_s = max(self._longest_s, age)
+        if not self._limit.is_over(age):
             self.fresh_until = self._limit.fresh_until(age)
-        return is_old
+            return False
+        self._count()
+        if self._now > self._overload_until:
+            self._resize_at = self._now + self._limit.limit_s
+        elif self._now >= self._resize_at:
+            self._fit(age)
+        self._overload_until = self._now + LASTING * self._limit.limit_s
+        return True
 
     def emptied(self, now: float) -> None:
         """Note that nothing waits any more in a turn that began at `now`."""
+        is_again = now - self._empty_at <= self._half_s
+        self._empty_at = now
+        if self._bytes < self._full_bytes:
+            if self._longest_s <= self._half_s and now >= self._resize_at:
+                self._set_bytes(GROWTH * self._bytes)
+            return
         if self._is_watched:
-            is_again = now - self._empty_at <= self._half_s
-            if is_again and self._bytes < self._full_bytes and now >= self._resize_at:
-                self._resize_at = now + self._limit.limit_s
-                self._set_bytes(min(int(GROWTH * self._bytes), self._full_bytes))
-            if not is_again or self._bytes < self._full_bytes:
-                self._empty_at = now
+            if not is_again:
                 return
             self._is_watched = False
             self._owner.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE)
-        self._empty_at = now
         self.watch_from = now + self._half_s
 
     def no_room(self) -> int:
         """Count the datagrams that the kernel dropped since the socket was opened: no room, or a wrong checksum."""
         return self._memory()[-1]
 
-    def _fit(self, age: float, is_old: bool) -> None:
+    def _fit(self, age: float) -> None:
         """Make the buffer as large as what userspace reads within the limit: what is in it came within `age`."""
-        self._resize_at = self._now + self._limit.limit_s
-        wanted = self._full_bytes
-        if age > 0.0:
-            wanted = int(self._memory()[0] / _OVERHEAD * FILL * self._limit.limit_s / age)
-        if not is_old:
-            wanted = max(wanted, self._bytes)
-        self._set_bytes(min(max(wanted, MIN_BYTES), self._full_bytes))
+        self._set_bytes(int(self._memory()[0] / _OVERHEAD * FILL * self._limit.limit_s / age))
 
     def _set_bytes(self, wanted: int) -> None:
-        if wanted != self._bytes:
-            self._resize(self._owner, wanted)
-            self._bytes = wanted
+        self._bytes = min(max(wanted, MIN_BYTES), self._full_bytes)
+        self._resize(self._owner, self._bytes)
+        self._resize_at = self._now + self._limit.limit_s
 
     def _memory(self) -> tuple[int, ...]:
         return _MEMORY.unpack(self._owner.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))

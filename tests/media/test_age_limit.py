@@ -92,6 +92,16 @@ def test_every_step_counts(clocks, limit):
         assert not is_old(limit, stamp)
 
 
+def test_many_steps_too_small_to_be_seen_add_up_to_one(clocks, limit):
+    clocks.now += 10.0
+    before = clocks.wall()
+    for _ in range(100):
+        clocks.now += 0.99 * LIMIT_S / 100
+        clocks.distance += PRECISION_S / 2
+        limit.look()
+    assert not is_old(limit, before)
+
+
 def test_step_there_and_back_unseen(clocks, limit):
     """A datagram cannot be older than the time since its buffer was empty."""
     clocks.now += 10.0
