@@ -32,8 +32,9 @@ FAR, FAR6, NEAR6 = "198.51.100.9", "2001:db8:9::9", "fd00::1"
 
 
 def has_link_local_address() -> bool:
-    shown = subprocess.run(["ip", "-6", "addr", "show", "dev", "near"], check=True, capture_output=True, text=True)
-    return "inet6 fe80:" in shown.stdout
+    """Tell if the kernel sends from it already: it is shown as tentative first, even where nothing is to be awaited."""
+    command = ["ip", "-6", "addr", "show", "dev", "near", "scope", "link", "-tentative"]
+    return "inet6 fe80:" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
