@@ -73,7 +73,7 @@ def main(seconds: float) -> None:
         caller, callee = topology.caller, topology.callee
         click.echo(PICTURE.format(caller=caller.ip, near=caller.gateway.ip, far=callee.gateway.ip, callee=callee.ip))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        relay = stack.enter_context(RunningRelay(directory, host=topology.relay))
+        relay = stack.enter_context(RunningRelay(directory, host=topology.relay, drops_old=True))
         click.echo(relay.log)
         ends = call_set_up(stack, topology, relay)
         program = attached_program(topology.relay, caller.gateway.ifname)

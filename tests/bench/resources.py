@@ -93,6 +93,12 @@ class _NoMedia:
     def send(self, *_: object) -> bool:
         return True
 
+    def waited_too_long(self) -> int:
+        return 0
+
+    def no_room(self) -> int:
+        return 0
+
 
 def _relay(directory: str, *options: str) -> RunningRelay:
     return RunningRelay(Path(directory), "-d", "ERR", "-l", "127.0.0.1", *options)
