@@ -70,7 +70,7 @@ _NOT_SHOWN = """\
   separate, so cores don't wait for one another, but this isn't measured.
 - **Other relays.** The C RTPproxy is in no package of Debian 12, and rtpengine speaks another protocol. Name your build of
   the C RTPproxy as `PEER`.
-- **A fast userspace tier.** It is written in Python and close to its limit at 100,000 packets/s; the C RTPproxy relays
+- **A fast userspace tier.** It is written in Python and close to its limit at 60,000 to 100,000 packets/s; the C RTPproxy relays
   more. It carries the first packets of each stream, or all where BPF cannot be loaded.
 - **Neighbours on the same host.** A virtual machine shares caches with others. The rows of many calls don't fit into a
   core's own cache, so the more calls, the more the figures vary from run to run."""
