@@ -228,7 +228,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         # Media and service know each other; no datagram comes before the event loop runs again.
         service.datagram(key, data, source, local_host, now)
 
-    limit = AgeLimit(config.max_wait_ms / 1000, *clocks)
+    limit = AgeLimit(config.max_wait_ms / 1000, clocks.monotonic, clocks.wall)
     ports = _build_ports(config, notes, local_addresses, on_datagram, limit, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     background = Background(asyncio.get_running_loop())

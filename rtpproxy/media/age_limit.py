@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 PRECISION_S = 0.002
 """How exactly the two clocks are compared: changes of their distance are a step once they add up to more."""
-
-
 LOOKING_S = 0.01
 """Time between two looks for a step that makes datagrams look younger, which drops none. Others are seen at once."""
 
