@@ -262,8 +262,6 @@ class Forwarder:
     def _note_reason(self, owner: Owner, key: int, reason: NotOffloaded) -> None:
         """Keep the reason why a stream that had no entry gets none; log it if it is new."""
         before = self._reasons.get(key)
-        if before is None and reason is NOT_LEARNED:
-            return
         if self._keep_reason(key, reason) and before != reason:
             log.info("%s: stream at port %d stays in userspace: %s", owner.label, key & 0xFFFF, reason)
 
