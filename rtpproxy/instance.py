@@ -248,7 +248,12 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     verdicts.add(service.dropped)
 
     def on_host_networks(networks: HostNetworks) -> None:
-        service.host_has(networks.local, networks.broadcast, clocks.monotonic())
+        if service.host_has(networks.local, networks.broadcast, clocks.monotonic()):
+            asyncio.get_running_loop().call_soon(judge_more)
+
+    def judge_more() -> None:
+        if service.judge_more(clocks.monotonic()):
+            asyncio.get_running_loop().call_soon(judge_more)
 
     try:
         host_networks = HostNetworksFollower(asyncio.get_running_loop(), background, on_host_networks)

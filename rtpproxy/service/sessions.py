@@ -6,6 +6,7 @@ argument, in seconds, monotonic.
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 
 WARN_SHARE = 0.8
 """Share of the capacity above which the operator is warned once."""
+JUDGED_AT_ONCE = 128
+"""Sessions whose remotes are judged in one turn, which takes a millisecond or, if all must be forgotten, some ten."""
 
 
 class Media(Sender, PortOwner, Expecting, Receiving, Protocol):
@@ -84,6 +87,8 @@ class Service:
         self._timers = Timers(config, activity, kernel_counters)
         self._reach = Reach(config.listen, config.media_allow, config.media_deny)
         self._destinations = Destinations(self._reach)
+        self._unjudged: deque[Session] = deque()
+        """Those whose remotes were judged by what belonged to this host before."""
         self._offloading = Offloading(entries, kernel_counters, media, self._destinations, self._observers)
         self._contests = Contests()
         self._packets = Packets(
@@ -221,10 +226,23 @@ class Service:
 
     # What media may be sent to
 
-    def host_has(self, local: Collection[Network], broadcast: Collection[Network], now: float) -> None:
-        """Take note of this host's addresses and broadcast addresses: before the first request, and on each change."""
+    def host_has(self, local: Collection[Network], broadcast: Collection[Network], now: float) -> bool:
+        """Take note of this host's addresses and broadcast addresses: before the first request, and on each change.
+
+        New remotes are judged by them at once, and those that sessions have by and by, so that commands get their
+        turn. True if some are left for `judge_more`.
+        """
         if self._reach.host_has(local, broadcast):
-            self._withdraw_denied(now)
+            self._unjudged = deque(self._table)
+        return self.judge_more(now)
+
+    def judge_more(self, now: float) -> bool:
+        """Make some sessions forget remotes that nothing may be sent to any more. True if others are left."""
+        for _ in range(min(JUDGED_AT_ONCE, len(self._unjudged))):
+            session = self._unjudged.popleft()
+            if session in self._table:
+                self._withdraw_denied(session, now)
+        return bool(self._unjudged)
 
     def control_is_at(self, endpoints: Collection[Endpoint]) -> None:
         """Take note, before the first request, of where control sockets are; 0.0.0.0 and :: are all our addresses."""
@@ -300,16 +318,14 @@ class Service:
             self._contests.note(session, stream)
         return _port_line(leg)
 
-    def _withdraw_denied(self, now: float) -> None:
-        """Make every session forget remotes that nothing may be sent to any more."""
-        for session in self._table:
-            denied = [stream for stream in session.streams if self._destinations.is_denied(stream)]
-            for stream in denied:
-                self._offloading.absorb(session, stream, now)
-                self._destinations.withdraw(session, stream)
-                self._observers.learned(session, stream, now)
-            if denied:
-                self._offloading.replan(session, now)
+    def _withdraw_denied(self, session: Session, now: float) -> None:
+        denied = [stream for stream in session.streams if self._destinations.is_denied(stream)]
+        for stream in denied:
+            self._offloading.absorb(session, stream, now)
+            self._destinations.withdraw(session, stream)
+            self._observers.learned(session, stream, now)
+        if denied:
+            self._offloading.replan(session, now)
 
     def _complete(self, session: Session, now: float) -> None:
         """Let packets flow when a second pair of ports was opened (protocol.md 4.4)."""

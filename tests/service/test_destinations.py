@@ -9,6 +9,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import LatchingMode, ListenAddress, MediaNetwork
 from rtpproxy.offload.entry import ForwardingEntry
 from rtpproxy.service.events import Observer
+from rtpproxy.service.sessions import JUDGED_AT_ONCE
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -40,11 +41,12 @@ def networks(*texts):
 
 
 def tell_host(play, *more, broadcasts=BROADCASTS):
-    play.service.host_has([ip_network(one) for one in (*LOCAL, *more)], list(map(ip_network, broadcasts)), play.now)
+    networks_of_host = [ip_network(one) for one in (*LOCAL, *more)]
+    return play.service.host_has(networks_of_host, list(map(ip_network, broadcasts)), play.now)
 
 
-def make_play(**config):
-    play = Scenario(**config)
+def make_play(pairs=10, **config):
+    play = Scenario(pairs=pairs, **config)
     tell_host(play)
     play.service.control_is_at([Endpoint("0.0.0.0", CONTROL_PORT)])
     return play
@@ -340,6 +342,25 @@ def test_a_network_that_becomes_a_neighbour_brings_its_broadcast_address(log):
     tell_host(play, broadcasts=("10.0.2.255",))
     assert len(refusals(log)) == 2
     play.packet(CALLER, FACES_CALLER, rtp(1))
+
+
+def test_others_get_their_turn_while_thousands_of_sessions_are_judged(log):
+    play = make_play(pairs=3 * JUDGED_AT_ONCE)
+    names = {str(number) for number in range(3 * JUDGED_AT_ONCE - 1)}
+    for number in sorted(names, key=int):
+        play.ask(f"U {number} 10.0.2.2 1023 f")
+    assert tell_host(play, "10.0.2.2")
+    assert {line.split(":")[0] for line in refusals(log)} == {str(number) for number in range(JUDGED_AT_ONCE)}
+    play.ask("U late 10.0.2.2 1023 f")
+    assert refusals(log)[-1] == (
+        "late: nothing is sent to 10.0.2.2:1023, which a command named: a port below 1024 of this host"
+    )
+    assert tell_host(play, "10.0.2.2", "10.0.2.3")  # begins anew
+    play.ask(f"D {JUDGED_AT_ONCE} f")
+    assert play.service.judge_more(play.now)
+    assert not play.service.judge_more(play.now)
+    judged = [line.split(":")[0] for line in refusals(log)]
+    assert sorted(judged) == sorted(names - {str(JUDGED_AT_ONCE)} | {"late"})
 
 
 def test_nothing_is_looked_at_again_when_nothing_changed(play):
