@@ -20,6 +20,8 @@ _LINK = struct.Struct("=BxHiII")
 _NEIGHBOUR = struct.Struct("=B3xiHBB")
 _ADDRESS = struct.Struct("=4BI")
 _ROUTE = struct.Struct("=8BI")
+_ROUTE_KIND = struct.Struct("=B6xB4x")
+"""Family and kind in what `_ROUTE` lays out."""
 _INDEX = struct.Struct("=4xi")
 """The interface in a message of traffic control (struct tcmsg)."""
 _NUMBER = struct.Struct("=I")
@@ -289,16 +291,17 @@ def route_request(to_host: str, from_host: str = "") -> bytes:
 
 def read_answer(message: bytes) -> Answer:
     """Read the answer to a question for a route."""
-    family, _, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(message, HEADER.size)
+    family, kind = _ROUTE_KIND.unpack_from(message, HEADER.size)
     found = attributes(message, HEADER.size + _ROUTE.size)
+    get = found.get
     return Answer(
         family,
         kind,
-        _number(found.get(_RTA_OIF)),
-        found.get(_RTA_PREFSRC, b""),
-        found.get(_RTA_GATEWAY, b""),
-        found.get(_RTA_VIA, b""),
-        found.get(_RTA_METRICS, b""),
+        _number(get(_RTA_OIF)),
+        get(_RTA_PREFSRC, b""),
+        get(_RTA_GATEWAY, b""),
+        get(_RTA_VIA, b""),
+        get(_RTA_METRICS, b""),
         _RTA_ENCAP in found,
     )
 
