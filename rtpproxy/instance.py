@@ -63,8 +63,11 @@ class Clocks(NamedTuple):
     """Seconds since 1970, as in the kernel's timestamps; somebody may step it."""
 
 
-OnReady = Callable[[Sequence[str]], None]
-"""Takes the warnings of the start, which the operator must see whatever the log level is."""
+OnReady = Callable[[Sequence[str]], Callable[[], None]]
+"""Takes the warnings of the start, which the operator must see whatever the log level is.
+
+May give up privileges. Returns what gives up, in the thread that calls it, the one that loading programs needs.
+"""
 
 
 async def serve(
@@ -88,7 +91,9 @@ async def serve(
         _start(parts, stop, stack)
         Ticks(parts, loop, clocks.monotonic, stop).start()
         if not stop.is_asked:
-            on_ready(_warnings(parts))
+            give_up = on_ready(_warnings(parts))
+            if config.user:
+                parts.kernel.load_rest(give_up)
             log.info("rtpproxy started")
         await stop.wait()
     log.info("rtpproxy stopped")

@@ -1,16 +1,23 @@
 """Loads programs for interfaces: at once while the relay starts, in a thread while calls are up.
 
 The kernel takes a tenth of a second to verify one, and commands and packets must not wait for that. bpf(2) is called
-without Python's lock. With `-u` the thread has the capabilities of the one that starts it, and nothing is left to load:
-see `programs`.
+without Python's lock. With `-u`, what is not needed at the start is loaded in the thread right after it, while the
+thread has the privilege (`process.privileges`); later nothing is left to load.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from rtpproxy.errors import OffloadError
 from rtpproxy.network.background import Runner
-from rtpproxy.offload.loader import OnDemand
+
+
+class Loadable(Protocol):
+    """Programs that can be loaded, as `loader.OnDemand` and `tracing.Traced`."""
+
+    def is_settled(self, function: str) -> bool: ...
+    def fd(self, function: str) -> int: ...
 
 
 class BeingLoadedError(OffloadError):
@@ -23,7 +30,7 @@ class BeingLoadedError(OffloadError):
 class Loading:
     """Programs by their functions in `bpf/relay.c`, each loaded when it is first asked for, and never twice at once."""
 
-    def __init__(self, programs: OnDemand) -> None:
+    def __init__(self, programs: Loadable) -> None:
         self._programs = programs
         self._runner: Runner | None = None
         self._on_tried: Callable[[str], None] = lambda _: None

@@ -97,6 +97,10 @@ class NoKernelTier:
         """Log that the kernel forwards nothing."""
         log.info("all interfaces: userspace (%s)", self._why)
 
+    def load_rest(self, at_end: Callable[[], None]) -> None:
+        """Call `at_end`: there are no programs for interfaces."""
+        at_end()
+
     def tick(self) -> None:
         """Forget what is known of routes. To be called every second."""
         self._on_routes()

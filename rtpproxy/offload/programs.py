@@ -15,10 +15,10 @@ from rtpproxy.offload import loader
 from rtpproxy.offload.attach import PROGRAM_PREFIX, Attachable, ProgramSet
 from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.loading import BeingLoadedError, Loading
-from rtpproxy.offload.maps import CalledMap
 from rtpproxy.offload.refusals import Refusals
-from rtpproxy.offload.syscall import attach_sk_lookup, attach_tracepoint, program_id
+from rtpproxy.offload.syscall import attach_sk_lookup, program_id
 from rtpproxy.offload.tables import Tables
+from rtpproxy.offload.tracing import Traced
 from rtpproxy.rtp.statistics import MAX_JUMP
 from rtpproxy.session.latch import SEQUENCE_DISTANCE, KnownSource
 from rtpproxy.session.local import slots_of
@@ -97,7 +97,7 @@ class Programs:
     """The programs and their maps. `close` leaves only what is attached to interfaces."""
 
     def __init__(self, config: Config, on_attachable: Callable[[Collection[int]], None] = lambda _: None) -> None:
-        """Make the maps. Programs are loaded when they are needed; with `-u` at once, while the privilege lasts.
+        """Make the maps. Programs are loaded when they are needed.
 
         One that the kernel refuses is an error in the log, and interfaces do without it.
 
@@ -111,7 +111,6 @@ class Programs:
         listen, slots = config.listen, max(slots_of(config.listen)) + 1
         first_port, last_port = config.port_min, config.port_max + 1
         self._steer_link = -1
-        self._tracers: list[int] = []
         with ExitStack() as stack:
             self._loaded = loader.load(
                 {
@@ -137,7 +136,8 @@ class Programs:
             self._on_attachable = on_attachable
             self._attachable: dict[str, int] = {}
             self._told: set[tuple[str, str]] = set()
-            self._loading = Loading(self._loaded.programs)
+            self._traced = Traced(self._loaded)
+            self._loading = Loading(self._traced)
             self.on_interfaces = ProgramSet(
                 *(
                     Attachable(names[function], partial(self._load, function))
@@ -148,10 +148,7 @@ class Programs:
             for address, slot in zip(listen, slots_of(listen), strict=True):
                 if address.is_ipv6 not in wildcards:
                     self.host_maps.add_local(address.host, slot)
-            # Last, because what is attached to tracepoints then is not undone by `stack`.
-            for program in self._of(config.offload) if config.user else ():
-                with suppress(OffloadError):  # logged
-                    program.load()
+            self._wanted = self._of(config.offload)
             stack.pop_all()
 
     def load_by(self, runner: Runner, on_tried: Callable[[], None]) -> None:
@@ -168,6 +165,12 @@ class Programs:
 
         self._loading.load_by(runner, tried)
 
+    def load_rest(self) -> None:
+        """Load, as `load_by` says, all programs that interfaces may be given: soon the privilege will be gone."""
+        for program in self._wanted:
+            with suppress(OffloadError):  # logged, or being loaded
+                program.load()
+
     def load_at_once(self) -> None:
         """Load programs as before `load_by`."""
         self._loading.load_at_once()
@@ -181,21 +184,6 @@ class Programs:
             OffloadMode.TC: (found.tc,),
             OffloadMode.OFF: (),
         }[mode]
-
-    def _trace(self, own: int) -> str:
-        """Count frames of our XDP program that drivers do not send. Returns why not all can be seen, else nothing."""
-        loaded, name = self._loaded, ""
-        if loaded.programs.why_untraced:
-            return loaded.programs.why_untraced
-        try:
-            CalledMap(loaded.map_fds["own_program"], loaded.layouts["own_program"]).write(0, own)
-            for function, name in loader.TRACEPOINTS.items():
-                self._tracers.append(attach_tracepoint(loaded.programs.fd(function), name))
-        except OSError as error:
-            return f"tracepoint {name}: {error.strerror}"
-        except OffloadError as error:
-            return str(error)
-        return ""
 
     def _load(self, function: str) -> int:
         """Load a program for interfaces, unless it is loaded.
@@ -214,12 +202,11 @@ class Programs:
         if function not in self._attachable:
             self._attachable[function] = program_id(fd)
             self._on_attachable(self._attachable.values())
-            if function == "on_xdp":
-                why = self._trace(self._attachable[function])
-                if why:
-                    log.info(
-                        "not all frames that drivers do not send for XDP are seen; they count as forwarded: %s", why
-                    )
+            if function == "on_xdp" and self._traced.why_not:
+                log.info(
+                    "not all frames that drivers do not send for XDP are seen; they count as forwarded: %s",
+                    self._traced.why_not,
+                )
         return fd
 
     def steer(self, receivers: Sequence[int]) -> None:
@@ -249,8 +236,7 @@ class Programs:
         """Stop steering, unmap the tables and close all descriptors."""
         if self._steer_link >= 0:
             os.close(self._steer_link)
-        for link in self._tracers:
-            os.close(link)
+        self._traced.close()
         self.tables.close()
         self._loaded.close()
 

@@ -110,6 +110,12 @@ class KernelTier:
         self._loop.add_reader(self._events.fileno(), self._events.hand_out, self._handlers)
         self._routing.listen()
 
+    def load_rest(self, at_end: Callable[[], None]) -> None:
+        """Let the runner load all that an interface may ever need. Calls `at_end` here, and there once that is done."""
+        self._programs.load_rest()
+        self._runner.run(at_end, lambda outcome: outcome())
+        at_end()
+
     def close(self) -> None:
         """Detach from every interface. To be called after the runner was closed."""
         self._loop.remove_reader(self._events.fileno())

@@ -107,19 +107,21 @@ def _pid_file(config: Config) -> PidFile:
     return PidFile(config.pid_file, is_required=config.is_pid_file_required, user=who[0] if who is not None else None)
 
 
-def _serve(config: Config, bound: Sequence[int], on_ready: instance.OnReady) -> None:
+def _serve(config: Config, bound: Sequence[int], tell: Callable[[Sequence[str]], None]) -> None:
+    """Run the relay; `tell` is called once it serves, with the warnings of the start."""
     clocks = instance.Clocks(kernel_clock(), time.time)
 
     async def main() -> None:
         pid_file = _pid_file(config)
 
-        def ready(warnings: Sequence[str]) -> None:
+        def ready(warnings: Sequence[str]) -> Callable[[], None]:
             rest_collector()
             for warning in warnings:
                 log.warning("%s", warning)
             pid_file.write()
-            privileges.drop(config)
-            on_ready(warnings)
+            give_up = privileges.drop(config)
+            tell(warnings)
+            return give_up
 
         try:
             await instance.serve(config, clocks, ready, abort, bound)

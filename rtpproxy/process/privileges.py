@@ -8,7 +8,8 @@ import ctypes
 import grp
 import os
 import pwd
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 
 from rtpproxy.config import FIRST_FREE_PORT, Config, ControlAddress, PortsMode
 from rtpproxy.errors import StartError
@@ -16,6 +17,8 @@ from rtpproxy.errors import StartError
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW, BPF = 10, 12, 13, 39
 """Numbers of linux/capability.h, and what each is for: binding ports below 1024; interfaces, neighbours, sysctls of the
 network, and socket maps; raw sockets for new addresses; reading maps where unprivileged bpf(2) is off."""
+PERFMON = 38
+"""What loading programs needs besides. It also lets a process read the kernel's memory, so it is given up early."""
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 24, 38
 _VERSION_3 = 0x20080522
 _WORDS = ctypes.c_uint32 * 6
@@ -72,26 +75,29 @@ def needed(config: Config) -> frozenset[int]:
     return frozenset(kept)
 
 
-def drop(config: Config) -> None:
+def drop(config: Config) -> Callable[[], None]:
     """Become the user and group of `-u` for good. Does nothing without `-u`, or if the process is not root's.
 
-    Keeps the capabilities that `needed` lists, if the process has them. Raises StartError.
+    Keeps the capabilities that `needed` lists, if the process has them, and what loading programs needs besides.
+    Returns what gives that up, in the thread that calls it. Raises StartError.
     """
     who = identity(config)
     if who is None or os.geteuid() != 0:
-        return
+        return lambda: None
+    kept = needed(config)
+    permitted = _permitted()
     try:
-        _become(*who, needed(config))
+        _become(*who, permitted & _mask(kept | {PERFMON} if BPF in kept else kept))
     except OSError as error:
         raise StartError(f"-u {config.user}: cannot become that user: {error.strerror}") from error
+    return partial(_set_capabilities, permitted & _mask(kept))
 
 
-def _become(uid: int, gid: int, kept: Collection[int]) -> None:
-    """Change user, group and capabilities. Raises OSError.
+def _become(uid: int, gid: int, capabilities: int) -> None:
+    """Change user, group and capabilities, which are one bit each. Raises OSError.
 
     The C library changes the user of all threads. Capabilities stay only in this thread and in those that it starts.
     """
-    permitted = _permitted()
     _prctl(_PR_SET_KEEPCAPS, 1)
     for number in range(_last_capability() + 1):
         _prctl(_PR_CAPBSET_DROP, number)
@@ -99,7 +105,7 @@ def _become(uid: int, gid: int, kept: Collection[int]) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     _prctl(_PR_SET_KEEPCAPS, 0)
-    _set_capabilities(permitted & sum(1 << number for number in kept))
+    _set_capabilities(capabilities)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     # Without this a crash leaves no core. Where a capability was kept, others of this user still may not trace the
     # process, because they lack it; where none was, they may (ptrace(2)), and docs/security.md says so.
@@ -109,6 +115,10 @@ def _become(uid: int, gid: int, kept: Collection[int]) -> None:
 def _last_capability() -> int:
     with open("/proc/sys/kernel/cap_last_cap") as file:
         return int(file.read())
+
+
+def _mask(capabilities: Collection[int]) -> int:
+    return sum(1 << number for number in capabilities)
 
 
 def _permitted() -> int:

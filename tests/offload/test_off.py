@@ -16,6 +16,12 @@ def test_without_a_kernel_tier_routes_are_asked_again_every_second(caplog):
     assert (caplog.messages, asked) == (["all interfaces: userspace (--offload off)"], [1, 1])
 
 
+def test_privileges_for_loading_are_given_up_at_once():
+    given_up = []
+    NoKernelTier("--offload off", lambda: None).load_rest(lambda: given_up.append(True))
+    assert given_up
+
+
 def test_nothing_is_forwarded_or_counted():
     tier = NoKernelTier("--offload off", lambda: None)
     assert tier.forwarder.rest == "--offload off"

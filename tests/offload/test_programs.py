@@ -64,16 +64,16 @@ def test_nobody_is_expected_at_a_port_that_is_closed():
             assert (sources._sources.column("most")[at], sources._sources.column("is_known")[at]) == (0, 0)
 
 
-def programs_of(user):
+def programs_of(mode=OffloadMode.AUTO):
     """The programs, and the IDs that were told of them, each time there was one more."""
     noted = []
-    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099, user=user)
+    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099, offload=mode)
     return contextlib.closing(Programs(config, lambda ids: noted.append(tuple(ids)))), noted
 
 
 def test_programs_are_loaded_when_they_are_needed():
     """Those for TC cost a third of a start's processor time, and most hosts never need them."""
-    context, noted = programs_of("")
+    context, noted = programs_of()
     with context as programs:
         assert noted == []
         on_interfaces = programs.on_interfaces
@@ -86,7 +86,7 @@ def test_programs_are_loaded_when_they_are_needed():
 
 def test_programs_are_loaded_in_a_thread_while_calls_are_up():
     """Told of before it is attached, once, and in the event loop; and nobody need wait for it."""
-    context, noted = programs_of("")
+    context, noted = programs_of()
     tried = []
 
     async def main(programs):
@@ -110,7 +110,7 @@ def test_programs_are_loaded_in_a_thread_while_calls_are_up():
     with context as programs:
         asyncio.run(main(programs))
         assert tried == [(programs.on_interfaces.xdp.id, ((programs.on_interfaces.xdp.id,),))]
-        assert len(programs._tracers) == len(loader.TRACEPOINTS)
+        assert len(programs._traced._links) == len(loader.TRACEPOINTS)
 
 
 def test_relay_that_stops_while_a_program_is_loaded():
@@ -125,7 +125,7 @@ def test_relay_that_stops_while_a_program_is_loaded():
         await asyncio.sleep(0)
 
     before = set(os.listdir("/proc/self/fd"))
-    context, noted = programs_of("")
+    context, noted = programs_of()
     with context as programs:
         asyncio.run(main(programs))
     assert (set(os.listdir("/proc/self/fd")), noted) == (before, [])
@@ -136,7 +136,7 @@ def test_error_of_the_thread_is_told_even_if_nobody_waits_any_more(monkeypatch, 
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(loader, "load_program", load)
-    context, noted = programs_of("")
+    context, noted = programs_of()
     runner, tried = Later(), []
     with context as programs:
         programs.load_by(runner, lambda: tried.append(True))
@@ -148,17 +148,27 @@ def test_error_of_the_thread_is_told_even_if_nobody_waits_any_more(monkeypatch, 
         assert (tried, noted) == ([True], [])
 
 
-def test_programs_are_loaded_while_the_user_may():
-    """After `-u` the privilege is gone."""
-    context, noted = programs_of("nobody")
+@pytest.mark.parametrize(
+    ("mode", "count"), [(OffloadMode.AUTO, 3), (OffloadMode.XDP, 1), (OffloadMode.TC, 1), (OffloadMode.OFF, 0)]
+)
+def test_what_the_mode_can_use_is_loaded_while_the_privilege_lasts(mode, count):
+    """With `-u` it will be gone."""
+    context, noted = programs_of(mode)
+    runner, tried = Later(), []
     with context as programs:
-        on_interfaces = programs.on_interfaces
-        assert noted[-1] == (on_interfaces.xdp.id, on_interfaces.tc.id, on_interfaces.tc_behind_xdp.id)
+        programs.load_by(runner, lambda: tried.append(True))
+        programs.load_rest()
+        assert noted == []
+        while runner.waiting:
+            runner.do_one()
+        assert (len(tried), len(noted)) == (count, count)
+        programs.load_rest()
+        assert runner.waiting == []
 
 
-@pytest.mark.parametrize("user", ["", "nobody"])
+@pytest.mark.parametrize("is_loaded_by_thread", [False, True])
 @pytest.mark.parametrize("refused", ["XDP", "TC"])
-def test_program_that_the_kernel_refuses(monkeypatch, caplog, refused, user):
+def test_program_that_the_kernel_refuses(monkeypatch, caplog, refused, is_loaded_by_thread):
     """It is an error in the log, once, and not tried again; the others are not lost."""
     real, tried = loader.load_program, []
 
@@ -169,8 +179,14 @@ def test_program_that_the_kernel_refuses(monkeypatch, caplog, refused, user):
         return real(program)
 
     monkeypatch.setattr(loader, "load_program", load)
-    context, noted = programs_of(user)
+    context, noted = programs_of()
     with context as programs:
+        if is_loaded_by_thread:
+            runner = Later()
+            programs.load_by(runner, lambda: None)
+            programs.load_rest()
+            while runner.waiting:
+                runner.do_one()
         on_interfaces = programs.on_interfaces
         by_kind = {"XDP": [on_interfaces.xdp], "TC": [on_interfaces.tc, on_interfaces.tc_behind_xdp]}
         for _ in range(2):
@@ -195,12 +211,12 @@ def test_program_that_there_was_no_memory_for_is_tried_again(monkeypatch):
         return real(program)
 
     monkeypatch.setattr(loader, "load_program", load)
-    context, _ = programs_of("")
+    context, _ = programs_of()
     with context as programs:
         with pytest.raises(OffloadError, match="Cannot allocate memory"):
             programs.on_interfaces.xdp.load()
         assert programs.on_interfaces.xdp.load() >= 0
-        assert len(programs._tracers) == len(loader.TRACEPOINTS)
+        assert len(programs._traced._links) == len(loader.TRACEPOINTS)
 
 
 def test_each_reason_is_told_once(monkeypatch, caplog):
@@ -213,7 +229,7 @@ def test_each_reason_is_told_once(monkeypatch, caplog):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(loader, "load_program", load)
-    context, _ = programs_of("")
+    context, _ = programs_of()
     with context as programs:
         for _ in range(5):
             with pytest.raises(OffloadError):
@@ -222,14 +238,6 @@ def test_each_reason_is_told_once(monkeypatch, caplog):
     assert memory == "cannot load the program for XDP: Cannot allocate memory"
     assert refusal.startswith("cannot load the program for XDP: Invalid argument")
     assert len(tried) == 3
-
-
-@pytest.mark.parametrize(("mode", "count"), [(OffloadMode.XDP, 1), (OffloadMode.TC, 1), (OffloadMode.OFF, 0)])
-def test_with_a_user_only_what_the_mode_can_use_is_loaded(mode, count):
-    noted = []
-    config = Config(listen=(ANY,), lowest_port=30000, highest_port=30099, user="nobody", offload=mode)
-    with contextlib.closing(Programs(config, lambda ids: noted.append(tuple(ids)))):
-        assert len(noted) == count
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])

@@ -12,7 +12,7 @@ import pytest
 from rtpproxy.config import Config, PortsMode
 from rtpproxy.errors import StartError
 from rtpproxy.process import privileges
-from rtpproxy.process.privileges import BPF, NET_ADMIN, NET_BIND_SERVICE, NET_RAW
+from rtpproxy.process.privileges import BPF, NET_ADMIN, NET_BIND_SERVICE, NET_RAW, PERFMON
 
 NOBODY = pwd.getpwnam("nobody")
 DROP = """
@@ -23,7 +23,9 @@ from rtpproxy.errors import StartError
 config = Config({arguments})
 try:
     privileges.check(config)
-    privileges.drop(config)
+    give_up = privileges.drop(config)
+    if {is_at_end}:
+        give_up()
 except StartError as error:
     print(error)
 else:
@@ -32,9 +34,9 @@ else:
 """
 
 
-def dropped(arguments, prefix=()):
-    """Run a process that drops its privileges; return what it prints."""
-    command = [*prefix, sys.executable, "-c", DROP.format(arguments=arguments)]
+def dropped(arguments, prefix=(), *, is_loading=False):
+    """Run a process that drops its privileges, at last or all but what loading needs; return what it prints."""
+    command = [*prefix, sys.executable, "-c", DROP.format(arguments=arguments, is_at_end=not is_loading)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -69,6 +71,19 @@ def test_who_it_is_and_what_it_may_do(arguments, gid, kept):
     assert (found["CapInh"], found["CapBnd"], found["CapAmb"]) == (0, 0, 0)
     assert found["NoNewPrivs"] == ["1"]
     assert found["Owner"] == [str(NOBODY.pw_uid)], "a crash would leave no core"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ("user='nobody'", bits(NET_ADMIN, NET_RAW, BPF, PERFMON)),
+        ("user='nobody', ports=PortsMode.BOUND, lowest_port=1000", bits(NET_BIND_SERVICE)),
+    ],
+)
+def test_what_it_may_do_while_programs_are_loaded(arguments, kept):
+    found = status(dropped(arguments, is_loading=True))
+    assert (found["CapPrm"], found["CapEff"], found["CapBnd"], found["CapAmb"]) == (kept, kept, 0, 0)
 
 
 TRACE = """
