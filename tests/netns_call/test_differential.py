@@ -26,6 +26,7 @@ from scapy.layers.inet6 import (
     fragment6,
 )
 
+from rtpproxy.config import LatchingMode
 from tests.fuzzing import INPUTS, SEED
 from tests.netns import Topology
 from tests.netns_call.call import BOUND, KERNEL, STEERED, TC, Call, Tap
@@ -48,12 +49,12 @@ COUNTERS = ("npkts_ina", "npkts_ino", "nrelayed", "ndropped", "rtpa_perrs")
 class Rig:
     """A relay that owns ports and forwards in one way, its hosts, and a call of each pair of families."""
 
-    def __init__(self, way, directory, stack):
+    def __init__(self, way, latching, directory, stack):
         self.way = way
         self.topology = stack.enter_context(Topology(ipv6=True))
         # Ports in ascending order: the same command gets the same port from each relay. Calls may be idle for long,
         # while the others are waited for.
-        options = (*way.options, *EVERYWHERE, "-b", "-T", str(IDLE_S))
+        options = (*way.options, *EVERYWHERE, "-b", "-T", str(IDLE_S), "--latching", latching)
         self.relay = stack.enter_context(RunningRelay(directory, *options, host=self.topology.relay, name=way.name))
         caller, callee = self.topology.caller, self.topology.callee
         self.calls = {
@@ -90,10 +91,10 @@ class Rig:
         return out
 
 
-@pytest.fixture(scope="module")
-def rigs(tmp_path_factory):
+@pytest.fixture(scope="module", params=[mode.value for mode in LatchingMode])
+def rigs(tmp_path_factory, request):
     with contextlib.ExitStack() as stack:
-        rigs = [Rig(way, tmp_path_factory.mktemp("differential"), stack) for way in WAYS]
+        rigs = [Rig(way, request.param, tmp_path_factory.mktemp("differential"), stack) for way in WAYS]
         for rig in rigs:
             for call in rig.calls.values():
                 call.establish(rig.way)
