@@ -117,20 +117,30 @@ class Events:
 
 
 def hand_out(events: Sequence[Event] | None, handlers: EventHandlers) -> None:
-    """Call the handlers for what `Events.read` returned."""
+    """Call the handlers for what `Events.read` returned. If one fails, the events after its own count as lost."""
     if events is None:
         handlers.on_lost()
         return
-    for kind, message in events:
-        if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
-            handlers.on_neighbour(read_neighbour(message), kind == RTM_DELNEIGH)
-        elif kind in (RTM_NEWLINK, RTM_DELLINK):
-            handlers.on_link(message, kind == RTM_DELLINK)
-        elif kind in _TRAFFIC_CONTROL:
-            handlers.on_filter(interface_of_filter(message))
-        elif kind in (RTM_NEWADDR, RTM_DELADDR):
-            handlers.on_address()
+    is_complete = False
+    try:
+        for kind, message in events:
+            _hand_out_one(kind, message, handlers)
+        is_complete = True
+    finally:
+        if not is_complete:
+            handlers.on_lost()
     handlers.on_end()
+
+
+def _hand_out_one(kind: int, message: bytes, handlers: EventHandlers) -> None:
+    if kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+        handlers.on_neighbour(read_neighbour(message), kind == RTM_DELNEIGH)
+    elif kind in (RTM_NEWLINK, RTM_DELLINK):
+        handlers.on_link(message, kind == RTM_DELLINK)
+    elif kind in _TRAFFIC_CONTROL:
+        handlers.on_filter(interface_of_filter(message))
+    elif kind in (RTM_NEWADDR, RTM_DELADDR):
+        handlers.on_address()
 
 
 class RoutingChanges:

@@ -87,6 +87,8 @@ class KernelTier:
         self._changed_links: dict[int, None] = {}
         self._are_addresses_new = False
         self._are_interfaces_new = False
+        self._are_lists_old = False
+        """Events were lost, and the kernel did not give a list in their place."""
         self._rerouting: TimerHandle | None = None
         self._continuing: Handle | None = None
         self._is_reroute_due = False
@@ -133,6 +135,8 @@ class KernelTier:
 
     def tick(self) -> None:
         """Check what no event reports. To be called every second."""
+        if self._are_lists_old:
+            self._ask_for_everything()
         self._neighbours.confirm_some()
         if self._rp_filter.check():
             self._follow_frames()
@@ -225,9 +229,14 @@ class KernelTier:
 
     def _on_lost_events(self) -> None:
         log.warning("netlink events were lost; asking for everything again")
+        self._ask_for_everything()
+
+    def _ask_for_everything(self) -> None:
+        self._are_lists_old = False
         try:
             self._interfaces.reload()
         except OffloadError as error:
+            self._are_lists_old = True
             log.error("cannot ask for links: %s", error)
         self._neighbours.reload()
         self._follow_frames()
@@ -244,7 +253,7 @@ class KernelTier:
             is_more = self._neighbours.work_off(ROWS_BATCH)
         except OffloadError as error:
             log.error("cannot ask for neighbours: %s", error)
-            is_more = True
+            self._are_lists_old = is_more = True
         if is_more:
             self._working_off = self._loop.call_soon(self._work_off)
 

@@ -83,6 +83,20 @@ def test_lost_events():
     assert handed_out(event("NEWLINK"), None) == ["lost"]
 
 
+def test_events_behind_one_whose_handler_fails_count_as_lost():
+    calls = []
+    ignore = lambda *_: None  # noqa: E731
+    handlers = EventHandlers(
+        on_link=lambda message, is_gone: 1 // 0,
+        on_neighbour=lambda neighbour, is_gone: calls.append("neighbour"),
+        on_lost=lambda: calls.append("lost"),
+        **dict.fromkeys(("on_address", "on_filter", "on_end"), ignore),
+    )
+    with pytest.raises(ZeroDivisionError):
+        hand_out([*map(event, ("NEWNEIGH", "NEWLINK", "DELNEIGH"))], handlers)
+    assert calls == ["neighbour", "lost"]
+
+
 @pytest.fixture
 def events(topology):
     events = topology.relay.call(Events)

@@ -10,6 +10,7 @@ import contextlib
 import pytest
 
 from rtpproxy.config import Config, ListenAddress
+from rtpproxy.errors import OffloadError
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.syscall import map_write, possible_cpus
@@ -50,6 +51,33 @@ def test_lack_of_headroom_is_told_once(programs, caplog):
             tier.tick()
             told = [message for message in caplog.messages if "leaves no room before its frames" in message]
             assert len(told) == min(count, 1)
+        tier.close()
+
+
+@pytest.mark.parametrize("what", ["links", "neighbours"])
+def test_list_that_the_kernel_did_not_give_is_asked_for_again(programs, caplog, what):
+    """Nothing else would tell what the lost events told."""
+    programs, config = programs
+    failures, answered = [OffloadError("netlink: No buffer space available")], []
+
+    def fail_once():
+        if failures:
+            raise failures.pop()
+        answered.append(what)
+
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        tier = KernelTier(config, programs, lambda: None, loop, Foreground())
+        tier.start()
+        reload, parts = tier._interfaces.reload, tier._neighbours._netlink.dump_parts
+        if what == "links":
+            tier._interfaces.reload = lambda: (fail_once(), reload())
+        else:
+            tier._neighbours._netlink.dump_parts = lambda *ask: (fail_once() or part for part in parts(*ask))
+        tier._on_lost_events()
+        assert caplog.messages[-1] == f"cannot ask for {what}: netlink: No buffer space available"
+        assert answered == []
+        tier.tick()
+        assert answered != []
         tier.close()
 
 
