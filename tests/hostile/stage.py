@@ -43,6 +43,8 @@ STAGES = [(latching, way) for latching in LATCHING for way in WAYS]
 ETH_P_ALL = 3
 CONTROL_PORT = 22222
 """Of the relay's UDP control sockets, on all of its addresses."""
+UNUSED = 40_000
+"""A number for RTP, higher than those that `check_stream` gets to before its deadline."""
 FLOODER = """
 import socket, sys
 ifname, *frames = sys.argv[1:]
@@ -230,18 +232,27 @@ def check_stream(way: Way, sender: Party, receiver: Party) -> None:
     assert [data for data, _ in arrived] == [numbered(number_of(data)) for data, _ in arrived]
 
 
-def drain(call: Call) -> None:
-    """Wait until nothing is under way any more. What is sent last is relayed last, but may be lost until then."""
+def drain(call: Call) -> int:
+    """Wait until nothing is under way any more. What is sent last is relayed last, but may be lost until then.
+
+    Returns the next number for RTP. One that came before might be lost: of what repeats a number, has none or starts
+    anew, no relay passes more than a limit on within a second, so each packet has a number of its own.
+    """
+    numbers = itertools.count(UNUSED)
     for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
 
-        def comes(data: bytes, is_repeated: bool, sender: Party = sender, receiver: Party = receiver) -> bool:
-            if is_repeated:
-                sender.send(data)
-            return data in [one for one, _ in receiver.rtp.take()]
+        def comes(sender: Party = sender, receiver: Party = receiver) -> bool:
+            sender.send(numbered(next(numbers)))
+            return any(number_of(data) >= UNUSED for data, _ in receiver.rtp.take())
 
-        wait_for(lambda comes=comes: comes(b"again", is_repeated=True), DEADLINE_S, "a packet")
-        sender.send(b"last")
-        wait_for(lambda comes=comes: comes(b"last", is_repeated=False), DEADLINE_S, "the last packet")
+        def is_last(last: int, receiver: Party = receiver) -> bool:
+            return last in [number_of(data) for data, _ in receiver.rtp.take()]
+
+        wait_for(comes, DEADLINE_S, "a packet")
+        last = next(numbers)
+        sender.send(numbered(last))
+        wait_for(lambda is_last=is_last, last=last: is_last(last), DEADLINE_S, "the last packet")
+    return next(numbers)
 
 
 @contextlib.contextmanager

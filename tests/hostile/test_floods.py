@@ -216,9 +216,9 @@ def get_through(arena, build):
             for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
                 check_stream(arena.way, sender, receiver)
             assert arena.relay.ask("V") == "20040107"
-        drain(call)
-        call.cross(rtp(9))
-        call.cross(rtcp(9), is_rtcp=True)
+        number = drain(call)
+        call.cross(rtp(number))
+        call.cross(rtcp(number), is_rtcp=True)
         dropped = int(arena.relay.ask("G npkts_discard")) - before
         assert arena.relay.ask(f"D {call.tags}") == "0"
     return dropped

@@ -8,7 +8,7 @@ from scapy.all import ICMP, IP, UDP, Ether, ICMPv6PacketTooBig, IPv6, Raw
 from scapy.layers.inet import IPOption_LSRR, IPOption_NOP, IPOption_Router_Alert, fragment
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN, fragment6
 
-from tests.hostile.stage import ATTACKER, CALLER, CALLER_MOVED, STOLEN, check_stream, drain
+from tests.hostile.stage import ATTACKER, CALLER, CALLER_MOVED, STOLEN, UNUSED, check_stream, drain
 from tests.netns_call.call import DEADLINE_S, PhonePort, rtcp
 from tests.running import rtp
 from tests.waiting import wait_for
@@ -200,9 +200,8 @@ def test_a_call_gets_through_a_flood(stage, family, kind):
         with stage.attacker.flooding(*flood(stage, call, kind)):
             for sender, receiver in ((call.caller, call.callee), (call.callee, call.caller)):
                 check_stream(stage.way, sender, receiver)
-        if not stage.way.is_kernel:
-            drain(call)
-        stage.goes_on(call, number=10)
+        number = UNUSED if stage.way.is_kernel else drain(call)
+        stage.goes_on(call, number=number)
 
 
 @pytest.mark.parametrize("kind", ["plain", "options", "fragments"])
