@@ -26,7 +26,9 @@ _REACHABLE, _STALE, _DELAY, _PROBE, _PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x80
 _VALID = _REACHABLE | _STALE | _DELAY | _PROBE | _PERMANENT
 _UNKNOWN = ("", 0)
 CONFIRM_INTERVAL_S = 20
-"""Every neighbour in use is confirmed this often."""
+"""Every neighbour in use is confirmed this often, unless they are too many for that."""
+CONFIRMED_PER_SECOND = 500
+"""Neighbours that are confirmed each second at most; those that the kernel calls stale are confirmed at once."""
 
 Hop = tuple[NeighbourKey, int]
 """Identifies a row: a neighbour, and the MTU of the routes through it, in bytes."""
@@ -145,7 +147,7 @@ class Neighbours:
         """Confirm a part of the neighbours. To be called every second."""
         if not self._unconfirmed:
             self._unconfirmed = list(self._rows)
-            self._share = -(-len(self._unconfirmed) // CONFIRM_INTERVAL_S)
+            self._share = min(-(-len(self._unconfirmed) // CONFIRM_INTERVAL_S), CONFIRMED_PER_SECOND)
         batch, self._unconfirmed = self._unconfirmed[: self._share], self._unconfirmed[self._share :]
         self._confirmations.add(
             key for key in batch if key in self._rows and self._macs.get(key, _UNKNOWN)[1] != _PERMANENT

@@ -23,7 +23,9 @@ from rtpproxy.offload.neighbours import Hop, Neighbours
 
 _UNICAST, _LOCAL = 1, 2
 RECHECK_INTERVAL_S = 20
-"""The kernel is asked again for every route in use this often."""
+"""The kernel is asked again for every route in use this often, unless they are too many for that."""
+RECHECKED_PER_SECOND = 500
+"""Routes that are asked for again each second at most: so it takes no more than a small share of a processor."""
 _USUAL_TTL = 64
 _ANY_MTU = 65535
 """Stands for a route without an MTU of its own: that of the link applies."""
@@ -181,7 +183,7 @@ class NextHops:
             return
         if not self._unasked:
             self._unasked = list(self._routes)
-            self._unasked_share = -(-len(self._unasked) // RECHECK_INTERVAL_S)
+            self._unasked_share = min(-(-len(self._unasked) // RECHECK_INTERVAL_S), RECHECKED_PER_SECOND)
         share = self._unasked_share
         self._unchecked, self._unasked = deque(self._unasked[:share]), self._unasked[share:]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from rtpproxy.offload import neighbours
 from rtpproxy.offload.entry import Tier
 from rtpproxy.offload.nexthop import NoRoute, Route
 from tests.offload.relay_network import (
@@ -135,6 +136,21 @@ def test_all_neighbours_are_confirmed_in_turn(network, topology):
     for phone in (topology.caller, topology.callee):
         shown = topology.relay.run(["ip", "neigh", "show", phone.ip]).stdout.split()
         assert shown[-1] in ("DELAY", "PROBE", "REACHABLE")
+
+
+@pytest.mark.parametrize(("most", "share"), [(500, 3), (2, 2)])
+def test_a_share_of_the_neighbours_is_confirmed_each_second(network, monkeypatch, most, share):
+    monkeypatch.setattr(neighbours, "CONFIRM_INTERVAL_S", 2)
+    monkeypatch.setattr(neighbours, "CONFIRMED_PER_SECOND", most)
+    hosts = [f"10.0.2.{number}" for number in range(100, 106)]
+    for host in hosts:
+        network.next_hops.acquire(host, "")
+    added = []
+    monkeypatch.setattr(network.neighbours._confirmations, "add", lambda some: added.append(list(some)))
+    for _ in range(len(hosts) // share):
+        network.neighbours.confirm_some()
+    assert sorted(host for some in added for _, host in some) == hosts
+    assert max(map(len, added)) == share
 
 
 def test_lost_events(network, callee_link):
