@@ -58,9 +58,9 @@ class AgeLimit:
         """Tell whether a datagram of that age is too old to be relayed."""
         return age > self.limit_s
 
-    def fresh_until(self, age: float) -> float:
-        """Return when a datagram of that age will have reached the limit."""
-        return self.clock() + self.limit_s - age
+    def fresh_until(self, age: float, least: float) -> float:
+        """Return when a datagram of that age will have reached the limit, which is after at least `least` seconds."""
+        return self.clock() + max(self.limit_s - age, least)
 
     def _measure(self) -> float:
         """Measure the distance of the clocks. A process that is held up between two readings measures too little."""

@@ -123,3 +123,9 @@ def test_process_that_is_held_up_between_two_readings_saw_no_step(clocks):
     clocks.now += 1.5 * LIMIT_S
     assert is_old(limit, stamp)
     assert next(pauses) == 0.0
+
+
+@pytest.mark.parametrize(("age", "seconds"), [(0.0, LIMIT_S), (0.05, 0.15), (0.199, 0.005), (LIMIT_S, 0.005)])
+def test_what_follows_a_fresh_datagram_is_fresh_for_a_while(clocks, limit, age, seconds):
+    """It arrived later. At the limit it is let pass, too, for some milliseconds: looking at each takes too long."""
+    assert limit.fresh_until(age, 0.005) == pytest.approx(clocks.now + seconds)
