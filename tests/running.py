@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -219,8 +220,15 @@ class PhoneSocket:
         self._socket.close()
 
     def send(self, data: bytes, to: tuple[str, int]) -> None:
-        """Send one datagram."""
-        self._socket.sendto(data, to)
+        """Send one datagram. A full socket is waited for: while a next hop is looked for, packets queue up in it."""
+        while True:
+            try:
+                self._socket.sendto(data, to)
+            except BlockingIOError:
+                if not select.select([], [self._socket], [], DEADLINE_S)[1]:
+                    raise
+            else:
+                return
 
     def take(self) -> list[tuple[bytes, tuple[str, int]]]:
         """The datagrams that have arrived, with their sources; does not wait."""

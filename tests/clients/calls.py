@@ -1,14 +1,13 @@
 """Calls that phones signal through Kamailio, and what tests wait for."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.clients.conftest import Setting
 from tests.clients.sipp import MEDIA_PORT, Caller, Media, UserAgent
-from tests.netns import Host, Phone
-from tests.netns_call.call import Arrival, Call, Party, PhonePort
-from tests.running import PhoneSocket, RunningRelay
+from tests.netns import Phone
+from tests.netns_call.call import Call, Party, PhonePort
+from tests.running import RunningRelay
 from tests.waiting import DEADLINE_S, wait_for
 
 CALLER_PORT = 4000
@@ -54,24 +53,10 @@ class SignalledCall(Call):
         wait_for_sessions(self.relay, 0)
 
 
-class PhonePort6(PhoneSocket):
-    """One port of a phone, over IPv6."""
-
-    def __init__(self, host: Host, ip: str, port: int) -> None:
-        self._socket = host.socket(socket.AF_INET6)
-        self._socket.bind((ip, port))
-        self._socket.setblocking(False)
-        self.address = ip, port
-
-    def take(self) -> list[Arrival]:
-        return [(data, source[:2]) for data, source in super().take()]
-
-
 def party(phone: Phone, port: int, ip: str = "") -> Party:
     """A phone's two ports; the IPv4 address is the phone's unless said otherwise."""
     ip = ip or phone.ip
-    kind = PhonePort6 if ":" in ip else PhonePort
-    return Party(kind(phone, ip, port), kind(phone, ip, port + 1))
+    return Party(PhonePort(phone, ip, port), PhonePort(phone, ip, port + 1))
 
 
 def wait_for_sessions(relay: RunningRelay, count: int) -> None:
