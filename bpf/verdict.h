@@ -106,6 +106,9 @@ static __always_inline enum entry_result verdict_read_entry(struct port_row *row
 		if (!hosts6)
 			return ENTRY_CHANGING;
 		verdict_copy(&e->remote_host6, hosts6, sizeof(*hosts6));
+	} else {
+		/* Never used. But before Linux 6.3 the verifier refuses what might read them unwritten, and does not know that. */
+		__builtin_memset(&e->remote_host6, 0, sizeof(*hosts6));
 	}
 	compiler_barrier();
 	return READ_ONCE(row->sequence) == sequence ? ENTRY_OK : ENTRY_CHANGING;
