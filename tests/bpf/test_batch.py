@@ -17,7 +17,7 @@ from tests.bench.xdp import compile_xdp
 from tests.bpf.frames import HOP, received, rtp
 from tests.bpf.prog_run import run_live
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.vm]
 
 BATCH = 64
 """The most frames that a driver hands over at once."""

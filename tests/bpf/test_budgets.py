@@ -87,6 +87,7 @@ def open_port(plane, **expected):
 # At one port
 
 
+@pytest.mark.vm
 def test_a_port_that_learns_has_a_limit(plane):
     port = open_port(plane)
     frame = received(port, rtp())
@@ -432,6 +433,7 @@ def later_fragments():
     yield bytes(ethernet(type=0x86DD) / header / Raw(b"x" * 64))
 
 
+@pytest.mark.vm
 def test_later_fragments_have_a_limit_by_source(plane):
     """Seconds may end meanwhile, and another CPU may go on."""
     times = 40 * FRAGMENTS_PER_SECOND
@@ -488,6 +490,7 @@ def test_a_flood_writes_nothing_that_packets_of_calls_use(plane, is_ipv6):
     assert [name for name in OF_CALLS if plane.contents(name) != before[name]] == []
 
 
+@pytest.mark.vm
 def test_a_packet_that_is_over_the_limit_writes_no_limit(plane):
     """So a flood takes no line of the limits from another processor, either."""
     port = open_port(plane, is_locked=True)

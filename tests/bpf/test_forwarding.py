@@ -41,6 +41,7 @@ def test_payloads(plane, size, is_rtp):
     assert plane.tables.counts.counters(entry.port).packets == 1
 
 
+@pytest.mark.vm
 def test_totals_add_up(plane):
     entry, start = plane.install(), plane.tables.counts.total_forwarded()
     for size in (5, 0, 100):
@@ -53,6 +54,7 @@ COARSE_S = 0.011
 """The clock that is read for packets without jitter is at most a timer interrupt behind."""
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize(
     ("payload", "behind_s"), [(rtp(payload_type=0), 0.0), (rtp(payload_type=96), COARSE_S), (b"", COARSE_S)]
 )
@@ -73,6 +75,7 @@ def test_last_seen_does_not_go_back(plane):
     assert plane.peek("port_counters", entry.port, "longest_gap") == 0
 
 
+@pytest.mark.vm
 def test_absent_checksum_stays_absent(plane):
     entry = plane.install()
     assert plane.run(received(entry.port, b"\x01", chksum=0)) == redirected(forwarded(entry, b"\x01", chksum=0))
@@ -85,6 +88,7 @@ def test_wrong_checksum_stays_wrong_by_as_much(plane):
     assert plane.run(received(entry.port, chksum=(right_in + 3 - 1) % 65535 + 1)) == redirected(expected)
 
 
+@pytest.mark.vm
 def test_computed_zero_leaves_as_all_ones(plane):
     entry = plane.install()
     probe = int.from_bytes(forwarded(entry, b"\0\0")[40:42])
@@ -110,6 +114,7 @@ def test_checksums_over_many_payloads(plane, start):
         assert plane.run(received(entry.port, payload, sport=sport)) == redirected(forwarded(entry, payload)), word
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize(
     "header",
     [
@@ -137,6 +142,7 @@ def test_identification_is_kept(plane, identification):
     assert plane.run(frame) == redirected(bytes(out))
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("padding", [1, 18, 600])
 def test_padding_after_the_packet_is_kept(plane, padding):
     entry, tail = plane.install(), b"\xee" * padding
@@ -149,6 +155,7 @@ def test_asymmetric_leg_may_use_any_port(plane):
         assert plane.run(received(entry.port, b"x", sport=sport)) == redirected(forwarded(entry, b"x")), sport
 
 
+@pytest.mark.vm
 def test_longest_packet_for_the_mtu(plane):
     entry = plane.install(hop=replace(HOP, mtu=128))
     fits, over = bytes(100), bytes(101)
@@ -169,6 +176,7 @@ def test_streams_that_share_a_next_hop(plane):
         assert plane.run(received(entry.port)) == redirected(forwarded(entry))
 
 
+@pytest.mark.vm
 def test_last_row_and_last_next_hop(plane):
     number = plane.tables.next_hops.capacity - 1
     plane.tables.next_hops.write(number, HOP)
@@ -284,6 +292,7 @@ def test_port_without_an_entry(plane):
     assert plane.run(frame) == passed_up(frame, "up_no_entry")
 
 
+@pytest.mark.vm
 def test_withdrawn_entry(plane):
     entry = plane.install()
     plane.run(received(entry.port, b"abc"))
@@ -309,6 +318,7 @@ def test_row_that_is_being_written(plane):
     assert plane.run(frame) == redirected(forwarded(entry))
 
 
+@pytest.mark.vm
 def test_unusable_next_hop(plane):
     number = plane.next_hop(None)
     entry = plane.install_by(number)
@@ -358,6 +368,7 @@ def other_frame(port, ip_changes, sport):
     return bytes(ethernet() / ipv4(**ip_changes) / UDP(sport=sport, dport=port) / Raw(rtp()))
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("name", OTHER_SOURCES)
 def test_other_source_goes_up_a_few_times_a_second(plane, name):
     is_any_source_port, ip_changes, sport = OTHER_SOURCES[name]
@@ -413,6 +424,7 @@ def test_first_packet_sets_the_memory(plane, ssrc):
     assert counters.ssrc_changed_at == counters.sequence_set_at == counters.state.seen_at > 0.0
 
 
+@pytest.mark.vm
 def test_sequence_is_refreshed_once_a_second(plane):
     entry = plane.install()
     expected, last_seen_ns = 500, 0

@@ -13,7 +13,7 @@ from tests.bpf.frames import forwarded, received
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT
 from tests.conftest import RELAY_MAC, VLAN
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.vm]
 
 LOOPBACK = 1
 """Frames come by this interface when a program is run on them."""

@@ -9,6 +9,7 @@ import pytest
 
 from rtpproxy.cli.options import GROUPS
 from tests.docs.pages import DOCS, NAMES, PAGES, ROOT, code_blocks, code_spans, text
+from tests.vm_test.options import OF_COMMANDS, TRAFFIC_OPTIONS
 
 OPTIONS = {flag for group in GROUPS for option in group.options for flag in option.flags}
 FOREIGN = {
@@ -80,7 +81,14 @@ def test_every_option_exists(page):
             named |= set(_OPTION.findall(piece)[:1])
         for arguments in _ARGS.findall(piece):
             named |= set(_OPTION.findall(arguments))
-    assert not named - OPTIONS - set(FOREIGN)
+    assert not named - OPTIONS - set(FOREIGN) - OF_COMMANDS.get(page.stem, set())
+
+
+def test_the_page_of_the_traffic_generator_has_its_options():
+    """All of them, and no others."""
+    named = {option for piece in pieces(DOCS / "traffic.md") for option in _OPTION.findall(piece)}
+    assert named - OPTIONS <= TRAFFIC_OPTIONS
+    assert not TRAFFIC_OPTIONS - named
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

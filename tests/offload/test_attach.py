@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from rtpproxy.offload.syscall import program_name
 from tests.conftest import TC_BEHIND_NAME, TC_NAME, XDP_NAME
 from tests.offload.relay_network import RelayNetwork
 from tests.offload.unprivileged import with_capabilities
+from tests.optional_links import VLAN, add_or_skip
 from tests.plain_programs import filter_in_front, load_plain_tc, load_plain_xdp, require_tcx, tcx_in_front
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
@@ -307,6 +307,7 @@ def test_links(interfaces, topology, index):
     assert (interfaces.links.get(999), interfaces.links.by_name("eth7")) == (None, None)
 
 
+@pytest.mark.vm
 def test_attach_and_detach(network, interfaces, index):
     assert interfaces.attach(index) == Report("to-caller", Tier.XDP)
     assert str(interfaces.attach(index)) == "to-caller: kernel, native XDP"
@@ -334,6 +335,7 @@ def test_again_after_detaching(network, interfaces, index):
     assert programs(network) == {"to-caller": XDP_NAME}
 
 
+@pytest.mark.vm
 def test_foreign_program_is_left_alone_and_reported(network, interfaces, index, foreign_fd):
     attach_foreign(network, index, foreign_fd)
     interfaces.links.reload()
@@ -390,6 +392,7 @@ def test_interface_that_vanished_is_no_matter_at_the_end(network, interfaces, in
     assert caplog.messages == []
 
 
+@pytest.mark.vm
 def test_kernels_reason_is_in_the_report(network, topology, interfaces, index):
     topology.caller.run(["ip", "link", "set", topology.caller.ifname, "mtu", "9000"])
     report = interfaces.attach(index)
@@ -397,6 +400,7 @@ def test_kernels_reason_is_in_the_report(network, topology, interfaces, index):
     assert re.fullmatch("no native XDP: (veth: )?Peer MTU is too large to set XDP", report.reason)
 
 
+@pytest.mark.vm
 def test_interface_that_went_to_another_namespace_and_came_back(network, topology, interfaces, index):
     """Our program is still on it, and is not taken for another instance's."""
     interfaces.attach(index)
@@ -539,6 +543,7 @@ def test_tc_is_forbidden(topology, loaded, index, foreign_fd):
     network.close()
 
 
+@pytest.mark.vm
 def test_tc_behind_xdp(network, interfaces, topology, index):
     """On interfaces with XDP already, and on those that get it later."""
     interfaces.attach(index)
@@ -593,6 +598,7 @@ def test_program_that_was_replaced_is_lost(network, interfaces, index, foreign_f
     assert programs(network) == {"to-caller": FOREIGN}
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("command", ["filter del dev to-caller ingress", "qdisc del dev to-caller clsact"])
 def test_filter_that_is_gone_is_lost(tc_network, index, command):
     interfaces = tc_network.interfaces
@@ -639,11 +645,9 @@ def test_tc_behind_xdp_comes_back_with_it(network, interfaces, index):
     assert (programs(network), network.tc_programs()) == ({"to-caller": XDP_NAME}, {"to-caller": [TC_BEHIND_NAME]})
 
 
+@pytest.mark.vm
 def test_vlan_interfaces_follow_what_carries_them(network, interfaces, index):
-    try:
-        network.ip("link add link to-caller name vlan5 index 905 up type vlan id 5")
-    except subprocess.CalledProcessError:
-        pytest.skip("needs VLAN devices (8021q)")
+    add_or_skip(network.host, VLAN, "link to-caller name vlan5 index 905 up type vlan id 5")
     network.follow(lambda: interfaces.links.get(905) is not None, "the link")
     interfaces.attach(905)
     network.ip("link set to-caller xdp off")
@@ -666,6 +670,7 @@ def test_filter_of_a_vlan_interface_that_is_gone(topology, tc_network, index):
     assert tc_network.tc_programs() == {"to-callee": [TC_NAME]}
 
 
+@pytest.mark.vm
 def test_what_is_in_front_of_tc(topology, tc_network, index):
     interfaces = tc_network.interfaces
     assert topology.relay.call(interfaces.in_front, index) == []

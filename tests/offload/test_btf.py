@@ -60,6 +60,7 @@ def test_no_description(data):
         member_offsets(data, {})
 
 
+@pytest.mark.vm
 @pytest.mark.skipif(not VMLINUX.exists(), reason="needs a kernel that describes its types (BTF)")
 def test_running_kernel():
     found = member_offsets(VMLINUX.read_bytes(), {"HEAD": ("list_head", "next"), "TAIL": ("list_head", "prev")})

@@ -24,6 +24,7 @@ def has_foreign_filter(network, direction):
     return "bytecode" in network.tc(f"filter show dev to-caller {direction}")
 
 
+@pytest.mark.vm
 def test_qdisc_and_filters_of_others_stay(tc_network, index):
     ours = {"to-caller": [TC_NAME]}
     tc_network.tc("qdisc add dev to-caller clsact")
@@ -46,6 +47,7 @@ def test_filters_that_others_added_to_our_qdisc_stay(tc_network, index):
     assert tc_network.tc("filter show dev to-caller ingress") == ""
 
 
+@pytest.mark.vm
 def test_priority_that_another_filter_has(tc_network, index):
     tc_network.tc("qdisc add dev to-caller clsact")
     add_foreign_filter(tc_network, "ingress", priority=100)

@@ -34,6 +34,7 @@ def states(topology):
     return {line.split()[0]: line.split()[-1] for line in lines}
 
 
+@pytest.mark.vm
 def test_the_kernel_asks_for_them(topology, confirmed):
     topology.relay.run(["ip", "neigh", "replace", "10.0.1.3", "lladdr", MAC, "dev", "to-caller", "nud", "stale"])
     confirmed(Foreground()).add(neighbours(topology, 140))

@@ -106,6 +106,7 @@ def test_counters_outlive_the_entry(plane, tables):
     assert before.packets == 1
 
 
+@pytest.mark.vm
 def test_verdicts_over_all_cpus(plane, tables):
     before = tables.counts.verdicts()
     plane.run(received(19999))
@@ -133,6 +134,7 @@ def test_last_seen_is_a_copy(plane, tables):
     assert before.dtype == np.float64
 
 
+@pytest.mark.vm
 def test_frames_that_were_not_sent_are_not_forwarded(loaded, plane, tables):
     """They are counted after they were forwarded, and the total never runs backwards."""
     port = plane.install().port

@@ -22,6 +22,7 @@ def set_gro(phone, value):
     phone.run(["ethtool", "-K", phone.ifname, "gro", value])
 
 
+@pytest.mark.vm
 def test_sender(told_senders, network, topology, interfaces, index):
     assert not interfaces.egress.can_send(index)
     interfaces.egress.check()

@@ -41,6 +41,7 @@ def cleared(caplog):
     return [message.partition(": detached")[0] for message in caplog.messages if "detached what a killed" in message]
 
 
+@pytest.mark.vm
 def test_xdp_is_detached_by_id_whatever_its_name(topology, network, loaded, index, caplog):
     """Of two programs with the same name, one is the killed relay's, the other belongs to one that lives."""
     left = attach_plain(network, index, XDP_NAME)
@@ -67,6 +68,7 @@ def add_foreign_filter(network):
     network.host.run(["tc", *command.split(), "1,6 0 0 0,"])
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("is_qdisc_left", [False, True])
 def test_tc_is_detached(tc_network, topology, loaded, index, is_qdisc_left, caplog):
     tc_network.interfaces.attach(index)

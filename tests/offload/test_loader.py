@@ -160,13 +160,12 @@ class TestLoaded:
         after.close()
         assert after.fingerprint != before.fingerprint
 
-    def test_verifier_is_far_from_its_limit(self):
+    @pytest.mark.vm
+    def test_verifier_is_far_from_its_limit(self, loaded):
         """The limit is a million steps; other kernels take half or twice as many. Linux tells the number since 5.16."""
-        loaded = load(LIMITS)
         for fd in (loaded.xdp_fd, loaded.tc_fd, loaded.tc_behind_xdp_fd, loaded.steer_fd):
             told = dict(line.split(":") for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
             assert int(told.get("verified_insns", 0)) < 300_000
-        loaded.close()
 
     def test_compiler_is_not_kept(self):
         code = (

@@ -39,6 +39,7 @@ def test_neighbour_that_was_there_before(topology, network, loaded, callee_link)
     later.close()
 
 
+@pytest.mark.vm
 def test_neighbour_that_must_be_asked_for(network, topology, callee_link):
     """The kernel resolves it, because of a packet, or because the relay asks."""
     network.next_hops.acquire(topology.callee.ip, "")
@@ -47,6 +48,7 @@ def test_neighbour_that_must_be_asked_for(network, topology, callee_link):
     row_becomes(network, 0, to_callee(callee_link, topology.callee.mac))
 
 
+@pytest.mark.vm
 def test_neighbour_changes_and_goes(network, callee_link, caplog):
     caplog.set_level(logging.INFO, "rtpproxy.offload.neighbours")
     host = known_neighbour(network)
@@ -89,6 +91,7 @@ def test_neighbour_that_was_not_heard_of_is_asked(network, topology):
     wait_state(network, topology.callee.ip, "DELAY", "PROBE", "REACHABLE")
 
 
+@pytest.mark.vm
 def test_neighbour_in_use_that_becomes_stale_is_asked(network, topology):
     network.next_hops.acquire(topology.callee.ip, "")
     network.ip(f"neigh replace {topology.callee.ip} lladdr {topology.callee.mac} dev to-callee nud stale")
@@ -225,6 +228,7 @@ def test_events_that_are_lost_while_neighbours_are_listed_again(network):
 # Links
 
 
+@pytest.mark.vm
 def test_carrier_goes_and_comes(network, topology, callee_link):
     network.next_hops.acquire(known_neighbour(network), "")
     topology.callee.run(["ip", "link", "set", topology.callee.ifname, "down"])
@@ -247,6 +251,7 @@ def test_link_is_set_down_and_up(network, callee_link):
     assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC)
 
 
+@pytest.mark.vm
 def test_link_vanishes(network):
     host = known_neighbour(network)
     network.next_hops.acquire(host, "")

@@ -5,7 +5,7 @@ import pytest
 from rtpproxy.offload.refusals import Refusals
 from rtpproxy.offload.syscall import map_write
 
-pytestmark = [pytest.mark.root, pytest.mark.kernel]
+pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.vm]
 
 
 def test_count_by_interface(loaded):

@@ -15,6 +15,7 @@ def written(loaded, tables):
     return called.layout.value.unpack(called.read(tables.sources.row(PORT)))
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize(
     ("host", "packed"),
     [

@@ -39,6 +39,7 @@ def number(host):
     return int.from_bytes(socket.inet_aton(host), "little")  # as a word in memory, network order
 
 
+@pytest.mark.vm
 def test_install_writes_every_member(row, tables):
     (before,) = row("sequence")
     tables.ports.install(ENTRY, RELAY_OUT, 77, TTL, INGRESS)
@@ -56,6 +57,7 @@ def test_address_that_packets_leave_from_is_the_callers_word(row, tables):
     assert row("from_host") == (number("172.16.0.1"),)
 
 
+@pytest.mark.vm
 def test_withdraw_clears_the_entry_and_leaves_the_port_open(row, tables):
     tables.ports.open_port(ENTRY.port)
     tables.ports.install(ENTRY, RELAY_OUT, 77, TTL, INGRESS)
@@ -93,6 +95,7 @@ def test_sequence_wraps(plane, tables, row):
     assert row("sequence", "is_forwarding") == (0, 1)
 
 
+@pytest.mark.vm
 def test_row_that_a_killed_writer_left_odd_is_made_even(plane, tables, row):
     plane.poke("port_rows", ENTRY.port, "sequence", 7)
     tables.ports.install(ENTRY, RELAY_OUT, 1, TTL, INGRESS)
@@ -147,6 +150,7 @@ def test_number_of_next_hops(tables):
     assert tables.next_hops.capacity == 4096
 
 
+@pytest.mark.vm
 def test_held_port_forwards_nothing_until_it_is_seeded(plane, tables):
     port = plane.install().port
     (before,) = (plane.peek("port_rows", port, "sequence"),)

@@ -6,21 +6,19 @@ import os
 
 import pytest
 
-from rtpproxy.config import Config, ListenAddress
 from rtpproxy.offload import tracing
 from rtpproxy.offload.loader import TRACEPOINTS
-from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.tracing import Traced
+from tests.conftest import load_programs
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 
 @pytest.fixture
 def loaded():
-    """The maps and programs of a relay, none of which is loaded."""
-    config = Config(listen=(ListenAddress(""),), lowest_port=30000, highest_port=30099)
-    with contextlib.closing(Programs(config)) as programs:
-        yield programs._loaded
+    """Maps and programs, none of which is loaded."""
+    with contextlib.closing(load_programs()) as loaded:
+        yield loaded
 
 
 @pytest.fixture
@@ -31,6 +29,7 @@ def attached(monkeypatch):
     return names
 
 
+@pytest.mark.vm
 def test_both_tracepoints_come_with_the_xdp_program_once(loaded, attached):
     traced = Traced(loaded)
     assert not traced.is_settled("on_xdp")

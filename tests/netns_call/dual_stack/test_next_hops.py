@@ -21,6 +21,7 @@ from tests.netns_call.call import (
 )
 from tests.netns_call.dual_stack.families import EVERYWHERE
 from tests.netns_call.traffic import Stream, Traffic, both_ways, in_the_kernel_again
+from tests.optional_links import BOND, VLAN, add_or_skip
 from tests.running import rtp
 from tests.waiting import wait_for
 
@@ -161,15 +162,10 @@ def test_tunnel_stays_in_userspace(relay, topology, way):
 # Bonds and VLANs, where the kernel has such devices
 
 
-def add_or_skip(host, arguments, what):
-    """Add an interface of a kind that not every kernel has."""
-    if host.run(["ip", "link", "add", *arguments.split()], check=False).returncode:
-        pytest.skip(f"this kernel has no {what}")
-
-
+@pytest.mark.vm
 def test_bond(start, topology, way):
     """The address is on the bond. XDP runs on its ports, and the bond chooses the one to send by."""
-    add_or_skip(topology.relay, "bond0 type bond mode active-backup miimon 100", "bonds (bonding)")
+    add_or_skip(topology.relay, BOND, "bond0 type bond mode active-backup miimon 100")
     ip(
         topology.relay,
         "addr flush dev to-callee",
@@ -191,12 +187,13 @@ def trunk(request, topology):
     for host, below, number in ((topology.callee, "callee", 2), (topology.relay, "to-callee", 1)):
         for depth, tag in enumerate(request.param):
             name = f"v{depth}"
-            add_or_skip(host, f"link {below} name {name} type vlan {tag}", "VLAN devices (8021q)")
+            add_or_skip(host, VLAN, f"link {below} name {name} type vlan {tag}")
             ip(host, f"link set {name} up")
             below = name
         ip(host, f"addr add 10.5.0.{number}/24 dev {below}")
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("is_stripped", [False, True], ids=["in the frame", "taken off"])
 def test_vlan(trunk, start, topology, way, is_stripped):
     if not is_stripped:
