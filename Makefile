@@ -13,10 +13,11 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
+VM_PACKAGES := $(VENV_PACKAGES) iproute2 qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs uidmap
 TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check lint test fuzz bench man install-man docs clean
+.PHONY: help run demo check lint test vm-test fuzz bench man install-man docs clean
 
 help:
 	@echo "make run [ARGS=...]  run the relay in the foreground"
@@ -24,6 +25,7 @@ help:
 	@echo "make check           ruff, mypy and every test that needs no privilege: 90 seconds, no root"
 	@echo "make lint            ruff and mypy only"
 	@echo "make test [ARGS=...] every test, as root: on all cores at once, then those that must run alone"
+	@echo "make vm-test [ARGS=...] boot stock kernels in QEMU and send them calls: 15 minutes each without KVM"
 	@echo "make fuzz            tests with random input, an hour of new input (FUZZ_SECONDS=3600; 0 for one round):"
 	@echo "                     a million frames and a million control inputs in each round"
 	@echo "make bench [BEFORE=DIRECTORY] [PEER=COMMAND] [ARGS=--quick]"
@@ -33,7 +35,7 @@ help:
 	@echo "make docs            docs/options.md, from the table of options"
 	@echo "make clean           remove what was made here"
 	@echo
-	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio and SIPp."
+	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio and SIPp, and only vm-test QEMU."
 
 run: $(VENV)/run.ok
 	exec $(SUDO) $(BIN)/rtpproxy -f -d INFO $(ARGS)
@@ -52,6 +54,9 @@ lint: $(VENV)/lint.ok
 test: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.run $(ARGS)
 
+vm-test: $(VENV)/vm.ok
+	$(BIN)/python vm-test/run $(ARGS)
+
 fuzz: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
@@ -68,7 +73,7 @@ docs: $(VENV)/run.ok
 	$(BIN)/python -m rtpproxy.cli.manual --markdown > docs/options.md
 
 clean:
-	rm -rf $(VENV) rtpproxy.8 .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) vm-report rtpproxy.8 .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Installs those of the Debian packages $(1) that are missing, and says what to do where that is not permitted.
 # Debian starts a Kamailio that it installs, at once and at every boot. One that is installed for the tests must do
@@ -118,6 +123,11 @@ $(VENV)/check.ok: pyproject.toml
 	$(call install_packages,$(VENV_PACKAGES))
 	$(call install_python,[dev])
 	@touch $(VENV)/lint.ok $@
+
+$(VENV)/vm.ok: pyproject.toml
+	$(call install_packages,$(VM_PACKAGES))
+	$(call install_python,[test])
+	@touch $@
 
 $(VENV)/test.ok: pyproject.toml
 	$(call install_packages,$(TEST_PACKAGES))
