@@ -1,3 +1,4 @@
+import resource
 import socket
 
 import pytest
@@ -39,3 +40,21 @@ def test_drops_of_an_interface():
     with own_namespace():
         assert drops_of("lo") == 0
         assert drops_of("eth77") == 0
+
+
+@pytest.fixture
+def limit():
+    """The limit of open files of this process, as before afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(("soft", "meanwhile"), [(4000, 4000), (200, 257)], ids=["enough", "raised"])
+def test_the_limit_of_open_files(limit, soft, meanwhile):
+    """It is raised where it is too low, never lowered, and afterwards it is as before."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limit[1]))
+    with own_namespace():
+        with silenced([("127.0.0.1", 4000)]):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (meanwhile, limit[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, limit[1])

@@ -34,17 +34,27 @@ def silenced(places: Iterable[tuple[str, int]]) -> Iterator[None]:
     Raises OSError where a port is in use.
     """
     places = list(places)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = len(places) + _FILES_FOR_THE_REST
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
     instruction = ctypes.create_string_buffer(struct.pack("@HBBI", *_TAKE_NOTHING))
     program = struct.pack("@HxxxxxxP", 1, ctypes.addressof(instruction))
-    with contextlib.ExitStack() as stack:
+    with _files(len(places) + _FILES_FOR_THE_REST), contextlib.ExitStack() as stack:
         for address, port in places:
             silent = stack.enter_context(socket.socket(_family(address), socket.SOCK_DGRAM))
             silent.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
             silent.bind((address, port))
         yield
+
+
+@contextlib.contextmanager
+def _files(count: int) -> Iterator[None]:
+    """Let this process have so many open files, if it may; as before afterwards, and never fewer than before."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != before < count:
+        allowed = count if most == resource.RLIM_INFINITY else min(count, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def drops_of(interface: str) -> int:
