@@ -182,6 +182,17 @@ class PortsMode(Enum):
     """A UDP socket per stream."""
 
 
+class RecordFormat(Enum):
+    """Formats of recordings (`--record-format`)."""
+
+    ADHOC = "adhoc"
+    """RTPproxy's own (protocol.md 8.3)."""
+    PCAP = "pcap"
+    """Classic pcap, as `-P` (protocol.md 8.5)."""
+    PCAPNG = "pcapng"
+    """pcapng, which also says how many packets are missing, and where."""
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the command line decides."""
@@ -244,6 +255,15 @@ class Config:
     ports: PortsMode = PortsMode.AUTO
     interfaces: tuple[str, ...] = ()
     """Interfaces to attach to; empty for those that carry a listen address."""
+    record_directory: str = ""
+    """Directory of recordings; empty to record nothing (protocol.md 8.1)."""
+    spool_directory: str = ""
+    """Directory of recordings that have not ended; empty for that of those that have."""
+    records_all: bool = False
+    """Record every session from its beginning."""
+    leaves_rtcp_out: bool = False
+    """Neither record nor copy RTCP."""
+    record_format: RecordFormat = RecordFormat.ADHOC
 
     @property
     def half_open_timeout_s(self) -> int:

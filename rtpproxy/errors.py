@@ -43,3 +43,7 @@ class StoppingError(RtpproxyError):
 
 class NotificationOffError(RtpproxyError):
     """A command asks for notification, but no target is configured."""
+
+
+class RecordingError(RtpproxyError):
+    """A recording or copy that a command asks for cannot be made."""

@@ -39,6 +39,9 @@ from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
 from rtpproxy.process.privileges import check_root, identity
+from rtpproxy.recording.directories import Directories
+from rtpproxy.recording.off import NoRecorder
+from rtpproxy.recording.recorder import Recorder
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddress, LocalAddresses
@@ -94,6 +97,7 @@ async def serve(
             give_up = on_ready(_warnings(parts))
             if config.user:
                 parts.kernel.load_rest(give_up)
+            parts.recorder.finish_spool()
             log.info("rtpproxy started")
         await stop.wait()
     log.info("rtpproxy stopped")
@@ -192,6 +196,7 @@ class Parts:
     ports: MediaPorts
     kernel: KernelTier | NoKernelTier
     verdicts: VerdictReport
+    recorder: Recorder | NoRecorder
     service: Service
     host_networks: HostNetworksFollower
     dispatcher: Dispatcher
@@ -240,12 +245,14 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     kernel = _build_kernel(config, ports, verdicts, background, stack)
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
+    recorder = _build_recorder(config, clocks.monotonic, stack)
     service = Service(
         config,
         local_addresses,
         ports.media,
         kernel.forwarder,
         kernel.counters,
+        recorder,
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
@@ -267,7 +274,10 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     stack.callback(host_networks.close)
     stack.callback(background.close)
     dispatcher = Dispatcher(service, Parser(local_addresses))
-    return Parts(config, notes, local_addresses, ports, kernel, verdicts, service, host_networks, dispatcher, server)
+    return Parts(
+        *(config, notes, local_addresses, ports, kernel, verdicts, recorder, service),
+        *(host_networks, dispatcher, server),
+    )
 
 
 def _note_directories() -> list[str]:
@@ -355,6 +365,15 @@ def _build_kernel(
     stack.callback(verdicts.log_changes)
     stack.callback(kernel.close)
     return kernel
+
+
+def _build_recorder(config: Config, clock: Clock, stack: ExitStack) -> Recorder | NoRecorder:
+    if not config.record_directory:
+        return NoRecorder()
+    directories = Directories(config.record_directory, config.spool_directory)
+    recorder = Recorder(asyncio.get_running_loop(), config, directories, clock)
+    stack.callback(lambda: recorder.close(clock()))
+    return recorder
 
 
 def _ports_maker(config: Config, excluded: Collection[int]) -> Callable[[], PortAllocator]:

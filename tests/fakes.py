@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
-from rtpproxy.errors import PortBusyError
+from rtpproxy.errors import PortBusyError, RecordingError
 from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
@@ -331,3 +331,50 @@ class FakeNotifier:
 
     def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None:
         self.told.append((target, controller_host, tag))
+
+
+class FakeRecorded:
+    """A recording that only notes what it gets."""
+
+    def __init__(self, leg: Leg, name: bytes | None, on_end: Callable[[float], None]) -> None:
+        self.name = name
+        self.on_end = on_end
+        self.streams = [FakeRecordedStream(stream) for stream in leg.streams]
+        self.stopped_at: float | None = None
+
+    @property
+    def packets(self) -> list[bytes]:
+        """Payloads of RTP."""
+        return [data for data, *_ in self.streams[0].taken]
+
+    def stop(self, now: float) -> None:
+        assert self.stopped_at is None
+        self.stopped_at = now
+
+
+class FakeRecordedStream:
+    """One stream of it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.taken: list[tuple[bytes, tuple[str, int], str, float]] = []
+
+    def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        self.taken.append((data, source, local_host, now))
+
+
+class FakeRecorder:
+    """Makes recordings, or refuses them while there is a `refusal`."""
+
+    def __init__(self) -> None:
+        self.has_single_files = False
+        self.refusal = ""
+        self.made: list[FakeRecorded] = []
+
+    def record(
+        self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
+    ) -> FakeRecorded:
+        if self.refusal:
+            raise RecordingError(self.refusal)
+        self.made.append(FakeRecorded(session.leg(role), name, on_end))
+        return self.made[-1]

@@ -21,7 +21,7 @@ from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.offloading import Entries, KernelCounters
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
-from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, Journal, JournalledPorts, Sent
+from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, FakeRecorder, Journal, JournalledPorts, Sent
 from tests.running import rtp
 
 FIRST_PORT = 20000
@@ -72,6 +72,7 @@ class Scenario:
         self.media = FakeMedia(self.journal)
         self.offload = FakeOffload(self.journal)
         self.notifier = FakeNotifier()
+        self.recorder = FakeRecorder()
         self.all_ports: list[JournalledPorts] = []
         self.locals = LocalAddresses(config["listen"], config.get("is_bridging", False), (routes or {}).get)
 
@@ -85,6 +86,7 @@ class Scenario:
             self.media,
             entries or self.offload,
             counters or self.offload,
+            self.recorder,
             new_ports,
             (TimeoutNotification(self.notifier), *observers),
             capacity,

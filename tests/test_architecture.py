@@ -3,7 +3,7 @@
 5  cli -> process -> instance                     composition: these put the parts together
 4  control                                        front ends: they know the service, which never knows them
 3  service                                        use cases: adapters come as arguments
-2  media   offload -> network   outbound          adapters: sockets, files, bcc, netlink; they know no use case
+2  media   offload -> network   outbound   recording   adapters: sockets, files, bcc, netlink; they know no use case
    media -> notes                                 notes: what a relay tells other relays of the host
 1  session -> rtp                                 pure
 0  addr  errors  config  seldom  buffers  trust   shared by all rooms
@@ -44,9 +44,10 @@ KNOWS = {
     "network": {"buffers"},
     "offload": {"rtp", "session", "network", "trust"},
     "outbound": set(),
+    "recording": {"session", "buffers"},
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
-    "instance": {"session", "media", "network", "notes", "offload", "outbound", "service", "control"},
+    "instance": {"session", "media", "network", "notes", "offload", "outbound", "recording", "service", "control"},
     "process": {"instance"},
     "cli": {"process"},
     "__main__": {"cli"},
@@ -60,6 +61,8 @@ ALSO = {
     ("service.offloading", "offload.entry"): "what the kernel should do for a session is worked out from values only",
     ("instance", "process.privileges"): "control sockets and notes are handed to the user of `-u`",
     ("instance", "process.signals"): "signals ask the relay to stop",
+    ("recording.reader", "process.privileges"): "it is a process of its own, and gives up its privileges",
+    ("recording.reader", "process.clock"): "it is a process of its own, and its clock may not be the kernel's",
     ("cli.command", "control.messages"): "`-v` prints the versions of the protocol",
     ("cli.host", "network.addresses"): _INTERFACE_ADDRESSES,
     ("cli.host", "network.netlink"): _INTERFACE_ADDRESSES,
@@ -74,12 +77,14 @@ PURE_MODULES = {
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
     *("cli.media_addresses", "cli.networks", "cli.options", "media.age_limit", "media.ranges"),
     "notes.contents",
+    *("recording.adhoc", "recording.formats", "recording.frames", "recording.merge", "recording.messages"),
+    *("recording.names", "recording.packet", "recording.pcap", "recording.pcapng", "recording.wall_clock"),
 }
 """Single files of other rooms without I/O."""
 
 PURE_STANDARD = {
-    *("array", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math", "random", "re"),
-    *("struct", "textwrap", "typing"),
+    *("array", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math"),
+    *("operator", "random", "re", "struct", "textwrap", "typing"),
 }
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
@@ -87,7 +92,7 @@ IO_STANDARD = {
 }
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
-    *("service.destinations", "service.contests"),
+    *("service.destinations", "service.contests", "service.recordings"),
     "control.dispatch",
 }
 """Modules without I/O that may log."""
@@ -100,7 +105,7 @@ FOREIGN = {
     "pyroute2": {"network.rtnl"},
     "uvloop": {"process.daemon"},
     "urllib": {"control.parser"},
-    "time": {"process.daemon"},
+    "time": {"process.daemon", "recording.reader"},
     "gc": {"process.daemon"},
 }
 PACKERS = {
@@ -119,6 +124,12 @@ PACKERS = {
     "media.sending": "UDP headers, and options of sockets",
     "media.receive_buffer": "timestamps, and what the kernel tells of a socket's memory",
     "media.receiving": "the zone of a link-local address",
+    "recording.adhoc": "headers of RTPproxy's own format",
+    "recording.frames": "Ethernet, IP and UDP headers",
+    "recording.messages": "messages to a process of ours",
+    "recording.pcap": "headers of pcap files",
+    "recording.pcapng": "blocks of pcapng files",
+    "recording.reader": "descriptors beside a message",
     "rtp.header": "RTP headers",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",
@@ -129,8 +140,8 @@ BYTES = {"to_bytes", "from_bytes", "frombuffer", "cast"}
 TYPES_ONLY = {"service.offloading": "numpy", "offload.counters": "numpy"}
 """Modules that use a library in annotations only."""
 
-SENDS_NO_MEDIA = {"control", "network", "outbound", "process"}
-"""Rooms whose sockets are for replies, questions to the kernel, notifications and the log."""
+SENDS_NO_MEDIA = {"control", "network", "outbound", "process", "recording"}
+"""Rooms whose sockets are for replies, questions to the kernel, notifications, the log and a process of ours."""
 
 BROAD = {
     "offload.compiler": "a process of its own ends; the exception is raised again",
@@ -140,6 +151,7 @@ BROAD = {
 """Where any exception is caught, and why."""
 
 _REAL_KERNEL = "needs the real kernel: netns_call, offload/test_attach and media/test_steered drive it"
+_RECORDER = "recording/test_recorder runs the process"
 _SERVICE = "a part of the service: tests/service"
 _STEERED = "a half of media.steered: media/test_steered drives it with the real program"
 UNTESTED = {
@@ -159,6 +171,10 @@ UNTESTED = {
     "network.features": _REAL_KERNEL,
     "network.vlan": "words only",
     "offload.syscall": _REAL_KERNEL,
+    "recording.packet": "values without rules: all tests of formats",
+    "recording.reader": _RECORDER,
+    "recording.reader_process": _RECORDER,
+    "recording.recording": "state without rules: recording/test_recorder",
     "session.session": "values without rules: tests/service",
 }
 """Modules without a test file of their name, and why."""
@@ -364,7 +380,8 @@ def test_exceptions_are_still_needed():
 
 
 @pytest.mark.parametrize(
-    "folder", ["cli", "control", "media", "network", "notes", "offload", "outbound", "process", "rtp", "session"]
+    "folder",
+    ["cli", "control", "media", "network", "notes", "offload", "outbound", "process", "recording", "rtp", "session"],
 )
 def test_test_files_are_named_for_a_module(folder):
     others = {"control": {"test_transcript.py"}}.get(folder, set())

@@ -127,8 +127,9 @@ def test_mode_that_was_meant_to_be_decimal(refused):
 
 
 def test_recording(refused):
-    line = refused("-r", "/var/spool", status=2)
-    assert line == "rtpproxy: -r /var/spool: recording is not supported so far; leave the option out to start without"
+    assert refused("-r", "/nowhere", *BOUND) == "rtpproxy: -r /nowhere: No such file or directory"
+    line = refused("-r", "/", "-S", "/proc", *BOUND)
+    assert line == "rtpproxy: -S /proc and -r / are on different file systems: recordings could not be moved"
 
 
 def test_help_and_version():

@@ -10,7 +10,7 @@ from typing import Any
 from rtpproxy.addr import parse_ipv4, parse_ipv6
 from rtpproxy.cli.host import check_no_interface
 from rtpproxy.cli.media_addresses import Asked, Resolve, read_listening
-from rtpproxy.cli.options import WITHOUT_EFFECT
+from rtpproxy.cli.options import DEFAULTS, WITHOUT_EFFECT
 from rtpproxy.config import (
     DEFAULT_CONTROL_PORT,
     DEFAULT_SOCKET_MODE,
@@ -24,6 +24,7 @@ from rtpproxy.config import (
     NotifyTarget,
     OffloadMode,
     PortsMode,
+    RecordFormat,
 )
 from rtpproxy.errors import ConfigError
 
@@ -45,6 +46,7 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
     plain = Config(**{name: value for name, value in given.items() if name in names})
     _check_ports(plain)
     _check_kernel(plain)
+    _check_recording(plain, is_pcap=values["is_pcap"])
     listening = read_listening(asked, values["advertised"], resolve)
     user, group = values["user"] or ("", "")
     config = replace(
@@ -57,6 +59,7 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
         group=group,
         socket_mode=_socket_mode(values["socket_mode"], group),
         is_pid_file_required="pid_file" in given,
+        record_format=RecordFormat.PCAP if values["is_pcap"] else plain.record_format,
     )
     if values["control"]:
         config = replace(config, control=_control(values))
@@ -72,6 +75,8 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
         said.append("--control-allow has no effect without a UDP or TCP control socket; -w is for Unix sockets")
     if values["is_bridge_symmetric"] and not config.is_bridging:
         said.append("--bridge_symmetric has no effect outside bridge mode")
+    if config.records_all and not config.record_directory:
+        said.append("-a records nothing without a directory for recordings, -r")
     return said
 
 
@@ -93,6 +98,13 @@ def _check_kernel(config: Config) -> None:
         raise ConfigError(f"--offload {config.offload.value} needs steered ports; leave --ports bound out")
     if config.interfaces and (config.offload is OffloadMode.OFF or is_bound):
         raise ConfigError("--interface says where the kernel forwards: not with --offload off or --ports bound")
+
+
+def _check_recording(config: Config, *, is_pcap: bool) -> None:
+    if config.spool_directory and not config.record_directory:
+        raise ConfigError(f"-S {config.spool_directory}: a spool needs the directory that files are moved to, -r")
+    if is_pcap and config.record_format not in (DEFAULTS["record_format"], RecordFormat.PCAP):
+        raise ConfigError(f"-P is --record-format pcap, and not {config.record_format.value}")
 
 
 def _socket_mode(mode: int | None, group: str) -> int | None:

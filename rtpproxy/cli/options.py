@@ -21,6 +21,7 @@ from rtpproxy.config import (
     LatchingMode,
     OffloadMode,
     PortsMode,
+    RecordFormat,
 )
 from rtpproxy.errors import ConfigError
 from rtpproxy.process.syslog import DEFAULT_FACILITY, FACILITIES, LEVELS
@@ -405,6 +406,44 @@ GROUPS = (
         ),
     ),
     Group(
+        "Recording",
+        (
+            Option(
+                "-r",
+                "record_directory",
+                "Directory for recordings, which R and C commands start. Without it nothing is recorded.",
+                metavar="DIR",
+                more="It must exist, and files must be permitted there for the user that the relay runs as (-u). A "
+                "process of its own, without privileges, writes them.",
+            ),
+            Option(
+                "-S",
+                "spool_directory",
+                "Directory for recordings that go on; each is moved to that of -r when it ends, so that files there "
+                "are complete. Needs -r.",
+                metavar="DIR",
+                more="Both must be on one file system. What a killed relay left there is finished and moved at the "
+                "next start.",
+            ),
+            Option(
+                "-a",
+                "records_all",
+                "Record every session, both sides, from its beginning.",
+                more="In pcap formats, all of a session is in one file.",
+            ),
+            Option("-R", "leaves_rtcp_out", "Record and copy RTP only, and leave RTCP out."),
+            Option(
+                "--record-format",
+                "record_format",
+                "Format of recordings. adhoc: RTPproxy's own, which its extractaudio reads. pcap: for tshark and "
+                "Wireshark. pcapng: as pcap, and the file tells how many packets are missing, and where.",
+                metavar=_words_of(RecordFormat),
+                read=member_of(RecordFormat),
+            ),
+            Option("-P", "is_pcap", "Record as pcap, as --record-format pcap."),
+        ),
+    ),
+    Group(
         "Timers",
         (
             Option(
@@ -524,9 +563,6 @@ GROUPS = (
     Group(
         "Of the C RTPproxy, not supported so far",
         (
-            Option("-r", "recording", "Directory for recordings.", "DIR", read_nothing("recording is")),
-            Option("-S", "spool", "Spool directory for recordings.", "DIR", read_nothing("recording is")),
-            Option("-a", "records_all", "Record every session.", read=read_nothing("recording is")),
             Option("--config", "modules", "Configuration of modules.", "FILE", read_nothing("modules are")),
             Option("--dso", "module", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
         ),
@@ -535,8 +571,6 @@ GROUPS = (
     Group(
         "Of the C RTPproxy, accepted without effect",
         (
-            Option("-P", "records_pcap", "Record as pcap; nothing is recorded."),
-            Option("-R", "records_no_rtcp", "Do not record RTCP; nothing is recorded."),
             Option(
                 "--overload_prot",
                 "overload",

@@ -11,19 +11,18 @@ from rtpproxy.control.messages import (
     Answer,
     Command,
     CommandError,
-    Copy,
     DeleteAll,
     ErrorCode,
     FeatureProbe,
-    Fork,
     GetStats,
     Info,
     LookupCommand,
     Play,
     QueryCommand,
-    Record,
+    Recording,
     StopPlay,
     Subcommand,
+    Uncopyable,
     UpdateCommand,
     Version,
     printable,
@@ -46,19 +45,25 @@ from rtpproxy.control.replies import (
 from rtpproxy.errors import (
     NoPortsError,
     NotificationOffError,
+    RecordingError,
     RtpproxyError,
     SessionNotFoundError,
     StoppingError,
 )
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.service.requests import (
+    CopyTo,
     Delete,
     DropReference,
+    Feed,
     Lookup,
     MediaDescription,
     Query,
+    Record,
+    RecordAs,
     SetTimeout,
     SetTos,
+    StopRecording,
     Update,
 )
 from rtpproxy.session.session import Issuer
@@ -113,13 +118,24 @@ class Service(Protocol):
     def drop(self, issuer: Issuer, request: DropReference, now: float) -> None:
         """Drop a reference of the session. Raises SessionNotFoundError."""
 
+    def record(self, request: Record, now: float) -> None:
+        """Record a side. Raises SessionNotFoundError, RecordingError."""
+
+    def record_as(self, request: RecordAs, now: float) -> None:
+        """Record a side in files of a given name. Raises SessionNotFoundError, RecordingError."""
+
+    def copy_to(self, request: CopyTo, now: float) -> PortLine | None:
+        """Copy a side to another host. Raises SessionNotFoundError, RecordingError."""
+
+    def stop_recording(self, request: StopRecording, now: float) -> None:
+        """End recordings and copies. Raises SessionNotFoundError if there are none."""
+
+    def feed(self, issuer: Issuer, request: Feed, now: float) -> None:
+        """Send another session's packets to the parties. Raises SessionNotFoundError, RecordingError."""
+
 
 class _UnknownLookupError(RtpproxyError):
     """Refuses an `L` for a session that does not exist."""
-
-
-class _SubcommandError(RtpproxyError):
-    """Refuses a sub-command that cannot be carried out."""
 
 
 class Dispatcher:
@@ -193,8 +209,10 @@ class Dispatcher:
                 return b"1" if self._is_supported(command.date) else b"0"
             case Info() | GetStats():
                 return self._tell_totals(command)
-            case Play() | StopPlay() | Copy() | Record():
-                return self._refuse_media_command(command)
+            case Play() | StopPlay():
+                return self._refuse_play(command)
+            case _:
+                return self._record(command, now)
 
     def _lookup(self, command: LookupCommand, now: float) -> bytes:
         found = self._service.lookup(command.request, now)
@@ -219,13 +237,28 @@ class Dispatcher:
     def _is_supported(self, date: bytes) -> bool:
         return date in SUPPORTED_EXTENSIONS and (date != NOTIFICATION or self._service.has_notification)
 
-    def _refuse_media_command(self, command: Play | StopPlay | Copy | Record) -> bytes:
-        """Refuse to start a player or recorder: there are none yet, so there is never one to stop either."""
-        if isinstance(command, Record):
-            refuse(ErrorCode.SESSION_NOT_FOUND, "recording is not supported so far")
+    def _record(self, command: Recording, now: float) -> bytes:
+        line = None
+        try:
+            match command:
+                case Record():
+                    self._service.record(command, now)
+                case RecordAs():
+                    self._service.record_as(command, now)
+                case CopyTo():
+                    line = self._service.copy_to(command, now)
+                case StopRecording():
+                    self._service.stop_recording(command, now)
+                case Uncopyable():
+                    self._service.find(command.session)
+                    raise RecordingError(command.reason)
+        except RecordingError as error:
+            refuse(ErrorCode.SESSION_NOT_FOUND if isinstance(command, Record) else ErrorCode.NOT_COPIED, str(error))
+        return DONE if line is None else encode_port_line(line)
+
+    def _refuse_play(self, command: Play | StopPlay) -> bytes:
+        """Refuse to start a player: there are none yet, so there is never one to stop either."""
         self._service.find(command.session)
-        if isinstance(command, Copy):
-            refuse(ErrorCode.NOT_COPIED, "copying a stream is not supported so far")
         if isinstance(command, StopPlay) or command.is_stop:
             return DONE
         code = ErrorCode.NO_CODECS if command.wants_session_codecs else ErrorCode.NOT_PLAYABLE
@@ -241,7 +274,7 @@ class Dispatcher:
         for subcommand in subcommands:
             try:
                 results.append(self._run(subcommand, issuer, now))
-            except (NoPortsError, SessionNotFoundError, _SubcommandError) as error:
+            except (NoPortsError, SessionNotFoundError, RecordingError) as error:
                 self._refusals.failed(issuer.session.label, str(error), now)
                 results.append(FAILED)
                 break
@@ -260,6 +293,6 @@ class Dispatcher:
                 self._service.set_tos(issuer, subcommand, now)
             case DropReference():
                 self._service.drop(issuer, subcommand, now)
-            case Fork():
-                raise _SubcommandError("copying the streams of another session is not supported")
+            case Feed():
+                self._service.feed(issuer, subcommand, now)
         return b""

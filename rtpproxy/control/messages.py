@@ -9,13 +9,18 @@ from enum import IntEnum
 from typing import NoReturn
 
 from rtpproxy.service.requests import (
+    CopyTo,
     Delete,
     DropReference,
+    Feed,
     Lookup,
     MediaDescription,
     Query,
+    Record,
+    RecordAs,
     SetTimeout,
     SetTos,
+    StopRecording,
     Update,
 )
 
@@ -29,6 +34,7 @@ SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     # (P and S) does not work yet, and fails when a controller asks for it.
     b"20050322": "several RTP streams per call and music on hold",
     b"20060704": "argument to V",
+    b"20071218": "copying a stream",
     b"20080403": "statistics query",
     NOTIFICATION: "timeout notification",
     b"20090810": "automatic bridging",
@@ -39,11 +45,14 @@ SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     b"20150420": "sequence tracking counters, extended query",
     b"20150617": "wildcard in the notification target",
     b"20191015": "sub-commands",
+    b"20200226": "stopping a recording",
     b"20230314": "query fused with delete",
     b"20230424": "longest interval and jitter counters",
+    b"20250523": "local port of a copied stream",
     b"20251015": "sub-command that sets timeout and TOS",
     b"20260306": "address labels",
     b"20260308": "both legs in one command",
+    b"20260309": "copying both streams of another session",
 }
 """Dates for which `VF` answers 1, with the feature (protocol.md 2.2). `rtpproxy -v` lists them."""
 
@@ -125,12 +134,7 @@ class Answer:
     media: MediaDescription
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """`&& C`: copies the streams of another session into this one. Not supported, so it always fails."""
-
-
-Subcommand = SetTimeout | SetTos | DropReference | Answer | Fork
+Subcommand = SetTimeout | SetTos | DropReference | Answer | Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,19 +206,17 @@ class StopPlay:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
-    """`C`: records to a named file, or copies to another host. Not supported."""
+class Uncopyable:
+    """`C` with a target that no stream can be copied to. The session is looked up first (protocol.md 3.4)."""
 
     session: Query
+    reason: str
+    """In words, for the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """`R` and `N`: start and stop recording. Not supported: there is nothing to start or to stop."""
-
-
+Recording = Record | RecordAs | CopyTo | Uncopyable | StopRecording
 _Supported = (
     Version | FeatureProbe | UpdateCommand | LookupCommand | Delete | DeleteAll | QueryCommand | Info | GetStats
 )
-_Unsupported = Play | StopPlay | Copy | Record
-Command = _Supported | _Unsupported
+_Unsupported = Play | StopPlay
+Command = _Supported | Recording | _Unsupported

@@ -9,23 +9,22 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
+from rtpproxy.addr import Endpoint, is_ipv6, parse_ipv4, parse_ipv6
 from rtpproxy.control.messages import (
     Answer,
     Command,
     CommandError,
-    Copy,
     DeleteAll,
     ErrorCode,
     FeatureProbe,
-    Fork,
     GetStats,
     Info,
     LookupCommand,
     Play,
     QueryCommand,
-    Record,
     StopPlay,
     Subcommand,
+    Uncopyable,
     UpdateCommand,
     Version,
     printable,
@@ -33,13 +32,18 @@ from rtpproxy.control.messages import (
 )
 from rtpproxy.control.modifiers import read_media
 from rtpproxy.service.requests import (
+    CopyTo,
     Delete,
     DropReference,
+    Feed,
     Lookup,
     NotifyArguments,
     Query,
+    Record,
+    RecordAs,
     SetTimeout,
     SetTos,
+    StopRecording,
     Update,
 )
 from rtpproxy.session.local import LocalAddresses
@@ -54,6 +58,8 @@ MAX_COUNTERS = 11
 _TOKEN = re.compile(rb"[^ \t\r\n]+")
 _ESCAPED = re.compile(rb"(?:[^%]|%[0-9a-fA-F]{2})*", re.DOTALL)
 _PLAY_COUNT = re.compile(rb"[-+]?[0-9]+")
+_PORT = re.compile(r"[0-9]{1,9}")
+_COPY_PREFIX = b"udp:"
 _SETTING = re.compile(rb"(ttl|tos)=([0-9]{1,9})")
 
 Tokens = list[bytes]
@@ -236,9 +242,33 @@ def _read_stop_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses
 def _read_copy(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 4, 5)
     _check_alone(subcommands)
-    if tokens[0][1:].lower().strip(b"sp"):
+    modifiers = tokens[0][1:].lower()
+    if modifiers.strip(b"sp"):
         refuse(ErrorCode.RECORD_MODIFIER, "C has no modifiers but s and p")
-    return Copy(Query(tokens[1], tokens[3], _at(tokens, 4)))
+    session, wants_port = Query(tokens[1], tokens[3], _at(tokens, 4)), b"p" in modifiers
+    if not tokens[2].startswith(_COPY_PREFIX):
+        if wants_port:
+            return Uncopyable(session, "p is for copies to udp:HOST:PORT")
+        return RecordAs(session, tokens[2], b"s" in modifiers)
+    to = _read_endpoint(tokens[2].removeprefix(_COPY_PREFIX))
+    if to is None:
+        reason = f"{printable(tokens[2])} is not udp:HOST:PORT with a numeric host and a port from 1 to 65535"
+        return Uncopyable(session, reason)
+    return CopyTo(session, to, wants_port)
+
+
+def _read_endpoint(text: bytes) -> Endpoint | None:
+    """Read HOST:PORT, split at the last colon; IPv6 may have brackets. None for anything else, names included.
+
+    Unlike the C RTPproxy, because looking a name up would hold up all calls.
+    """
+    host, _, port = text.decode("latin-1").rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    numeric = parse_ipv6(host) if is_ipv6(host) else parse_ipv4(host)
+    if numeric is None or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
+        return None
+    return Endpoint(numeric, int(port))
 
 
 def _read_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
@@ -248,7 +278,7 @@ def _read_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -
     if modifiers:
         code = ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"p" else ErrorCode.RECORD_MODIFIER
         refuse(code, "R has no modifier but s")
-    return Record()
+    return Record(tokens[1], tokens[2], _at(tokens, 3), bool(tokens[0][1:]))
 
 
 def _read_stop_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
@@ -258,7 +288,7 @@ def _read_stop_record(tokens: Tokens, subcommands: list[Tokens], _: LocalAddress
     if modifiers and modifiers != b"a":
         code = ErrorCode.RECORD_MODIFIERS if modifiers[:1] == b"a" else ErrorCode.RECORD_MODIFIER
         refuse(code, "N has no modifier but a")
-    return Record()
+    return StopRecording(tokens[1], tokens[2], _at(tokens, 3), bool(modifiers))
 
 
 _COMMANDS: dict[int, Callable[[Tokens, list[Tokens], LocalAddresses], Command]] = {
@@ -293,7 +323,7 @@ def _read_under_update(tokens: Tokens, has_to_tag: bool, local_addresses: LocalA
         except CommandError as error:
             refuse(ErrorCode.SUBCOMMAND, f"sub-command L: {error.reason}")
     if tokens[0].upper() == b"C" and has_to_tag and len(tokens) == 4:
-        return Fork()
+        return Feed(Query(tokens[1], tokens[2], tokens[3]))
     return _read_setting_or_drop(tokens)
 
 

@@ -123,6 +123,8 @@ OTHER_FAMILY = NotOffloaded("a party's address is of another family than our por
 LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
 CONTESTED = NotOffloaded("several sources take a stream of the session in turn")
 DENIED = NotOffloaded("nothing may be sent to the peer's address")
+RECORDED = NotOffloaded("it is recorded or copied")
+FED = NotOffloaded("the session gets copies of another session's packets, and none of its own")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
 
 
@@ -134,6 +136,8 @@ def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, For
 
     One leg may still be without ports: a session is also completed by new ports for the leg that has some.
     """
+    if session.is_fed:
+        return {stream.key: FED for stream in session.streams if stream.local_port}
     if session.is_contested:
         # Where the one stream sends changes with each packet of the other, and where RTCP is expected, too.
         return {stream.key: CONTESTED for stream in session.streams if stream.local_port}
@@ -150,6 +154,8 @@ def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, For
 
 
 def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded:
+    if stream.witnesses:
+        return RECORDED
     source, to = stream.latch.remote, peer.latch.remote
     if source is None or not stream.latch.is_locked or not stream.local_host:
         return NOT_LEARNED

@@ -78,7 +78,17 @@ def with_absolute_paths(config: Config) -> Config:
     for target in notify:
         if len(os.fsencode(target.path)) > MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"option -n {target.path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
-    return replace(config, control=control, notify=notify, pid_file=os.path.abspath(config.pid_file))
+    record, spool = (
+        os.path.abspath(path) if path else "" for path in (config.record_directory, config.spool_directory)
+    )
+    return replace(
+        config,
+        control=control,
+        notify=notify,
+        pid_file=os.path.abspath(config.pid_file),
+        record_directory=record,
+        spool_directory=spool,
+    )
 
 
 def start_log(config: Config) -> None:

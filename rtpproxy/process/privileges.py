@@ -87,13 +87,18 @@ def drop(config: Config) -> Callable[[], None]:
     kept = needed(config)
     permitted = _permitted()
     try:
-        _become(*who, permitted & _mask(kept | {PERFMON} if BPF in kept else kept))
+        become(*who, permitted & _mask(kept | {PERFMON} if BPF in kept else kept))
     except OSError as error:
         raise StartError(f"-u {config.user}: cannot become that user: {error.strerror}") from error
     return partial(_set_capabilities, permitted & _mask(kept))
 
 
-def _become(uid: int, gid: int, capabilities: int) -> None:
+def forbid_new() -> None:
+    """Never get privileges again, whatever program this process runs. Raises OSError."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def become(uid: int, gid: int, capabilities: int) -> None:
     """Change user, group and capabilities, which are one bit each. Raises OSError.
 
     The C library changes the user of all threads. Capabilities stay only in this thread and in those that it starts.
@@ -106,7 +111,7 @@ def _become(uid: int, gid: int, capabilities: int) -> None:
     os.setresuid(uid, uid, uid)
     _prctl(_PR_SET_KEEPCAPS, 0)
     _set_capabilities(capabilities)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    forbid_new()
     # Without this a crash leaves no core. Where a capability was kept, others of this user still may not trace the
     # process, because they lack it; where none was, they may (ptrace(2)), and docs/security.md says so.
     _prctl(_PR_SET_DUMPABLE, 1)

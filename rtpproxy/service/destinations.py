@@ -49,6 +49,10 @@ class Destinations:
             why = self._reach.refusal(source, is_from_loopback=_is_maybe_loopback(local_host))
             log.info("%s: %s is not learned: %s", session.label, Endpoint(*source), why)
 
+    def copying(self, stream: Stream, to: Endpoint) -> str:
+        """Say why no copies may be sent from a stream's port to an endpoint, in words; empty if they may."""
+        return self._reach.refusal(to, is_from_loopback=self._reach.is_loopback(stream.local, stream.local_host))
+
     def is_denied(self, stream: Stream) -> bool:
         """Tell if nothing may be sent to a stream's remote, for instance because it has become an address of ours."""
         return bool(self._why(stream, is_from_loopback=_is_maybe_loopback(stream.local_host)))

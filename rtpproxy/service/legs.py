@@ -43,7 +43,7 @@ class Legs:
         towards_caller, towards_callee = (*media.directions, default, default)[:2]
         if media.local is not None:
             towards_caller = towards_callee = media.local
-        return self._make(Role.CALLEE, towards_callee), self._make(Role.CALLER, towards_caller)
+        return self.make(Role.CALLEE, towards_callee), self.make(Role.CALLER, towards_caller)
 
     def open(self, session: Session, leg: Leg, local: LocalAddress, now: float) -> None:
         """Open a port pair on one of our addresses for a leg, in place of the pair that it has. Raises NoPortsError."""
@@ -85,7 +85,8 @@ class Legs:
             stream.latch.set_asymmetric(is_asymmetric)
         self._offloading.replan(session, now)
 
-    def _make(self, role: Role, local: LocalAddress) -> Leg:
+    def make(self, role: Role, local: LocalAddress) -> Leg:
+        """Make a leg without ports."""
         return Leg(role, self._make_stream(Component.RTP, local), self._make_stream(Component.RTCP, local))
 
     def _make_stream(self, component: Component, local: LocalAddress) -> Stream:

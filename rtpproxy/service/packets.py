@@ -70,14 +70,16 @@ class Packets:
         for stream in leg.streams:
             del self._streams[stream.key]
 
-    def datagram(self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+    def datagram(  # noqa: C901 - in parts, each packet would take longer
+        self, key: int, data: bytes, source: tuple[str, int], local_host: str, now: float
+    ) -> None:
         """Relay what arrived at a port, and learn from it.
 
         `key` identifies the port; `local_host` is our address that the datagram came to, empty if unknown.
         """
         found = self._streams.get(key)
         totals = self._totals
-        if found is None or not found[0].is_complete:
+        if found is None or not found[0].is_complete or found[0].is_fed:
             totals.packets_discarded += 1
             return
         session, stream, peer = found
@@ -113,6 +115,8 @@ class Packets:
         if arrival is not _NEXT and _is_going_round(stream, source, arrival, now):
             self._drop(stream)
         else:
+            for witness in stream.witnesses:
+                witness.packet(data, source, local_host, now)
             self._relay(stream, peer, source, data)
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host

@@ -79,6 +79,47 @@ class Query:
     to_tag: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Records what the party of the from-tag sends, in every session that the tags match (protocol.md 2.5)."""
+
+    call_id: bytes
+    from_tag: bytes
+    to_tag: bytes | None
+    is_single: bool
+    """In one file for all streams of the session, where the format permits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAs:
+    """Records what the party of the from-tag sends, in files of a given name."""
+
+    session: Query
+    name: bytes
+    is_single: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTo:
+    """Sends copies of what the party of the from-tag sends to another host: RTP there, RTCP to the next port."""
+
+    session: Query
+    to: Endpoint
+    wants_port: bool
+    """Answer with the port that the copies leave from."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRecording:
+    """Ends the recording or copy of what the party of the from-tag sends, in every session that the tags match."""
+
+    call_id: bytes
+    from_tag: bytes
+    to_tag: bytes | None
+    is_both: bool
+    """End those of the other party, too."""
+
+
 # Requests that may follow another one on its session. The *issuer* is the leg that the first request spoke for.
 
 
@@ -105,3 +146,10 @@ class DropReference:
     """Drops a reference to the session, as `Delete` with the session's own from-tag does."""
 
     is_weak: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Sends what the parties of another session send to those of this one, too (protocol.md 8.7)."""
+
+    source: Query

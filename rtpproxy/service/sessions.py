@@ -20,22 +20,30 @@ from rtpproxy.errors import (
 )
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
 from rtpproxy.service.contests import Contests
+from rtpproxy.service.copies import Copies
 from rtpproxy.service.counters import Counters, Receiving, SessionTotals
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Ending, Observer, Observers
+from rtpproxy.service.feeds import Feeds
 from rtpproxy.service.legs import Legs, local_for_new_ports
 from rtpproxy.service.notification import find_notification
 from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offloading
 from rtpproxy.service.packets import Packets, Sender
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
+from rtpproxy.service.recordings import Recorder, Recordings
 from rtpproxy.service.requests import (
+    CopyTo,
     Delete,
     DropReference,
+    Feed,
     Lookup,
     MediaDescription,
     Query,
+    Record,
+    RecordAs,
     SetTimeout,
     SetTos,
+    StopRecording,
     Update,
 )
 from rtpproxy.service.timers import Timers
@@ -69,6 +77,7 @@ class Service:
         media: Media,
         entries: Entries,
         kernel_counters: KernelCounters,
+        recorder: Recorder,
         new_ports: Callable[[], PortAllocator],
         observers: Sequence[Observer],
         capacity: int,
@@ -97,6 +106,11 @@ class Service:
         )
         pairs = PortPairs(local_addresses, media, new_ports)
         self._legs = Legs(config, local_addresses, pairs, self._packets, self._offloading, self._destinations)
+        copies = Copies(
+            *(media, pairs, self._legs, local_addresses, self._destinations), with_rtcp=not config.leaves_rtcp_out
+        )
+        self._recordings = Recordings(self._table, recorder, copies, self._offloading)
+        self._feeds = Feeds(media, self._offloading, self._destinations, activity)
         self._counters = Counters(totals, entries, kernel_counters, media, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
         self.datagram = self._packets.datagram
@@ -193,6 +207,34 @@ class Service:
         }
         return {name: count for name, count in counts.items() if count}
 
+    # Recordings and copies
+
+    def record(self, request: Record, now: float) -> None:
+        """Record a side of every session that the tags match. Raises SessionNotFoundError, RecordingError."""
+        for session in self._recordings.record(request, now):
+            self._observers.changed(session, now)
+
+    def record_as(self, request: RecordAs, now: float) -> None:
+        """Record a side of one session in files of a given name. Raises SessionNotFoundError, RecordingError."""
+        issuer = self.find(request.session)
+        self._recordings.record_as(issuer, request, now)
+        self._observers.changed(issuer.session, now)
+
+    def copy_to(self, request: CopyTo, now: float) -> PortLine | None:
+        """Send copies of a side to another host. Returns the port that they leave from, if that was asked for.
+
+        Raises SessionNotFoundError, RecordingError.
+        """
+        issuer = self.find(request.session)
+        line = self._recordings.copy_to(issuer, request, now)
+        self._observers.changed(issuer.session, now)
+        return line
+
+    def stop_recording(self, request: StopRecording, now: float) -> None:
+        """End recordings and copies. Raises SessionNotFoundError if there are none."""
+        for session in self._recordings.stop(request, now):
+            self._observers.changed(session, now)
+
     # Requests that may follow another one on its session
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
@@ -223,6 +265,13 @@ class Service:
         session = issuer.session
         self._check_alive(session)
         self.delete(Delete(session.call_id, session.from_tag, None, request.is_weak), now)
+
+    def feed(self, issuer: Issuer, request: Feed, now: float) -> None:
+        """Send copies of another session's packets to the parties. Raises SessionNotFoundError, RecordingError."""
+        session = issuer.session
+        self._check_alive(session)
+        self._feeds.feed(issuer, self.find(request.source), now)
+        self._observers.changed(session, now)
 
     # What media may be sent to
 
@@ -288,6 +337,8 @@ class Service:
         callee.is_weak = media.is_weak
         self._table.add(session)
         self._legs.describe(session, caller, media, now)
+        if self._config.records_all:
+            self._recordings.record_all(session, now)
         if log.isEnabledFor(logging.INFO):
             log.info("%s: session created, port %d", session.label, callee.rtp.local_port)
         self._warn_of_limit()
@@ -348,6 +399,8 @@ class Service:
 
     def _end(self, session: Session, reason: str, now: float) -> None:
         """End a session; the caller tells the observers. `reason` is for the log."""
+        self._recordings.end(session, now)
+        self._feeds.end(session, now)
         for leg in session.legs:
             if leg.has_ports:
                 self._legs.close(session, leg, reason, now)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 from rtpproxy.config import NotifyTarget
 from rtpproxy.rtp.statistics import SequenceTracker
@@ -27,6 +28,13 @@ class Component(IntEnum):
 
     RTP = 0
     RTCP = 1
+
+
+class Witness(Protocol):
+    """Gets every packet that a stream accepts, beside the peer: a recording or a copy (protocol.md 6.1)."""
+
+    def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        """Take a packet. `local_host` is our address that it came to, empty if unknown; `now` is its arrival."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +71,8 @@ class Stream:
     """The latest endpoint that was to become its remote was refused (`reach`); to be asked while it has none."""
     loop_guard: LoopGuard | None = None
     """Made by the first packet that may be going round between relays."""
+    witnesses: tuple[Witness, ...] = ()
+    """Recordings and copies of what it receives, which therefore has to come to userspace."""
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Move the stream to a port."""
@@ -130,6 +140,8 @@ class Session:
     is_strong: bool = False
     is_complete: bool = False
     """Both legs have ports; packets flow."""
+    is_fed: bool = False
+    """Its parties get copies of another session's packets, and none of what arrives at its own ports."""
     notification: Notification | None = None
 
     @property

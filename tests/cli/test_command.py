@@ -21,6 +21,7 @@ from rtpproxy.config import (
     NotifyTarget,
     OffloadMode,
     PortsMode,
+    RecordFormat,
 )
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
 from rtpproxy.errors import ConfigError, StartError
@@ -31,7 +32,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
 FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny --max-wait -h --help"
-FLAGS += " --version"
+FLAGS += " --record-format --version"
 
 
 class Started:
@@ -226,6 +227,15 @@ def test_bridge_mode_is_asymmetric_unless_told(config, options, is_bridging, is_
     assert (made.is_bridging, made.is_asymmetric) == (is_bridging, is_asymmetric)
 
 
+def test_recording(config):
+    made = config("-r", "/rec", "-S", "/spool", "-a", "-R", "-P")
+    assert (made.record_directory, made.spool_directory, made.records_all) == ("/rec", "/spool", True)
+    assert (made.leaves_rtcp_out, made.record_format) == (True, RecordFormat.PCAP)
+    assert config().record_format is RecordFormat.ADHOC
+    assert config("--record-format", "pcapng").record_format is RecordFormat.PCAPNG
+    assert config("-P", "--record-format", "pcap").record_format is RecordFormat.PCAP
+
+
 def test_mode_of_control_sockets(config):
     """-w also works without a group, unlike in the C RTPproxy."""
     assert config("-u", "nobody").socket_mode is None
@@ -241,8 +251,8 @@ def test_mode_of_control_sockets(config):
         ((), None),
         (("--overload_prot",), "--overload_prot has no effect"),
         (("--overload_prot=0.5/0.6",), "--overload_prot has no effect"),
-        (("-P",), "-P has no effect"),
-        (("-R",), "-R has no effect"),
+        (("-P", "-R"), None),
+        (("-a",), "-a records nothing without a directory for recordings, -r"),
         (("-A", "a"), "-A has no effect outside bridge mode; write ADDR=NAME in -l or -6"),
         (("-A", "a/b", "-l", "127.0.0.1/127.0.0.2"), None),
         (("-w", "0770"), None),
@@ -349,9 +359,9 @@ def test_versions():
         (["--no_resolve", "-l", "localhost"], "-l localhost: not an IPv4 address, and --no_resolve forbids names"),
         (["--no_resolve", "-n", "tcp:localhost:9"], "-n tcp:localhost:9: not an address, and --no_resolve forbids"),
         (["--no_resolve", "-s", "udp:localhost:9"], "-s udp:localhost:9: the host is a name, and --no_resolve is"),
-        (["-r", "/tmp"], "-r /tmp: recording is not supported so far; leave the option out"),
-        (["-S", "/tmp"], "-S /tmp: recording is not supported"),
-        (["-a"], "-a: recording is not supported"),
+        (["-S", "/tmp"], "-S /tmp: a spool needs the directory that files are moved to, -r"),
+        (["-P", "--record-format", "pcapng"], "-P is --record-format pcap, and not pcapng"),
+        (["--record-format", "wav"], "--record-format wav: not one of adhoc, pcap, pcapng"),
         (["--config", "/x"], "--config /x: modules are not supported"),
         (["--dso", "x.so"], "--dso x.so: modules are not supported"),
         (["-d", "FATAL"], "-d FATAL: not a level; use one of DBUG, INFO"),

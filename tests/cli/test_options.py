@@ -157,8 +157,9 @@ WITHOUT_FIELD = {
     "advertised": "goes into `listen`",
     "is_numeric": "says how names are read",
     "is_bridge_symmetric": "goes into `is_asymmetric`",
+    "is_pcap": "goes into `record_format`",
     **dict.fromkeys(("shows_protocol", "shows_version", "shows_clock", "shows_help"), "prints something and exits"),
-    **dict.fromkeys(("recording", "spool", "records_all", "modules", "module"), "is refused"),
+    **dict.fromkeys(("modules", "module"), "is refused"),
     **dict.fromkeys(WITHOUT_EFFECT, "has no effect"),
 }
 """Options that set no field of the configuration under their name, and why."""
@@ -179,7 +180,7 @@ def test_every_option_names_a_field_of_the_configuration():
 
 def test_defaults_are_those_of_the_configuration():
     """Each default that is shown can be given as an argument, and means the same."""
-    long = {"--ports", "--latching", "--offload", "--max-wait"}
+    long = {"--ports", "--latching", "--offload", "--max-wait", "--record-format"}
     shown = {option.flag: option for option in OPTIONS if option.default and option.write is written}
     assert shown.keys() == {"-m", "-M", "-t", "-T", "-p", "-d", "-s", *long}
     for option in shown.values():

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rtpproxy.service.answers import PortLine, SessionCounters, Tiers
+from rtpproxy.service.requests import CopyTo
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Issuer, Role
 from rtpproxy.session.totals import Totals
@@ -72,3 +73,19 @@ class FakeService:
 
     def drop(self, *arguments: Any) -> None:
         self._note("drop", *arguments)
+
+    def record(self, *arguments: Any) -> None:
+        self._note("record", *arguments)
+
+    def record_as(self, *arguments: Any) -> None:
+        self._note("record_as", *arguments)
+
+    def copy_to(self, request: CopyTo, *arguments: Any) -> PortLine | None:
+        self._note("copy_to", request, *arguments)
+        return PortLine(35006, LOCAL) if request.wants_port else None
+
+    def stop_recording(self, *arguments: Any) -> None:
+        self._note("stop_recording", *arguments)
+
+    def feed(self, *arguments: Any) -> None:
+        self._note("feed", *arguments)

@@ -11,13 +11,24 @@ from rtpproxy.config import ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
 from rtpproxy.control.parser import Parser
-from rtpproxy.errors import NoPortsError, NotificationOffError, SessionNotFoundError, StoppingError
+from rtpproxy.errors import (
+    NoPortsError,
+    NotificationOffError,
+    RecordingError,
+    SessionNotFoundError,
+    StoppingError,
+)
 from rtpproxy.service.requests import (
+    CopyTo,
     Delete,
     DropReference,
     MediaDescription,
+    Query,
+    Record,
+    RecordAs,
     SetTimeout,
     SetTos,
+    StopRecording,
     Update,
 )
 from rtpproxy.session.local import LocalAddresses
@@ -28,6 +39,7 @@ OFFER = b"U c 192.0.2.1 5000 f"
 OFFER_TO = OFFER + b" t"
 ANSWER = b"L c 192.0.2.1 5000 f t"
 MEDIA = MediaDescription(Endpoint("192.0.2.1", 5000))
+C, ELSEWHERE = Query(b"c", b"f", None), Endpoint("192.0.2.9", 5)
 PARSER = Parser(LocalAddresses((ListenAddress(),), False, {}.get))
 COUNTS = b"Gv ncmds_rcvd ncmds_rcvd_ndups ncmds_succd ncmds_errs ncmds_repld"
 
@@ -144,11 +156,6 @@ def test_errors(dispatcher: Dispatcher, service: FakeService, text: bytes, error
 @pytest.mark.parametrize(
     ("text", "known", "unknown"),
     [
-        (b"R c f t", b"E50\n", b"E50\n"),
-        (b"N c f t", b"E50\n", b"E50\n"),
-        (b"Na c f t", b"E50\n", b"E50\n"),
-        (b"C c name f t", b"E65\n", b"E50\n"),
-        (b"Cp c udp:192.0.2.1:5 f t", b"E65\n", b"E50\n"),
         (b"P c /x 0,8 f t", b"E60\n", b"E50\n"),
         (b"P c /x session f t", b"E35\n", b"E50\n"),
         (b"P-1 c /x 0 f t", b"E60\n", b"E50\n"),
@@ -157,11 +164,50 @@ def test_errors(dispatcher: Dispatcher, service: FakeService, text: bytes, error
         (b"S c f t", b"0\n", b"E50\n"),
     ],
 )
-def test_playing_and_recording_are_refused(service: FakeService, text: bytes, known: bytes, unknown: bytes) -> None:
+def test_playing_is_refused(service: FakeService, text: bytes, known: bytes, unknown: bytes) -> None:
     dispatcher = Dispatcher(service, PARSER)
     assert dispatcher.execute(text, 0.0) == known
     service.error = SessionNotFoundError("no such session")
     assert dispatcher.execute(text, 0.0) == unknown
+
+
+# Recording and copying
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "reply", "failed"),
+    [
+        (b"R c f t", ("record", Record(b"c", b"f", b"t", is_single=False), 5.0), b"0\n", b"E50\n"),
+        (b"C c name f", ("record_as", RecordAs(C, b"name", False), 5.0), b"0\n", b"E65\n"),
+        (b"C c udp:192.0.2.9:5 f", ("copy_to", CopyTo(C, ELSEWHERE, False), 5.0), b"0\n", b"E65\n"),
+        (b"Cp c udp:192.0.2.9:5 f", ("copy_to", CopyTo(C, ELSEWHERE, True), 5.0), b"35006 192.0.2.1\n", b"E65\n"),
+    ],
+)
+def test_recording(
+    dispatcher: Dispatcher, service: FakeService, text: bytes, asked: tuple[object, ...], reply: bytes, failed: bytes
+) -> None:
+    assert dispatcher.execute(text, 5.0) == reply
+    assert service.calls == [asked]
+    service.error = RecordingError("the disk is full")
+    assert dispatcher.execute(text, 0.0) == failed
+    service.error = SessionNotFoundError("no such session")
+    assert dispatcher.execute(text, 0.0) == b"E50\n"
+
+
+@pytest.mark.parametrize(("text", "is_both"), [(b"N c f t", False), (b"NA c f t", True)])
+def test_stopping(dispatcher: Dispatcher, service: FakeService, text: bytes, is_both: bool) -> None:
+    assert dispatcher.execute(text, 5.0) == b"0\n"
+    assert service.calls == [("stop_recording", StopRecording(b"c", b"f", b"t", is_both), 5.0)]
+    service.error = SessionNotFoundError("nothing is recorded")
+    assert dispatcher.execute(text, 5.0) == b"E50\n"
+
+
+@pytest.mark.parametrize("text", [b"C c udp:somewhere:5 f t", b"Cp c name f t"])
+def test_a_target_that_cannot_be_copied_to(dispatcher: Dispatcher, service: FakeService, text: bytes) -> None:
+    """The session is looked up first."""
+    assert dispatcher.execute(text, 0.0) == b"E65\n"
+    service.error = SessionNotFoundError("no such session")
+    assert dispatcher.execute(text, 0.0) == b"E50\n"
 
 
 # Sub-commands (2.6)
@@ -175,8 +221,8 @@ def test_playing_and_recording_are_refused(service: FakeService, text: bytes, kn
         (OFFER_TO + b" && S ttl=30 && S tos=8 && D", b"35000 192.0.2.1\n"),
         (OFFER_TO + b" && S ttl=30 && L 192.0.2.1 5000", b"35000 192.0.2.1 && 0 && 35004 192.0.2.1\n"),
         (OFFER_TO + b" && L 192.0.2.1 5000 && S ttl=30", b"35000 192.0.2.1 && 35004 192.0.2.1\n"),
-        (OFFER_TO + b" && S ttl=50 && C none f t && S ttl=60", b"35000 192.0.2.1 && 0 && -1\n"),
-        (OFFER_TO + b" && C none f t", b"35000 192.0.2.1 && -1\n"),
+        (OFFER_TO + b" && C other f t && L 192.0.2.1 5000", b"35000 192.0.2.1 && 0 && 35004 192.0.2.1\n"),
+        (OFFER_TO + b" && C other f t", b"35000 192.0.2.1\n"),
         (ANSWER + b" && D", b"35002 192.0.2.1\n"),
         (b"Q c f && D", b"60 1 2 3 4\n"),
         (b"Qv c f t ttl && S ttl=3", b"ttl=60\n"),
@@ -213,6 +259,8 @@ def test_a_query_that_is_refused_runs_no_subcommand(dispatcher: Dispatcher, serv
         (SessionNotFoundError("the session has ended"), "set_tos"),
         (NoPortsError("none left"), "answer"),
         (SessionNotFoundError("the session has ended"), "answer"),
+        (RecordingError("it is its own source"), "feed"),
+        (SessionNotFoundError("no such session"), "feed"),
     ],
 )
 def test_the_first_that_fails_ends_the_list(
@@ -223,7 +271,7 @@ def test_the_first_that_fails_ends_the_list(
     failing: str,
 ) -> None:
     service.error, service.failing = error, failing
-    asked = {"set_tos": b"S tos=8", "answer": b"L 192.0.2.1 5000"}[failing]
+    asked = {"set_tos": b"S tos=8", "answer": b"L 192.0.2.1 5000", "feed": b"C other f t"}[failing]
     reply = dispatcher.execute(OFFER_TO + b" && S ttl=5 && " + asked + b" && D && S ttl=6", 0.0)
     assert reply == b"35000 192.0.2.1 && 0 && -1\n"
     assert names_of(service) == ["update", "set_timeout", failing]
@@ -276,10 +324,11 @@ def test_commands_are_counted_as_in_the_example(dispatcher: Dispatcher) -> None:
         (b"V", False),
         (b"VF 0", False),
         (b"S c f", False),
-        (OFFER_TO + b" && C none f t", False),
+        (OFFER_TO + b" && C other f t", False),
         (ANSWER, True),
         (b"D c f && D", True),
-        (b"R c f", True),
+        (b"R c f", False),
+        (b"Cp c name f", True),
         (b"P c p 0 f", True),
         (b"G bogus", True),
     ],
@@ -306,8 +355,8 @@ def test_logs_both_ways_on_one_line(dispatcher: Dispatcher, caplog: pytest.LogCa
 
 
 REFUSALS = {
-    b"R c f t": "E50: recording is not supported so far",
-    b"C c name f t": "E65: copying a stream is not supported so far",
+    b"C c udp:here:5 f t": "E65: udp:here:5 is not udp:HOST:PORT with a numeric host and a port from 1 to 65535",
+    b"Cp c name f t": "E65: p is for copies to udp:HOST:PORT",
     b"P c /x 0,8 f t": "E60: playing a prompt is not supported so far",
     b"Z\n": "E0: unknown command Z",
     b"": "E5: empty",

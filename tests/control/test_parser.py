@@ -10,32 +10,35 @@ from rtpproxy.control.messages import (
     Answer,
     Command,
     CommandError,
-    Copy,
     DeleteAll,
     ErrorCode,
     FeatureProbe,
-    Fork,
     GetStats,
     Info,
     LookupCommand,
     Play,
     QueryCommand,
-    Record,
     StopPlay,
     Subcommand,
+    Uncopyable,
     UpdateCommand,
     Version,
 )
 from rtpproxy.control.parser import Parser, is_verbose_query
 from rtpproxy.service.requests import (
+    CopyTo,
     Delete,
     DropReference,
+    Feed,
     Lookup,
     MediaDescription,
     NotifyArguments,
     Query,
+    Record,
+    RecordAs,
     SetTimeout,
     SetTos,
+    StopRecording,
     Update,
 )
 from rtpproxy.session.local import LocalAddresses
@@ -101,16 +104,48 @@ def test_reads_command(text: bytes, command: Command) -> None:
         (b"P-00 c p session f", Play(Query(b"c", b"f", None), is_stop=True, wants_session_codecs=True)),
         (b"P" + 8000 * b"9" + b" c p 0 f", Play(Query(b"c", b"f", None), is_stop=False, wants_session_codecs=False)),
         (b"s c f t", StopPlay(Query(b"c", b"f", b"t"))),
-        (b"R c f", Record()),
-        (b"rS c f t", Record()),
-        (b"N c f", Record()),
-        (b"nA c f t", Record()),
-        (b"C c name f", Copy(Query(b"c", b"f", None))),
-        (b"cSp c udp:192.0.2.1:5000 f t", Copy(Query(b"c", b"f", b"t"))),
     ],
 )
 def test_reads_what_is_refused_later(text: bytes, command: Command) -> None:
     assert parse(text) == command
+
+
+CALL = Query(b"c", b"f", b"t")
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        (b"R c f", Record(b"c", b"f", None, is_single=False)),
+        (b"rS c f t", Record(b"c", b"f", b"t", is_single=True)),
+        (b"N c f", StopRecording(b"c", b"f", None, is_both=False)),
+        (b"nA c f t", StopRecording(b"c", b"f", b"t", is_both=True)),
+        (b"C c name f", RecordAs(Query(b"c", b"f", None), b"name", is_single=False)),
+        (b"cS c udp f t", RecordAs(CALL, b"udp", is_single=True)),
+        (b"C c UDP:192.0.2.1:5000 f t", RecordAs(CALL, b"UDP:192.0.2.1:5000", is_single=False)),
+        (b"C c udp:192.0.2.1:5000 f t", CopyTo(CALL, Endpoint("192.0.2.1", 5000), wants_port=False)),
+        (b"cSp c udp:192.0.2.1:5000 f t", CopyTo(CALL, Endpoint("192.0.2.1", 5000), wants_port=True)),
+        (b"C c udp:2001:DB8::9:5000 f t", CopyTo(CALL, Endpoint("2001:db8::9", 5000), wants_port=False)),
+        (b"C c udp:[2001:db8::9]:5000 f t", CopyTo(CALL, Endpoint("2001:db8::9", 5000), wants_port=False)),
+        (b"C c udp:192.0.513:5000 f t", CopyTo(CALL, Endpoint("192.0.2.1", 5000), wants_port=False)),
+    ],
+)
+def test_reads_recording(text: bytes, command: Command) -> None:
+    assert parse(text) == command
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(b"udp:", b"udp::5", b"udp:192.0.2.1", b"udp:192.0.2.1:", b"udp:192.0.2.1:0", b"udp:192.0.2.1:65536"),
+        *(b"udp:192.0.2.1:+5", b"udp:host:5", b"udp:[::1", b"udp:[192.0.2.1]:5x", b"udp:fe80::1%eth0:5", b"udp:\xff:5"),
+    ],
+)
+def test_targets_that_cannot_be_copied_to(target: bytes) -> None:
+    command = parse(b"C c %s f t" % target)
+    assert isinstance(command, Uncopyable)
+    assert command.session == CALL
+    assert "numeric host" in command.reason
 
 
 @pytest.mark.parametrize(
@@ -303,8 +338,8 @@ def test_settings_and_drops_follow_three_commands(command: bytes, text: bytes, e
     [
         (b"L 192.0.2.1 5000", Answer(PLAIN)),
         (b"lW 192.0.2.1 5000", Answer(WEAK)),
-        (b"C other f t", Fork()),
-        (b"c other f t", Fork()),
+        (b"C other f t", Feed(Query(b"other", b"f", b"t"))),
+        (b"c other f t", Feed(Query(b"other", b"f", b"t"))),
     ],
 )
 def test_answer_and_fork_need_a_to_tag(text: bytes, expected: Subcommand) -> None:

@@ -79,6 +79,7 @@ def test_refused_update_takes_no_reference():
 )
 def test_refused_command_changes_nothing(talk, command, reply):
     talk.media.foreign.add("10.9.9.9")
+    talk.recorder.refusal = "there is no directory for recordings"
     talk.at(10)
     before = talk.ask("Q call f t"), talk.totals(), dict(talk.offload.installed), list(talk.journal)
     talk.command(command, reply)

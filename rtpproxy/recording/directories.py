@@ -1,0 +1,145 @@
+"""The directory of recordings and that of the spool, in which the relay makes files.
+
+A name is checked before it comes here (`names`). Files are made by descriptors of the directories, so that they are in
+them whatever happens to the path, and anew: what had the name before, a link too, is replaced and not followed.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rtpproxy.config import Config
+from rtpproxy.errors import RecordingError, StartError
+from rtpproxy.recording import spool
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AGAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MODE = 0o666
+"""Permission bits, as far as the umask leaves them (protocol.md 8.2)."""
+
+
+class Identity(NamedTuple):
+    """Tells a file from another one that has its name later."""
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A file that was made or opened again; the holder closes the descriptor."""
+
+    descriptor: int
+    identity: Identity
+
+
+class Directories:
+    """The two directories of one relay, or the one, if it has no spool."""
+
+    def __init__(self, directory: str, spool_directory: str) -> None:
+        """Both are absolute paths; the second is empty without a spool. Raises StartError if one cannot be used."""
+        self._paths = [path for path in (directory, spool_directory) if path]
+        self._opened: list[int] = []
+        self._identities: list[Identity] = []
+        try:
+            for path in self._paths:
+                self._opened.append(_open(path))
+                self._identities.append(_identity(self._opened[-1]))
+        except OSError as error:
+            flag = ("-r", "-S")[len(self._opened)]
+            self.close()
+            raise StartError(f"{flag} {path}: {error.strerror}") from error
+        if len({identity.device for identity in self._identities}) > 1:
+            self.close()
+            raise StartError(
+                f"-S {spool_directory} and -r {directory} are on different file systems: recordings could not be moved"
+            )
+
+    @property
+    def is_spooling(self) -> bool:
+        """True if there is a spool."""
+        return len(self._paths) > 1
+
+    def close(self) -> None:
+        """Let go of the directories."""
+        while self._opened:
+            os.close(self._opened.pop())
+
+    def duplicate(self) -> list[int]:
+        """Return descriptors of the directories, for the caller to close. Raises OSError."""
+        duplicates: list[int] = []
+        try:
+            for descriptor in self._opened:
+                duplicates.append(os.dup(descriptor))
+        except OSError:
+            for descriptor in duplicates:
+                os.close(descriptor)
+            raise
+        return duplicates
+
+    def look(self) -> bool:
+        """Find out whether other directories have the paths by now, for instance mounted ones; True if so.
+
+        From then on they are used. A path that leads nowhere, or where we may not go, changes nothing.
+        """
+        has_changed = False
+        for number, path in enumerate(self._paths):
+            try:
+                found = os.stat(path)
+                if Identity(found.st_dev, found.st_ino) == self._identities[number]:
+                    continue
+                opened = _open(path)
+            except OSError:
+                continue
+            os.close(self._opened[number])
+            self._opened[number] = opened
+            self._identities[number] = _identity(opened)
+            has_changed = True
+        return has_changed
+
+    def has_leftovers(self) -> bool:
+        """Tell if there is anything in the spool."""
+        return self.is_spooling and bool(os.listdir(self._opened[-1]))
+
+    def make(self, name: bytes) -> Made:
+        """Make a file in the spool or, without one, in the directory of recordings. Raises RecordingError."""
+        directory = self._opened[-1]
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            descriptor = os.open(name, _NEW, _MODE, dir_fd=directory)
+        except OSError as error:
+            raise RecordingError(f"cannot make {repr(name)[2:-1]} in {self._paths[-1]}: {error.strerror}") from error
+        spool.lock(descriptor)
+        return Made(descriptor, _identity(descriptor))
+
+    def reopen(self, name: bytes, spool_name: bytes, identity: Identity) -> tuple[Made, bool] | None:
+        """Open a file again that was made here, if it is still there. True says that it was moved already."""
+        places = [(name, self._opened[0], True)]
+        if spool_name:
+            places.insert(0, (spool_name, self._opened[-1], False))
+        for one, directory, is_in_place in places:
+            try:
+                descriptor = os.open(one, _AGAIN, dir_fd=directory)
+            except OSError:
+                continue
+            if _identity(descriptor) == identity:
+                spool.lock(descriptor)
+                return Made(descriptor, identity), is_in_place
+            os.close(descriptor)
+        return None
+
+
+def of_config(config: Config) -> Directories | None:
+    """Open the directories of a configuration; None if it names none. Raises StartError."""
+    return Directories(config.record_directory, config.spool_directory) if config.record_directory else None
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _identity(descriptor: int) -> Identity:
+    found = os.fstat(descriptor)
+    return Identity(found.st_dev, found.st_ino)

@@ -1,0 +1,136 @@
+"""What is under way from the relay to the process that writes recordings. Nobody waits for that process.
+
+Packets of one turn of the event loop share messages. What the socket does not take waits in a queue, and is sent once
+it does. The queue takes packets up to a limit, and all other messages.
+"""
+
+import errno
+import os
+import socket
+from asyncio import AbstractEventLoop, Handle, TimerHandle
+from collections import deque
+from collections.abc import Sequence
+
+from rtpproxy.recording.messages import MAX_BYTES, encode_packets
+
+BACKLOG_BYTES = 16 << 20
+"""Packets that wait for a slow disk, at most: 100 calls for some ten seconds."""
+PAUSE_S = 0.05
+"""Wait before the kernel is asked again that had no room for descriptors, or no memory."""
+_PASSING = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Outbox:
+    """Sends by one socket, in order. To be closed when the other end is gone."""
+
+    def __init__(self, loop: AbstractEventLoop, to: socket.socket) -> None:
+        """`to` must not block."""
+        self._loop = loop
+        self._to = to
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
+        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
+        self._queued_bytes = 0
+        self._soon: Handle | None = None
+        self._later: TimerHandle | None = None
+        self._is_waiting = False
+
+    @property
+    def has_room(self) -> bool:
+        """True if packets may be added."""
+        return self._queued_bytes + self._batch_bytes < BACKLOG_BYTES
+
+    def add_packet(self, encoded: bytes) -> None:
+        """Send a packet soon."""
+        size = len(encoded)
+        if self._batch_bytes + size > MAX_BYTES:
+            self._end_batch()
+        self._batch.append(encoded)
+        self._batch_bytes += size
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self._flush)
+
+    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a message after all packets so far. Its descriptors become the outbox's, which closes them."""
+        self._end_batch()
+        self._queue.append((message, descriptors))
+        self._queued_bytes += len(message)
+        self._send_queue()
+
+    def drain(self, wait_s: float) -> None:
+        """Send everything, and wait until each message is taken, or no longer than this for one. Ends the sending."""
+        self._end_batch()
+        self._stop_waiting()
+        self._to.settimeout(wait_s)
+        self._send_queue()
+        self.close()
+
+    def close(self) -> None:
+        """Forget what is left, and let go of the socket, which stays open."""
+        self._stop_waiting()
+        self._batch.clear()
+        self._batch_bytes = self._queued_bytes = 0
+        for _, descriptors in self._queue:
+            _close(descriptors)
+        self._queue.clear()
+
+    def _stop_waiting(self) -> None:
+        for handle in (self._soon, self._later):
+            if handle is not None:
+                handle.cancel()
+        self._soon = self._later = None
+        if self._is_waiting:
+            self._loop.remove_writer(self._to)
+            self._is_waiting = False
+
+    def _flush(self) -> None:
+        self._soon = None
+        self._end_batch()
+        self._send_queue()
+
+    def _end_batch(self) -> None:
+        if self._batch:
+            message = encode_packets(self._batch)
+            self._batch.clear()
+            self._batch_bytes = 0
+            self._queue.append((message, ()))
+            self._queued_bytes += len(message)
+
+    def _send_queue(self) -> None:
+        if self._is_waiting or self._later is not None:
+            return
+        while self._queue:
+            message, descriptors = self._queue[0]
+            try:
+                if descriptors:
+                    socket.send_fds(self._to, [message], list(descriptors))
+                else:
+                    self._to.send(message)
+            except BlockingIOError:
+                self._is_waiting = True
+                self._loop.add_writer(self._to, self._on_writable)
+                return
+            except OSError as error:
+                if error.errno in _PASSING:
+                    self._later = self._loop.call_later(PAUSE_S, self._on_pause_over)
+                    return
+                # The other end is gone, which reading tells, too: then the owner closes this.
+                self.close()
+                return
+            self._queue.popleft()
+            self._queued_bytes -= len(message)
+            _close(descriptors)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._to)
+        self._is_waiting = False
+        self._send_queue()
+
+    def _on_pause_over(self) -> None:
+        self._later = None
+        self._send_queue()
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""The process that writes recordings: reads packets from the relay, and writes them to files.
+
+It has no privileges, and gets descriptors of two directories and of open files from the relay. A slow disk holds up
+this process alone. When the relay is gone, however it ended, the socket is closed: then all files are finished.
+"""
+
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from rtpproxy.process.clock import monotonic_offset_ns
+from rtpproxy.process.privileges import become, forbid_new
+from rtpproxy.recording import formats, spool
+from rtpproxy.recording.files import Files
+from rtpproxy.recording.frames import Frames
+from rtpproxy.recording.messages import (
+    ROOM_BYTES,
+    Close,
+    Directories,
+    Ended,
+    Join,
+    Leave,
+    Lost,
+    Message,
+    Open,
+    Packets,
+    ToRelay,
+    decode,
+    encode,
+)
+from rtpproxy.recording.output import Output
+from rtpproxy.recording.wall_clock import WallClock
+
+BATCH = 64
+"""Messages that are read before what is due is done."""
+_MOST_DESCRIPTORS = 2
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals for the relay, which a terminal or a service manager may send to all its processes. Its end is ours."""
+_NS_PER_MS = 1_000_000
+
+
+class Reader:
+    """The process' state: the socket to the relay, the directories, the files."""
+
+    def __init__(self, relay: socket.socket, clock_offset_ns: int) -> None:
+        """`clock_offset_ns` is by how much this process' monotonic clock is ahead of the kernel's."""
+        self._relay = relay
+        self._clock_offset_ns = clock_offset_ns
+        self._wall_clock = WallClock()
+        self._frames = Frames()
+        self._directories: tuple[int, ...] = ()
+        """Descriptors: that of recordings and, with a spool, its."""
+        self._files = Files(self._wall_clock.since_1970, self._ended)
+        self._buffer = bytearray(ROOM_BYTES)
+
+    def run(self) -> None:
+        """Read and write until the relay is gone."""
+        poll = select.poll()
+        poll.register(self._relay, select.POLLIN)
+        while True:
+            now_ns = self._look_at_clocks()
+            due_ns = self._files.due_ns(now_ns)
+            poll.poll(None if due_ns is None else due_ns / _NS_PER_MS)
+            is_open = self._read()
+            now_ns = self._look_at_clocks()
+            if not is_open:
+                self._files.finish(now_ns)
+                return
+            self._files.work(now_ns)
+
+    def _look_at_clocks(self) -> int:
+        before_ns = time.monotonic_ns()
+        wall_ns = time.time_ns()
+        after_ns = time.monotonic_ns()
+        offset_ns = self._clock_offset_ns
+        self._wall_clock.measure(before_ns - offset_ns, wall_ns, after_ns - offset_ns)
+        return after_ns - offset_ns
+
+    def _read(self) -> bool:
+        """Take messages that wait; False if the relay is gone."""
+        for _ in range(BATCH):
+            try:
+                size, descriptors = self._receive()
+            except BlockingIOError:
+                return True
+            except ConnectionError:
+                return False
+            if not size:
+                return False
+            self._take(decode(bytes(memoryview(self._buffer)[:size])), descriptors)
+        return True
+
+    def _receive(self) -> tuple[int, list[int]]:
+        flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+        size, ancillary, _, _ = self._relay.recvmsg_into([self._buffer], _ANCILLARY_BYTES, flags)
+        descriptors: list[int] = []
+        for _, _, data in ancillary:
+            descriptors += memoryview(data[: len(data) - len(data) % 4]).cast("i")
+        return size, descriptors
+
+    def _take(self, message: Message, descriptors: Sequence[int]) -> None:
+        match message:
+            case Packets():
+                for stream, packet in message.packets:
+                    self._files.packet(stream, packet)
+            case Open():
+                self._open(message, descriptors)
+            case Join() | Lost() | Leave() | Close():
+                self._files.note(message)
+            case Directories():
+                self._enter(message, descriptors)
+
+    def _open(self, message: Open, descriptors: Sequence[int]) -> None:
+        if not descriptors:
+            # The kernel closes descriptors that there is no room for (unix(7)).
+            self._tell(Ended(message.file, 0, not message.spool_name, os.strerror(errno.EMFILE)))
+            return
+        form = formats.make(message.format, self._frames, message.title)
+        self._files.open(Output(descriptors[0], message, form))
+
+    def _enter(self, message: Directories, descriptors: Sequence[int]) -> None:
+        """Work in the directories from now on, and finish what a killed relay left in the spool."""
+        if len(descriptors) != 1 + message.is_spooling:
+            return
+        before, self._directories = self._directories, tuple(descriptors)
+        if not before:
+            _give_up_privileges(self._directories[0])
+        for descriptor in before:
+            os.close(descriptor)
+        os.fchdir(self._directories[0])
+        if message.is_spooling:
+            for found in spool.finish_all(self._directories[1], self._directories[0]):
+                self._tell(found)
+
+    def _ended(self, output: Output) -> None:
+        about, why = output.about, output.why
+        is_in_place = not about.spool_name
+        if about.spool_name and not why:
+            directory, spooled = self._directories
+            try:
+                os.rename(about.spool_name, about.name, src_dir_fd=spooled, dst_dir_fd=directory)
+                is_in_place = True
+            except OSError as error:
+                why = f"it cannot be moved out of the spool: {error.strerror}"
+        self._tell(Ended(about.file, output.packets, is_in_place, why))
+
+    def _tell(self, message: ToRelay) -> None:
+        try:
+            self._relay.sendall(encode(message))
+        except OSError as error:
+            # The relay is gone, which the next reading tells, too.
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+
+
+def _give_up_privileges(directory: int) -> None:
+    """Become the owner of the directory of recordings, if we are root, and keep no capability."""
+    if os.geteuid() == 0:
+        owner = os.fstat(directory)
+        become(owner.st_uid, owner.st_gid, 0)
+    else:
+        forbid_new()
+
+
+def main() -> None:
+    """Serve the relay at the other end of standard input."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    # A relay with real-time scheduling must not be held up by its recordings.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    relay = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, sys.stdin.fileno())
+    os.close(null)
+    Reader(relay, monotonic_offset_ns()).run()

@@ -1,0 +1,350 @@
+"""Records what streams receive: makes the files, and hands them and the packets to the process that writes.
+
+The event loop waits for no disk but to make a file, because the reply to a command tells if that worked.
+"""
+
+import logging
+import os
+import socket
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable, Mapping
+
+from rtpproxy.addr import is_ipv6
+from rtpproxy.config import Config, RecordFormat
+from rtpproxy.errors import RecordingError
+from rtpproxy.recording import messages, names
+from rtpproxy.recording.directories import Directories
+from rtpproxy.recording.messages import Ended, Found, ToRelay, encode_packet
+from rtpproxy.recording.packet import Packet, Place
+from rtpproxy.recording.reader_process import ReaderProcess
+from rtpproxy.recording.recording import File, RecordedStream, Recording, Side
+from rtpproxy.session.session import Component, Role, Session, Stream
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 5.0
+"""Time that a relay which ends waits for its recordings to be written."""
+SHORT_S = 5.0
+"""A process that died within this time is not started again at once."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+_EXTENSIONS = {RecordFormat.PCAP: b".pcap", RecordFormat.PCAPNG: b".pcapng"}
+_NS_PER_S = 1_000_000_000
+_MAX_REMEMBERED = 10_000
+_ANY = {False: "0.0.0.0", True: "::"}
+
+
+class Recorder:
+    """All recordings of one relay."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, config: Config, directories: Directories, clock: Callable[[], float]
+    ) -> None:
+        """`clock` is that of packets: monotonic, in seconds."""
+        self._loop = loop
+        self._clock = clock
+        self._format = config.record_format
+        self._components = (Component.RTP,) if config.leaves_rtcp_out else (Component.RTP, Component.RTCP)
+        self._directories = directories
+        self._process: ReaderProcess | None = None
+        self._started_at = 0.0
+        self._pause_s = 0.0
+        self._restart: TimerHandle | None = None
+        self._recordings: dict[int, Recording] = {}
+        """By number of each file that has not ended."""
+        self._active: dict[bytes, Recording] = {}
+        """By name of each file that packets go into."""
+        self._last_file = self._last_stream = 0
+        self._hosts: dict[str, bytes] = {}
+        self._packets = self._lost = 0
+
+    @property
+    def has_single_files(self) -> bool:
+        """True if the format permits all streams of a session in one file (protocol.md 8.2)."""
+        return self._format in _EXTENSIONS
+
+    def record(
+        self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
+    ) -> Side:
+        """Record what one leg receives, in files named after the session or, if given, `name` (protocol.md 8.2).
+
+        `is_single` asks for one file for all streams of the session, where the format permits it. `on_end` is called
+        if the recording ends by itself. Raises RecordingError.
+        """
+        self._ensure_process()
+        is_whole = is_single and self.has_single_files
+        recording = self._whole(session, role, name) if is_whole else self._separate(session, role, name)
+        leg, peer_leg = session.leg(role), session.leg(role.peer)
+        streams = []
+        for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
+            if stream.component in self._components:
+                file = recording.files[0 if is_whole else stream.component]
+                shown_at = peer if is_whole and stream.component is Component.RTCP else None
+                self._last_stream += 1
+                streams.append(RecordedStream(self, self._last_stream, file, stream, shown_at))
+        side = Side(self, recording, role, streams, on_end)
+        recording.sides.append(side)
+        recording.streams += streams
+        for one in streams:
+            self._join(one)
+        return side
+
+    def take(self, stream: RecordedStream, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        """Record a packet."""
+        stream.file.given += 1
+        process = self._process
+        if process is None:
+            return
+        if not process.has_room:
+            stream.missing += 1
+            return
+        arrived_ns = int(now * _NS_PER_S)
+        if stream.peer is not None:
+            self._show(stream, stream.peer, arrived_ns)
+        if stream.missing:
+            process.send(messages.Lost(stream.number, arrived_ns, stream.missing))
+            stream.missing = 0
+        host, port = source
+        to = self._place(local_host or _ANY[is_ipv6(host)], stream.stream.local_port)
+        process.add_packet(encode_packet(stream.number, Packet(arrived_ns, self._place(host, port), to, data)))
+
+    def stop(self, side: Side, now: float) -> None:
+        """End one side of a recording, and with the last side the recording."""
+        recording, at_ns = side.recording, int(now * _NS_PER_S)
+        if side not in recording.sides:
+            return
+        recording.sides.remove(side)
+        for stream in side.streams:
+            if stream.missing:
+                self._send(messages.Lost(stream.number, at_ns, stream.missing))
+                stream.missing = 0
+            self._send(messages.Leave(stream.number, at_ns))
+        if not recording.sides:
+            self._close(recording, at_ns)
+
+    def finish_spool(self) -> None:
+        """Finish what a killed relay left in the spool, if there is anything. To be called at start."""
+        if self._directories.has_leftovers():
+            self._ensure_process()
+
+    def counts(self) -> Mapping[str, int]:
+        """Count the files that are open, and the packets of those that have ended."""
+        return {"files open": len(self._recordings), "packets recorded": self._packets, "packets lost": self._lost}
+
+    def close(self, now: float) -> None:
+        """End all recordings, and the process that writes."""
+        for recording in set(self._recordings.values()):
+            for side in tuple(recording.sides):
+                self.stop(side, now)
+        if self._restart is not None:
+            self._restart.cancel()
+        process, self._process = self._process, None
+        if process is not None and not process.close(CLOSE_S):
+            log.warning("recordings are still being written; the process %d ends when they are", process.pid)
+        self._directories.close()
+
+    # Making files
+
+    def _separate(self, session: Session, role: Role, name: bytes | None) -> Recording:
+        """Make a file for each component of one leg."""
+        stems = [name]
+        if name is None:
+            about = session.call_id, session.from_tag, role
+            # Two media lines of one call must not write to one file.
+            stems = [names.automatic(*about), names.automatic(*about, with_media_number=True)]
+        sender = "caller" if role is Role.CALLER else "callee"
+        wanted = [[names.of_component(stem, one) for one in self._components] for stem in stems if stem is not None]
+        return self._make(f"{session.label}: recording of what the {sender} sends", wanted)
+
+    def _whole(self, session: Session, role: Role, name: bytes | None) -> Recording:
+        """Find the recording of a session in one file, or make it."""
+        wanted = [name]
+        if name is None:
+            about, extension = (session.call_id, session.from_tag), _EXTENSIONS[self._format]
+            wanted = [names.whole_call(*about) + extension]
+            wanted.append(names.whole_call(*about, with_media_number=True) + extension)
+        title = f"{session.label}: recording of both sides"
+        for one in wanted:
+            found = self._active.get(one) if one is not None else None
+            if found is not None and found.session is session and role not in [side.role for side in found.sides]:
+                return found
+        return self._make(title, [[one] for one in wanted if one is not None], session)
+
+    def _make(self, title: str, wanted: list[list[bytes]], session: Session | None = None) -> Recording:
+        """Make the first of some sets of files of which none is being recorded."""
+        for one in wanted:
+            for name in one:
+                names.check(name)
+            if not any(name in self._active for name in one):
+                return self._make_files(Recording(title, session), one)
+        raise RecordingError(f"another recording is being made in {repr(wanted[-1][0])[2:-1]}")
+
+    def _make_files(self, recording: Recording, wanted: list[bytes]) -> Recording:
+        if self._directories.look():
+            self._tell_directories()
+        descriptors = []
+        try:
+            for name in wanted:
+                self._last_file += 1
+                spool_name = self._spool_name(name)
+                made = self._directories.make(spool_name or name)
+                descriptors.append(made.descriptor)
+                recording.files.append(File(self._last_file, name, spool_name, made.identity, self._format))
+        except RecordingError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        for file, descriptor in zip(recording.files, descriptors, strict=True):
+            self._recordings[file.number] = self._active[file.name] = recording
+            self._open(recording, file, descriptor, is_continued=False)
+        return recording
+
+    def _spool_name(self, name: bytes) -> bytes:
+        """Choose the name in the spool: another one while an earlier recording of that name is being finished there."""
+        if not self._directories.is_spooling:
+            return b""
+        is_used = any(file.spool_name == name for one in self._recordings.values() for file in one.files)
+        return b"%s.%d" % (name, self._last_file) if is_used else name
+
+    # Telling the process
+
+    def _send(self, message: messages.ToReader) -> None:
+        if self._process is not None:
+            self._process.send(message)
+
+    def _open(self, recording: Recording, file: File, descriptor: int, *, is_continued: bool) -> None:
+        if self._process is None:
+            os.close(descriptor)
+            return
+        names_of_file = file.name, file.spool_name
+        about = messages.Open(file.number, file.format, is_continued, file.given, *names_of_file, recording.title)
+        self._process.send(about, [descriptor])
+
+    def _join(self, stream: RecordedStream) -> None:
+        self._send(messages.Join(stream.number, stream.file.number, 0))
+
+    def _show(self, stream: RecordedStream, peer: Stream, at_ns: int) -> None:
+        """Show packets as if they left for the other party (protocol.md 8.5), once it is known where that is."""
+        to = peer.latch.remote
+        if to is None or not peer.local_port:
+            return
+        shown = (peer.local_host or _ANY[is_ipv6(to.host)], peer.local_port, *to)
+        if shown != stream.shown:
+            stream.shown = shown
+            outgoing = self._place(*shown[:2]), self._place(*shown[2:])
+            self._send(messages.Join(stream.number, stream.file.number, at_ns, outgoing))
+
+    def _close(self, recording: Recording, at_ns: int) -> None:
+        recording.closed_at_ns = at_ns
+        for file in recording.files:
+            if self._active.get(file.name) is recording:
+                del self._active[file.name]
+            self._send(messages.Close(file.number, at_ns))
+
+    def _place(self, host: str, port: int) -> Place:
+        packed = self._hosts.get(host)
+        if packed is None:
+            if len(self._hosts) >= _MAX_REMEMBERED:
+                self._hosts.clear()
+            family = socket.AF_INET6 if is_ipv6(host) else socket.AF_INET
+            packed = self._hosts[host] = socket.inet_pton(family, host.partition("%")[0])
+        return Place(packed, port)
+
+    def _tell_directories(self) -> None:
+        if self._process is not None:
+            about = messages.Directories(self._directories.is_spooling)
+            self._process.send(about, self._directories.duplicate())
+
+    # Hearing from the process
+
+    def _on_message(self, message: ToRelay) -> None:
+        if isinstance(message, Found):
+            name = repr(message.name)[2:-1]
+            if message.is_in_place:
+                log.warning("spool: %s was left by a killed relay, and is finished: %d packets", name, message.packets)
+            else:
+                log.warning("spool: %s was left by a killed relay, and stays there: %s", name, message.why)
+        elif isinstance(message, Ended):
+            self._on_ended(message)
+
+    def _on_ended(self, ended: Ended) -> None:
+        recording = self._recordings.pop(ended.file, None)
+        if recording is None:
+            return
+        for file in recording.files:
+            if file.number == ended.file:
+                file.ended = ended
+        if recording.closed_at_ns is None:
+            # It ended by itself: the sides stop what goes on, and with the last of them the other file is closed.
+            for side in tuple(recording.sides):
+                side.on_end(self._clock())
+        if recording.has_ended:
+            text, is_well = recording.outcome()
+            self._packets += sum(file.ended.packets for file in recording.files if file.ended is not None)
+            self._lost += sum(file.lost for file in recording.files)
+            log.log(logging.INFO if is_well else logging.ERROR, "%s: %s", recording.title, text)
+
+    # Starting the process
+
+    def _ensure_process(self) -> None:
+        """Start the process that writes, if it is not running. Raises RecordingError."""
+        if self._process is not None:
+            return
+        if self._restart is not None:
+            raise RecordingError("the process that writes recordings dies again and again; see the log")
+        try:
+            self._start()
+        except OSError as error:
+            raise RecordingError(f"cannot start the process that writes recordings: {error.strerror}") from error
+
+    def _start(self) -> None:
+        self._process = ReaderProcess(self._loop, self._on_message, self._on_death)
+        self._started_at = self._loop.time()
+        try:
+            self._tell_directories()
+        except OSError:
+            process, self._process = self._process, None
+            process.close(0.0)
+            raise
+
+    def _on_death(self, how: str) -> None:
+        self._process = None
+        ran_s = self._loop.time() - self._started_at
+        self._pause_s = 0.0 if ran_s >= SHORT_S else min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+        going_on = len(self._recordings)
+        log.error(
+            "the process that writes recordings died (%s); %d files go on, without what it had not written",
+            *(how, going_on),
+        )
+        self._restart = self._loop.call_later(self._pause_s, self._start_again)
+
+    def _start_again(self) -> None:
+        self._restart = None
+        if not self._recordings:
+            return
+        try:
+            self._start()
+        except OSError as error:
+            self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+            log.error("cannot start the process that writes recordings: %s", error.strerror)
+            self._restart = self._loop.call_later(self._pause_s, self._start_again)
+            return
+        for number, recording in tuple(self._recordings.items()):
+            self._continue(number, recording)
+
+    def _continue(self, number: int, recording: Recording) -> None:
+        """Go on with a file that a dead process began."""
+        file = next(one for one in recording.files if one.number == number)
+        found = self._directories.reopen(file.name, file.spool_name, file.identity)
+        if found is None:
+            self._on_ended(Ended(number, 0, False, "the file is gone"))
+            return
+        made, is_in_place = found
+        if is_in_place:
+            file.spool_name = b""
+        self._open(recording, file, made.descriptor, is_continued=True)
+        for stream in recording.streams:
+            if stream.file is file:
+                stream.missing, stream.shown = 0, None
+                self._join(stream)
+        if recording.closed_at_ns is not None:
+            self._send(messages.Close(number, recording.closed_at_ns))

@@ -1,0 +1,115 @@
+"""A recording as the relay sees it: its files, the streams in them, and how they ended. Without I/O."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rtpproxy.config import RecordFormat
+from rtpproxy.recording.directories import Identity
+from rtpproxy.recording.messages import Ended
+from rtpproxy.session.session import Role, Session, Stream
+
+
+@dataclass(slots=True, eq=False)
+class File:
+    """One file, from its making until the process that writes it says that it ended."""
+
+    number: int
+    name: bytes
+    """In the directory of recordings."""
+    spool_name: bytes
+    """In the spool while it is written; empty without a spool."""
+    identity: Identity
+    format: RecordFormat
+    given: int = 0
+    """Packets that belong into it so far."""
+    ended: Ended | None = None
+
+    @property
+    def lost(self) -> int:
+        """Packets that belong into it and are not there; known once it ended."""
+        return 0 if self.ended is None else max(0, self.given - self.ended.packets)
+
+
+@dataclass(slots=True, eq=False)
+class Recording:
+    """One or two files that begin and end together, and are told of in one line."""
+
+    title: str
+    """Whose recording it is, in words."""
+    session: Session | None = None
+    """The session that it is the whole of; None if it is of one side."""
+    files: list[File] = field(default_factory=list)
+    streams: list["RecordedStream"] = field(default_factory=list)
+    """Those in the files, now or before."""
+    sides: list["Side"] = field(default_factory=list)
+    closed_at_ns: int | None = None
+    """When it was stopped; None while it goes on."""
+
+    @property
+    def has_ended(self) -> bool:
+        """True once everything is known of all files."""
+        return all(file.ended is not None for file in self.files)
+
+    def outcome(self) -> tuple[str, bool]:
+        """Tell in one line what became of it, and whether all is well."""
+        endings = [file.ended for file in self.files if file.ended is not None]
+        packets, lost = sum(ended.packets for ended in endings), sum(file.lost for file in self.files)
+        whys = sorted({ended.why for ended in endings if ended.why})
+        where = ", ".join(repr(file.name)[2:-1] for file in self.files)
+        text = f"{packets} packets in {where}"
+        if lost:
+            text += f", {lost} lost"
+        if whys:
+            left = [file for file in self.files if file.ended is not None and not file.ended.is_in_place]
+            text += f"; it ended early: {', '.join(whys)}"
+            if left:
+                text += f"; left in the spool: {', '.join(repr(file.spool_name)[2:-1] for file in left)}"
+        return text, not lost and not whys
+
+
+class Taker(Protocol):
+    """Takes the packets of recorded streams: `recorder.Recorder`."""
+
+    def take(
+        self, stream: "RecordedStream", data: bytes, source: tuple[str, int], local_host: str, now: float
+    ) -> None: ...
+    def stop(self, side: "Side", now: float) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class RecordedStream:
+    """A stream that is recorded. Gets what the stream receives."""
+
+    taker: Taker
+    number: int
+    """Tells its packets from those of all other streams."""
+    file: File
+    stream: Stream
+    peer: Stream | None = None
+    """The same component of the other leg, if its packets are shown as leaving there (protocol.md 8.5)."""
+    shown: tuple[str, int, str, int] | None = None
+    """Where they are shown to leave from, and for whom, as the process that writes was told last."""
+    missing: int = 0
+    """Packets that there was no room for, since that process was told last."""
+
+    def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
+        """Record a packet that the stream accepted."""
+        self.taker.take(self, data, source, local_host, now)
+
+
+@dataclass(slots=True, eq=False)
+class Side:
+    """One leg's part in a recording, as the service holds it."""
+
+    taker: Taker
+    recording: Recording
+    role: Role
+    streams: Sequence[RecordedStream]
+    """RTP and, unless it is left out, RTCP."""
+    on_end: Callable[[float], None]
+    """Called if the recording ends by itself."""
+
+    def stop(self, now: float) -> None:
+        """End it: nothing that arrives from now on is recorded."""
+        self.taker.stop(self, now)

@@ -1,0 +1,95 @@
+"""A recorder with its process, in an event loop that runs while a test waits."""
+
+import asyncio
+import time
+
+import uvloop
+
+from rtpproxy.config import Config, RecordFormat
+from rtpproxy.recording.directories import Directories
+from rtpproxy.recording.recorder import Recorder
+from rtpproxy.session.local import LocalAddress
+from rtpproxy.session.session import Role
+from tests.fakes import make_session
+from tests.waiting import DEADLINE_S, wait_for
+
+OUR_HOST = "192.0.2.1"
+
+
+class RunningRecorder:
+    """Records into `DIRECTORY/recordings`, by a spool in `DIRECTORY/spool` if asked to."""
+
+    def __init__(self, directory, kind=RecordFormat.ADHOC, *, with_spool=False, **config):
+        self.recordings, self.spool = directory / "recordings", directory / "spool"
+        self.recordings.mkdir(exist_ok=True)
+        self.spool.mkdir(exist_ok=True)
+        self.loop = uvloop.new_event_loop()
+        spool = str(self.spool) if with_spool else ""
+        self.config = Config(record_directory=str(self.recordings), spool_directory=spool, record_format=kind, **config)
+        self.recorder = Recorder(self.loop, self.config, Directories(str(self.recordings), spool), time.monotonic)
+        self.ended = []
+        self._is_closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+        self.loop.close()
+
+    def close(self):
+        if not self._is_closed:
+            self._is_closed = True
+            self.recorder.close(time.monotonic())
+
+    @property
+    def pid(self):
+        """The process that writes."""
+        return self.recorder._process.pid
+
+    def record(self, session, role=Role.CALLER, name=None, *, is_single=False):
+        side = self.recorder.record(session, role, name, is_single=is_single, on_end=lambda at: self.end(side, at))
+        return side
+
+    def end(self, side, at):
+        """What the service does when a recording ends by itself."""
+        self.ended.append(side)
+        side.stop(at)
+
+    def send(self, side, *payloads, component=0, source=("192.0.2.9", 4000), now=None):
+        """Packets arrive, at once unless a time is given."""
+        for data in payloads:
+            side.streams[component].packet(data, source, OUR_HOST, time.monotonic() if now is None else now)
+
+    def run(self, seconds=0.0):
+        """Let the loop do what is due."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def wait_for(self, condition, what):
+        """Run the loop until something is true."""
+
+        def look():
+            self.run(0.001)
+            return condition()
+
+        return wait_for(look, DEADLINE_S, what)
+
+    def wait_until_all_ended(self):
+        """Run the loop until the process has written everything that was stopped."""
+        self.wait_for(lambda: not self.recorder._recordings, "the recordings to end")
+
+    def content(self, name):
+        return (self.recordings / name).read_bytes()
+
+    def names(self):
+        return sorted(path.name for path in self.recordings.iterdir())
+
+
+def session_with_ports(call_id=b"call", from_tag=b"f;1", *, is_ipv6=False):
+    """A session whose legs have the ports 20000 and 20002."""
+    session = make_session(call_id, from_tag)
+    local = LocalAddress(0, "2001:db8::1" if is_ipv6 else OUR_HOST, is_ipv6)
+    for leg, port in ((session.callee, 20000), (session.caller, 20002)):
+        for stream in leg.streams:
+            stream.settle(local, port + stream.component, 0.0)
+    return session

@@ -1,0 +1,138 @@
+"""Making files in the directory of recordings and in the spool."""
+
+import os
+import stat
+
+import pytest
+
+from rtpproxy.errors import RecordingError, StartError
+from rtpproxy.recording.directories import Directories
+
+
+@pytest.fixture
+def places(tmp_path):
+    for name in ("recordings", "spool"):
+        (tmp_path / name).mkdir()
+    return str(tmp_path / "recordings"), str(tmp_path / "spool")
+
+
+@pytest.fixture
+def directories(places):
+    made = Directories(*places)
+    yield made
+    made.close()
+
+
+def make(directories, name):
+    made = directories.make(name)
+    os.close(made.descriptor)
+    return made
+
+
+def test_files_are_made_in_the_spool(directories, places, tmp_path):
+    make(directories, b"x")
+    assert os.listdir(places[1]) == ["x"]
+    assert os.listdir(places[0]) == []
+    assert directories.is_spooling
+
+
+def test_without_a_spool_they_are_made_in_place(places):
+    directories = Directories(places[0], "")
+    before = os.umask(0o027)
+    try:
+        make(directories, b"x")
+    finally:
+        os.umask(before)
+        directories.close()
+    assert stat.S_IMODE(os.stat(f"{places[0]}/x").st_mode) == 0o640
+    assert not directories.is_spooling
+
+
+def test_an_earlier_file_is_replaced_and_not_written_to(directories, places, tmp_path):
+    earlier = tmp_path / "spool" / "x"
+    earlier.write_bytes(b"earlier")
+    with earlier.open("rb") as held:
+        make(directories, b"x")
+        assert held.read() == b"earlier"
+    assert earlier.read_bytes() == b""
+
+
+def test_a_link_is_replaced_and_not_followed(directories, tmp_path):
+    (tmp_path / "target").write_bytes(b"precious")
+    (tmp_path / "spool" / "x").symlink_to(tmp_path / "target")
+    made = directories.make(b"x")
+    os.write(made.descriptor, b"recording")
+    os.close(made.descriptor)
+    assert (tmp_path / "target").read_bytes() == b"precious"
+    assert not (tmp_path / "spool" / "x").is_symlink()
+
+
+def test_a_directory_in_the_way(directories, tmp_path):
+    (tmp_path / "spool" / "x").mkdir()
+    with pytest.raises(RecordingError, match=r"cannot make x in .*spool: Is a directory"):
+        directories.make(b"x")
+
+
+def test_a_directory_that_is_gone(directories, tmp_path):
+    (tmp_path / "spool").rmdir()
+    with pytest.raises(RecordingError, match="No such file"):
+        directories.make(b"x")
+    assert not directories.look()
+
+
+def test_a_directory_that_comes_again_is_found(directories, tmp_path):
+    (tmp_path / "spool").rmdir()
+    # So that it gets another inode.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "spool").mkdir()
+    assert directories.look()
+    assert not directories.look()
+    make(directories, b"x")
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "what"), [(("/nowhere", ""), "-r /nowhere: No such"), (("/etc", "/etc/hostname"), "-S /etc/h.*: Not a d")]
+)
+def test_what_cannot_be_used_is_told_at_start(paths, what):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StartError, match=what):
+        Directories(*paths)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_two_file_systems(places):
+    with pytest.raises(StartError, match="different file systems"):
+        Directories(places[0], "/proc")
+
+
+def test_a_file_is_found_again(directories, tmp_path):
+    made = make(directories, b"x.1")
+    again, is_in_place = directories.reopen(b"x", b"x.1", made.identity)
+    os.close(again.descriptor)
+    assert (again.identity, is_in_place) == (made.identity, False)
+    (tmp_path / "spool" / "x.1").rename(tmp_path / "recordings" / "x")
+    again, is_in_place = directories.reopen(b"x", b"x.1", made.identity)
+    os.close(again.descriptor)
+    assert is_in_place
+
+
+def test_another_file_of_its_name_is_not_taken_for_it(directories, tmp_path):
+    made = directories.make(b"x")
+    (tmp_path / "spool" / "x").unlink()
+    (tmp_path / "spool" / "x").touch()
+    assert directories.reopen(b"x", b"x", made.identity) is None
+    os.close(made.descriptor)
+
+
+def test_leftovers(directories, tmp_path):
+    assert not directories.has_leftovers()
+    (tmp_path / "spool" / "x").touch()
+    assert directories.has_leftovers()
+
+
+def test_descriptors_are_duplicated(directories, places):
+    copies = directories.duplicate()
+    assert [os.readlink(f"/proc/self/fd/{one}") for one in copies] == list(places)
+    for one in copies:
+        os.close(one)
