@@ -14,7 +14,7 @@ VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
 VM_PACKAGES := $(VENV_PACKAGES) iproute2 qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs uidmap
-TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester
+TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo check lint test vm-test fuzz bench man install-man docs clean
@@ -35,7 +35,7 @@ help:
 	@echo "make docs            docs/options.md, from the table of options"
 	@echo "make clean           remove what was made here"
 	@echo
-	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio and SIPp, and only vm-test QEMU."
+	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio, SIPp and tshark, and only vm-test QEMU."
 
 run: $(VENV)/run.ok
 	exec $(SUDO) $(BIN)/rtpproxy -f -d INFO $(ARGS)

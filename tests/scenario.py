@@ -19,6 +19,7 @@ from rtpproxy.control.parser import Parser
 from rtpproxy.service.events import Observer
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.offloading import Entries, KernelCounters
+from rtpproxy.service.recordings import Recorder
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
 from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, FakeRecorder, Journal, JournalledPorts, Sent
@@ -61,9 +62,10 @@ class Scenario:
         observers: Sequence[Observer] = (),
         entries: Entries | None = None,
         counters: KernelCounters | None = None,
+        recorder: Recorder | None = None,
         **config: Any,
     ) -> None:
-        """`routes` has our address on the way to others; `entries` and `counters` are those of `offload` unless given.
+        """`routes` has our address on the way to others; `entries`, `counters` and `recorder` are fakes unless given.
 
         The keywords not named here are those of `Config`.
         """
@@ -86,7 +88,7 @@ class Scenario:
             self.media,
             entries or self.offload,
             counters or self.offload,
-            self.recorder,
+            recorder or self.recorder,
             new_ports,
             (TimeoutNotification(self.notifier), *observers),
             capacity,

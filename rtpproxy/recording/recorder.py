@@ -18,7 +18,7 @@ from rtpproxy.recording.messages import Ended, Found, ToRelay, encode_packet
 from rtpproxy.recording.packet import Packet, Place
 from rtpproxy.recording.reader_process import ReaderProcess
 from rtpproxy.recording.recording import File, RecordedStream, Recording, Side
-from rtpproxy.session.session import Component, Role, Session, Stream
+from rtpproxy.session.session import Component, Leg, Role, Session
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ class Recorder:
         recording = self._whole(session, role, name) if is_whole else self._separate(session, role, name)
         leg, peer_leg = session.leg(role), session.leg(role.peer)
         streams = []
-        for stream, peer in zip(leg.streams, peer_leg.streams, strict=True):
+        for stream in leg.streams:
             if stream.component in self._components:
                 file = recording.files[0 if is_whole else stream.component]
-                shown_at = peer if is_whole and stream.component is Component.RTCP else None
+                shown_at = peer_leg if is_whole and stream.component is Component.RTCP else None
                 self._last_stream += 1
                 streams.append(RecordedStream(self, self._last_stream, file, stream, shown_at))
         side = Side(self, recording, role, streams, on_end)
@@ -98,8 +98,8 @@ class Recorder:
             stream.missing += 1
             return
         arrived_ns = int(now * _NS_PER_S)
-        if stream.peer is not None:
-            self._show(stream, stream.peer, arrived_ns)
+        if stream.shown_at is not None:
+            self._show(stream, stream.shown_at, arrived_ns)
         if stream.missing:
             process.send(messages.Lost(stream.number, arrived_ns, stream.missing))
             stream.missing = 0
@@ -222,12 +222,13 @@ class Recorder:
     def _join(self, stream: RecordedStream) -> None:
         self._send(messages.Join(stream.number, stream.file.number, 0))
 
-    def _show(self, stream: RecordedStream, peer: Stream, at_ns: int) -> None:
+    def _show(self, stream: RecordedStream, leg: Leg, at_ns: int) -> None:
         """Show packets as if they left for the other party (protocol.md 8.5), once it is known where that is."""
-        to = peer.latch.remote
-        if to is None or not peer.local_port:
+        to = leg.rtcp.latch.remote
+        if to is None or not leg.has_ports:
             return
-        shown = (peer.local_host or _ANY[is_ipv6(to.host)], peer.local_port, *to)
+        host = leg.rtcp.local_host or leg.rtp.local_host or _ANY[is_ipv6(to.host)]
+        shown = (host, leg.rtcp.local_port, *to)
         if shown != stream.shown:
             stream.shown = shown
             outgoing = self._place(*shown[:2]), self._place(*shown[2:])

@@ -7,7 +7,7 @@ from typing import Protocol
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording.directories import Identity
 from rtpproxy.recording.messages import Ended
-from rtpproxy.session.session import Role, Session, Stream
+from rtpproxy.session.session import Leg, Role, Session, Stream
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +86,8 @@ class RecordedStream:
     """Tells its packets from those of all other streams."""
     file: File
     stream: Stream
-    peer: Stream | None = None
-    """The same component of the other leg, if its packets are shown as leaving there (protocol.md 8.5)."""
+    shown_at: Leg | None = None
+    """The other leg, if the packets, which are RTCP, are shown as leaving there (protocol.md 8.5)."""
     shown: tuple[str, int, str, int] | None = None
     """Where they are shown to leave from, and for whom, as the process that writes was told last."""
     missing: int = 0

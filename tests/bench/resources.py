@@ -12,6 +12,7 @@ from typing import Any
 from rtpproxy.config import Config
 from rtpproxy.offload.off import NoEntries
 from rtpproxy.offload.programs import Programs
+from rtpproxy.recording.off import NoRecorder
 from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
@@ -60,7 +61,8 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
 
     try:
         service = Service(
-            *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables.counts, new_ports),
+            *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables.counts),
+            *(NoRecorder(), new_ports),
             observers=(),
             capacity=2 * calls,
         )

@@ -69,6 +69,7 @@ class Played:
             idle_timeout_s=IDLE_S,
             notify=targets,
         )
+        self.play.recorder.refusal = "there is no directory for recordings"
         self.play.media.foreign = set(self.world.foreign)
         self.play.offload._last_seen = np.zeros(SPACES << 16)
         self.model = Model(self.world, PORTS, setup_s=SETUP_S, idle_s=IDLE_S, is_independent=is_independent)
