@@ -57,6 +57,7 @@ class Setting:
     hosts: tuple[str, str]
     """Addresses of the relay: what the callee, and what the caller, should be told."""
     tap: ControlTap | None = None
+    recordings: Path | None = None
     witnesses: list[Witness] = field(default_factory=list)
 
     @property
@@ -101,6 +102,9 @@ def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
     host, to_caller, to_callee = topology.relay, topology.caller.gateway.ip, topology.callee.gateway.ip
     is_udp = request.param == "udp"
     options = ("-s", f"udp:127.0.0.1:{CONTROL_PORT}", "-F") if is_udp else ("-l", to_caller)
+    recordings = directory / "recordings"
+    recordings.mkdir()
+    options += ("-r", str(recordings))
     with RunningRelay(directory, *options, host=host) as relay, ControlTap(host, CONTROL_PORT) as tap:
         kamailio = Kamailio(
             host,
@@ -113,7 +117,7 @@ def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
         )
         with kamailio:
             hosts = (to_callee, to_caller) if is_udp else (to_caller, to_caller)
-            yield Setting(topology, [relay], kamailio, hosts, tap if is_udp else None)
+            yield Setting(topology, [relay], kamailio, hosts, tap if is_udp else None, recordings)
 
 
 @pytest.fixture

@@ -147,9 +147,9 @@ class Driver:
         """No prompt to the caller any more."""
         self._sessions[call].stop_play_caller(reply)
 
-    def do_copy(self, reply: Reply, call: str) -> None:
-        """Copy the caller's media to another host."""
-        self._sessions[call].copy_caller("127.0.0.1", 7000, reply)
+    def do_copy(self, reply: Reply, call: str, port: int) -> None:
+        """Copy the caller's media to another place."""
+        self._sessions[call].copy_caller("127.0.0.1", port, reply)
 
     def do_record(self, reply: Reply, call: str, name: str | None = None) -> None:
         """Record the caller."""

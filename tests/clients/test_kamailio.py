@@ -7,7 +7,9 @@ import pytest
 from tests.clients.calls import CALLER_PORT, DEADLINE_S, SignalledCall, party, wait_for_sessions
 from tests.clients.sipp import SIP_PORT, Media, UserAgent
 from tests.netns_call.call import KERNEL, Call, PhonePort, paused
+from tests.recording.packets import read_adhoc
 from tests.running import rtp
+from tests.waiting import wait_for
 
 CALLS = 200
 
@@ -75,6 +77,21 @@ def test_media_follows_the_caller_to_another_port(setting, call, media):
     call.wait_offloaded(*call.rtp_ports)
     cross_in_the_kernel(call, range(4, 10))
     call.hang_up()
+
+
+def test_a_recorded_call(setting, call, media):
+    """start_recording() in the reply route: what the callee sends, until the call is hung up."""
+    call.offer(media)
+    call.cross(rtp(1))
+    call.cross(rtp(2))
+    call.hang_up()
+
+    def read():
+        return [path for path in setting.recordings.glob("test_a_recorded_call*.a.rtp") if path.stat().st_size]
+
+    (path,) = wait_for(read, DEADLINE_S, "the recording")
+    assert [one.payload for one in read_adhoc(path.read_bytes())] == [rtp(1), rtp(2)]
+    path.unlink()
 
 
 def expect_failure(setting, created_before: int, calling: UserAgent, status: int) -> None:

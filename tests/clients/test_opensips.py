@@ -12,6 +12,7 @@ import pytest
 from tests.clients import opensips
 from tests.clients.opensips import CallFailedError, Media, Node, Stream, Udp
 from tests.ports import free_port
+from tests.recording.packets import read_adhoc
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -139,8 +140,8 @@ def phone():
 
 def test_capabilities_follow_what_is_there(node):
     """Nothing that works may be lost to scripts, and what does not work must not be promised."""
-    assert node.capabilities >= {"AUTOBRIDGE", "STATS", "STATS_EXTRA", "NOTIFY_WILD", "SUBCOMMAND"}
-    assert not node.capabilities & {"REPACK", "RECORD", "TTL_CHANGE", "NOTIFY"}
+    assert node.capabilities >= {"AUTOBRIDGE", "STATS", "STATS_EXTRA", "NOTIFY_WILD", "RECORD", "SUBCOMMAND"}
+    assert not node.capabilities & {"REPACK", "TTL_CHANGE", "NOTIFY"}
 
 
 def test_command_repeated_before_its_reply_is_executed_once(start):
@@ -223,17 +224,38 @@ def test_statistics(call, line):
 @pytest.mark.parametrize(
     ("line", "replies"),
     [
-        ("R c1@h ftag ttag", {b"E0\n", b"E50\n"}),
-        ("C c1@h dest ftag;1 ttag;1", {b"E0\n", b"E65\n"}),
-        ("N c1@h ftag;1 ttag;1", {b"E0\n", b"E50\n"}),
+        ("R c1@h ftag ttag", {b"E50\n"}),
+        ("C c1@h dest ftag;1 ttag;1", {b"E65\n"}),
+        ("N c1@h ftag;1 ttag;1", {b"E50\n"}),
         ("P3 c1@h /p/moh session ftag;1 ttag;1", {b"E0\n", b"E35\n", b"E60\n"}),
         ("S c1@h ftag;1 ttag;1", {b"E0\n", b"0\n"}),
     ],
 )
 def test_media_server_functions_are_refused_honestly(call, line, replies):
-    """Unknown, or not possible; to stop what never started may also succeed."""
+    """Unknown, or not possible, as recording without a directory; to stop what never started may also succeed."""
     assert call.ask(line) in replies
     call.execute("D c1@h ftag ttag")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"), [("R c1@h ftag ttag", "c1@h=ftag.o"), ("C c1@h dest ftag;1 ttag;1", "dest")], ids=["R", "C"]
+)
+def test_recording(start, tmp_path, line, name):
+    """rtpproxy_start_recording, and what SIPREC and media_exchange use."""
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    _, node = start("udp", "-r", str(recordings))
+    with phone() as caller, phone() as callee:
+        node.offer(f"U c1@h {HOST} {caller.getsockname()[1]} ftag;1")
+        to_caller = node.answer(f"L c1@h {HOST} {callee.getsockname()[1]} ftag;1 ttag;1")
+        assert node.ask(line) == b"0\n"
+        caller.sendto(rtp(1), (to_caller.host, to_caller.port))
+        assert callee.recv(2048) == rtp(1)
+        assert node.ask("N c1@h ftag;1 ttag;1") == b"0\n"
+        node.execute("D c1@h ftag ttag")
+    file = recordings / f"{name}.rtp"
+    wait_for(lambda: file.stat().st_size, DEADLINE_S, "the recording")
+    assert [one.payload for one in read_adhoc(file.read_bytes())] == [rtp(1)]
 
 
 def test_offer_with_notification(start):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
+from tests.recording.packets import read_adhoc
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -84,9 +85,13 @@ class Phone:
         self._socket.close()
 
     @property
+    def port(self):
+        return self._socket.getsockname()[1]
+
+    @property
     def sdp(self):
         """Its offer or answer: one audio stream."""
-        return describe(self._host, self._socket.getsockname()[1])
+        return describe(self._host, self.port)
 
     def send(self, data, media):
         self._socket.sendto(data, media)
@@ -286,14 +291,37 @@ def test_refusals_fail_what_was_asked_and_nothing_else(start, phones):
     talk(*phones, for_caller, for_callee)
 
 
+def test_recording_and_copying(start, phones, tmp_path):
+    """The caller's side: to a file of its own name, to one of a given name, and to another host."""
+    caller, callee = phones
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    _, client = start("cunix", "-r", str(recordings))
+    assert {"20071218", "20250523"} <= set(client.do("state")["capable"])
+    client.do("sent")
+    for name in ("c", "d"):
+        for_caller, for_callee = client.call(name, caller, callee)
+        client.do("sent")
+        assert client.do("record", call=name, name="name" if name == "d" else None) == "0"
+        talk(caller, callee, for_caller, for_callee)
+        client.do("delete", call=name)
+        command, _ = client.do("sent")
+        file = recordings / {"R c-0": "c-0=cf.o.rtp", "C d-0": "name.a.rtp"}[command[:5]]
+        wait_for(lambda file=file: file.stat().st_size, DEADLINE_S, "the recording")
+        assert [one.payload for one in read_adhoc(file.read_bytes())] == [rtp(n, ssrc=1) for n in range(5)]
+    with Phone() as recorder:
+        for_caller, for_callee = client.call("e", caller, callee)
+        assert client.do("copy", call="e", port=recorder.port) == "0"
+        talk(caller, callee, for_caller, for_callee)
+        assert [recorder.receive()[0] for _ in range(5)] == [rtp(number, ssrc=1) for number in range(5)]
+
+
 def test_media_server_functions_are_refused_honestly(start, phones):
-    """Recording, copying and playback are missing: neither announced nor silently accepted."""
+    """Without a directory for recordings; playback is missing: neither announced nor silently accepted."""
     _, client = start()
     for_caller, for_callee = client.call("c", *phones)
-    assert not {"20071218", "20250523"} & set(client.do("state")["capable"])
-    assert client.do("record", call="c") in ("E0", "E50")
-    assert client.do("record", call="c", name="name") in ("E0", "E65")
-    assert client.do("copy", call="c") in ("E0", "E65")
+    assert client.do("record", call="c") == "E50"
+    assert client.do("record", call="c", name="name") == "E65"
     assert client.do("play", call="c") in ("E0", "E60")
     assert client.do("stop_play", call="c") in ("E0", "0")
     talk(*phones, for_caller, for_callee)
