@@ -14,7 +14,7 @@ VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
 VM_PACKAGES := $(VENV_PACKAGES) iproute2 qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs uidmap
-TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox
+TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox xxd
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo check lint test vm-test fuzz bench man install-man docs clean

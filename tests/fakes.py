@@ -378,3 +378,6 @@ class FakeRecorder:
             raise RecordingError(self.refusal)
         self.made.append(FakeRecorded(session.leg(role), name, on_end))
         return self.made[-1]
+
+    def counts(self) -> Mapping[str, int]:
+        return {"files_open": 2 * sum(one.stopped_at is None for one in self.made)} if self.made else {}

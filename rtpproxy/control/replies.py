@@ -143,7 +143,9 @@ def _join(values: Sequence[tuple[bytes, bytes]], is_verbose: bool) -> bytes:
 
 
 def encode_tiers(tiers: Tiers) -> bytes:
-    """Encode what `It`, our extension, adds: streams by tier, those of userspace by reason, frames by verdict."""
+    """Encode what `It`, our extension, adds: streams by tier, those of userspace by reason, frames by verdict,
+    and what is recorded.
+    """
     lines = [f"streams by {program}: {count}" for program, count in tiers.kernel.items()]
     lines.append(f"streams by userspace: {sum(tiers.userspace.values())}")
     reasons = sorted(tiers.userspace.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -152,6 +154,7 @@ def encode_tiers(tiers: Tiers) -> bytes:
     if others:
         lines.append(f"userspace, other reasons: {others}")
     lines += [f"frames {name}: {count}" for name, count in tiers.frames.items()]
+    lines += [f"recording {name}: {count}" for name, count in tiers.recordings.items()]
     return "\n".join(lines).encode()
 
 

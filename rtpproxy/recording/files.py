@@ -39,6 +39,8 @@ class Files:
         """Streams that were ever written to a file."""
         self._merge: Merge[tuple[int, Packet] | Join | Lost | Leave | Close] = Merge()
         self._flushed_ns = 0
+        self._is_waiting = False
+        """Something may wait to be written."""
 
     def __len__(self) -> int:
         return len(self._outputs)
@@ -46,6 +48,7 @@ class Files:
     def open(self, output: Output) -> None:
         """Take an open file."""
         self._outputs[output.about.file] = output
+        self._is_waiting = True
         output.begin()
         self._look_after(output)
 
@@ -62,6 +65,7 @@ class Files:
         self._do_until(now_ns - WINDOW_NS)
         if now_ns - self._flushed_ns >= FLUSH_NS:
             self._flushed_ns = now_ns
+            self._is_waiting = False
             for output in list(self._outputs.values()):
                 output.flush()
                 self._look_after(output)
@@ -70,7 +74,7 @@ class Files:
         """Return the time until something is due, in nanoseconds; None if nothing is."""
         if len(self._merge):
             return WINDOW_NS
-        if any(output.is_waiting for output in self._outputs.values()):
+        if self._is_waiting:
             return max(0, self._flushed_ns + FLUSH_NS - now_ns)
         return None
 
@@ -111,6 +115,7 @@ class Files:
 
     def _write(self, stream: _Stream, packet: Packet) -> None:
         output, outgoing = stream
+        self._is_waiting = True
         wall_ns = self._since_1970(packet.arrived_ns)
         if outgoing is not None:
             packet = packet._replace(source=outgoing[0], to=outgoing[1])

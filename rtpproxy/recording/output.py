@@ -40,11 +40,6 @@ class Output:
         """True once nothing more is written."""
         return bool(self.why)
 
-    @property
-    def is_waiting(self) -> bool:
-        """True if something waits to be written."""
-        return bool(self._buffer)
-
     def begin(self) -> None:
         """Write the beginning of a new file, or find the end of one that another process began."""
         if not self.about.is_continued:

@@ -53,6 +53,8 @@ class Recorder:
         """By number of each file that has not ended."""
         self._active: dict[bytes, Recording] = {}
         """By name of each file that packets go into."""
+        self._spooled: set[bytes] = set()
+        """Names in the spool of files that have not ended."""
         self._last_file = self._last_stream = 0
         self._hosts: dict[str, bytes] = {}
         self._packets = self._lost = 0
@@ -93,8 +95,10 @@ class Recorder:
         stream.file.given += 1
         process = self._process
         if process is None:
+            stream.file.refused += 1
             return
         if not process.has_room:
+            stream.file.refused += 1
             stream.missing += 1
             return
         arrived_ns = int(now * _NS_PER_S)
@@ -127,8 +131,14 @@ class Recorder:
             self._ensure_process()
 
     def counts(self) -> Mapping[str, int]:
-        """Count the files that are open, and the packets of those that have ended."""
-        return {"files open": len(self._recordings), "packets recorded": self._packets, "packets lost": self._lost}
+        """Count the files that are open, packets in files, and those that are known to be lost."""
+        opened = [file for one in set(self._recordings.values()) for file in one.files if file.ended is None]
+        refused = sum(file.refused for file in opened)
+        return {
+            "files_open": len(opened),
+            "packets_recorded": self._packets + sum(file.given for file in opened) - refused,
+            "packets_lost": self._lost + refused,
+        }
 
     def close(self, now: float) -> None:
         """End all recordings, and the process that writes."""
@@ -195,6 +205,7 @@ class Recorder:
             raise
         for file, descriptor in zip(recording.files, descriptors, strict=True):
             self._recordings[file.number] = self._active[file.name] = recording
+            self._spooled.add(file.spool_name)
             self._open(recording, file, descriptor, is_continued=False)
         return recording
 
@@ -202,8 +213,7 @@ class Recorder:
         """Choose the name in the spool: another one while an earlier recording of that name is being finished there."""
         if not self._directories.is_spooling:
             return b""
-        is_used = any(file.spool_name == name for one in self._recordings.values() for file in one.files)
-        return b"%s.%d" % (name, self._last_file) if is_used else name
+        return b"%s.%d" % (name, self._last_file) if name in self._spooled else name
 
     # Telling the process
 
@@ -274,14 +284,15 @@ class Recorder:
         for file in recording.files:
             if file.number == ended.file:
                 file.ended = ended
+                self._spooled.discard(file.spool_name)
+                self._packets += ended.packets
+                self._lost += file.lost
         if recording.closed_at_ns is None:
             # It ended by itself: the sides stop what goes on, and with the last of them the other file is closed.
             for side in tuple(recording.sides):
                 side.on_end(self._clock())
         if recording.has_ended:
             text, is_well = recording.outcome()
-            self._packets += sum(file.ended.packets for file in recording.files if file.ended is not None)
-            self._lost += sum(file.lost for file in recording.files)
             log.log(logging.INFO if is_well else logging.ERROR, "%s: %s", recording.title, text)
 
     # Starting the process
@@ -341,6 +352,7 @@ class Recorder:
             return
         made, is_in_place = found
         if is_in_place:
+            self._spooled.discard(file.spool_name)
             file.spool_name = b""
         self._open(recording, file, made.descriptor, is_continued=True)
         for stream in recording.streams:

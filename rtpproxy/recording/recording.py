@@ -23,6 +23,8 @@ class File:
     format: RecordFormat
     given: int = 0
     """Packets that belong into it so far."""
+    refused: int = 0
+    """Of these, packets that there was no room for on the way, or no process to write them."""
     ended: Ended | None = None
 
     @property

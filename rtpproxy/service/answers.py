@@ -51,3 +51,5 @@ class Tiers:
     """Streams that userspace relays, by reason."""
     frames: Mapping[str, int]
     """Frames by verdict of the kernel programs, and packets that userspace dropped, by reason."""
+    recordings: Mapping[str, int]
+    """Files and packets of recordings; empty where nothing can be recorded."""

@@ -104,10 +104,11 @@ class Counters:
             packets_discarded=totals.packets_discarded + dropped,
         )
 
-    def tiers(self, streams: int, dropped: Mapping[str, int]) -> Tiers:
+    def tiers(self, streams: int, dropped: Mapping[str, int], recordings: Mapping[str, int]) -> Tiers:
         """Count the streams by tier, and frames by verdict.
 
-        `streams` is the number of streams that have ports; `dropped` are packets that userspace dropped, by verdict.
+        `streams` is the number of streams that have ports; `dropped` are packets that userspace dropped, by verdict;
+        `recordings` are passed on.
         """
         by_program, by_reason = self._entries.by_program(), self._entries.by_reason()
         rest = streams - sum(by_program.values()) - sum(by_reason.values())
@@ -116,7 +117,8 @@ class Counters:
         if verdicts:
             frames["forwarded_though_not_rtp"] = self._kernel.total_parse_errors()
         frames |= dropped
-        return Tiers(by_program, {**by_reason, self._entries.rest: rest} if rest else by_reason, frames)
+        by_reason = {**by_reason, self._entries.rest: rest} if rest else by_reason
+        return Tiers(by_program, by_reason, frames, recordings)
 
     def tick(self, now: float) -> None:
         """Compute the packet rate since the last call. To be called every second."""

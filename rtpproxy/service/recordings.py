@@ -4,7 +4,7 @@ A *side* is one leg of a session, with what it receives. There is one recording 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +44,7 @@ class Recorder(Protocol):
     def record(
         self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
     ) -> Recorded: ...
+    def counts(self) -> Mapping[str, int]: ...
 
 
 @dataclass(slots=True)
@@ -137,6 +138,10 @@ class Recordings:
         if not stopped:
             raise SessionNotFoundError("nothing is recorded" if found else "no such session")
         return stopped
+
+    def counts(self) -> Mapping[str, int]:
+        """Count files and packets of recordings, by name; empty where nothing can be recorded."""
+        return self._recorder.counts()
 
     def end(self, session: Session, now: float) -> None:
         """End everything of a session that ends."""

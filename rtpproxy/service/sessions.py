@@ -196,7 +196,7 @@ class Service:
 
     def tiers(self) -> Tiers:
         """Count the streams by tier, and frames by verdict."""
-        return self._counters.tiers(self._packets.streams, self.dropped())
+        return self._counters.tiers(self._packets.streams, self.dropped(), self._recordings.counts())
 
     def dropped(self) -> dict[str, int]:
         """Count the packets that userspace dropped by a rule that has a name: those that are not 0."""

@@ -99,7 +99,7 @@ def test_info_with_tiers(dispatcher: Dispatcher) -> None:
         "userspace, it is link-local: 2",
     ]
     assert lines[4:23] == [f"userspace, reason {number:02}: 1" for number in range(19)]
-    assert lines[23:] == ["userspace, other reasons: 6", "frames up_no_entry: 7"]
+    assert lines[23:] == ["userspace, other reasons: 6", "frames up_no_entry: 7", "recording files_open: 4"]
 
 
 @pytest.mark.parametrize("date", SUPPORTED_EXTENSIONS)

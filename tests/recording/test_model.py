@@ -105,7 +105,7 @@ class Recordings(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self):
         self.running.run()
-        assert self.running.recorder.counts()["packets lost"] == 0
+        assert self.running.recorder.counts()["packets_lost"] == 0
 
     def _ask(self, command):
         self.play.now = max(self.play.now, time.monotonic())

@@ -48,10 +48,8 @@ def limit_file_size(monkeypatch, most):
 def test_packets_are_written_when_asked_for(tmp_path):
     output = opened(tmp_path / "x")
     take(output, 1, 2)
-    assert output.is_waiting
     assert (tmp_path / "x").stat().st_size == 0
     output.flush()
-    assert not output.is_waiting
     assert [one.payload for one in read_adhoc((tmp_path / "x").read_bytes())] == [packet(1).payload, packet(2).payload]
     close(output)
     assert (output.packets, output.lost, output.why) == (2, 0, "")

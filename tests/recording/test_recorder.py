@@ -40,13 +40,14 @@ def test_both_components_of_a_side(running):
     assert running.names() == ["call=f.o.rtcp", "call=f.o.rtp"]
     running.send(side, b"one", b"two")
     running.send(side, b"rtcp", component=1, source=("192.0.2.9", 4001))
+    assert running.recorder.counts() == {"files_open": 2, "packets_recorded": 3, "packets_lost": 0}
     side.stop(time.monotonic())
     running.wait_until_all_ended()
     rtp, rtcp = (read_adhoc(running.content(f"call=f.o.{one}")) for one in ("rtp", "rtcp"))
     assert [(one.source, one.payload) for one in rtp] == [((b"\xc0\0\2\x09", 4000), data) for data in (b"one", b"two")]
     assert [(one.source, one.payload) for one in rtcp] == [((b"\xc0\0\2\x09", 4001), b"rtcp")]
     assert all(before <= one.arrived <= time.time() for one in rtp)
-    assert running.recorder.counts() == {"files open": 0, "packets recorded": 3, "packets lost": 0}
+    assert running.recorder.counts() == {"files_open": 0, "packets_recorded": 3, "packets_lost": 0}
 
 
 def test_the_other_side_and_a_name(running):
@@ -249,7 +250,7 @@ def test_a_process_that_dies_is_started_again_and_the_loss_is_told(spooling, cap
         "call media 1: recording of what the caller sends: 3 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost"
         in caplog.messages
     )
-    assert spooling.recorder.counts()["packets lost"] == 2
+    assert spooling.recorder.counts()["packets_lost"] == 2
 
 
 def test_what_was_stopped_while_there_was_no_process_is_finished(spooling):

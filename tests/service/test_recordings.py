@@ -240,6 +240,7 @@ def test_a_recorded_stream_comes_to_userspace_and_the_other_stays(play):
     play.packet(CALLER, FACES_CALLER, rtp(206), TO_CALLEE)
     assert made(play).packets == [rtp(206)]
     assert "userspace, it is recorded or copied: 2" in play.ask("It")
+    assert "recording files_open: 2" in play.ask("It")
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
     assert play.counters("call f t npkts_ina rtpa_nlost") == {"npkts_ina": 7, "rtpa_nlost": 0}
