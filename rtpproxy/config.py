@@ -244,6 +244,8 @@ class Config:
     ports: PortsMode = PortsMode.AUTO
     interfaces: tuple[str, ...] = ()
     """Interfaces to attach to; empty for those that carry a listen address."""
+    tee_memory_mb: int = 32
+    """Size of the ring for packets of recorded streams, in units of 2^20 bytes; a power of two."""
 
     @property
     def half_open_timeout_s(self) -> int:

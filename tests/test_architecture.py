@@ -3,7 +3,7 @@
 5  cli -> process -> instance                     composition: these put the parts together
 4  control                                        front ends: they know the service, which never knows them
 3  service                                        use cases: adapters come as arguments
-2  media   offload -> network   outbound          adapters: sockets, files, bcc, netlink; they know no use case
+2  media  offload -> network  outbound  recording  adapters: sockets, files, bcc, netlink; they know no use case
    media -> notes                                 notes: what a relay tells other relays of the host
 1  session -> rtp                                 pure
 0  addr  errors  config  seldom  buffers  trust   shared by all rooms
@@ -44,6 +44,7 @@ KNOWS = {
     "network": {"buffers"},
     "offload": {"rtp", "session", "network", "trust"},
     "outbound": set(),
+    "recording": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
     "instance": {"session", "media", "network", "notes", "offload", "outbound", "service", "control"},
@@ -122,6 +123,7 @@ PACKERS = {
     "rtp.header": "RTP headers",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",
+    "recording.ring": "positions and headers of the kernel's ring",
     "addr": "words of IPv6 addresses",
 }
 """Modules that pack and unpack bytes by hand (`struct` and `BYTES`), and which."""
@@ -364,7 +366,11 @@ def test_exceptions_are_still_needed():
 
 
 @pytest.mark.parametrize(
-    "folder", ["cli", "control", "media", "network", "notes", "offload", "outbound", "process", "rtp", "session"]
+    "folder",
+    [
+        *("cli", "control", "media", "network", "notes", "offload", "outbound", "process"),
+        *("recording", "rtp", "session"),
+    ],
 )
 def test_test_files_are_named_for_a_module(folder):
     others = {"control": {"test_transcript.py"}}.get(folder, set())
