@@ -104,3 +104,13 @@ BPF_TABLE("array", __u32, __u64, refused_frames, UNTAGGED_LINKS);
 
 /* The controller's UDP sockets for all ports. A port always leads to the same one. */
 BPF_TABLE("sockmap", __u32, int, steered_sockets, 2 * STEERED_SOCKETS);
+
+/* One element: the record of a packet that is being forwarded, without its payload (tee.h). */
+BPF_TABLE("percpu_array", __u32, struct tee_record, tee_kept, 1);
+
+/*
+ * One element, empty until something is teed for the first time: the ring that records are written to, so that its memory
+ * is there only then. The prototype tells the kernel of what kind it is; any size will do.
+ */
+BPF_RINGBUF_OUTPUT(tee_prototype, 1);
+BPF_ARRAY_OF_MAPS(tee_rings, "tee_prototype", 1);

@@ -13,6 +13,7 @@
 #include "frame.h"
 #include "hook_tc.h"
 #include "hook_xdp.h"
+#include "tee.h"
 #ifdef NET_DEVICE_IFINDEX
 #include "unsent.h"
 #endif
@@ -462,6 +463,33 @@ static __always_inline __u32 count_forwarded(struct frame *f)
 	return verdict;
 }
 
+/* Before the rewrite of a packet that is to be written into the ring: keep what will be changed. */
+static __always_inline void begin_tee(const struct frame *f)
+{
+	__u32 zero = 0;
+	struct tee_record *kept = tee_kept.lookup(&zero);
+
+	if (kept)
+		tee_keep(kept, f);
+}
+
+/* After it: write the packet into the ring, or count it where that cannot be done. The frame now has so many tags. */
+static __always_inline void end_tee(const void *data, const void *data_end, const struct frame *f, __u32 tag_bytes)
+{
+	__u32 ip_bytes = f->entry.row.is_to_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u32 zero = 0, index = f->index;
+	void *ring = tee_rings.lookup(&zero);
+	struct tee_record *kept = tee_kept.lookup(&zero);
+	struct port_events *events;
+
+	if (ring && kept &&
+	    tee_write(ring, kept, data, data_end, sizeof(struct ethhdr) + tag_bytes + ip_bytes + sizeof(struct udphdr)))
+		return;
+	events = port_events.lookup(&index);
+	if (events)
+		__sync_fetch_and_add(&events->tee_missed, 1);
+}
+
 int on_xdp(struct xdp_md *ctx)
 {
 	struct frame f;
@@ -475,11 +503,17 @@ int on_xdp(struct xdp_md *ctx)
 	if (verdict == FORWARD)
 		verdict = judge(&f, HOOK_XDP);
 	if (verdict == FORWARD) {
+		if (f.entry.row.tee)
+			begin_tee(&f);
 		verdict = hook_xdp_rewrite(ctx, &f);
 		if (verdict == FORWARD)
 			verdict = count_forwarded(&f);
-		if (verdict == FORWARD)
+		if (verdict == FORWARD) {
+			if (f.entry.row.tee)
+				end_tee((void *)(long)ctx->data, (void *)(long)ctx->data_end, &f,
+					f.out.tag_bytes & TAG_BYTES_MASK);
 			return bpf_redirect(f.out.xdp_ifindex, 0);
+		}
 	} else {
 		verdict = limit(&f, HOOK_XDP, verdict);
 	}
@@ -507,11 +541,16 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 	if (verdict == FORWARD)
 		verdict = judge(&f, hook);
 	if (verdict == FORWARD) {
+		if (f.entry.row.tee)
+			begin_tee(&f);
 		verdict = hook_tc_rewrite(skb, &f);
 		if (verdict == FORWARD)
 			verdict = count_forwarded(&f);
-		if (verdict == FORWARD)
+		if (verdict == FORWARD) {
+			if (f.entry.row.tee)
+				end_tee((void *)(long)skb->data, (void *)(long)skb->data_end, &f, 0);
 			return bpf_redirect(f.out.ifindex, 0);
+		}
 	} else if (hook == HOOK_TC || f.is_ours) {
 		verdict = limit(&f, hook, verdict);
 	}

@@ -59,7 +59,8 @@ struct port_row {
 	__u32 next_hop;          /* number in `next_hops` */
 	__u32 ingress_ifindex;   /* interface of the route back to the locked source; 0: none is known */
 	__u8 ingress_mac[6];     /* its MAC: most frames come by it, untagged, and so need no other look-up */
-	__u8 reserved3[6];
+	__u8 reserved3[2];
+	__u32 tee;               /* number in the records of what arrives here, which is also written into the ring; 0: it is not */
 };
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
 /* What is copied of a row, eight bytes at a time. */
@@ -115,7 +116,7 @@ struct port_events {
 	__u32 window_since;        /* start of the second that `suspects` counts in: units of 2^20 ns, modulo 2^32 */
 	__u16 reserved2;
 	__u16 suspects;            /* packets that may be in a loop, or are too many (account.h) */
-	__u64 reserved3;
+	__u64 tee_missed;          /* packets that were forwarded and not written into the ring: no room, or too long */
 	__u64 ssrc_changed_ns;     /* when the SSRC last changed; 0: no RTP seen */
 	__u64 sequence_set_ns;     /* when `sequence` was set */
 	__u16 sequence;            /* a recent one of the SSRC, host order */
@@ -216,3 +217,17 @@ struct next_hop {
 };
 _Static_assert(__builtin_offsetof(struct next_hop, reserved) == 40, "copied eight bytes at a time");
 _Static_assert(sizeof(struct next_hop) == 64, "a next hop is one cache line");
+
+/*
+ * What the ring (tee_rings) holds of a packet that arrived at a port whose row has a tee: this, and the payload. With the
+ * headers it is the IP packet as it was received, whole. The rest is in host order.
+ */
+struct tee_record {
+	__u64 arrived_ns;    /* of this packet alone */
+	__u32 tee;
+	__u16 payload_bytes; /* of UDP */
+	__u8 is_ipv6;
+	__u8 reserved;
+	__u8 headers[48];    /* of IP and UDP; those of IPv4 are shorter, and begin later */
+};
+_Static_assert(sizeof(struct tee_record) == 64, "a cache line");

@@ -142,6 +142,7 @@ class FakeOffload:
         self.applied = 0
         """How many times entries were applied."""
         self.dropped = 0
+        self.tee_missed_by_key: dict[int, int] = {}
         self._counters: dict[int, PortCounters] = {}
         self._last_seen = np.zeros(4 * 65536)
 
@@ -177,6 +178,9 @@ class FakeOffload:
 
     def forwarded(self, key: int) -> int:
         return self.counters(key).packets
+
+    def tee_missed(self, key: int) -> int:
+        return self.tee_missed_by_key.get(key, 0)
 
     def seen_at(self, key: int) -> float:
         return self.counters(key).state.seen_at

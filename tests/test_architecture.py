@@ -133,6 +133,7 @@ PACKERS = {
     "rtp.header": "RTP headers",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",
+    "recording.ring": "positions and headers of the kernel's ring",
     "addr": "words of IPv6 addresses",
 }
 """Modules that pack and unpack bytes by hand (`struct` and `BYTES`), and which."""

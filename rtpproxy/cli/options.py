@@ -32,6 +32,7 @@ _OWNER_ACCESS = 0o600
 _MOST_SECONDS = 1 << 31
 _MOST_FILES = 1 << 30
 _MOST_WAIT_MS = 60_000
+_MOST_TEE_MB = 2048
 _FIRST_NICE, _LAST_NICE = -20, 20
 DEFAULTS = {field.name: field.default for field in fields(Config)}
 """The value of each field of the configuration when no option sets it."""
@@ -186,6 +187,14 @@ def read_mode(text: str) -> int:
             f"write -w 0{decimal:o} to mean the same" + (f", or -w 0{text} for that mode" if octal is not None else "")
         )
     raise ConfigError("argument is out of range: 0 to 07777 is allowed")
+
+
+def read_tee_memory(text: str) -> int:
+    """Read a size in megabytes; the kernel wants a power of two."""
+    size = number_between(1, _MOST_TEE_MB)(text)
+    if size & (size - 1):
+        raise ConfigError(f"{size} is not a power of two; use {1 << size.bit_length() - 1} or {1 << size.bit_length()}")
+    return size
 
 
 def read_nothing(what: str) -> Callable[[str], object]:
@@ -346,6 +355,17 @@ GROUPS = (
                 f"Interface on which the kernel forwards, in place of those that carry a media address. {_ANY_TIMES}",
                 metavar="NAME",
                 is_repeatable=True,
+            ),
+            Option(
+                "--tee-memory",
+                "tee_memory_mb",
+                "Memory for packets of recorded streams, on their way from the kernel to the process that writes them: "
+                "megabytes, a power of two.",
+                metavar="MB",
+                read=read_tee_memory,
+                more="It is taken when a stream that the kernel forwards is first recorded. The default holds what "
+                "1,000 calls send in 1.2 s, 100 packets a second each. Packets that find no room are missing in the "
+                "recording, and counted.",
             ),
         ),
     ),

@@ -45,6 +45,8 @@ _MAPS = (
         "own_program",
         "refused_frames",
         "batch_began",
+        "tee_kept",
+        "tee_rings",
     ),
 )
 _UTIME = 11

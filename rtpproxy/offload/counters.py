@@ -53,6 +53,7 @@ class CounterTables(ByPort):
         self._run_struct, self._run_at = events.packer(*run), events.offset(run[0])
         self._ring = BitRing(events.member_bytes("missing"))
         self._packets_of, self._seen_ns_of = (self._counters.numbers(name) for name in ("packets", "last_seen_ns"))
+        self._tee_missed_of = self._events.numbers("tee_missed")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
         self._parse_errors = self._events.column("parse_errors")
@@ -61,8 +62,8 @@ class CounterTables(ByPort):
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
         del self._last_seen_ns, self._packets, self._parse_errors
-        self._packets_of.release()
-        self._seen_ns_of.release()
+        for numbers in (self._packets_of, self._seen_ns_of, self._tee_missed_of):
+            numbers.release()
         for array in (self._counters, self._events):
             array.close()
 
@@ -135,6 +136,13 @@ class CounterTables(ByPort):
     def seen_at(self, key: int) -> float:
         """Time that a packet was last forwarded from this port: seconds, monotonic, 0.0 for never."""
         return self._seen_ns_of[self.row(key)] / _NS
+
+    def tee_missed(self, key: int) -> int:
+        """Packets forwarded from this port that were to be written into the tee's ring, but found no room there.
+
+        Those with more payload than 9,152 bytes are among them.
+        """
+        return self._tee_missed_of[self.row(key)]
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded, without those that drivers did not send."""

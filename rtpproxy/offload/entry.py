@@ -34,6 +34,8 @@ class ForwardingEntry:
     """TOS byte or traffic class of packets that leave; ECN bits are 0."""
     slot: int = 0
     """Number of the port space that `port` belongs to (`session.local`)."""
+    tee: int = 0
+    """Number under which the kernel also writes what it forwards into the tee's ring, as it arrived; 0: it does not."""
 
     @property
     def key(self) -> int:
@@ -180,6 +182,7 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
         to=to,
         tos=peer.tos,
         slot=stream.local.slot,
+        tee=stream.tee,
     )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from rtpproxy.offload.kept import KeptPrograms, key_of
 from rtpproxy.offload.layout import MapLayout, fingerprint
 from rtpproxy.offload.passing import is_passing
 from rtpproxy.offload.privilege import with_advice
-from rtpproxy.offload.syscall import Map, Program, load_program, make_map, why_refused
+from rtpproxy.offload.syscall import Map, Program, load_program, make_map, ring, why_refused
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class _Kind(NamedTuple):
 
 TRACEPOINTS = {"on_sent": "xdp_devmap_xmit", "on_refused": "xdp_redirect_err"}
 """Functions that see frames which were not sent, and the tracepoint that each is for. The relay does without."""
+_ARRAY_OF_MAPS = 12
 _SCHED_CLS, _XDP, _RAW_TRACEPOINT, _SK_LOOKUP, _ATTACH_SK_LOOKUP = 3, 6, 17, 30, 36
 _PROGRAMS = {
     "on_xdp": _Kind("XDP", _XDP),
@@ -188,7 +190,13 @@ def _compiled(sources: Path, macros: Mapping[str, str], directory: str, *, is_st
 
 def _make(one: Map) -> int:
     try:
-        return make_map(one)
+        if one.kind != _ARRAY_OF_MAPS:
+            return make_map(one)
+        ring_fd = make_map(ring(mmap.PAGESIZE))
+        try:
+            return make_map(one, ring_fd)
+        finally:
+            os.close(ring_fd)
     except OSError as error:
         raise OffloadError(f"cannot make the map {one.name}: {_reason(error)}") from error
 

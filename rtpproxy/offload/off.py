@@ -59,6 +59,10 @@ class NoCounters:
         """Return 0.0, which is never."""
         return 0.0
 
+    def tee_missed(self, key: int) -> int:
+        """Return 0."""
+        return 0
+
     def last_seen(self) -> None:
         """Return None: there are no rows."""
 

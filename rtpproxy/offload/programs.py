@@ -18,6 +18,7 @@ from rtpproxy.offload.loading import BeingLoadedError, Loading
 from rtpproxy.offload.refusals import Refusals
 from rtpproxy.offload.syscall import attach_sk_lookup, program_id
 from rtpproxy.offload.tables import Tables
+from rtpproxy.offload.tee import Tee
 from rtpproxy.offload.tracing import Traced
 from rtpproxy.rtp.statistics import MAX_JUMP
 from rtpproxy.session.latch import SEQUENCE_DISTANCE, KnownSource
@@ -133,6 +134,7 @@ class Programs:
             stack.callback(self.tables.close)
             self.host_maps = HostMaps(self._loaded)
             self.refusals = Refusals(self._loaded)
+            self.tee = Tee(self._loaded, config.tee_memory_mb << 20)
             self._on_attachable = on_attachable
             self._attachable: dict[str, int] = {}
             self._told: set[tuple[str, str]] = set()
@@ -237,6 +239,7 @@ class Programs:
         if self._steer_link >= 0:
             os.close(self._steer_link)
         self._traced.close()
+        self.tee.close()
         self.tables.close()
         self._loaded.close()
 

@@ -15,6 +15,7 @@ _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _PROG_LOAD = 
 _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD, _PROG_QUERY, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 13, 15, 16, 17, 28
 _ATTACH_SK_LOOKUP, _ATTACH_TCX_INGRESS = 36, 46
 _MAX_TCX_PROGRAMS = 64
+_RINGBUF = 27
 _PROG_NAME_OFFSET, _PROG_NAME_BYTES = 64, 16
 _PROG_INFO_BYTES = 128
 _MAP_INFO_BYTES = 64
@@ -51,6 +52,11 @@ class Map:
     flags: int
 
 
+def ring(size_bytes: int) -> Map:
+    """Describe a ring buffer: a power of two, and no less than a page."""
+    return Map("tee_ring", _RINGBUF, 0, 0, size_bytes, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A program as the kernel takes it."""
@@ -65,11 +71,14 @@ class Program:
     """At most 15 characters."""
 
 
-def make_map(described: Map) -> int:
-    """Make a map, and return its descriptor. Raises OSError."""
+def make_map(described: Map, inner_fd: int = 0) -> int:
+    """Make a map, and return its descriptor. Raises OSError.
+
+    A map of maps takes only such as `inner_fd` is, of any size.
+    """
     one = described
     numbers = one.kind, one.key_bytes, one.value_bytes, one.entries, one.flags
-    return bpf(_MAP_CREATE, struct.pack("=5I8x16s", *numbers, _object_name(one.name)))
+    return bpf(_MAP_CREATE, struct.pack("=6I4x16s", *numbers, inner_fd, _object_name(one.name)))
 
 
 def describe_map(map_fd: int) -> Map:

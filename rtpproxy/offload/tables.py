@@ -25,7 +25,7 @@ _UDP = 17
 _ENTRY = (
     *("is_forwarding", "is_any_source_port", "is_rtp", "is_ipv6", "is_to_ipv6", "tos", "ttl"),
     *("remote_host", "local_host", "from_host", "to_host", "from_port", "to_port", "remote_port"),
-    *("udp_delta", "ip_sum", "pseudo_sum", "next_hop", "ingress_ifindex", "ingress_mac"),
+    *("udp_delta", "ip_sum", "pseudo_sum", "next_hop", "ingress_ifindex", "ingress_mac", "tee"),
 )
 """Members of a row that an entry is written to, in the order of their offsets."""
 _NEXT_HOP = "ifindex", "xdp_ifindex", "mtu", "to_mac", "from_mac", "tags", "tag_bytes"
@@ -118,11 +118,12 @@ class PortTable(ByPort):
             next_hop,
             ingress.ifindex,
             mac_bytes(ingress.mac),
+            entry.tee,
         )
 
     def withdraw(self, key: int) -> None:
         """Take the entry out of the row; its packets go to userspace from now on."""
-        self._writer.write(self.row(key), *([0] * (len(_ENTRY) - 1)), b"")
+        self._writer.write(self.row(key), *(b"" if member == "ingress_mac" else 0 for member in _ENTRY))
 
     def hold(self, key: int) -> None:
         """Forward nothing from this port until `seed`; its packets go to userspace meanwhile."""

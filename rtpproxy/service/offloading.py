@@ -42,6 +42,7 @@ class KernelCounters(Protocol):
     def counters(self, key: int) -> PortCounters | None: ...
     def forwarded(self, key: int) -> int: ...
     def seen_at(self, key: int) -> float: ...
+    def tee_missed(self, key: int) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64] | None: ...
     def row(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
@@ -76,6 +77,7 @@ class Offloading:
     def add(self, stream: Stream) -> None:
         """Start counting for a stream that got its port."""
         stream.forwarded_packets = self._counters.forwarded(stream.key)
+        stream.tee_missed_before = self._counters.tee_missed(stream.key)
 
     def remove(self, session: Session, stream: Stream, reason: str, now: float) -> None:
         """Stop forwarding for a stream that is about to lose its port, and count what was forwarded."""
@@ -86,6 +88,10 @@ class Offloading:
         """Add what the kernel forwarded for a stream since the last time, and tell what the latch learned from it."""
         if not (session.is_complete and stream.local_port):
             return
+        # Apart from the packets: the kernel counts it after them.
+        tee_missed = self._counters.tee_missed(stream.key)
+        stream.tee_missed_packets += tee_missed - stream.tee_missed_before
+        stream.tee_missed_before = tee_missed
         if self._counters.forwarded(stream.key) == stream.forwarded_packets:
             return
         counters = self._counters.counters(stream.key)

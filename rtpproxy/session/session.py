@@ -65,6 +65,12 @@ class Stream:
     """Accepted packets that were not sent on."""
     forwarded_packets: int = 0
     """Value of the kernel's counter of the port up to which its packets are absorbed."""
+    tee: int = 0
+    """Number under which the kernel tees what it forwards from its port; 0: it does not."""
+    tee_missed_packets: int = 0
+    """Packets that the kernel forwarded and could not tee, for want of room, up to when they were last absorbed."""
+    tee_missed_before: int = 0
+    """Value of the kernel's counter of the port up to which these are absorbed."""
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
     is_denied: bool = False

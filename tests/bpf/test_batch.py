@@ -16,6 +16,7 @@ from rtpproxy.offload.kept import TYPES_OF_KERNEL
 from tests.bench.xdp import compile_xdp
 from tests.bpf.frames import HOP, received, rtp
 from tests.bpf.prog_run import run_live
+from tests.bpf.tee_ring import Written, open_ring
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel, pytest.mark.vm]
 
@@ -70,3 +71,16 @@ def test_a_batch_that_begins_with_a_packet_without_jitter(plane, hop):
         mixer.cleanup()
     assert plane.tables.counts.counters(entry.port).packets == BATCH
     assert before < plane.peek("port_counters", entry.port, "arrived_ns") < time.monotonic_ns()
+
+
+def test_records_have_times_of_their_own(loaded, plane, hop):
+    """A batch takes microseconds, and a recording is true to one."""
+    entry = plane.install(hop, tee=5)
+    with open_ring(loaded, 1 << 16) as ring:
+        before = time.monotonic_ns()
+        run_live(plane.program_fd, received(entry.port, rtp(payload_type=8)), repeat=BATCH, batch_size=BATCH)
+        times = Written(ring).times
+    assert len(times) == BATCH
+    assert times == sorted(set(times))
+    assert before < times[0] < times[-1] < time.monotonic_ns()
+    assert times[0] > plane.peek("port_counters", entry.port, "last_seen_ns")

@@ -26,6 +26,8 @@ SIZES = {
     "own_program": (4, 4),
     "refused_frames": (4, 8),
     "batch_began": (4, 8),
+    "tee_kept": (4, 64),
+    "tee_rings": (4, 4),
 }
 """Of keys and values, bytes."""
 PORTS = LAST_PORT + 1 - FIRST_PORT
@@ -49,6 +51,8 @@ ENTRIES = {
     "own_program": 1,
     "refused_frames": 1024,
     "batch_began": 1,
+    "tee_kept": 1,
+    "tee_rings": 1,
 }
 MEMBERS = {
     "port_rows": [
@@ -76,7 +80,8 @@ MEMBERS = {
         ("next_hop", "I", 44),
         ("ingress_ifindex", "I", 48),
         ("ingress_mac", "6s", 52),
-        ("reserved3", "6s", 58),
+        ("reserved3", "2s", 58),
+        ("tee", "I", 60),
     ],
     "port_hosts6": [
         ("remote_host", "16s", 0),
@@ -104,7 +109,7 @@ MEMBERS = {
         ("window_since", "I", 0),
         ("reserved2", "H", 4),
         ("suspects", "H", 6),
-        ("reserved3", "Q", 8),
+        ("tee_missed", "Q", 8),
         ("ssrc_changed_ns", "Q", 16),
         ("sequence_set_ns", "Q", 24),
         ("sequence", "H", 32),
@@ -151,6 +156,15 @@ MEMBERS = {
     "own_program": [("", "I", 0)],
     "refused_frames": [("", "Q", 0)],
     "batch_began": [("", "Q", 0)],
+    "tee_kept": [
+        ("arrived_ns", "Q", 0),
+        ("tee", "I", 8),
+        ("payload_bytes", "H", 12),
+        ("is_ipv6", "B", 14),
+        ("reserved", "B", 15),
+        ("headers", "48s", 16),
+    ],
+    "tee_rings": [("", "I", 0)],
 }
 KEYS = {
     "local_slots": [("words", "16s", 0)],

@@ -16,6 +16,7 @@ from tests.bpf.data_plane import INGRESS
 from tests.bpf.frames import CALLER, HOP, RELAY_IN, forwarded, received, rtp
 from tests.bpf.prog_run import XDP_PASS, XDP_REDIRECT, run
 from tests.bpf.row_writer import row_writer
+from tests.bpf.tee_ring import Written, open_ring
 from tests.conftest import RELAY_MAC, TTL
 
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
@@ -106,6 +107,26 @@ def test_frames_are_mixed_without_the_sequence_number(plane, loaded, changing):
     with row_writer(loaded, changes, is_sequenced=False):
         seen = results(loaded, frame)
     assert set(seen) - whole - {(XDP_PASS, frame)}
+
+
+def test_tee_changes_with_the_rest_of_the_row(plane, loaded):
+    """Each record has the number of the content by which its packet left, and there is none without one."""
+    number = plane.next_hop()
+    a = plane.install_by(number, tee=1)
+    b = plane.install_by(number, port=a.port, tee=0, **OTHER_WAY)
+    c = plane.install_by(number, port=a.port, tee=3, from_port=31002)
+    changes = [("ports.install", (entry, entry.from_host, number, TTL, INGRESS)) for entry in (a, b, c)]
+    by_frame = {forwarded(entry, rtp()): entry.tee for entry in (a, b, c)}
+    frame = received(a.port, rtp())
+    seen = Counter()
+    with open_ring(loaded, 1 << 16) as ring, row_writer(loaded, changes):
+        for _ in range(FRAMES):
+            action, left, _ = run(loaded.xdp_fd, frame)
+            tees = [tee for tee, _ in Written(ring)]
+            expected = by_frame[left] if action == XDP_REDIRECT else 0
+            assert tees == ([expected] if expected else [])
+            seen[expected if action == XDP_REDIRECT else "up"] += 1
+    assert seen.keys() == {0, 1, 3, "up"}
 
 
 # Inside the kernel

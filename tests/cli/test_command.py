@@ -32,7 +32,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
 FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny --max-wait -h --help"
-FLAGS += " --record-format --version"
+FLAGS += " --record-format --tee-memory --version"
 
 
 class Started:

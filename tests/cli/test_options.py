@@ -22,6 +22,7 @@ from rtpproxy.cli.options import (
     one_of,
     read_level,
     read_mode,
+    read_tee_memory,
     read_user,
     written,
 )
@@ -61,6 +62,26 @@ def test_members():
     assert member_of(PortsMode)("bound") is PortsMode.BOUND
     with pytest.raises(ConfigError, match="not one of auto, steered, bound"):
         member_of(PortsMode)("BOUND")
+
+
+@pytest.mark.parametrize(("text", "size"), [("1", 1), ("32", 32), ("2048", 2048)])
+def test_memory_of_the_tee(text, size):
+    assert read_tee_memory(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("48", "48 is not a power of two; use 32 or 64"),
+        ("3", "3 is not a power of two; use 2 or 4"),
+        ("0", "argument is out of range: 1 to 2048 is allowed"),
+        ("4096", "argument is out of range"),
+        ("32M", "argument is invalid"),
+    ],
+)
+def test_no_memory_of_the_tee(text, words):
+    with pytest.raises(ConfigError, match=words):
+        read_tee_memory(text)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +201,7 @@ def test_every_option_names_a_field_of_the_configuration():
 
 def test_defaults_are_those_of_the_configuration():
     """Each default that is shown can be given as an argument, and means the same."""
-    long = {"--ports", "--latching", "--offload", "--max-wait", "--record-format"}
+    long = {"--ports", "--latching", "--offload", "--max-wait", "--record-format", "--tee-memory"}
     shown = {option.flag: option for option in OPTIONS if option.default and option.write is written}
     assert shown.keys() == {"-m", "-M", "-t", "-T", "-p", "-d", "-s", *long}
     for option in shown.values():

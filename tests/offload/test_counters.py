@@ -159,3 +159,14 @@ def test_frames_that_were_not_sent_are_not_forwarded(loaded, plane, tables):
     assert tables.counts.total_forwarded() == forwarded + 7
     assert tables.counts.verdicts()["forwarded"] == forwarded + 7
     count_not_sent(0)
+
+
+def test_what_the_tee_missed(plane, tables):
+    """Of each port by itself, and never set back."""
+    port, neighbour = plane.install(tee=3).port, plane.install().port
+    assert tables.counts.tee_missed(port) == 0
+    plane.poke("port_events", port, "tee_missed", 1 << 40)
+    assert (tables.counts.tee_missed(port), tables.counts.tee_missed(neighbour)) == (1 << 40, 0)
+    tables.ports.seed(port, RtpState())
+    tables.ports.withdraw(port)
+    assert tables.counts.tee_missed(port) == 1 << 40

@@ -70,6 +70,15 @@ def test_all_four_streams():
     assert plan(learned_session(), nobody) == {35000: entry(), 35001: rtcp, 36000: CALLEE_ENTRY, 36001: callee_rtcp}
 
 
+def test_streams_that_are_teed():
+    """What arrives at their port, and nothing else."""
+    session = learned_session()
+    session.caller.rtp.tee, session.callee.rtcp.tee = 5, 6
+    wanted = plan(session, nobody)
+    assert {key: want.tee for key, want in wanted.items()} == {35000: 5, 35001: 0, 36000: 0, 36001: 6}
+    assert wanted[35000] == entry(tee=5)
+
+
 def test_nothing_is_forwarded_where_sources_take_a_stream_in_turn():
     """The other direction and RTCP follow each change, so they have no entry, either."""
     session = learned_session()

@@ -104,6 +104,32 @@ def test_same_again_does_nothing(scene, log):
     assert (scene.rows.rows, log(), scene.next_hops.users) == ({}, [], {("10.0.2.2", ""): 1, INGRESS: 1})
 
 
+def test_tee_that_comes_and_goes(scene):
+    """The row changes; the kernel goes on forwarding, so the owner hears nothing, and routes stay."""
+    scene.apply(ENTRY)
+    heard = list(scene.owners["call 1"].heard)
+    for tee in (7, 0):
+        scene.apply(replace(ENTRY, tee=tee))
+        assert scene.rows.rows == {35000: (replace(ENTRY, tee=tee), "10.0.2.1", 7)}
+    assert scene.owners["call 1"].heard == heard
+    assert scene.next_hops.users == {("10.0.2.2", ""): 1, INGRESS: 1}
+
+
+def test_tee_stays_when_the_route_changes(scene):
+    """To another next hop, to none, which is the way to userspace, and back."""
+    teed = replace(ENTRY, tee=7)
+    scene.apply(teed)
+    for route, row in (
+        (OTHER_ROUTE, (teed, OTHER_ROUTE.from_host, OTHER_ROUTE.number)),
+        (NO_ROUTE, None),
+        (ROUTE, (teed, ROUTE.from_host, ROUTE.number)),
+    ):
+        scene.next_hops.routes["10.0.2.2"] = route
+        scene.next_hops.changed = [("10.0.2.2", "")]
+        scene.reroute()
+        assert scene.rows.rows.get(35000) == row
+
+
 def test_reason_instead_of_an_entry(scene, log):
     scene.apply((35000, NOT_LEARNED))
     assert (scene.rows.rows, scene.next_hops.users, log()) == ({}, {}, [])

@@ -34,7 +34,7 @@ MAPS = {
     *("port_rows", "port_hosts6", "port_counters", "port_events", "next_hops", "verdicts"),
     *("port_sources", "port_budgets", "host_budgets", "learning_budgets", "fragment_budgets"),
     *("local_slots", "host_addresses", "untagged_links", "links", "steered_sockets"),
-    *("own_program", "refused_frames", "batch_began"),
+    *("own_program", "refused_frames", "batch_began", "tee_kept", "tee_rings"),
 }
 LOAD_ELSEWHERE = f"""
 from rtpproxy.errors import OffloadError

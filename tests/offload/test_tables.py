@@ -49,7 +49,17 @@ def test_install_writes_every_member(row, tables):
     assert row("from_host", "to_host") == (number(RELAY_OUT), number(CALLEE.host))
     ports = (CALLER.port, ENTRY.from_port, CALLEE.port)
     assert row("remote_port", "from_port", "to_port") == tuple(map(socket.htons, ports))
-    assert row("ingress_ifindex", "ingress_mac") == (INGRESS.ifindex, mac_bytes(INGRESS.mac))
+    assert row("ingress_ifindex", "ingress_mac", "tee") == (INGRESS.ifindex, mac_bytes(INGRESS.mac), 0)
+
+
+@pytest.mark.vm
+def test_tee_goes_into_the_row_and_out(row, tables):
+    for tee in (0xFFFFFFFE, 5, 0):
+        tables.ports.install(replace(ENTRY, tee=tee), RELAY_OUT, 77, TTL, INGRESS)
+        assert row("tee", "ingress_mac", "is_forwarding") == (tee, mac_bytes(INGRESS.mac), 1)
+    tables.ports.install(replace(ENTRY, tee=5), RELAY_OUT, 77, TTL, INGRESS)
+    tables.ports.withdraw(ENTRY.port)
+    assert row("tee", "is_forwarding") == (0, 0)
 
 
 def test_address_that_packets_leave_from_is_the_callers_word(row, tables):

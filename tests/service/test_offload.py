@@ -85,3 +85,51 @@ def test_address_of_an_ignored_packet_is_not_learned(talk):
     talk.packet(STRANGER, FACES_CALLEE, rtp(1, ssrc=0x666), local_host="10.0.2.66")
     talk.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
     assert talk.last_sent.from_host == OUR_HOST
+
+
+# Streams that the kernel tees
+
+
+def teed(play, key):
+    """Let the kernel tee a stream from the next plan on."""
+    stream = play.offload.owners[key]._stream(key)
+    stream.tee = 7
+    return stream
+
+
+def test_tee_is_of_the_entry_from_the_next_plan_on(talk):
+    teed(talk, FACES_CALLEE)
+    assert talk.offload.entry(FACES_CALLEE).tee == 0
+    elsewhere = Endpoint("198.51.100.7", 1234)
+    talk.packet(elsewhere, FACES_CALLEE, rtp(101), TO_CALLER)
+    assert talk.offload.entry(FACES_CALLEE).tee == 7
+    assert talk.offload.entry(FACES_CALLER).tee == 0
+
+
+def test_what_the_tee_missed_is_told_with_the_counters(talk):
+    stream = teed(talk, FACES_CALLEE)
+    for missed in (3, 3, 5):
+        talk.offload.tee_missed_by_key[FACES_CALLEE] = missed
+        talk.counters("call f t npkts_ina")
+        assert stream.tee_missed_packets == missed
+
+
+def test_what_the_tee_missed_is_not_lost_with_the_last_packet(talk):
+    """The kernel counts it after the packet, so the packet may have been absorbed before."""
+    stream = teed(talk, FACES_CALLEE)
+    talk.offload.forward(FACES_CALLEE, 10, talk.now, ssrc=0x1234, sequence=110)
+    talk.counters("call f t npkts_ina")
+    talk.offload.tee_missed_by_key[FACES_CALLEE] = 1
+    talk.ask("D call f t")
+    assert stream.tee_missed_packets == 1
+
+
+def test_what_the_tee_missed_before_is_another_streams():
+    play = Scenario(listen_host=OUR_HOST)
+    play.offload.tee_missed_by_key[FACES_CALLEE] = 40
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(100), TO_CALLER)
+    stream = teed(play, FACES_CALLEE)
+    play.offload.tee_missed_by_key[FACES_CALLEE] = 42
+    play.counters("call f t npkts_ina")
+    assert stream.tee_missed_packets == 2
