@@ -245,7 +245,8 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     kernel = _build_kernel(config, ports, verdicts, background, stack)
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
-    recorder = _build_recorder(config, clocks.monotonic, stack)
+    programs = ports.programs if isinstance(kernel, KernelTier) else None
+    recorder = _build_recorder(config, clocks.monotonic, programs, stack)
     service = Service(
         config,
         local_addresses,
@@ -367,11 +368,12 @@ def _build_kernel(
     return kernel
 
 
-def _build_recorder(config: Config, clock: Clock, stack: ExitStack) -> Recorder | NoRecorder:
+def _build_recorder(config: Config, clock: Clock, programs: Programs | None, stack: ExitStack) -> Recorder | NoRecorder:
     if not config.record_directory:
         return NoRecorder()
     directories = Directories(config.record_directory, config.spool_directory)
-    recorder = Recorder(asyncio.get_running_loop(), config, directories, clock)
+    open_ring = programs.tee.open if programs is not None else None
+    recorder = Recorder(asyncio.get_running_loop(), config, directories, clock, open_ring)
     stack.callback(lambda: recorder.close(clock()))
     return recorder
 

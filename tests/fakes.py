@@ -340,10 +340,12 @@ class FakeNotifier:
 class FakeRecorded:
     """A recording that only notes what it gets."""
 
-    def __init__(self, leg: Leg, name: bytes | None, on_end: Callable[[float], None]) -> None:
+    def __init__(
+        self, leg: Leg, name: bytes | None, on_end: Callable[[float], None], tees: tuple[int, int] = (0, 0)
+    ) -> None:
         self.name = name
         self.on_end = on_end
-        self.streams = [FakeRecordedStream(stream) for stream in leg.streams]
+        self.streams = [FakeRecordedStream(stream, tee) for stream, tee in zip(leg.streams, tees, strict=True)]
         self.stopped_at: float | None = None
 
     @property
@@ -357,14 +359,19 @@ class FakeRecorded:
 
 
 class FakeRecordedStream:
-    """One stream of it."""
+    """One stream of it. The kernel may tee it if it has a number."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, tee: int = 0) -> None:
         self.stream = stream
+        self.tee = tee
+        self.looked_again_at = -1.0
         self.taken: list[tuple[bytes, tuple[str, int], str, float]] = []
 
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         self.taken.append((data, source, local_host, now))
+
+    def look_again(self, now: float) -> None:
+        self.looked_again_at = now
 
 
 class FakeRecorder:
@@ -372,15 +379,24 @@ class FakeRecorder:
 
     def __init__(self) -> None:
         self.has_single_files = False
+        self.has_ring = False
         self.refusal = ""
         self.made: list[FakeRecorded] = []
 
     def record(
-        self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
+        self,
+        session: Session,
+        role: Role,
+        name: bytes | None,
+        *,
+        is_single: bool,
+        on_end: Callable[[float], None],
+        absorb: Callable[[float], None],
     ) -> FakeRecorded:
         if self.refusal:
             raise RecordingError(self.refusal)
-        self.made.append(FakeRecorded(session.leg(role), name, on_end))
+        tees = (2 * len(self.made) + 1, 2 * len(self.made) + 2) if self.has_ring else (0, 0)
+        self.made.append(FakeRecorded(session.leg(role), name, on_end, tees))
         return self.made[-1]
 
     def counts(self) -> Mapping[str, int]:

@@ -16,6 +16,8 @@ WINDOW_NS = 20_000_000
 """Time by which a packet may come later than one that arrived after it."""
 FLUSH_NS = 1_000_000_000
 """Time after which everything is written that waits: a file is never further behind."""
+EARLY_NS = 10_000_000_000
+"""Time by which a packet of the ring may come earlier than the message about its stream."""
 
 
 class _Stream(NamedTuple):
@@ -37,7 +39,12 @@ class Files:
         self._streams: dict[int, _Stream] = {}
         self._of_file: dict[int, list[int]] = {}
         """Streams that were ever written to a file."""
-        self._merge: Merge[tuple[int, Packet] | Join | Lost | Leave | Close] = Merge()
+        self._merge: Merge[tuple[int, Packet, bool] | Join | Lost | Leave | Close] = Merge()
+        """Of packets: number of the stream, the packet, and whether the ring had it."""
+        self._joined: set[int] = set()
+        """Streams of open files that are or were written to them."""
+        self._early: dict[int, list[Packet]] = {}
+        """Packets of the ring, by stream, of which no message has told yet."""
         self._flushed_ns = 0
         self._is_waiting = False
         """Something may wait to be written."""
@@ -49,26 +56,39 @@ class Files:
         """Take an open file."""
         self._outputs[output.about.file] = output
         self._is_waiting = True
-        output.begin()
+        output.begin(sum(len(self._early.get(number, ())) for number in output.about.streams))
         self._look_after(output)
 
     def packet(self, stream: int, packet: Packet) -> None:
         """Take a packet of a stream."""
-        self._merge.add(packet.arrived_ns, (stream, packet))
+        self._merge.add(packet.arrived_ns, (stream, packet, False))
+
+    def teed(self, stream: int, packet: Packet) -> None:
+        """Take a packet of the ring, which may come before the message about its stream."""
+        if stream in self._joined:
+            self._merge.add(packet.arrived_ns, (stream, packet, True))
+        else:
+            self._early.setdefault(stream, []).append(packet)
 
     def note(self, message: Join | Lost | Leave | Close) -> None:
         """Take a message that has its place among the packets."""
         self._merge.add(message.at_ns, message)
+        if isinstance(message, Join):
+            self._joined.add(message.stream)
+            for packet in self._early.pop(message.stream, ()):
+                self._merge.add(packet.arrived_ns, (message.stream, packet, True))
 
-    def work(self, now_ns: int) -> None:
-        """Do what is due at a time."""
-        self._do_until(now_ns - WINDOW_NS)
+    def work(self, now_ns: int, read_ns: int | None = None) -> None:
+        """Do what is due at a time. Where packets wait to be read, all that arrived up to `read_ns` were read."""
+        self._do_until((now_ns if read_ns is None else read_ns) - WINDOW_NS)
         if now_ns - self._flushed_ns >= FLUSH_NS:
             self._flushed_ns = now_ns
             self._is_waiting = False
             for output in list(self._outputs.values()):
                 output.flush()
                 self._look_after(output)
+            for number in [number for number, early in self._early.items() if early[-1][0] < now_ns - EARLY_NS]:
+                del self._early[number]
 
     def due_ns(self, now_ns: int) -> int | None:
         """Return the time until something is due, in nanoseconds; None if nothing is."""
@@ -88,10 +108,11 @@ class Files:
         streams = self._streams
         for at_ns, thing in self._merge.ripe(until_ns):
             if type(thing) is tuple:
-                number, packet = thing
+                number, packet, is_teed = thing
                 stream = streams.get(number)
                 if stream is not None:
                     self._write(stream, packet)
+                    stream.output.teed += is_teed
             else:
                 self._do(thing, at_ns)
 
@@ -134,6 +155,7 @@ class Files:
             return
         for stream in self._of_file.pop(file, ()):
             self._streams.pop(stream, None)
+            self._joined.discard(stream)
         output.finish(self._since_1970(at_ns))
         self._on_end(output)
         output.close()

@@ -16,15 +16,17 @@ MAX_BYTES = 64 << 10
 ROOM_BYTES = 128 << 10
 """Room that any message fits into."""
 _FORMATS = tuple(RecordFormat)
-_DIRECTORIES, _OPEN, _JOIN, _PACKETS, _LOST, _LEAVE, _CLOSE, _ENDED, _FOUND = range(9)
+_DIRECTORIES, _RING, _OPEN, _JOIN, _PACKETS, _LOST, _LEAVE, _CLOSE, _ENDED, _FOUND = range(10)
 
 _KIND = struct.Struct("=B")
 _SPOOLED = struct.Struct("=?")
-_FILE = struct.Struct("=IBBQHHH")
+_RECORDS = struct.Struct("=QI")
+_FILE = struct.Struct("=IBBQQHHHH")
+_STREAM = struct.Struct("=I")
 _JOINED = struct.Struct("=IIQ?BHH")
 _MISSING = struct.Struct("=IQQ")
 _STOP = struct.Struct("=IQ")
-_OUTCOME = struct.Struct("=IQ?")
+_OUTCOME = struct.Struct("=IQQ?")
 _DATAGRAM = struct.Struct("=IQBHHI")
 _LEFT = struct.Struct("=Q?H")
 
@@ -34,6 +36,15 @@ class Directories:
     """Names the directory of recordings and, if there is one, that of the spool: one or two descriptors."""
 
     is_spooling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MapRing:
+    """Hands over the ring that the kernel writes packets to (`ring.Ring`): one descriptor."""
+
+    size_bytes: int
+    numbers: str
+    record_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,10 @@ class Open:
     """In the spool, until the recording ends; empty without a spool."""
     title: str
     """Whose recording it is, in words."""
+    teed: int = 0
+    """Packets for the file that the kernel wrote to the ring while the dead process was to read them."""
+    streams: tuple[int, ...] = ()
+    """Numbers of the streams that were written to the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,8 @@ class Ended:
     """The file is where recordings belong."""
     why: str
     """What went wrong, in words; empty if nothing did."""
+    teed: int = 0
+    """Packets of the ring that belong into the file, whether or not they are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +144,19 @@ class Found:
     """Why it is still there, in words."""
 
 
-ToReader = Directories | Open | Join | Packets | Lost | Leave | Close
+ToReader = Directories | MapRing | Open | Join | Packets | Lost | Leave | Close
 ToRelay = Ended | Found
 Message = ToReader | ToRelay
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
     """Turn a message into bytes. `encode_packets` is for many packets."""
     match message:
         case Directories():
             return _KIND.pack(_DIRECTORIES) + _SPOOLED.pack(message.is_spooling)
+        case MapRing():
+            sizes = _RECORDS.pack(message.size_bytes, message.record_bytes)
+            return _KIND.pack(_RING) + sizes + message.numbers.encode()
         case Open():
             return _encode_open(message)
         case Join():
@@ -150,7 +170,7 @@ def encode(message: Message) -> bytes:
         case Close():
             return _KIND.pack(_CLOSE) + _STOP.pack(message.file, message.at_ns)
         case Ended():
-            counts = _OUTCOME.pack(message.file, message.packets, message.is_in_place)
+            counts = _OUTCOME.pack(message.file, message.packets, message.teed, message.is_in_place)
             return _KIND.pack(_ENDED) + counts + message.why.encode()
         case Found():
             head = _LEFT.pack(message.packets, message.is_in_place, len(message.name))
@@ -177,10 +197,11 @@ def encode_packets(encoded: Iterable[bytes]) -> bytes:
 def _encode_open(message: Open) -> bytes:
     title = message.title.encode()
     head = _FILE.pack(
-        *(message.file, _FORMATS.index(message.format), message.is_continued, message.given),
-        *(len(message.name), len(message.spool_name), len(title)),
+        *(message.file, _FORMATS.index(message.format), message.is_continued, message.given, message.teed),
+        *(len(message.name), len(message.spool_name), len(title), len(message.streams)),
     )
-    return b"".join((_KIND.pack(_OPEN), head, message.name, message.spool_name, title))
+    streams = map(_STREAM.pack, message.streams)
+    return b"".join((_KIND.pack(_OPEN), head, message.name, message.spool_name, title, *streams))
 
 
 def _encode_join(message: Join) -> bytes:
@@ -192,11 +213,18 @@ def _encode_join(message: Join) -> bytes:
 
 
 def _decode_open(body: bytes) -> Open:
-    file, form, is_continued, given, name_bytes, spool_bytes, title_bytes = _FILE.unpack_from(body)
+    file, form, is_continued, given, teed, name_bytes, spool_bytes, title_bytes, _ = _FILE.unpack_from(body)
     rest = body[_FILE.size :]
-    last = name_bytes + spool_bytes
-    name, spool_name, title = rest[:name_bytes], rest[name_bytes:last], rest[last : last + title_bytes]
-    return Open(file, _FORMATS[form], bool(is_continued), given, name, spool_name, title.decode())
+    middle, last = name_bytes + spool_bytes, name_bytes + spool_bytes + title_bytes
+    title = rest[middle:last].decode()
+    streams = tuple(number for (number,) in _STREAM.iter_unpack(rest[last:]))
+    about = file, _FORMATS[form], bool(is_continued), given, rest[:name_bytes], rest[name_bytes:middle], title
+    return Open(*about, teed, streams)
+
+
+def _decode_ring(body: bytes) -> MapRing:
+    size_bytes, record_bytes = _RECORDS.unpack_from(body)
+    return MapRing(size_bytes, body[_RECORDS.size :].decode(), record_bytes)
 
 
 def _decode_join(body: bytes) -> Join:
@@ -223,8 +251,8 @@ def _each_packet(body: bytes) -> Iterator[tuple[int, Packet]]:
 
 
 def _decode_ended(body: bytes) -> Ended:
-    file, packets, is_in_place = _OUTCOME.unpack_from(body)
-    return Ended(file, packets, is_in_place, body[_OUTCOME.size :].decode())
+    file, packets, teed, is_in_place = _OUTCOME.unpack_from(body)
+    return Ended(file, packets, is_in_place, body[_OUTCOME.size :].decode(), teed)
 
 
 def _decode_found(body: bytes) -> Found:
@@ -235,6 +263,7 @@ def _decode_found(body: bytes) -> Found:
 
 _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _DIRECTORIES: lambda body: Directories(*_SPOOLED.unpack(body)),
+    _RING: _decode_ring,
     _OPEN: _decode_open,
     _JOIN: _decode_join,
     _PACKETS: _decode_packets,

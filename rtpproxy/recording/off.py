@@ -13,7 +13,14 @@ class NoRecorder:
     has_single_files = False
 
     def record(
-        self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
+        self,
+        session: Session,
+        role: Role,
+        name: bytes | None,
+        *,
+        is_single: bool,
+        on_end: Callable[[float], None],
+        absorb: Callable[[float], None],
     ) -> Side:
         """Raise RecordingError."""
         raise RecordingError("there is no directory for recordings: name one with -r")

@@ -22,6 +22,8 @@ class Output:
         self.about = about
         self.packets = 0
         """Packets in the file, and in the buffer."""
+        self.teed = 0
+        """Packets of the ring that belong into the file."""
         self.lost = 0
         """Packets that should be in the file and are not."""
         self.why = ""
@@ -40,8 +42,11 @@ class Output:
         """True once nothing more is written."""
         return bool(self.why)
 
-    def begin(self) -> None:
-        """Write the beginning of a new file, or find the end of one that another process began."""
+    def begin(self, unread: int = 0) -> None:
+        """Write the beginning of a new file, or find the end of one that another process began.
+
+        That one is known not to have read `unread` packets of the ring: they are still to come.
+        """
         if not self.about.is_continued:
             self._add(self._format.begin)
             return
@@ -54,7 +59,8 @@ class Output:
             self._end(error)
             return
         self.packets = whole.packets
-        self.miss(max(0, self.about.given - whole.packets))
+        self.teed = max(0, self.about.teed - unread)
+        self.miss(max(0, self.about.given + self.teed - whole.packets))
         if not self._size:
             self._add(self._format.begin)
 

@@ -27,6 +27,7 @@ from rtpproxy.recording.messages import (
     Join,
     Leave,
     Lost,
+    MapRing,
     Message,
     Open,
     Packets,
@@ -35,6 +36,7 @@ from rtpproxy.recording.messages import (
     encode,
 )
 from rtpproxy.recording.output import Output
+from rtpproxy.recording.ring import Ring, read_ip
 from rtpproxy.recording.wall_clock import WallClock
 
 BATCH = 64
@@ -44,6 +46,10 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals for the relay, which a terminal or a service manager may send to all its processes. Its end is ours."""
 _NS_PER_MS = 1_000_000
+RECORDS = 10_000
+"""Packets of the ring that are read before what is due is done."""
+RING_NS = 10_000_000
+"""Time between two looks at the ring while there is a file; no more than the window of `files`."""
 
 
 class Reader:
@@ -58,6 +64,7 @@ class Reader:
         self._directories: tuple[int, ...] = ()
         """Descriptors: that of recordings and, with a spool, its."""
         self._files = Files(self._wall_clock.since_1970, self._ended)
+        self._ring: Ring | None = None
         self._buffer = bytearray(ROOM_BYTES)
 
     def run(self) -> None:
@@ -66,14 +73,38 @@ class Reader:
         poll.register(self._relay, select.POLLIN)
         while True:
             now_ns = self._look_at_clocks()
-            due_ns = self._files.due_ns(now_ns)
+            due_ns = self._due_ns(now_ns)
             poll.poll(None if due_ns is None else due_ns / _NS_PER_MS)
             is_open = self._read()
             now_ns = self._look_at_clocks()
+            read_ns = self._read_ring(now_ns)
             if not is_open:
+                while read_ns < now_ns:
+                    read_ns = self._read_ring(now_ns)
                 self._files.finish(now_ns)
                 return
-            self._files.work(now_ns)
+            self._files.work(now_ns, read_ns)
+
+    def _due_ns(self, now_ns: int) -> int | None:
+        """Return the time until something is due, in nanoseconds; None if nothing is."""
+        due_ns = self._files.due_ns(now_ns)
+        if self._ring is None or not len(self._files):
+            return due_ns
+        if self._ring.consumed < self._ring.produced:
+            return 0
+        return RING_NS if due_ns is None else min(due_ns, RING_NS)
+
+    def _read_ring(self, now_ns: int) -> int:
+        """Take packets that are in the ring now, at `now_ns`. Returns up to which time there are no more."""
+        read_ns = now_ns
+        if self._ring is not None:
+            count, teed = 0, self._files.teed
+            for arrived_ns, number, ip_packet in self._ring.records(RECORDS):
+                teed(number, read_ip(arrived_ns, ip_packet))
+                count += 1
+            if count == RECORDS:
+                read_ns = min(now_ns, arrived_ns)
+        return read_ns
 
     def _look_at_clocks(self) -> int:
         before_ns = time.monotonic_ns()
@@ -110,6 +141,8 @@ class Reader:
             case Packets():
                 for stream, packet in message.packets:
                     self._files.packet(stream, packet)
+            case MapRing():
+                self._map(message, descriptors)
             case Open():
                 self._open(message, descriptors)
             case Join() | Lost() | Leave() | Close():
@@ -124,6 +157,15 @@ class Reader:
             return
         form = formats.make(message.format, self._frames, message.title)
         self._files.open(Output(descriptors[0], message, form))
+
+    def _map(self, message: MapRing, descriptors: Sequence[int]) -> None:
+        """Read the ring from now on. What a dead process did not read is read before the files are opened again."""
+        for descriptor in descriptors:
+            self._ring = Ring(descriptor, message.size_bytes, message.numbers, message.record_bytes)
+            os.close(descriptor)
+            now_ns = self._look_at_clocks()
+            while self._read_ring(now_ns) < now_ns:
+                pass
 
     def _enter(self, message: Directories, descriptors: Sequence[int]) -> None:
         """Work in the directories from now on, and finish what a killed relay left in the spool."""
@@ -149,7 +191,7 @@ class Reader:
                 is_in_place = True
             except OSError as error:
                 why = f"it cannot be moved out of the spool: {error.strerror}"
-        self._tell(Ended(about.file, output.packets, is_in_place, why))
+        self._tell(Ended(about.file, output.packets, is_in_place, why, output.teed))
 
     def _tell(self, message: ToRelay) -> None:
         try:

@@ -8,10 +8,11 @@ import os
 import socket
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.config import Config, RecordFormat
-from rtpproxy.errors import RecordingError
+from rtpproxy.errors import OffloadError, RecordingError
 from rtpproxy.recording import messages, names
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.messages import Ended, Found, ToRelay, encode_packet
@@ -33,18 +34,41 @@ _MAX_REMEMBERED = 10_000
 _ANY = {False: "0.0.0.0", True: "::"}
 
 
+class OpenRing(Protocol):
+    """The ring that the kernel writes packets to: `offload.tee.OpenRing`. The descriptor stays open."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def numbers(self) -> str: ...
+    @property
+    def record_bytes(self) -> int: ...
+
+
 class Recorder:
     """All recordings of one relay."""
 
     def __init__(
-        self, loop: AbstractEventLoop, config: Config, directories: Directories, clock: Callable[[], float]
+        self,
+        loop: AbstractEventLoop,
+        config: Config,
+        directories: Directories,
+        clock: Callable[[], float],
+        open_ring: Callable[[], OpenRing] | None = None,
     ) -> None:
-        """`clock` is that of packets: monotonic, in seconds."""
+        """`clock` is that of packets: monotonic, in seconds.
+
+        `open_ring` makes the ring, or raises OffloadError. Without it every packet has to come to userspace.
+        """
         self._loop = loop
         self._clock = clock
         self._format = config.record_format
         self._components = (Component.RTP,) if config.leaves_rtcp_out else (Component.RTP, Component.RTCP)
         self._directories = directories
+        self._open_ring = open_ring
+        self._ring: OpenRing | None = None
         self._process: ReaderProcess | None = None
         self._started_at = 0.0
         self._pause_s = 0.0
@@ -65,14 +89,24 @@ class Recorder:
         return self._format in _EXTENSIONS
 
     def record(
-        self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
+        self,
+        session: Session,
+        role: Role,
+        name: bytes | None,
+        *,
+        is_single: bool,
+        on_end: Callable[[float], None],
+        absorb: Callable[[float], None],
     ) -> Side:
         """Record what one leg receives, in files named after the session or, if given, `name` (protocol.md 8.2).
 
         `is_single` asks for one file for all streams of the session, where the format permits it. `on_end` is called
-        if the recording ends by itself. Raises RecordingError.
+        if the recording ends by itself; `absorb` brings the counts of the leg's streams up to date.
+
+        Raises RecordingError.
         """
         self._ensure_process()
+        self._ensure_ring()
         is_whole = is_single and self.has_single_files
         recording = self._whole(session, role, name) if is_whole else self._separate(session, role, name)
         leg, peer_leg = session.leg(role), session.leg(role.peer)
@@ -82,17 +116,26 @@ class Recorder:
                 file = recording.files[0 if is_whole else stream.component]
                 shown_at = peer_leg if is_whole and stream.component is Component.RTCP else None
                 self._last_stream += 1
-                streams.append(RecordedStream(self, self._last_stream, file, stream, shown_at))
-        side = Side(self, recording, role, streams, on_end)
+                number, before = self._last_stream, (stream.received_packets, stream.tee_missed_packets)
+                tee = number if self._ring is not None else 0
+                streams.append(RecordedStream(self, number, file, stream, tee, *before, shown_at))
+        side = Side(self, recording, role, streams, on_end, absorb)
         recording.sides.append(side)
         recording.streams += streams
         for one in streams:
             self._join(one)
+            self.look_again(one, 0.0)
         return side
+
+    def look_again(self, stream: RecordedStream, now: float) -> None:
+        """Take note that the addresses may have changed that packets are shown with."""
+        if stream.shown_at is not None:
+            self._show(stream, stream.shown_at, int(now * _NS_PER_S))
 
     def take(self, stream: RecordedStream, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Record a packet."""
         stream.file.given += 1
+        stream.given += 1
         process = self._process
         if process is None:
             stream.file.refused += 1
@@ -118,6 +161,9 @@ class Recorder:
             return
         recording.sides.remove(side)
         for stream in side.streams:
+            stream.teed = stream.teed_so_far
+            stream.missing += stream.missed
+            stream.file.given += stream.missed
             if stream.missing:
                 self._send(messages.Lost(stream.number, at_ns, stream.missing))
                 stream.missing = 0
@@ -225,9 +271,19 @@ class Recorder:
         if self._process is None:
             os.close(descriptor)
             return
-        names_of_file = file.name, file.spool_name
-        about = messages.Open(file.number, file.format, is_continued, file.given, *names_of_file, recording.title)
+        streams = [stream for stream in recording.streams if stream.file is file]
+        about = messages.Open(
+            *(file.number, file.format, is_continued, file.given, file.name, file.spool_name, recording.title),
+            teed=sum(stream.teed_so_far for stream in streams),
+            streams=tuple(stream.number for stream in streams),
+        )
         self._process.send(about, [descriptor])
+
+    def _tell_ring(self) -> None:
+        if self._process is not None and self._ring is not None:
+            ring = self._ring
+            about = messages.MapRing(ring.size_bytes, ring.numbers, ring.record_bytes)
+            self._process.send(about, [os.dup(ring.fd)])
 
     def _join(self, stream: RecordedStream) -> None:
         self._send(messages.Join(stream.number, stream.file.number, 0))
@@ -297,6 +353,17 @@ class Recorder:
 
     # Starting the process
 
+    def _ensure_ring(self) -> None:
+        """Make the ring, if there is none and one can be made. Without it, what is recorded comes to userspace."""
+        if self._ring is not None or self._open_ring is None:
+            return
+        try:
+            self._ring = self._open_ring()
+            self._tell_ring()
+        except (OffloadError, OSError) as error:
+            self._ring = None
+            log.warning("userspace relays streams that are recorded: %s", error)
+
     def _ensure_process(self) -> None:
         """Start the process that writes, if it is not running. Raises RecordingError."""
         if self._process is not None:
@@ -313,6 +380,7 @@ class Recorder:
         self._started_at = self._loop.time()
         try:
             self._tell_directories()
+            self._tell_ring()
         except OSError:
             process, self._process = self._process, None
             process.close(0.0)
@@ -354,6 +422,8 @@ class Recorder:
         if is_in_place:
             self._spooled.discard(file.spool_name)
             file.spool_name = b""
+        for side in recording.sides:
+            side.absorb(self._clock())
         self._open(recording, file, made.descriptor, is_continued=True)
         for stream in recording.streams:
             if stream.file is file:

@@ -22,7 +22,7 @@ class File:
     identity: Identity
     format: RecordFormat
     given: int = 0
-    """Packets that belong into it so far."""
+    """Packets that belong into it so far, but for those in the ring."""
     refused: int = 0
     """Of these, packets that there was no room for on the way, or no process to write them."""
     ended: Ended | None = None
@@ -30,7 +30,7 @@ class File:
     @property
     def lost(self) -> int:
         """Packets that belong into it and are not there; known once it ended."""
-        return 0 if self.ended is None else max(0, self.given - self.ended.packets)
+        return 0 if self.ended is None else max(0, self.given + self.ended.teed - self.ended.packets)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,11 +71,12 @@ class Recording:
 
 
 class Taker(Protocol):
-    """Takes the packets of recorded streams: `recorder.Recorder`."""
+    """Takes the packets of recorded streams that come to userspace: `recorder.Recorder`."""
 
     def take(
         self, stream: "RecordedStream", data: bytes, source: tuple[str, int], local_host: str, now: float
     ) -> None: ...
+    def look_again(self, stream: "RecordedStream", now: float) -> None: ...
     def stop(self, side: "Side", now: float) -> None: ...
 
 
@@ -88,16 +89,42 @@ class RecordedStream:
     """Tells its packets from those of all other streams."""
     file: File
     stream: Stream
+    tee: int
+    """The same number if the kernel may write its packets to the ring, else 0."""
+    received_before: int
+    """Packets that the stream had received when the recording began."""
+    missed_before: int
+    """Packets that had not been teed by then."""
     shown_at: Leg | None = None
     """The other leg, if the packets, which are RTCP, are shown as leaving there (protocol.md 8.5)."""
     shown: tuple[str, int, str, int] | None = None
     """Where they are shown to leave from, and for whom, as the process that writes was told last."""
+    given: int = 0
+    """Packets that came to userspace."""
     missing: int = 0
     """Packets that there was no room for, since that process was told last."""
+    teed: int | None = None
+    """Packets that the kernel wrote to the ring; None while it goes on."""
+
+    @property
+    def missed(self) -> int:
+        """Packets that the kernel could not write to the ring, up to when they were last absorbed."""
+        return self.stream.tee_missed_packets - self.missed_before
+
+    @property
+    def teed_so_far(self) -> int:
+        """Packets that the kernel wrote to the ring, up to when they were last absorbed."""
+        if self.teed is not None or not self.tee:
+            return self.teed or 0
+        return max(0, self.stream.received_packets - self.received_before - self.given - self.missed)
 
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Record a packet that the stream accepted."""
         self.taker.take(self, data, source, local_host, now)
+
+    def look_again(self, now: float) -> None:
+        """Take note that addresses may have changed."""
+        self.taker.look_again(self, now)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,6 +138,8 @@ class Side:
     """RTP and, unless it is left out, RTCP."""
     on_end: Callable[[float], None]
     """Called if the recording ends by itself."""
+    absorb: Callable[[float], None]
+    """Brings the streams' counts up to date."""
 
     def stop(self, now: float) -> None:
         """End it: nothing that arrives from now on is recorded."""

@@ -10,11 +10,15 @@ import mmap
 import struct
 from collections.abc import Iterator
 
+from rtpproxy.recording.packet import Packet, Place
+
 _HEADER = "I4x"
 """Length and flags; then a number that is the kernel's own."""
 _HEADER_BYTES = struct.calcsize("=" + _HEADER)
 _BUSY, _DISCARD = 1 << 31, 1 << 30
 _LENGTH = _DISCARD - 1
+_PORTS = struct.Struct("!HH")
+_IPV4_BYTES, _IPV6_BYTES, _UDP_BYTES = 20, 40, 8
 _LEAD = {0: 20 + 8, 1: 40 + 8}
 """Bytes of the IP and the UDP header, by whether it is IPv6."""
 
@@ -83,3 +87,12 @@ class Ring:
                 yield arrived_ns, tee, data[end - _LEAD[is_ipv6] : end + payload_bytes]
         finally:
             self._consumed[0] = position
+
+
+def read_ip(arrived_ns: int, data: memoryview) -> Packet:
+    """Read a UDP packet, from its IP header on, which has no options and no extensions: such a one is not forwarded."""
+    at, hosts_at, host_bytes = (_IPV6_BYTES, 8, 16) if data[0] >> 4 == 6 else (_IPV4_BYTES, 12, 4)
+    hosts = bytes(data[hosts_at : hosts_at + 2 * host_bytes])
+    from_port, to_port = _PORTS.unpack_from(data, at)
+    source, to = Place(hosts[:host_bytes], from_port), Place(hosts[host_bytes:], to_port)
+    return Packet(arrived_ns, source, to, bytes(data[at + _UDP_BYTES :]))

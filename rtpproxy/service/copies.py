@@ -30,6 +30,14 @@ class CopiedStream:
     sender: Sender
     destinations: Destinations
 
+    @property
+    def tee(self) -> int:
+        """Return 0: userspace sends the copies."""
+        return 0
+
+    def look_again(self, now: float) -> None:
+        """Do nothing: addresses are looked at with each packet."""
+
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Send a copy, unless nothing may be sent there any more."""
         if not self.destinations.copying(self.out, self.to):

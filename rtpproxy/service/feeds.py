@@ -24,6 +24,14 @@ class FedStream:
     destinations: Destinations
     activity: Activity
 
+    @property
+    def tee(self) -> int:
+        """Return 0: userspace sends the copies."""
+        return 0
+
+    def look_again(self, now: float) -> None:
+        """Do nothing: addresses are looked at with each packet."""
+
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Send a copy, once the fed session has both legs and it is known where to."""
         out, to = self.out, self.out.latch.remote

@@ -141,6 +141,9 @@ class Offloading:
         """Make the kernel do what it should do for a session."""
         if not session.is_complete:
             return
+        for stream in session.streams:
+            for witness in stream.witnesses:
+                witness.look_again(now)
         wanted = plan(session, self._destinations.is_denied)
         self.expect(session)
         for leg in session.legs:

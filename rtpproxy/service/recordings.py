@@ -42,7 +42,14 @@ class Recorder(Protocol):
     @property
     def has_single_files(self) -> bool: ...
     def record(
-        self, session: Session, role: Role, name: bytes | None, *, is_single: bool, on_end: Callable[[float], None]
+        self,
+        session: Session,
+        role: Role,
+        name: bytes | None,
+        *,
+        is_single: bool,
+        on_end: Callable[[float], None],
+        absorb: Callable[[float], None],
     ) -> Recorded: ...
     def counts(self) -> Mapping[str, int]: ...
 
@@ -160,7 +167,12 @@ class Recordings:
         def on_end(at: float) -> None:
             self._stop(key, at)
 
-        made = self._recorder.record(session, role, name, is_single=is_single, on_end=on_end)
+        def absorb(at: float) -> None:
+            for stream in session.leg(role).streams:
+                self._offloading.absorb(session, stream, at)
+
+        absorb(now)
+        made = self._recorder.record(session, role, name, is_single=is_single, on_end=on_end, absorb=absorb)
         self._begin(key, made, now)
         return True
 
@@ -176,9 +188,12 @@ class Recordings:
             return False
         for one in side.made.streams:
             one.stream.witnesses = tuple(witness for witness in one.stream.witnesses if witness is not one)
+        session, role = key
+        if not is_ending:
+            self._offloading.replan(session, now)
+        for stream in session.leg(role).streams:
+            self._offloading.absorb(session, stream, now)
         side.made.stop(now)
         for copy in side.ports:
             copy.stop(now)
-        if not is_ending:
-            self._offloading.replan(key[0], now)
         return True

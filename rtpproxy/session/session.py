@@ -33,8 +33,15 @@ class Component(IntEnum):
 class Witness(Protocol):
     """Gets every packet that a stream accepts, beside the peer: a recording or a copy (protocol.md 6.1)."""
 
+    @property
+    def tee(self) -> int:
+        """Number under which the kernel may tee the packets for it; 0 if they have to come to userspace."""
+
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Take a packet. `local_host` is our address that it came to, empty if unknown; `now` is its arrival."""
+
+    def look_again(self, now: float) -> None:
+        """Take note that addresses of the session may have changed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,8 +72,6 @@ class Stream:
     """Accepted packets that were not sent on."""
     forwarded_packets: int = 0
     """Value of the kernel's counter of the port up to which its packets are absorbed."""
-    tee: int = 0
-    """Number under which the kernel tees what it forwards from its port; 0: it does not."""
     tee_missed_packets: int = 0
     """Packets that the kernel forwarded and could not tee, for want of room, up to when they were last absorbed."""
     tee_missed_before: int = 0
@@ -78,7 +83,12 @@ class Stream:
     loop_guard: LoopGuard | None = None
     """Made by the first packet that may be going round between relays."""
     witnesses: tuple[Witness, ...] = ()
-    """Recordings and copies of what it receives, which therefore has to come to userspace."""
+    """Recordings and copies of what it receives."""
+
+    @property
+    def tee(self) -> int:
+        """Number under which the kernel tees what it forwards from the stream's port; 0: it does not."""
+        return self.witnesses[0].tee if self.witnesses else 0
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Move the stream to a port."""

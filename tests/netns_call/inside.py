@@ -20,6 +20,7 @@ from rtpproxy.notes.notes import Notes
 from rtpproxy.notes.place import here
 from rtpproxy.offload.tee import OpenRing
 from rtpproxy.session.session import Session, Stream
+from tests.fakes import FakeRecordedStream
 from tests.netns import Host
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -115,7 +116,8 @@ class _Inside:
         return self._parts.kernel.counters.total_forwarded()
 
     def tee(self, port: int, number: int) -> None:
-        self._find(port)[1].tee = number
+        stream = self._find(port)[1]
+        stream.witnesses = (FakeRecordedStream(stream, number),) if number else ()
         self.replan(port)
 
     def replan(self, port: int) -> None:

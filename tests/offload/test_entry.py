@@ -21,7 +21,7 @@ from rtpproxy.offload.entry import (
 from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Component, Role
-from tests.fakes import make_session
+from tests.fakes import FakeRecordedStream, make_session
 
 CALLER, CALLEE = Endpoint("10.0.1.2", 5004), Endpoint("10.0.2.2", 6006)
 NEAR, FAR = "10.0.1.1", "10.0.2.1"
@@ -73,7 +73,8 @@ def test_all_four_streams():
 def test_streams_that_are_teed():
     """What arrives at their port, and nothing else."""
     session = learned_session()
-    session.caller.rtp.tee, session.callee.rtcp.tee = 5, 6
+    for stream, number in ((session.caller.rtp, 5), (session.callee.rtcp, 6)):
+        stream.witnesses = (FakeRecordedStream(stream, number),)
     wanted = plan(session, nobody)
     assert {key: want.tee for key, want in wanted.items()} == {35000: 5, 35001: 0, 36000: 0, 36001: 6}
     assert wanted[35000] == entry(tee=5)

@@ -48,7 +48,12 @@ class RunningRecorder:
         return self.recorder._process.pid
 
     def record(self, session, role=Role.CALLER, name=None, *, is_single=False):
-        side = self.recorder.record(session, role, name, is_single=is_single, on_end=lambda at: self.end(side, at))
+        side = self.recorder.record(
+            *(session, role, name),
+            is_single=is_single,
+            on_end=lambda at: self.end(side, at),
+            absorb=lambda at: None,
+        )
         return side
 
     def end(self, side, at):

@@ -11,7 +11,9 @@ from tests.fakes import make_session
 def test_nothing_is_recorded():
     recorder = NoRecorder()
     with pytest.raises(RecordingError, match="-r"):
-        recorder.record(make_session(), Role.CALLER, None, is_single=False, on_end=lambda at: None)
+        recorder.record(
+            make_session(), Role.CALLER, None, is_single=False, on_end=lambda at: None, absorb=lambda at: None
+        )
     recorder.finish_spool()
     assert recorder.counts() == {}
     recorder.close(0.0)

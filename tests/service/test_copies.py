@@ -5,7 +5,7 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.cli.networks import read_media_network
 from rtpproxy.config import ListenAddress, MediaNetwork
-from rtpproxy.offload.entry import RECORDED
+from rtpproxy.offload.entry import COPIED
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -150,7 +150,7 @@ def test_no_ports_are_left():
 def test_copied_streams_come_to_userspace(play):
     start_talking(play)
     play.command("C call udp:192.0.2.9:7000 f t", "0")
-    assert play.offload.installed[FACES_CALLER] == RECORDED
+    assert play.offload.installed[FACES_CALLER] == COPIED
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
 

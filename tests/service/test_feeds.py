@@ -4,7 +4,7 @@ import pytest
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.cli.networks import read_media_network
-from rtpproxy.offload.entry import FED, RECORDED
+from rtpproxy.offload.entry import COPIED, FED
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -92,7 +92,7 @@ def test_it_ends_some_time_after_its_source(play):
 
 def test_the_source_goes_on_when_it_ends(play):
     fork(play)
-    assert play.offload.installed[FACES_CALLER] == RECORDED
+    assert play.offload.installed[FACES_CALLER] == COPIED
     assert play.offload.installed[20004] == FED
     play.command("D rec x y", "0")
     assert play.offload.entry(FACES_CALLER) is not None

@@ -2,7 +2,7 @@
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry
-from tests.fakes import TOS
+from tests.fakes import TOS, FakeRecordedStream
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -93,7 +93,7 @@ def test_address_of_an_ignored_packet_is_not_learned(talk):
 def teed(play, key):
     """Let the kernel tee a stream from the next plan on."""
     stream = play.offload.owners[key]._stream(key)
-    stream.tee = 7
+    stream.witnesses = (FakeRecordedStream(stream, 7),)
     return stream
 
 

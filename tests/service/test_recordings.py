@@ -3,7 +3,7 @@
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import RECORDED, ForwardingEntry
+from rtpproxy.offload.entry import COPIED, ForwardingEntry
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -235,11 +235,11 @@ def test_a_recorded_stream_comes_to_userspace_and_the_other_stays(play):
     assert play.offload.entry(FACES_CALLER) is not None
     play.offload.forward(FACES_CALLER, 5, play.now, ssrc=0x1234, sequence=205)
     play.command("R call f t", "0")
-    assert play.offload.installed[FACES_CALLER] == RECORDED
+    assert play.offload.installed[FACES_CALLER] == COPIED
     assert isinstance(play.offload.installed[FACES_CALLEE], ForwardingEntry)
     play.packet(CALLER, FACES_CALLER, rtp(206), TO_CALLEE)
     assert made(play).packets == [rtp(206)]
-    assert "userspace, it is recorded or copied: 2" in play.ask("It")
+    assert "userspace, userspace copies its packets: 2" in play.ask("It")
     assert "recording files_open: 2" in play.ask("It")
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
