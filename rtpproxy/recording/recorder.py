@@ -55,7 +55,7 @@ class Recorder:
         """By name of each file that packets go into."""
         self._spooled: set[bytes] = set()
         """Names in the spool of files that have not ended."""
-        self._last_file = self._last_stream = 0
+        self._last_file = self._last_stream = self._latest_ns = 0
         self._hosts: dict[str, bytes] = {}
         self._packets = self._lost = 0
 
@@ -101,7 +101,7 @@ class Recorder:
             stream.file.refused += 1
             stream.missing += 1
             return
-        arrived_ns = int(now * _NS_PER_S)
+        arrived_ns = self._latest_ns = int(now * _NS_PER_S)
         if stream.shown_at is not None:
             self._show(stream, stream.shown_at, arrived_ns)
         if stream.missing:
@@ -113,7 +113,8 @@ class Recorder:
 
     def stop(self, side: Side, now: float) -> None:
         """End one side of a recording, and with the last side the recording."""
-        recording, at_ns = side.recording, int(now * _NS_PER_S)
+        # Packets may have been taken after the command was: they arrived before its reply.
+        recording, at_ns = side.recording, max(int(now * _NS_PER_S), self._latest_ns)
         if side not in recording.sides:
             return
         recording.sides.remove(side)

@@ -227,6 +227,20 @@ def test_recordings_take_no_part_in_idle_times(play):
     assert play.counters("call f t")["ttl"] == 30
 
 
+def test_what_arrived_before_the_reply_is_recorded_at_the_end_and_not_at_the_beginning(play):
+    start_talking(play)
+
+    def arrives(number):
+        play.media.waiting.append(lambda: play.packet(CALLER, FACES_CALLER, rtp(number), TO_CALLEE))
+
+    for stop in ("N call f t", "D call f t"):
+        arrives(201)
+        play.answer(b"R call f t")
+        arrives(202)
+        play.answer(stop.encode())
+        assert made(play).packets == [rtp(202)]
+
+
 # The kernel
 
 
