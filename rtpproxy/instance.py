@@ -97,7 +97,7 @@ async def serve(
             give_up = on_ready(_warnings(parts))
             if config.user:
                 parts.kernel.load_rest(give_up)
-            parts.recorder.finish_spool()
+            parts.recorder.start()
             log.info("rtpproxy started")
         await stop.wait()
     log.info("rtpproxy stopped")

@@ -83,6 +83,8 @@ class FakeMedia:
         self.sent: list[Sent] = []
         self.expected: dict[int, KnownSource | None] = {}
         """By port the source that was named last."""
+        self.waiting: list[Callable[[], None]] = []
+        """Datagrams that have arrived and are not taken yet: what takes them."""
         self.late = 0
         self.excess = 0
 
@@ -110,6 +112,10 @@ class FakeMedia:
         assert key & ~1 in self.open_ports
         assert component == key & 1
         self.expected[key] = source
+
+    def take_waiting(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0)()
 
     def waited_too_long(self) -> int:
         return self.late

@@ -173,8 +173,8 @@ UNTESTED = {
     "network.vlan": "words only",
     "offload.syscall": _REAL_KERNEL,
     "recording.packet": "values without rules: all tests of formats",
-    "recording.reader": _RECORDER,
     "recording.reader_process": _RECORDER,
+    "recording.supervisor": _RECORDER,
     "recording.recording": "state without rules: recording/test_recorder",
     "session.session": "values without rules: tests/service",
 }

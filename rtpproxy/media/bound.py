@@ -32,6 +32,8 @@ TURNS = 16
 """Sockets that have their turn before the control sockets get theirs; then come those that are still waiting."""
 BATCH = 32
 """Datagrams taken from one socket in its turn."""
+WAITING = 16 * TURNS
+"""Turns of sockets at most when all that has arrived is to be taken: some milliseconds."""
 _RECEIVE_BUFFER_BYTES = 256 << 10
 
 
@@ -120,6 +122,12 @@ class BoundMedia:
     def expect(self, key: int, source: KnownSource | None, component: Component) -> None:
         """Do nothing: each stream has a socket of its own, whose buffer strangers share with the phone."""
 
+    def take_waiting(self) -> None:
+        """Hand on the datagrams that have arrived by now; not all, if there are very many."""
+        for _ in range(WAITING // TURNS):
+            if not self._on_readable():
+                break
+
     def waited_too_long(self) -> int:
         """Count the datagrams that were dropped because they waited too long."""
         return self._limit.dropped
@@ -154,11 +162,14 @@ class BoundMedia:
         del self._by_descriptor[port.opened.fileno()]
         port.opened.close()
 
-    def _on_readable(self) -> None:
-        for descriptor, _ in self._ready.poll(0, TURNS):
+    def _on_readable(self) -> bool:
+        """Give sockets their turn; False if none had anything."""
+        ready = self._ready.poll(0, TURNS)
+        for descriptor, _ in ready:
             # What another one received may have closed it.
             if port := self._by_descriptor.get(descriptor):
                 self._read(port)
+        return bool(ready)
 
     def _read(self, port: _Port) -> None:
         opened, buffer, clock = port.opened, port.buffer, self._clock

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 32
 """Datagrams taken from one socket before others, and the control sockets, get their turn."""
+WAITING = 8 * BATCH
+"""Datagrams of one socket that are taken at most when all that has arrived is to be taken: some milliseconds."""
 MAX_REMEMBERED = 100_000
 """Limit of remembered destinations; beyond it all are forgotten."""
 _RECEIVE_BUFFER_BYTES = 8 << 20
@@ -40,7 +42,7 @@ class Receivers:
         self._receivers: dict[socket.socket, ReceiveBuffer] = {}
         self._slots: dict[str, int] = {}
         """By address: its port space; without wildcards."""
-        self._wildcard_slots: dict[socket.AddressFamily, int] = {}
+        self._wildcard_slots: dict[int, int] = {}
         """By family: the port space of its wildcard, if that is listened on."""
         self._destinations: dict[bytes, tuple[str, int | None]] = {}
         """By packed address and zone: the host as text, and the key of its port 0, None if it is not listened on."""
@@ -69,6 +71,13 @@ class Receivers:
             self._loop.remove_reader(receiver)
             receiver.close()
         self._receivers.clear()
+
+    def take_waiting(self) -> None:
+        """Hand on what has arrived by now, up to WAITING datagrams of each socket."""
+        for receiver, buffer in self._receivers.items():
+            for _ in range(WAITING // BATCH):
+                if not self._on_readable(receiver, buffer, receiver.family):
+                    break
 
     def no_room(self) -> int:
         """Count the datagrams that the kernel dropped because the buffer was full."""
@@ -113,7 +122,8 @@ class Receivers:
         self._receivers[receiver] = buffer
         self._loop.add_reader(receiver, self._on_readable, receiver, buffer, family)
 
-    def _on_readable(self, receiver: socket.socket, buffer: ReceiveBuffer, family: socket.AddressFamily) -> None:
+    def _on_readable(self, receiver: socket.socket, buffer: ReceiveBuffer, family: int) -> bool:
+        """Hand on datagrams of one socket; True if more may wait there."""
         clock = self._clock
         now = clock()
         if is_watched := now > buffer.watch_from:
@@ -127,10 +137,10 @@ class Receivers:
                 size, ancillary, _, source = receiver.recvmsg_into(buffers, _ANCILLARY_BYTES)
             except BlockingIOError:
                 buffer.emptied(now)
-                return
+                return False
             except OSError as error:
                 log.warning("receiving media: %s", error.strerror)
-                return
+                return False
             if is_watched and clock() >= buffer.fresh_until and buffer.is_old(ancillary):
                 continue
             if not ancillary:
@@ -142,8 +152,9 @@ class Receivers:
             if is_ipv6:
                 source = endpoint_of(source)
             on_datagram(first_key | address[2] << 8 | address[3], bytes(view[:size]), source, host, now)
+        return True
 
-    def _destination(self, packed: bytes, family: socket.AddressFamily) -> tuple[str, int | None]:
+    def _destination(self, packed: bytes, family: int) -> tuple[str, int | None]:
         host = socket.inet_ntop(family, packed[:16])
         if zone := int.from_bytes(packed[16:], sys.byteorder):
             host = f"{host}%{zone}"

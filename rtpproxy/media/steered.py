@@ -106,6 +106,10 @@ class SteeredMedia:
         self._mark(address.key(rtp_port), False)
         self._mark(address.key(rtp_port + 1), False)
 
+    def take_waiting(self) -> None:
+        """Hand on the datagrams that have arrived by now; not all, if there are very many."""
+        self._receivers.take_waiting()
+
     def waited_too_long(self) -> int:
         """Count the datagrams that were dropped because they waited too long."""
         return self._limit.dropped

@@ -98,6 +98,21 @@ class Directories:
             has_changed = True
         return has_changed
 
+    def objections(self) -> list[str]:
+        """List in words what keeps files from being made or moved, as far as it can be told before."""
+        said = [
+            f"{path}: this user may not make files there"
+            for path in self._paths
+            if not os.access(path, os.W_OK | os.X_OK, effective_ids=True)
+        ]
+        owners = [os.fstat(descriptor).st_uid for descriptor in self._opened]
+        if os.geteuid() == 0 and len(set(owners)) > 1:
+            # The process that writes becomes the owner of the first.
+            said.append(
+                f"{self._paths[1]}: it has another owner than {self._paths[0]}, who may not move files out of it"
+            )
+        return said
+
     def has_leftovers(self) -> bool:
         """Tell if there is anything in the spool."""
         return self.is_spooling and bool(os.listdir(self._opened[-1]))

@@ -25,7 +25,7 @@ class NoRecorder:
         """Raise RecordingError."""
         raise RecordingError("there is no directory for recordings: name one with -r")
 
-    def finish_spool(self) -> None:
+    def start(self) -> None:
         """Do nothing."""
 
     def counts(self) -> Mapping[str, int]:

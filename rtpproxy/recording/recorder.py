@@ -6,9 +6,8 @@ The event loop waits for no disk but to make a file, because the reply to a comm
 import logging
 import os
 import socket
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.config import Config, RecordFormat
@@ -17,34 +16,18 @@ from rtpproxy.recording import messages, names
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.messages import Ended, Found, ToRelay, encode_packet
 from rtpproxy.recording.packet import Packet, Place
-from rtpproxy.recording.reader_process import ReaderProcess
 from rtpproxy.recording.recording import File, RecordedStream, Recording, Side
+from rtpproxy.recording.supervisor import OpenRing, Supervisor
 from rtpproxy.session.session import Component, Leg, Role, Session
 
 log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
 """Time that a relay which ends waits for its recordings to be written."""
-SHORT_S = 5.0
-"""A process that died within this time is not started again at once."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 _EXTENSIONS = {RecordFormat.PCAP: b".pcap", RecordFormat.PCAPNG: b".pcapng"}
 _NS_PER_S = 1_000_000_000
 _MAX_REMEMBERED = 10_000
 _ANY = {False: "0.0.0.0", True: "::"}
-
-
-class OpenRing(Protocol):
-    """The ring that the kernel writes packets to: `offload.tee.OpenRing`. The descriptor stays open."""
-
-    @property
-    def fd(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def numbers(self) -> str: ...
-    @property
-    def record_bytes(self) -> int: ...
 
 
 class Recorder:
@@ -62,24 +45,20 @@ class Recorder:
 
         `open_ring` makes the ring, or raises OffloadError. Without it every packet has to come to userspace.
         """
-        self._loop = loop
         self._clock = clock
         self._format = config.record_format
         self._components = (Component.RTP,) if config.leaves_rtcp_out else (Component.RTP, Component.RTCP)
         self._directories = directories
         self._open_ring = open_ring
         self._ring: OpenRing | None = None
-        self._process: ReaderProcess | None = None
-        self._started_at = 0.0
-        self._pause_s = 0.0
-        self._restart: TimerHandle | None = None
+        self._supervisor = Supervisor(loop, directories, self._on_message, lambda: len(self._recordings), self._resume)
         self._recordings: dict[int, Recording] = {}
         """By number of each file that has not ended."""
         self._active: dict[bytes, Recording] = {}
         """By name of each file that packets go into."""
         self._spooled: set[bytes] = set()
         """Names in the spool of files that have not ended."""
-        self._last_file = self._last_stream = 0
+        self._last_file = self._last_stream = self._latest_ns = 0
         self._hosts: dict[str, bytes] = {}
         self._packets = self._lost = 0
 
@@ -105,7 +84,7 @@ class Recorder:
 
         Raises RecordingError.
         """
-        self._ensure_process()
+        self._supervisor.ensure()
         self._ensure_ring()
         is_whole = is_single and self.has_single_files
         recording = self._whole(session, role, name) if is_whole else self._separate(session, role, name)
@@ -136,7 +115,7 @@ class Recorder:
         """Record a packet."""
         stream.file.given += 1
         stream.given += 1
-        process = self._process
+        process = self._supervisor.process
         if process is None:
             stream.file.refused += 1
             return
@@ -144,7 +123,7 @@ class Recorder:
             stream.file.refused += 1
             stream.missing += 1
             return
-        arrived_ns = int(now * _NS_PER_S)
+        arrived_ns = self._latest_ns = int(now * _NS_PER_S)
         if stream.shown_at is not None:
             self._show(stream, stream.shown_at, arrived_ns)
         if stream.missing:
@@ -156,25 +135,33 @@ class Recorder:
 
     def stop(self, side: Side, now: float) -> None:
         """End one side of a recording, and with the last side the recording."""
-        recording, at_ns = side.recording, int(now * _NS_PER_S)
+        # Packets may have been taken after the command was: they arrived before its reply.
+        recording, at_ns = side.recording, max(int(now * _NS_PER_S), self._latest_ns)
         if side not in recording.sides:
             return
+        if any(stream.tee for stream in side.streams):
+            at_ns = max(at_ns, int(self._clock() * _NS_PER_S))
         recording.sides.remove(side)
         for stream in side.streams:
             stream.teed = stream.teed_so_far
             stream.missing += stream.missed
             stream.file.given += stream.missed
             if stream.missing:
-                self._send(messages.Lost(stream.number, at_ns, stream.missing))
+                self._supervisor.send(messages.Lost(stream.number, at_ns, stream.missing))
                 stream.missing = 0
-            self._send(messages.Leave(stream.number, at_ns))
+            self._supervisor.send(messages.Leave(stream.number, at_ns))
         if not recording.sides:
             self._close(recording, at_ns)
 
-    def finish_spool(self) -> None:
-        """Finish what a killed relay left in the spool, if there is anything. To be called at start."""
+    def start(self) -> None:
+        """Say what will keep recordings from being made, and finish what a killed relay left in the spool.
+
+        To be called once the process is the user that it will be.
+        """
+        for objection in self._directories.objections():
+            log.error("recordings will fail: %s", objection)
         if self._directories.has_leftovers():
-            self._ensure_process()
+            self._supervisor.ensure()
 
     def counts(self) -> Mapping[str, int]:
         """Count the files that are open, packets in files, and those that are known to be lost."""
@@ -191,11 +178,7 @@ class Recorder:
         for recording in set(self._recordings.values()):
             for side in tuple(recording.sides):
                 self.stop(side, now)
-        if self._restart is not None:
-            self._restart.cancel()
-        process, self._process = self._process, None
-        if process is not None and not process.close(CLOSE_S):
-            log.warning("recordings are still being written; the process %d ends when they are", process.pid)
+        self._supervisor.close(CLOSE_S)
         self._directories.close()
 
     # Making files
@@ -236,7 +219,10 @@ class Recorder:
 
     def _make_files(self, recording: Recording, wanted: list[bytes]) -> Recording:
         if self._directories.look():
-            self._tell_directories()
+            try:
+                self._supervisor.tell_directories()
+            except OSError as error:
+                raise RecordingError(f"cannot hand the new directory over: {error.strerror}") from error
         descriptors = []
         try:
             for name in wanted:
@@ -263,30 +249,17 @@ class Recorder:
 
     # Telling the process
 
-    def _send(self, message: messages.ToReader) -> None:
-        if self._process is not None:
-            self._process.send(message)
-
     def _open(self, recording: Recording, file: File, descriptor: int, *, is_continued: bool) -> None:
-        if self._process is None:
-            os.close(descriptor)
-            return
         streams = [stream for stream in recording.streams if stream.file is file]
         about = messages.Open(
             *(file.number, file.format, is_continued, file.given, file.name, file.spool_name, recording.title),
             teed=sum(stream.teed_so_far for stream in streams),
             streams=tuple(stream.number for stream in streams),
         )
-        self._process.send(about, [descriptor])
-
-    def _tell_ring(self) -> None:
-        if self._process is not None and self._ring is not None:
-            ring = self._ring
-            about = messages.MapRing(ring.size_bytes, ring.numbers, ring.record_bytes)
-            self._process.send(about, [os.dup(ring.fd)])
+        self._supervisor.open(about, descriptor)
 
     def _join(self, stream: RecordedStream) -> None:
-        self._send(messages.Join(stream.number, stream.file.number, 0))
+        self._supervisor.send(messages.Join(stream.number, stream.file.number, 0))
 
     def _show(self, stream: RecordedStream, leg: Leg, at_ns: int) -> None:
         """Show packets as if they left for the other party (protocol.md 8.5), once it is known where that is."""
@@ -298,14 +271,14 @@ class Recorder:
         if shown != stream.shown:
             stream.shown = shown
             outgoing = self._place(*shown[:2]), self._place(*shown[2:])
-            self._send(messages.Join(stream.number, stream.file.number, at_ns, outgoing))
+            self._supervisor.send(messages.Join(stream.number, stream.file.number, at_ns, outgoing))
 
     def _close(self, recording: Recording, at_ns: int) -> None:
         recording.closed_at_ns = at_ns
         for file in recording.files:
             if self._active.get(file.name) is recording:
                 del self._active[file.name]
-            self._send(messages.Close(file.number, at_ns))
+            self._supervisor.send(messages.Close(file.number, at_ns))
 
     def _place(self, host: str, port: int) -> Place:
         packed = self._hosts.get(host)
@@ -315,11 +288,6 @@ class Recorder:
             family = socket.AF_INET6 if is_ipv6(host) else socket.AF_INET
             packed = self._hosts[host] = socket.inet_pton(family, host.partition("%")[0])
         return Place(packed, port)
-
-    def _tell_directories(self) -> None:
-        if self._process is not None:
-            about = messages.Directories(self._directories.is_spooling)
-            self._process.send(about, self._directories.duplicate())
 
     # Hearing from the process
 
@@ -351,63 +319,22 @@ class Recorder:
             text, is_well = recording.outcome()
             log.log(logging.INFO if is_well else logging.ERROR, "%s: %s", recording.title, text)
 
-    # Starting the process
+    # The process and the ring
 
     def _ensure_ring(self) -> None:
         """Make the ring, if there is none and one can be made. Without it, what is recorded comes to userspace."""
         if self._ring is not None or self._open_ring is None:
             return
         try:
-            self._ring = self._open_ring()
-            self._tell_ring()
+            ring = self._open_ring()
+            self._supervisor.read_ring(ring)
         except (OffloadError, OSError) as error:
-            self._ring = None
             log.warning("userspace relays streams that are recorded: %s", error)
+        else:
+            self._ring = ring
 
-    def _ensure_process(self) -> None:
-        """Start the process that writes, if it is not running. Raises RecordingError."""
-        if self._process is not None:
-            return
-        if self._restart is not None:
-            raise RecordingError("the process that writes recordings dies again and again; see the log")
-        try:
-            self._start()
-        except OSError as error:
-            raise RecordingError(f"cannot start the process that writes recordings: {error.strerror}") from error
-
-    def _start(self) -> None:
-        self._process = ReaderProcess(self._loop, self._on_message, self._on_death)
-        self._started_at = self._loop.time()
-        try:
-            self._tell_directories()
-            self._tell_ring()
-        except OSError:
-            process, self._process = self._process, None
-            process.close(0.0)
-            raise
-
-    def _on_death(self, how: str) -> None:
-        self._process = None
-        ran_s = self._loop.time() - self._started_at
-        self._pause_s = 0.0 if ran_s >= SHORT_S else min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
-        going_on = len(self._recordings)
-        log.error(
-            "the process that writes recordings died (%s); %d files go on, without what it had not written",
-            *(how, going_on),
-        )
-        self._restart = self._loop.call_later(self._pause_s, self._start_again)
-
-    def _start_again(self) -> None:
-        self._restart = None
-        if not self._recordings:
-            return
-        try:
-            self._start()
-        except OSError as error:
-            self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
-            log.error("cannot start the process that writes recordings: %s", error.strerror)
-            self._restart = self._loop.call_later(self._pause_s, self._start_again)
-            return
+    def _resume(self) -> None:
+        """Hand everything that goes on to a process that was started anew."""
         for number, recording in tuple(self._recordings.items()):
             self._continue(number, recording)
 
@@ -430,4 +357,4 @@ class Recorder:
                 stream.missing, stream.shown = 0, None
                 self._join(stream)
         if recording.closed_at_ns is not None:
-            self._send(messages.Close(number, recording.closed_at_ns))
+            self._supervisor.send(messages.Close(number, recording.closed_at_ns))

@@ -64,7 +64,7 @@ class Recording:
             text += f", {lost} lost"
         if whys:
             left = [file for file in self.files if file.ended is not None and not file.ended.is_in_place]
-            text += f"; it ended early: {', '.join(whys)}"
+            text += f"; failed: {', '.join(whys)}"
             if left:
                 text += f"; left in the spool: {', '.join(repr(file.spool_name)[2:-1] for file in left)}"
         return text, not lost and not whys

@@ -63,14 +63,27 @@ class _Side:
     """Ports that were asked for in vain, as the side was recorded already."""
 
 
-class Recordings:
-    """The recordings and copies of all sessions of one relay."""
+class Arrived(Protocol):
+    """Holds packets that have arrived: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
-    def __init__(self, table: SessionTable, recorder: Recorder, copies: Copies, offloading: Offloading) -> None:
+    def take_waiting(self) -> None: ...
+
+
+class Recordings:
+    """The recordings and copies of all sessions of one relay.
+
+    Packets that have arrived are taken before a side begins or ends: so those that arrived before the reply to the
+    command are not recorded at its start, and are at its end.
+    """
+
+    def __init__(
+        self, table: SessionTable, recorder: Recorder, copies: Copies, offloading: Offloading, arrived: Arrived
+    ) -> None:
         self._table = table
         self._recorder = recorder
         self._copies = copies
         self._offloading = offloading
+        self._arrived = arrived
         self._sides: dict[Key, _Side] = {}
 
     def record(self, request: Record, now: float) -> list[Session]:
@@ -135,6 +148,8 @@ class Recordings:
 
         Raises SessionNotFoundError if there is nothing to end.
         """
+        if self._sides:
+            self._arrived.take_waiting()
         found = self._table.find_all(request.call_id, request.from_tag, request.to_tag)
         stopped = []
         for session, is_reverse in found:
@@ -153,8 +168,11 @@ class Recordings:
     def end(self, session: Session, now: float) -> None:
         """End everything of a session that ends."""
         if self._sides:
-            for role in Role:
-                self._stop((session, role), now, is_ending=True)
+            keys = [(session, role) for role in Role if (session, role) in self._sides]
+            if keys:
+                self._arrived.take_waiting()
+            for key in keys:
+                self._stop(key, now, is_ending=True)
 
     def _record(self, session: Session, role: Role, name: bytes | None, *, is_single: bool, now: float) -> bool:
         """Begin to record a side; False if it is recorded or copied already."""
@@ -177,6 +195,7 @@ class Recordings:
         return True
 
     def _begin(self, key: Key, made: Recorded, now: float) -> None:
+        self._arrived.take_waiting()
         self._sides[key] = _Side(made)
         for one in made.streams:
             one.stream.witnesses = (*one.stream.witnesses, one)

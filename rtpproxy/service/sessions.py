@@ -30,7 +30,7 @@ from rtpproxy.service.notification import find_notification
 from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offloading
 from rtpproxy.service.packets import Packets, Sender
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
-from rtpproxy.service.recordings import Recorder, Recordings
+from rtpproxy.service.recordings import Arrived, Recorder, Recordings
 from rtpproxy.service.requests import (
     CopyTo,
     Delete,
@@ -63,7 +63,7 @@ JUDGED_AT_ONCE = 128
 """Sessions whose remotes are judged in one turn, which takes a millisecond or, if all must be forgotten, some ten."""
 
 
-class Media(Sender, PortOwner, Expecting, Receiving, Protocol):
+class Media(Sender, PortOwner, Expecting, Receiving, Arrived, Protocol):
     """The userspace path: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
 
 
@@ -109,7 +109,7 @@ class Service:
         copies = Copies(
             *(media, pairs, self._legs, local_addresses, self._destinations), with_rtcp=not config.leaves_rtcp_out
         )
-        self._recordings = Recordings(self._table, recorder, copies, self._offloading)
+        self._recordings = Recordings(self._table, recorder, copies, self._offloading, media)
         self._feeds = Feeds(media, self._offloading, self._destinations, activity)
         self._counters = Counters(totals, entries, kernel_counters, media, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.

@@ -14,12 +14,13 @@ from tests.docs.pages import DOCS, section_blocks
 from tests.recording.packets import BEGIN_NS
 from tests.running import rtp
 
+TOOLS = ("tshark", "sox", "xxd")
 PACKETS = 50
 LOUD, QUIET = 0x80, 0xFF
 """The loudest sample of PCMU, and silence."""
 
 
-@pytest.mark.skipif(shutil.which("tshark") is None or shutil.which("sox") is None, reason="needs tshark and sox")
+@pytest.mark.skipif(any(shutil.which(name) is None for name in TOOLS), reason=f"needs {TOOLS}")
 @pytest.mark.parametrize("kind", [RecordFormat.PCAP, RecordFormat.PCAPNG])
 def test_both_sides_in_one_file(tmp_path, kind):
     form = formats.make(kind, Frames(), "")

@@ -4,17 +4,19 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, STEERED, Call, PhonePort, numbered, rtcp
+from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, STEERED, TC, Call, PhonePort, numbered, rtcp
 from tests.recording import tshark
 from tests.recording.packets import read_adhoc
 from tests.running import rtp
 from tests.waiting import wait_for
 
 both_ways = pytest.mark.parametrize("way", [KERNEL, STEERED, BOUND], ids=lambda way: way.name, indirect=True)
+kernel_ways = pytest.mark.parametrize("way", [KERNEL, TC], ids=lambda way: way.name, indirect=True)
 one_way = pytest.mark.parametrize("way", [STEERED], ids=lambda way: way.name, indirect=True)
 
 
@@ -43,6 +45,11 @@ def writers(relay):
     return [int(pid) for pid in pids]
 
 
+def forwarded(relay):
+    """Frames that the kernel forwarded so far."""
+    return int(dict(line.split(": ") for line in relay.ask("It").splitlines())["frames forwarded"])
+
+
 def names(place):
     return sorted(path.name for path in place.iterdir())
 
@@ -53,7 +60,6 @@ def wait_for_names(place, *wanted):
 
 @both_ways
 def test_packets_between_start_and_stop(record, topology, way, places):
-    """The stream comes to userspace at once, and is back in the kernel after it."""
     relay = record()
     with Call(relay, topology.caller, topology.callee) as call:
         call.establish(way)
@@ -76,6 +82,95 @@ def test_packets_between_start_and_stop(record, topology, way, places):
     read = read_adhoc((places[0] / "c1=f.o.rtcp").read_bytes())
     assert [(one.source, one.payload) for one in read] == [((caller, 4001), rtcp(2))]
     assert names(places[1]) == []
+
+
+def ask_after_burst(relay, topology, call, numbers, command):
+    """Give a command when packets have arrived. The relay stands still meanwhile, so that all of them wait for it."""
+
+    def arrived():
+        return int(topology.relay.run(["cat", "/sys/class/net/to-caller/statistics/rx_packets"]).stdout)
+
+    os.kill(relay.process.pid, signal.SIGSTOP)
+    try:
+        before = arrived()
+        for number in numbers:
+            call.caller.send(numbered(number))
+        wait_for(lambda: arrived() >= before + len(numbers), DEADLINE_S, "the packets to arrive")
+        with ThreadPoolExecutor(1) as background:
+            reply = background.submit(relay.ask, command)
+            os.kill(relay.process.pid, signal.SIGCONT)
+            assert reply.result(DEADLINE_S) == "0"
+    finally:
+        os.kill(relay.process.pid, signal.SIGCONT)
+
+
+@both_ways
+def test_packets_that_wait_when_the_command_comes(record, topology, way, places):
+    """A burst before the command to start is not in the file, and one before that to stop is, whole."""
+    relay = record()
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(way)
+        for name, before, after in (("one", 1000, 2000), ("two", 3000, 4000)):
+            ask_after_burst(relay, topology, call, range(before, before + 100), f"C {call.name} {name} f t")
+            ask_after_burst(relay, topology, call, range(after, after + 100), f"N {call.tags}")
+        wait_for_names(places[0], *(f"{name}.{kind}" for name in ("one", "two") for kind in ("rtp", "rtcp")))
+    for name, after in (("one", 2000), ("two", 4000)):
+        read = read_adhoc((places[0] / f"{name}.rtp").read_bytes())
+        assert [one.payload for one in read] == [numbered(number) for number in range(after, after + 100)]
+
+
+@kernel_ways
+def test_a_recorded_call_stays_in_the_kernel(record, topology, way, places):
+    """Recorded from its middle on, both sides, in one file: nothing of it comes to userspace."""
+    relay = record("-P")
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(way)
+        call.cross(rtcp(1), is_rtcp=True)
+        call.wait_offloaded(*call.ports)
+        before = forwarded(relay)
+        for tags in ("f t", "t f"):
+            assert relay.ask(f"Rs {call.name} {tags}") == "0"
+        call.wait_offloaded(*call.ports)
+        for number in range(2, 52):
+            call.cross(rtp(number))
+        call.cross(rtcp(2), is_rtcp=True)
+        assert relay.ask(f"Na {call.tags}") == "0"
+        assert forwarded(relay) == before + 102
+        call.cross(rtp(52))
+        assert forwarded(relay) == before + 104
+        wait_for_names(places[0], "c1=f.pcap")
+        ours, theirs = call.callee.to_rtcp, (topology.callee.ip, 5001)
+    seen = tshark.read(places[0] / "c1=f.pcap")
+    assert [one.payload for one in seen] == [rtp(n) for n in range(2, 52) for _ in range(2)] + [rtcp(2)] * 2
+    assert [one.time_us for one in seen] == sorted(one.time_us for one in seen)
+    assert (seen[0].source, seen[0].to) == ((topology.caller.ip, 4000), call.caller.to)
+    assert (seen[-2].source, seen[-2].to) == (ours, theirs)
+    assert "102 packets in c1=f.pcap" in relay.log
+
+
+@kernel_ways
+def test_the_process_that_writes_dies_while_the_kernel_forwards(record, topology, way, places):
+    """What it had not written is told, and what it had not read is written by the next one."""
+    relay = record()
+    with Call(relay, topology.caller, topology.callee) as call:
+        call.establish(way)
+        assert relay.ask(f"R {call.tags}") == "0"
+        call.cross(rtp(2))
+        spooled = places[1] / "c1=f.o.rtp"
+        wait_for(lambda: spooled.stat().st_size, DEADLINE_S, "the packet to be written")
+        (writer,) = writers(relay)
+        os.kill(writer, signal.SIGSTOP)
+        for number in range(3, 13):
+            call.cross(rtp(number))
+        os.kill(writer, signal.SIGKILL)
+        wait_for(lambda: writers(relay) not in ([], [writer]), DEADLINE_S, "another process")
+        call.cross(rtp(13))
+        assert relay.ask(f"N {call.tags}") == "0"
+        wait_for_names(places[0], "c1=f.o.rtcp", "c1=f.o.rtp")
+    read = read_adhoc((places[0] / "c1=f.o.rtp").read_bytes())
+    assert [one.payload for one in read] == [rtp(number) for number in range(2, 14)]
+    assert "12 packets in c1=f.o.rtp, c1=f.o.rtcp" in relay.log
+    assert "lost" not in relay.log
 
 
 @both_ways
@@ -236,7 +331,7 @@ def test_a_full_disk_is_not_noticed_by_the_call(record, topology, way, places):
             wait_for(lambda: "No space left on device" in relay.log, DEADLINE_S, "the line in the log")
             relay_all(call, range(1000, 1100))
             assert relay.ask(f"N {call.tags}") == "E50"
-        assert relay.log.count("it ended early") == 1
+        assert relay.log.count("failed: No space left on device") == 1
         assert "left in the spool: c1=f.o.rtp" in relay.log
         assert names(places[0]) == ["c1=f.o.rtcp"]
         numbers = [one.payload for one in read_adhoc((places[1] / "c1=f.o.rtp").read_bytes())]
@@ -294,6 +389,7 @@ def test_a_directory_without_permission(start, topology, way, places, tmp_path):
     os.chown(tmp_path, 65534, 65534)
     relay = start(*way.options, "-r", str(places[0]), "-u", "nobody")
     with Call(relay, topology.caller, topology.callee) as call:
+        assert f"recordings will fail: {places[0]}: this user may not make files there" in relay.log
         assert relay.ask(f"R {call.tags}") == "E50"
         assert "Permission denied" in relay.log
         call.cross(rtp(1))

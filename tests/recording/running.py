@@ -45,7 +45,12 @@ class RunningRecorder:
     @property
     def pid(self):
         """The process that writes."""
-        return self.recorder._process.pid
+        return self.process.pid
+
+    @property
+    def process(self):
+        """None while it is not running."""
+        return self.recorder._supervisor.process
 
     def record(self, session, role=Role.CALLER, name=None, *, is_single=False):
         side = self.recorder.record(

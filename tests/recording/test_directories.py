@@ -136,3 +136,21 @@ def test_descriptors_are_duplicated(directories, places):
     assert [os.readlink(f"/proc/self/fd/{one}") for one in copies] == list(places)
     for one in copies:
         os.close(one)
+
+
+def test_nothing_is_objected_to(directories):
+    assert directories.objections() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_spool_of_another_owner_is_objected_to(directories, places):
+    os.chown(places[0], 65534, 65534)
+    (objection,) = directories.objections()
+    assert objection == f"{places[1]}: it has another owner than {places[0]}, who may not move files out of it"
+
+
+def test_a_directory_that_this_user_may_not_write_to_is_objected_to():
+    directories = Directories("/proc", "")
+    said = directories.objections()
+    directories.close()
+    assert said == ([] if os.geteuid() == 0 else ["/proc: this user may not make files there"])

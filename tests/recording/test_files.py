@@ -6,7 +6,7 @@ import pytest
 
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording import formats
-from rtpproxy.recording.files import FLUSH_NS, WINDOW_NS, Files
+from rtpproxy.recording.files import EARLY_NS, FLUSH_NS, WINDOW_NS, Files
 from rtpproxy.recording.frames import Frames
 from rtpproxy.recording.messages import Close, Join, Leave, Lost, Open
 from rtpproxy.recording.output import Output
@@ -41,6 +41,10 @@ class Stage:
     def in_file(self, number):
         data = (self.directory / f"file{number}").read_bytes()
         return [int(one.payload[:6]) for one in read_adhoc(data)]
+
+    def teed(self, stream, *numbers):
+        for number in numbers:
+            self.files.teed(stream, packet(number, arrived_ns=number * MS))
 
 
 @pytest.fixture
@@ -166,3 +170,65 @@ def test_joining_a_file_that_has_ended_is_nothing(stage):
     stage.packets(11, 1)
     stage.files.finish(100 * MS)
     assert stage.ended == []
+
+
+# The ring
+
+
+def test_packets_of_both_ways_are_in_one_order_and_those_of_the_ring_are_counted(stage):
+    stage.open(1, 11)
+    stage.packets(11, 1, 2, 6)
+    stage.teed(11, 3, 4, 5)
+    stage.files.finish(100 * MS)
+    assert stage.in_file(1) == [1, 2, 3, 4, 5, 6]
+    assert [(output.packets, output.teed) for output in stage.ended] == [(6, 3)]
+
+
+def test_a_packet_of_the_ring_may_come_before_the_message_about_its_stream(stage):
+    stage.teed(11, 1, 2)
+    stage.teed(12, 1)
+    stage.files.work(50 * MS)
+    stage.open(1, 11)
+    stage.teed(11, 3)
+    stage.files.finish(100 * MS)
+    assert stage.in_file(1) == [1, 2, 3]
+
+
+def test_what_the_ring_has_of_streams_that_ended_is_forgotten(stage):
+    stage.open(1, 11)
+    stage.files.note(Leave(11, 5 * MS))
+    stage.files.note(Close(1, 5 * MS))
+    stage.files.work(10 * MS + WINDOW_NS)
+    stage.teed(11, 6)
+    assert stage.files._early
+    stage.files.work(6 * MS + EARLY_NS + 1)
+    assert not stage.files._early
+    assert stage.in_file(1) == []
+
+
+def test_what_waits_in_the_ring_is_not_done_without(stage):
+    """A reader that is behind does not end a stream before it has read what came before."""
+    stage.open(1, 11)
+    stage.files.note(Leave(11, 50 * MS))
+    stage.files.note(Close(1, 50 * MS))
+    stage.teed(11, 10)
+    stage.files.work(1000 * MS, read_ns=10 * MS)
+    stage.teed(11, 40)
+    stage.files.work(1000 * MS, read_ns=1000 * MS)
+    assert stage.in_file(1) == [10, 40]
+
+
+def test_a_dead_process_lost_what_it_had_read_of_the_ring_and_no_more(stage):
+    """Eight packets were given, and seven teed; it wrote one, and two of those in the ring were not read."""
+    stage.open(1, 11)
+    stage.packets(11, 1)
+    stage.files.finish(2 * MS)
+    again = Stage(stage.directory)
+    again.teed(11, 20, 21)
+    descriptor = os.open(stage.directory / "file1", os.O_RDWR)
+    about = Open(1, RecordFormat.ADHOC, True, 8, b"file1", b"", "title", teed=7, streams=(11,))
+    again.files.open(Output(descriptor, about, formats.make(RecordFormat.ADHOC, Frames(), "title")))
+    again.files.note(Join(11, 1, 0))
+    again.files.finish(100 * MS)
+    assert again.in_file(1) == [1, 20, 21]
+    assert [(output.packets, output.teed, output.lost) for output in again.ended] == [(3, 7, 12)]

@@ -15,6 +15,7 @@ from rtpproxy.recording.messages import (
     Join,
     Leave,
     Lost,
+    MapRing,
     Open,
     Packets,
     decode,
@@ -35,13 +36,17 @@ places = st.one_of(st.tuples(place_4, place_4), st.tuples(place_6, place_6))
 packet = st.builds(lambda at, ends, data: Packet(at, *ends, data), time_ns, places, st.binary(max_size=200))
 messages = st.one_of(
     st.builds(Directories, st.booleans()),
-    st.builds(Open, number, st.sampled_from(RecordFormat), st.booleans(), count, name, name, text),
+    st.builds(MapRing, number, text, number),
+    st.builds(
+        *(Open, number, st.sampled_from(RecordFormat), st.booleans(), count, name, name, text),
+        *(count, st.lists(number, max_size=9).map(tuple)),
+    ),
     st.builds(Join, number, number, time_ns, st.none() | places),
     st.builds(Packets, st.lists(st.tuples(number, packet), max_size=5).map(tuple)),
     st.builds(Lost, number, time_ns, count),
     st.builds(Leave, number, time_ns),
     st.builds(Close, number, time_ns),
-    st.builds(Ended, number, count, st.booleans(), text),
+    st.builds(Ended, number, count, st.booleans(), text, count),
     st.builds(Found, name, count, st.booleans(), text),
 )
 

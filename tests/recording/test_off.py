@@ -14,6 +14,6 @@ def test_nothing_is_recorded():
         recorder.record(
             make_session(), Role.CALLER, None, is_single=False, on_end=lambda at: None, absorb=lambda at: None
         )
-    recorder.finish_spool()
+    recorder.start()
     assert recorder.counts() == {}
     recorder.close(0.0)

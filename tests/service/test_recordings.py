@@ -227,6 +227,20 @@ def test_recordings_take_no_part_in_idle_times(play):
     assert play.counters("call f t")["ttl"] == 30
 
 
+def test_what_arrived_before_the_reply_is_recorded_at_the_end_and_not_at_the_beginning(play):
+    start_talking(play)
+
+    def arrives(number):
+        play.media.waiting.append(lambda: play.packet(CALLER, FACES_CALLER, rtp(number), TO_CALLEE))
+
+    for stop in ("N call f t", "D call f t"):
+        arrives(201)
+        play.answer(b"R call f t")
+        arrives(202)
+        play.answer(stop.encode())
+        assert made(play).packets == [rtp(202)]
+
+
 # The kernel
 
 
@@ -244,3 +258,27 @@ def test_a_recorded_stream_comes_to_userspace_and_the_other_stays(play):
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
     assert play.counters("call f t npkts_ina rtpa_nlost") == {"npkts_ina": 7, "rtpa_nlost": 0}
+
+
+def test_a_recorded_stream_stays_in_the_kernel_where_that_has_a_ring(play):
+    play.recorder.has_ring = True
+    start_talking(play)
+    play.command("R call f t", "0")
+    assert play.offload.entry(FACES_CALLER).tee == made(play).streams[0].tee > 0
+    assert play.offload.entry(FACES_CALLEE).tee == 0
+    play.offload.forward(FACES_CALLER, 5, play.now, ssrc=0x1234, sequence=205)
+    play.command("N call f t", "0")
+    assert play.offload.entry(FACES_CALLER).tee == 0
+    assert made(play).packets == []
+
+
+def test_a_copy_brings_a_recorded_session_to_userspace_and_back(play):
+    play.recorder.has_ring = True
+    start_talking(play)
+    play.command("R call f t", "0")
+    play.ask("U rec 192.0.2.9 7000 x y && C call f t")
+    assert play.offload.installed[FACES_CALLER] == COPIED
+    play.packet(CALLER, FACES_CALLER, rtp(206), TO_CALLEE)
+    assert made(play).packets == [rtp(206)]
+    play.command("D rec x y", "0")
+    assert play.offload.entry(FACES_CALLER).tee == made(play).streams[0].tee

@@ -1,0 +1,142 @@
+"""Keeps the process that writes recordings running: starts it when it is first needed, and again when it dies."""
+
+import logging
+import os
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from typing import Protocol
+
+from rtpproxy.errors import RecordingError
+from rtpproxy.recording import messages
+from rtpproxy.recording.directories import Directories
+from rtpproxy.recording.messages import ToReader, ToRelay
+from rtpproxy.recording.reader_process import ReaderProcess
+
+log = logging.getLogger(__name__)
+
+SHORT_S = 5.0
+"""A process that died within this time is not started again at once."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+
+
+class OpenRing(Protocol):
+    """The ring that the kernel writes packets to: `offload.tee.OpenRing`. The descriptor stays open."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def numbers(self) -> str: ...
+    @property
+    def record_bytes(self) -> int: ...
+
+
+class Supervisor:
+    """The process of one relay, whichever it is at the moment. What is sent while there is none is lost."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        directories: Directories,
+        on_message: Callable[[ToRelay], None],
+        files: Callable[[], int],
+        resume: Callable[[], None],
+    ) -> None:
+        """`files` tells how many files are open. `resume` hands these to a process that was started for them."""
+        self._loop = loop
+        self._directories = directories
+        self._on_message = on_message
+        self._files = files
+        self._resume = resume
+        self._ring: OpenRing | None = None
+        self._started_at = 0.0
+        self._restart: TimerHandle | None = None
+        self.process: ReaderProcess | None = None
+        """None before the first start, and while it is not running."""
+        self.pause_s = 0.0
+        """Time before the next start, after a death."""
+
+    def ensure(self) -> None:
+        """Start the process, if it is not running. Raises RecordingError."""
+        if self.process is not None:
+            return
+        if self._restart is not None:
+            raise RecordingError("the process that writes recordings dies again and again; see the log")
+        try:
+            self._start()
+        except OSError as error:
+            raise RecordingError(f"cannot start the process that writes recordings: {error.strerror}") from error
+
+    def send(self, message: ToReader) -> None:
+        """Send a message, if the process is running."""
+        if self.process is not None:
+            self.process.send(message)
+
+    def open(self, message: messages.Open, descriptor: int) -> None:
+        """Hand a file over. The descriptor is closed here in any case."""
+        if self.process is None:
+            os.close(descriptor)
+        else:
+            self.process.send(message, [descriptor])
+
+    def tell_directories(self) -> None:
+        """Tell which directories are used from now on. Raises OSError."""
+        if self.process is not None:
+            self.process.send(messages.Directories(self._directories.is_spooling), self._directories.duplicate())
+
+    def read_ring(self, ring: OpenRing) -> None:
+        """Let the process, and those that follow it, read the ring from now on. Raises OSError."""
+        self._tell_ring(ring)
+        self._ring = ring
+
+    def close(self, wait_s: float) -> None:
+        """Let the process finish all files, and wait for that so long."""
+        if self._restart is not None:
+            self._restart.cancel()
+        process, self.process = self.process, None
+        if process is not None and not process.close(wait_s):
+            log.warning("recordings are still being written; the process %d ends when they are", process.pid)
+
+    def _start(self) -> None:
+        process = self.process = ReaderProcess(self._loop, self._on_message, self._on_death)
+        self._started_at = self._loop.time()
+        try:
+            self.tell_directories()
+            if self._ring is not None:
+                self._tell_ring(self._ring)
+        except OSError:
+            self.process = None
+            process.close(0.0)
+            raise
+
+    def _tell_ring(self, ring: OpenRing) -> None:
+        if self.process is not None:
+            about = messages.MapRing(ring.size_bytes, ring.numbers, ring.record_bytes)
+            self.process.send(about, [os.dup(ring.fd)])
+
+    def _on_death(self, how: str) -> None:
+        self.process = None
+        has_lasted = self._loop.time() - self._started_at >= SHORT_S
+        self.pause_s = 0.0 if has_lasted else self._next_pause_s()
+        log.error(
+            "the process that writes recordings died (%s); %d files go on, without what it had not written",
+            *(how, self._files()),
+        )
+        self._restart = self._loop.call_later(self.pause_s, self._start_again)
+
+    def _next_pause_s(self) -> float:
+        return min(max(FIRST_PAUSE_S, 2 * self.pause_s), LONGEST_PAUSE_S)
+
+    def _start_again(self) -> None:
+        self._restart = None
+        if not self._files():
+            return
+        try:
+            self._start()
+        except OSError as error:
+            self.pause_s = self._next_pause_s()
+            log.error("cannot start the process that writes recordings: %s", error.strerror)
+            self._restart = self._loop.call_later(self.pause_s, self._start_again)
+            return
+        self._resume()

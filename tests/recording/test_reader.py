@@ -1,0 +1,158 @@
+"""The process that writes, run in this one: its clocks, and what it answers. test_recorder runs the real one."""
+
+import os
+import socket
+
+import pytest
+
+from rtpproxy.config import RecordFormat
+from rtpproxy.recording import reader as module
+from rtpproxy.recording.messages import Close, Directories, Ended, Join, Open, Packets, decode, encode
+from rtpproxy.recording.reader import Reader
+from tests.recording.packets import packet, read_adhoc
+
+S = 1_000_000_000
+WALL_NS = 1_790_000_000 * S
+
+
+class Clocks:
+    """Takes the place of the module `time`."""
+
+    def __init__(self):
+        self.monotonic, self.wall = 10_000 * S, WALL_NS
+
+    def monotonic_ns(self):
+        return self.monotonic
+
+    def time_ns(self):
+        return self.wall
+
+    def go_on(self, seconds, *, step=0):
+        self.monotonic += int(seconds * S)
+        self.wall += int((seconds + step) * S)
+
+
+class Stage:
+    """A reader, the relay's end of its socket, and what it has done to this process instead of giving up privileges."""
+
+    def __init__(self, directory, monkeypatch, clock_offset_ns=0):
+        self.clocks = Clocks()
+        self.gave_up = []
+        self.directory = directory
+        monkeypatch.setattr(module, "time", self.clocks)
+        monkeypatch.setattr(module, "_give_up_privileges", self.gave_up.append)
+        monkeypatch.chdir(directory)
+        self.relay, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.relay.setblocking(False)
+        self.reader = Reader(self.theirs, clock_offset_ns)
+
+    def close(self):
+        self.reader._files.finish(self.clocks.monotonic)
+        for descriptor in self.reader._directories:
+            os.close(descriptor)
+        self.relay.close()
+        self.theirs.close()
+
+    def send(self, message, *descriptors):
+        socket.send_fds(self.relay, [encode(message)], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def open(self, number=1):
+        self.send(Directories(is_spooling=False), os.open(self.directory, os.O_RDONLY))
+        descriptor = os.open(self.directory / "file", os.O_RDWR | os.O_CREAT)
+        self.send(Open(number, RecordFormat.ADHOC, False, 0, b"file", b"", ""), descriptor)
+        self.send(Join(1, number, 0))
+
+    def packet(self, number, at_ns):
+        self.send(Packets(((1, packet(number, arrived_ns=at_ns)),)))
+
+    def turn(self):
+        """One turn of the process, but for waiting; False if the relay is gone."""
+        self.reader._look_at_clocks()
+        is_open = self.reader._read()
+        now_ns = self.reader._look_at_clocks()
+        (self.reader._files.work if is_open else self.reader._files.finish)(now_ns)
+        return is_open
+
+    def answers(self):
+        found = []
+        while True:
+            try:
+                found.append(decode(self.relay.recv(1 << 16)))
+            except BlockingIOError:
+                return found
+
+    def arrivals(self):
+        return [round((one.arrived - WALL_NS / S) * 1000) for one in read_adhoc((self.directory / "file").read_bytes())]
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    made = Stage(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_packets_keep_the_time_of_day_that_it_was_when_they_arrived(stage, step):
+    """Somebody steps the clock while packets are recorded."""
+    stage.open()
+    begin_ns = stage.clocks.monotonic
+    stage.packet(1, begin_ns)
+    stage.turn()
+    stage.clocks.go_on(0.010)
+    stage.turn()
+    stage.clocks.go_on(0.010, step=step)
+    stage.packet(2, begin_ns + 5_000_000)
+    stage.packet(3, begin_ns + 15_000_000)
+    stage.turn()
+    stage.clocks.go_on(2)
+    stage.turn()
+    stage.relay.shutdown(socket.SHUT_WR)
+    assert not stage.turn()
+    assert stage.arrivals() == [0, 5, 15 + 1000 * step]
+
+
+def test_the_clock_of_another_time_namespace(tmp_path, monkeypatch):
+    """Packets bear the kernel's clock, which is an hour behind this process'."""
+    stage = Stage(tmp_path, monkeypatch, clock_offset_ns=3600 * S)
+    stage.open()
+    stage.packet(1, stage.clocks.monotonic - 3600 * S)
+    stage.turn()
+    stage.relay.shutdown(socket.SHUT_WR)
+    assert not stage.turn()
+    assert stage.arrivals() == [0]
+    stage.close()
+
+
+def test_privileges_are_given_up_once(stage):
+    for _ in range(2):
+        stage.send(Directories(is_spooling=False), os.open(stage.directory, os.O_RDONLY))
+    stage.turn()
+    assert len(stage.gave_up) == 1
+
+
+def test_a_file_without_a_descriptor_is_answered(stage):
+    stage.send(Open(7, RecordFormat.ADHOC, False, 0, b"file", b"", ""))
+    stage.turn()
+    assert stage.answers() == [Ended(7, 0, True, "Too many open files")]
+
+
+def test_closing_is_answered(stage):
+    stage.open(5)
+    stage.packet(1, stage.clocks.monotonic)
+    stage.send(Close(5, stage.clocks.monotonic))
+    stage.turn()
+    assert stage.answers() == []
+    stage.clocks.go_on(1)
+    stage.turn()
+    assert stage.answers() == [Ended(5, 1, True, "")]
+
+
+def test_a_relay_that_is_gone_hears_nothing(stage):
+    stage.open()
+    stage.turn()
+    stage.relay.close()
+    assert not stage.turn()
+    assert (stage.directory / "file").read_bytes() == b""
