@@ -4,6 +4,7 @@ It has no privileges, and gets descriptors of two directories and of open files 
 this process alone. When the relay is gone, however it ended, the socket is closed: then all files are finished.
 """
 
+import contextlib
 import errno
 import os
 import resource
@@ -211,6 +212,14 @@ def _give_up_privileges(directory: int) -> None:
         forbid_new()
 
 
+def _close_inherited(kept: int) -> None:
+    """Close what came from those who started the relay, as its listening sockets: they must not outlive it here."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > sys.stderr.fileno() and int(name) != kept:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(int(name))
+
+
 def main() -> None:
     """Serve the relay at the other end of standard input."""
     for number in _IGNORED:
@@ -220,6 +229,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     relay = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    _close_inherited(relay.fileno())
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, sys.stdin.fileno())
     os.close(null)

@@ -46,7 +46,7 @@ class ReaderProcess:
             for force in (force_send_buffer, force_receive_buffer):
                 force(self._socket, _BUFFER_BYTES)
             command = [sys.executable, "-I", "-c", _PROGRAM, _ROOT]
-            # No descriptor of ours is inheritable, so there are none to close: with thousands that takes long.
+            # The process closes what it inherits: here, with thousands of descriptors, that would take long.
             self._process = subprocess.Popen(command, stdin=theirs.fileno(), close_fds=False)
         except OSError:
             self._socket.close()

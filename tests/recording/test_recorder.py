@@ -354,6 +354,7 @@ def test_the_process_has_no_descriptor_left_for_the_file(running, caplog):
     running.send(first, b"data")
     running.wait_for(lambda: (running.recordings / "one=f.o.rtp").stat().st_size, "the first file to be open")
     opened = len(os.listdir(f"/proc/{running.pid}/fd"))
+    assert os.readlink(f"/proc/{running.pid}/fd/{opened - 1}").endswith("one=f.o.rtcp"), "a descriptor was inherited"
     resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (opened, opened))
     second = running.record(session_with_ports(b"two"))
     running.wait_for(lambda: running.ended == [second], "the end of the second recording")
