@@ -28,12 +28,13 @@ from tests.bench.progress import say
 from tests.bench.relays import make_room_for_connections
 from tests.bench.resources import measure_idle_check, measure_memory
 from tests.bench.runs import MeasuringError
+from tests.bench.teed import measure_teed
 from tests.bench.walk import measure_walks
 from tests.running import PROGRAM
 from tests.workers import enter_own_namespaces
 
 _FORMAT = 1
-_PARTS = "forwarding", "program", "userspace", "control", "loaded", "churn", "resources"
+_PARTS = "forwarding", "program", "teed", "userspace", "control", "loaded", "churn", "resources"
 _QUIET_LOAD = 0.5
 _TOOLS = "ip", "ethtool", "nft"
 
@@ -106,6 +107,7 @@ def _steps(
     if before_program:
         steps.append(("forwarding", put("relays", lambda: measure_before(plan, before_program), results["before"])))
     steps.append(("program", put("program", lambda: measure_walks(plan, programs))))
+    steps.append(("teed", put("teed", lambda: measure_teed(plan))))
     steps.append(("userspace", put("userspace", lambda: measure_userspace(plan))))
     if peer:
         steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))

@@ -32,7 +32,7 @@ yours; it should do nothing else meanwhile.
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about two minutes |
-| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `userspace`, `control`, `loaded`, `churn` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `teed`, `userspace`, `control`, `loaded`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json` |
@@ -96,6 +96,7 @@ def _tables(results: Results) -> list[str]:
         ("forwarding", _forwarding),
         ("relays", _before),
         ("program", _program),
+        ("teed", _teed),
         ("userspace", _userspace),
         ("peer", _peer),
         ("control", _control),
@@ -208,6 +209,32 @@ def _program(results: Results) -> str:
         "take 3.8 MB. The time of the small program and of the kernel's loop is measured by the same walk with an empty "
         "program at its end, and subtracted.",
         _table(("program", "rows", "ns (middle half of the walks)", "ns of the walk itself, subtracted"), rows),
+    )
+
+
+def _teed(results: Results) -> str:
+    rows = [
+        (
+            row["relay"],
+            f"{row['teed']:,} of {row['calls']:,}",
+            _millions(row["packets_per_s"]),
+            _ratio(row["of_none"]),
+            f"{row['records_per_s']:,}",
+            f"{row['missed']:,}",
+            _share(row["lost"]),
+            f"{row['reader_share']:.0%}",
+        )
+        for row in results["teed"]
+    ]
+    return _section(
+        "Recorded streams",
+        "The kernel tier while it tees some of its streams into a ring, which a process on the other core reads and writes to a "
+        "pcap file in memory: first at full speed, then with as many packets a second as so many calls send (100 a call).",
+        _table(
+            ("relay", "teed", "packets/s", "of none teed", "records/s", "missed", "lost", "reader, of a core"), rows
+        ),
+        "Missed are packets that were forwarded and found no room in the ring; the columns from records/s on are of the "
+        "run at the calls' pace.",
     )
 
 

@@ -41,6 +41,10 @@ class Plan:
     churn_s: float = 12.0
     """Length of a run; routes change for a part of it."""
     churn_peers: int = 15_000
+    teed: tuple[int, ...] = (0, 100, 1000, 4000)
+    """Of the most calls, so many are recorded; and all."""
+    teed_s: float = 4.0
+    """Length of a run at which all calls send as much as calls do."""
     held_calls: int = 15_000
     """For memory and for the idle check."""
 
@@ -63,5 +67,7 @@ QUICK = replace(
     loaded_s=1.0,
     churn_routes=20_000,
     churn_s=3.0,
+    teed=(0, 100),
+    teed_s=1.0,
     held_calls=1000,
 )

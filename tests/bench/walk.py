@@ -7,17 +7,15 @@ rows the daemon filled. The same walk ending in an empty program says what walki
 """
 
 import ctypes
-import json
 import os
 import statistics
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from bcc import BPF
 
-from rtpproxy.offload.syscall import bpf
+from tests.bench.attached import attached_program
 from tests.bench.frames import FILLER, frame_bytes
 from tests.bench.generator import compile_generator
 from tests.bench.plan import Plan
@@ -26,7 +24,6 @@ from tests.bench.relays import GENERATOR_CPU, Subject, relayed, told, wait_for_k
 from tests.bench.runs import MeasuringError
 from tests.bpf.prog_run import XDP_REDIRECT, run
 
-_PROG_GET_FD_BY_ID = 13
 _PORTS = 2048, 65000
 _PACKETS = 20_000
 """Of a walk, at least."""
@@ -69,7 +66,7 @@ def measure_walks(plan: Plan, programs: dict[str, str]) -> list[dict[str, Any]]:
         for name, program in programs.items():
             say(f"XDP program by test-run: setting up {calls:,} calls")
             subject = stack.enter_context(_all_in_kernel(calls, program))
-            program_fd = _attached_program(subject)
+            program_fd = attached_program(subject)
             stack.callback(os.close, program_fd)
             for rows in plan.rows:
                 walks[name, rows] = (
@@ -130,10 +127,3 @@ def _walking(subject: Subject, rows: int, program_fd: int | None) -> Iterator[_W
         yield _Walk(subject, module, walk.fd, rows)
     finally:
         module.cleanup()
-
-
-def _attached_program(subject: Subject) -> int:
-    """A descriptor of the XDP program at the relay's interface that faces the caller."""
-    ifname = subject.topology.caller.gateway.ifname
-    (link,) = json.loads(subject.topology.relay.run(["ip", "-json", "link", "show", "dev", ifname]).stdout)
-    return bpf(_PROG_GET_FD_BY_ID, struct.pack("=III", link["xdp"]["prog"]["id"], 0, 0))

@@ -22,6 +22,7 @@ from rtpproxy.offload.tee import OpenRing
 from rtpproxy.session.session import Session, Stream
 from tests.fakes import FakeRecordedStream
 from tests.netns import Host
+from tests.running import START_DEADLINE_S
 from tests.waiting import DEADLINE_S, wait_for
 
 _READY = "ready to be told"
@@ -95,7 +96,7 @@ def inside_relay(host: Host, directory: Path, mode: OffloadMode) -> Iterator[Ins
                 pass_fds=[theirs.fileno()],
             )
         relay = InsideRelay(process, log_path, ours)
-        wait_for(lambda: _READY in relay.log or process.poll() is not None, DEADLINE_S, "the relay to serve")
+        wait_for(lambda: _READY in relay.log or process.poll() is not None, START_DEADLINE_S, "the relay to serve")
         assert process.poll() is None, relay.log
         yield relay
         process.stdin.close()
