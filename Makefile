@@ -14,7 +14,7 @@ VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
 VM_PACKAGES := $(VENV_PACKAGES) iproute2 qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs uidmap
-TEST_PACKAGES := $(DEMO_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox xxd
+TEST_PACKAGES := $(DEMO_PACKAGES) $(VM_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox xxd
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo check lint test vm-test fuzz bench man install-man docs clean
@@ -24,7 +24,8 @@ help:
 	@echo "make demo            a call between two namespaces, shown as the kernel takes it over"
 	@echo "make check           ruff, mypy and every test that needs no privilege: 90 seconds, no root"
 	@echo "make lint            ruff and mypy only"
-	@echo "make test [ARGS=...] every test, as root: on all cores at once, then those that must run alone"
+	@echo "make test [ARGS=...] every test, as root: on all cores at once, those that must run alone, and, without ARGS,"
+	@echo "                     a gateway in a virtual machine"
 	@echo "make vm-test [ARGS=...] boot stock kernels in QEMU and send them calls: 15 minutes each without KVM"
 	@echo "make fuzz            tests with random input, an hour of new input (FUZZ_SECONDS=3600; 0 for one round):"
 	@echo "                     a million frames and a million control inputs in each round"
@@ -35,7 +36,7 @@ help:
 	@echo "make docs            docs/options.md, from the table of options"
 	@echo "make clean           remove what was made here"
 	@echo
-	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio, SIPp and tshark, and only vm-test QEMU."
+	@echo "Each installs first what it needs. Only test, fuzz and bench install Kamailio, SIPp and tshark; they and vm-test, QEMU."
 
 run: $(VENV)/run.ok
 	exec $(SUDO) $(BIN)/rtpproxy -f -d INFO $(ARGS)
@@ -132,4 +133,4 @@ $(VENV)/vm.ok: pyproject.toml
 $(VENV)/test.ok: pyproject.toml
 	$(call install_packages,$(TEST_PACKAGES))
 	$(call install_python,[dev])
-	@touch $(addprefix $(VENV)/,run.ok demo.ok lint.ok check.ok) $@
+	@touch $(addprefix $(VENV)/,run.ok demo.ok lint.ok check.ok vm.ok) $@

@@ -77,19 +77,11 @@ class Guest:
                 return content
 
     def reboot(self, deadline_s: float) -> None:
-        """Reboot, and wait until another boot answers."""
-        before = self.read("/proc/sys/kernel/random/boot_id")
+        """Reboot, and wait until the system answers again."""
         self.machine.agent.send({"execute": "guest-shutdown", "arguments": {"mode": "reboot"}})  # it has no answer
-        end = time.monotonic() + deadline_s * self._slowness
-        while True:
-            self.wait_until_up(deadline_s)
-            try:
-                if self.read("/proc/sys/kernel/random/boot_id") != before:
-                    return
-            except (GuestError, AnswerError):
-                pass  # it was on its way down
-            if time.monotonic() > end:
-                raise self._error("the guest did not reboot")
+        if not self.machine.wait_for_reset(deadline_s * self._slowness):
+            raise self._error(f"the guest did not go down within {deadline_s * self._slowness:.0f} s")
+        self.wait_until_up(deadline_s)
 
     def save(self, path: str, to: Path) -> None:
         """Copy a file out of the guest."""

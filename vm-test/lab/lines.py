@@ -20,6 +20,10 @@ class JsonLines:
         self._arrived = b""
         self.events: list[dict[str, Any]] = []
 
+    def close(self) -> None:
+        """Close this end."""
+        self._connection.close()
+
     def send(self, message: dict[str, Any], *, mark: bytes = b"") -> None:
         """Send one message; `mark` comes before it. AnswerError if the other end is gone."""
         self._connection.setblocking(True)

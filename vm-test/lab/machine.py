@@ -29,6 +29,12 @@ Native XDP sends on the latter (drivers/net/virtio_net.c, virtnet_xdp_set).
 _CONSOLE_LINES = 200
 _MONITOR_DEADLINE_S = 60.0
 
+_PATIENCE = {
+    "kvm": "",
+    "tcg": "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 sysctl.kernel.hung_task_timeout_secs=0",
+}
+"""For the kernel's command line: an emulated processor may stand still for a minute while its host is busy."""
+
 
 @dataclass(frozen=True)
 class Nic:
@@ -115,6 +121,8 @@ class Machine:
         self._process.wait()
         self._reader.join()
         self.console.close()
+        self.agent.close()
+        self._monitor.close()
 
     def monitor(self, command: str, **arguments: Any) -> Any:
         """Give a command to QEMU's monitor; what it returns. AnswerError if it refuses."""
@@ -131,10 +139,18 @@ class Machine:
     def unplug(self, nic: Nic, deadline_s: float) -> bool:
         """Unplug an interface; false if the guest has not let go of it in time: its kernel decides when."""
         self.monitor("device_del", id=nic.name)
+        return self._wait_for_event("DEVICE_DELETED", ("device", nic.name), deadline_s)
+
+    def wait_for_reset(self, deadline_s: float) -> bool:
+        """Wait until the guest has reset the machine; false if it has not in time."""
+        return self._wait_for_event("RESET", ("guest", True), deadline_s)
+
+    def _wait_for_event(self, name: str, detail: tuple[str, object], deadline_s: float) -> bool:
+        """Wait for an event of the monitor that has this detail, or take one that came before; false if none comes."""
         end = time.monotonic() + deadline_s
         while True:
             for event in self._monitor.events:
-                if event["event"] == "DEVICE_DELETED" and event["data"].get("device") == nic.name:
+                if event["event"] == name and detail in event.get("data", {}).items():
                     self._monitor.events.remove(event)
                     return True
             arrived = self._monitor.receive(max(0.0, end - time.monotonic()))
@@ -182,7 +198,7 @@ class Machine:
     def _command(self, descriptors: list[int]) -> list[str]:
         monitor, agent, console = descriptors
         image = self._image
-        kernel_options = f"console=ttyS0 root=/dev/vda rw fsck.mode=skip {image.options}"
+        kernel_options = f"console=ttyS0 root=/dev/vda rw fsck.mode=skip {image.options} {_PATIENCE[accelerator()]}"
         command = [
             *["qemu-system-x86_64", "-accel", accelerator(), "-cpu", "max", "-smp", str(CPUS), "-m", f"{MEMORY_MB}M"],
             *["-nodefaults", "-display", "none", "-no-user-config", "-machine", "pc"],

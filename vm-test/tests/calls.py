@@ -25,6 +25,8 @@ TAPS = {
 NOT_MEDIA = {"up_not_ip", "up_not_udp", "up_not_ours", "up_vlan", "up_extension_header"}
 """Verdicts on what else there is on a network: ARP, neighbour discovery, commands to the relay."""
 FAMILIES = {"4-4": (False, False), "4-6": (False, True), "6-4": (True, False), "6-6": (True, True)}
+FORWARDED = "frames forwarded"
+"""Its line is not there until there was one."""
 _LONGEST_S = 600.0
 ENOUGH = 300
 """Frames that the kernel has to forward while userspace sees none."""
@@ -102,11 +104,15 @@ class Talking:
         """What the judge wrote, once it is over."""
         return json.loads(self._json.read_text()) if self._json.exists() else {}
 
+    def _expect_going_on(self, what):
+        if not self.is_going_on:
+            raise AssertionError(f"the calls ended before {what}: {self._process.stdout.read()[-2000:]}")
+
     def wait_in_kernel(self, relay, tier="XDP"):
         """Wait until a program of the kernel forwards all streams."""
 
         def has_taken_over():
-            assert self.is_going_on, "the calls ended before the kernel had all streams"
+            self._expect_going_on("the kernel had all streams")
             return relay.counters().get(f"streams by {tier}", 0) >= self.streams
 
         try:
@@ -121,9 +127,9 @@ class Talking:
 
         def is_alone():
             nonlocal before
-            assert self.is_going_on, "the calls ended before the kernel had forwarded enough"
+            self._expect_going_on("the kernel had forwarded enough")
             counters = relay.counters()
-            if counters["frames forwarded"] < before["frames forwarded"] + ENOUGH:
+            if counters.get(FORWARDED, 0) < before.get(FORWARDED, 0) + ENOUGH:
                 return False
             stood_still = media_to_userspace(counters) == media_to_userspace(before)
             before = counters
