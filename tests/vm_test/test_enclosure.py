@@ -15,7 +15,8 @@ from tests.waiting import DEADLINE_S, wait_for
 pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 RUN = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
 sys.path.append({FOLDER!r})
 from lab import enclosure
 enclosure.GRACE_S = 0.1
