@@ -87,7 +87,7 @@ class Files:
             for output in list(self._outputs.values()):
                 output.flush()
                 self._look_after(output)
-            for number in [number for number, early in self._early.items() if early[-1][0] < now_ns - EARLY_NS]:
+            for number in [number for number, early in self._early.items() if early[0].arrived_ns < now_ns - EARLY_NS]:
                 del self._early[number]
 
     def due_ns(self, now_ns: int) -> int | None:

@@ -161,12 +161,12 @@ class Reader:
 
     def _map(self, message: MapRing, descriptors: Sequence[int]) -> None:
         """Read the ring from now on. What a dead process did not read is read before the files are opened again."""
-        for descriptor in descriptors:
-            self._ring = Ring(descriptor, message.size_bytes, message.numbers, message.record_bytes)
-            os.close(descriptor)
-            now_ns = self._look_at_clocks()
-            while self._read_ring(now_ns) < now_ns:
-                pass
+        (descriptor,) = descriptors  # without it, this process must end: the next one may have room for a descriptor
+        self._ring = Ring(descriptor, message.size_bytes, message.numbers, message.record_bytes)
+        os.close(descriptor)
+        now_ns = self._look_at_clocks()
+        while self._read_ring(now_ns) < now_ns:
+            pass
 
     def _enter(self, message: Directories, descriptors: Sequence[int]) -> None:
         """Work in the directories from now on, and finish what a killed relay left in the spool."""

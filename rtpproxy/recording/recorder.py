@@ -142,10 +142,12 @@ class Recorder:
         if any(stream.tee for stream in side.streams):
             at_ns = max(at_ns, int(self._clock() * _NS_PER_S))
         recording.sides.remove(side)
+        side.absorb(now)
         for stream in side.streams:
             stream.teed = stream.teed_so_far
             stream.missing += stream.missed
             stream.file.given += stream.missed
+            stream.file.refused += stream.missed
             if stream.missing:
                 self._supervisor.send(messages.Lost(stream.number, at_ns, stream.missing))
                 stream.missing = 0
@@ -165,12 +167,19 @@ class Recorder:
 
     def counts(self) -> Mapping[str, int]:
         """Count the files that are open, packets in files, and those that are known to be lost."""
-        opened = [file for one in set(self._recordings.values()) for file in one.files if file.ended is None]
+        going_on = set(self._recordings.values())
+        for recording in going_on:
+            for side in recording.sides:
+                side.absorb(self._clock())
+        opened = [file for one in going_on for file in one.files if file.ended is None]
+        streams = [stream for one in going_on for stream in one.streams if stream.file.ended is None]
         refused = sum(file.refused for file in opened)
+        taken = sum(file.given for file in opened) - refused + sum(stream.teed_so_far for stream in streams)
+        missed = sum(stream.missed for stream in streams if stream.teed is None)
         return {
             "files_open": len(opened),
-            "packets_recorded": self._packets + sum(file.given for file in opened) - refused,
-            "packets_lost": self._lost + refused,
+            "packets_recorded": self._packets + taken,
+            "packets_lost": self._lost + refused + missed,
         }
 
     def close(self, now: float) -> None:

@@ -207,11 +207,8 @@ class Recordings:
             return False
         for one in side.made.streams:
             one.stream.witnesses = tuple(witness for witness in one.stream.witnesses if witness is not one)
-        session, role = key
         if not is_ending:
-            self._offloading.replan(session, now)
-        for stream in session.leg(role).streams:
-            self._offloading.absorb(session, stream, now)
+            self._offloading.replan(key[0], now)
         side.made.stop(now)
         for copy in side.ports:
             copy.stop(now)

@@ -134,6 +134,7 @@ def test_a_recorded_call_stays_in_the_kernel(record, topology, way, places):
         for number in range(2, 52):
             call.cross(rtp(number))
         call.cross(rtcp(2), is_rtcp=True)
+        assert "recording packets_recorded: 102" in relay.ask("It")
         assert relay.ask(f"Na {call.tags}") == "0"
         assert forwarded(relay) == before + 102
         call.cross(rtp(52))

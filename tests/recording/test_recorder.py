@@ -406,3 +406,20 @@ def test_what_a_killed_relay_left_in_the_spool_is_told(tmp_path, caplog):
 def test_no_process_is_started_before_there_is_something_to_do(spooling):
     spooling.recorder.start()
     assert spooling.process is None
+
+
+def test_what_the_kernel_teed_and_missed_is_counted_while_it_goes_on(running, caplog):
+    """Of five packets that the kernel forwarded, two found no room in the ring."""
+    side = running.record(session_with_ports())
+    recorded = side.streams[0]
+    recorded.tee = recorded.number
+    absorbed = []
+    side.absorb = absorbed.append
+    recorded.stream.received_packets, recorded.stream.tee_missed_packets = 5, 2
+    assert running.recorder.counts() == {"files_open": 2, "packets_recorded": 3, "packets_lost": 2}
+    side.stop(time.monotonic())
+    assert running.recorder.counts() == {"files_open": 2, "packets_recorded": 3, "packets_lost": 2}
+    assert len(absorbed) == 2
+    running.wait_until_all_ended()
+    assert running.recorder.counts()["packets_lost"] == 2
+    assert "0 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost" in caplog.text
