@@ -15,7 +15,7 @@ PARTS = {
     "programs": ("tests/bpf tests/offload tests/netns_call", "bound or not next_hops"),
     "calls": ("tests/netns_call", "next_hops and not bound"),
 }
-"""Where, and which of those that are marked vm (pytest's -k). They run side by side and take the same time. Each needs
+"""Where, and which of those that are marked vm (pytest's -k). They run side by side. Each needs
 the programs with other options, and none needs those of the other: to compile one takes 40 s under emulation."""
 NEVER_SKIPPED = ("needs privilege:", "needs software:")
 """How reasons begin that only a fault of the machine explains; see tests/conftest.py."""
