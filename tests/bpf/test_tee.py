@@ -57,11 +57,7 @@ def teed(plane, families=(False, False), hop=HOP, **changes):
 @families
 @tags_in
 @tags_out
-@pytest.mark.parametrize(
-    "sizes",
-    [pytest.param(FEW_SIZES, marks=pytest.mark.vm), [size for size in SIZES if size not in FEW_SIZES]],
-    ids=["few sizes", "all other sizes"],
-)
+@pytest.mark.parametrize("sizes", [FEW_SIZES, [size for size in SIZES if size not in FEW_SIZES]], ids=["few", "others"])
 def test_records_are_the_packets_as_received(plane, ring, families, tags_in, tags_out, sizes):
     entry = teed(plane, families, hop_with(tags_out))
     expected = []
@@ -86,6 +82,7 @@ def test_records_of_every_length(plane, ring, families):
     assert [packet for _, packet in written] == [packet_of(frame) for frame in frames]
 
 
+@pytest.mark.vm
 def test_payload_of_varied_bytes(plane, ring):
     """No block is written to another's place."""
     entry = teed(plane)
@@ -105,6 +102,7 @@ def test_rtcp_and_what_is_no_rtp(plane, ring):
     assert Written(ring) == [(NUMBER, packet_of(frames[0])), (7, packet_of(frames[1]))]
 
 
+@pytest.mark.vm
 def test_headers_are_not_the_new_ones(plane, ring):
     """Not even where the relay computes what was absent."""
     entry = teed(plane, (False, True))
@@ -168,6 +166,7 @@ def test_no_record_of_what_the_loop_guard_drops(plane, ring):
     assert Written(ring) == [(NUMBER, packet_of(frame))]
 
 
+@pytest.mark.vm
 def test_one_record_of_a_packet_that_xdp_leaves_to_tc(loaded, tables, ring):
     with DataPlane(loaded, tables) as plane, DataPlane(loaded, tables, "tc_behind_xdp") as behind:
         entry = teed(plane, hop=replace(HOP, xdp_way=None))
@@ -196,6 +195,7 @@ def test_time_is_that_of_the_packet(plane, ring, size):
 # No room
 
 
+@pytest.mark.vm
 def test_full_ring_is_counted_by_stream_and_harms_nothing(loaded, plane):
     one, other = teed(plane), teed(plane, tee=8)
     fits = 15

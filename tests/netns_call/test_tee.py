@@ -48,7 +48,6 @@ def payloads(records):
     return [bytes(IP(packet)[UDP].payload) for _, _, packet in records]
 
 
-@pytest.mark.vm
 @kernel_ways
 def test_call_that_is_recorded_from_the_middle(topology, relay, call, way, reader):
     call.establish(way)

@@ -48,7 +48,6 @@ def test_neighbour_that_must_be_asked_for(network, topology, callee_link):
     row_becomes(network, 0, to_callee(callee_link, topology.callee.mac))
 
 
-@pytest.mark.vm
 def test_neighbour_changes_and_goes(network, callee_link, caplog):
     caplog.set_level(logging.INFO, "rtpproxy.offload.neighbours")
     host = known_neighbour(network)
@@ -228,7 +227,6 @@ def test_events_that_are_lost_while_neighbours_are_listed_again(network):
 # Links
 
 
-@pytest.mark.vm
 def test_carrier_goes_and_comes(network, topology, callee_link):
     network.next_hops.acquire(known_neighbour(network), "")
     topology.callee.run(["ip", "link", "set", topology.callee.ifname, "down"])
@@ -251,7 +249,6 @@ def test_link_is_set_down_and_up(network, callee_link):
     assert network.rows[network.next_hops.current(host, "").number] == to_callee(callee_link, MAC)
 
 
-@pytest.mark.vm
 def test_link_vanishes(network):
     host = known_neighbour(network)
     network.next_hops.acquire(host, "")

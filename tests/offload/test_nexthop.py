@@ -173,7 +173,6 @@ def test_route_moves_to_another_gateway(told_senders, network, topology):
     assert network.rows[new.number] == NextHop(link.ifindex, OTHER_MAC, link.mac, 1500, XdpWay(link.ifindex))
 
 
-@pytest.mark.vm
 def test_route_goes_and_comes(network, callee_link):
     network.ip(f"route add {BEHIND}/32 via {known_neighbour(network)}")
     network.next_hops.acquire(BEHIND, "")
@@ -201,7 +200,6 @@ def recheck(network):
     return network.next_hops.reroute(CAPACITY)
 
 
-@pytest.mark.vm
 def test_mtu_of_the_path(network, topology, callee_link):
     """A router on the path asks for shorter packets; there is no event for that."""
     host = topology.callee.ip
@@ -300,7 +298,6 @@ def test_local_address_is_that_of_the_route_unless_given(network):
     assert network.next_hops.current(host, "").from_host == "10.0.2.11"
 
 
-@pytest.mark.vm
 def test_rules_by_local_address(network, topology):
     network.ip("addr add 10.0.2.11/24 dev to-callee", "rule add from 10.0.2.11 table 7")
     network.ip("route add default via 10.0.1.50 table 7", f"route add {BEHIND}/32 via 10.0.2.50")

@@ -31,9 +31,10 @@ _MONITOR_DEADLINE_S = 60.0
 
 _PATIENCE = {
     "kvm": "",
-    "tcg": "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 sysctl.kernel.hung_task_timeout_secs=0",
+    "tcg": "tsc=reliable nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 sysctl.kernel.hung_task_timeout_secs=0",
 }
-"""For the kernel's command line: an emulated processor may stand still for a minute while its host is busy."""
+"""For the kernel's command line. An emulated processor may stand still for a minute while its host is busy. Its time
+stamp counters run alike, but do not say so; without that the kernel reads the time from emulated hardware."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,16 @@ def relay(gateway):
 
 
 @pytest.mark.short
+def test_native_xdp_on_virtio_and_tc_on_e1000(gateway, relay, facts):
+    """As the kernel says, and the log."""
+    tiers = {name: gateway.program(name) for name in ("in0", "in1", "in2")}
+    facts["tiers"] = {"virtio-net": tiers["in0"], "e1000": tiers["in2"]}
+    assert tiers == {"in0": "native XDP", "in1": "native XDP", "in2": "TC"}
+    assert "in0: kernel, native XDP" in relay.log
+    assert "in2: kernel, TC" in relay.log
+
+
+@pytest.mark.short
 @pytest.mark.parametrize("ipv6", FAMILIES.values(), ids=FAMILIES)
 def test_native_xdp(gateway, relay, ipv6):
     talk_in_kernel(gateway, relay, Way(ipv6=ipv6))

@@ -2,29 +2,43 @@
 
 import pytest
 from calls import Way, talk_in_kernel
-from lab.gateway import EVERYWHERE
+from lab.gateway import EVERYWHERE, USER
 from lab.machine import NICS
 
 from tests.waiting import wait_for
 
+RECORDINGS = "/var/tmp/recordings"
 CALLEE_SIDE, TC_SIDE = NICS[1], NICS[2]
 
 
 def test_idle_calls_end_and_busy_ones_do_not(gateway):
     """What the kernel forwards counts as life; a call without media ends after the time of -T."""
-    with gateway.relay("-T", "4", "-W", "4", *EVERYWHERE) as relay:
-        talk_in_kernel(gateway, relay, Way(), minimum_s=10.0)
+    with gateway.relay("-T", "3", "-W", "3", *EVERYWHERE) as relay:
+        talk_in_kernel(gateway, relay, Way(), minimum_s=7.0)
         relay.ask("U idle 10.1.0.10 41000 from")
         relay.ask("L idle 10.2.0.10 51000 from to")
         assert relay.counters()["active sessions"] == 1
         wait_for(lambda: relay.counters()["active sessions"] == 0, gateway.deadline_s(20), "the end of an idle call")
 
 
+def test_recorded_calls_stay_in_the_kernel(gateway):
+    """Each packet is in a file, and userspace sees none of them."""
+    gateway.guest.shell(f"install -d -o {USER} {RECORDINGS}")
+    with gateway.relay("-r", RECORDINGS, "-P", "-a", *EVERYWHERE) as relay:
+        result = talk_in_kernel(gateway, relay, Way(ipv6=(False, True)), calls=2)
+        wait_for(lambda: not relay.counters()["recording files_open"], gateway.deadline_s(20), "the end of the files")
+        counters = relay.counters()
+    received = sum(total["received"] for total in result["totals"])
+    assert (counters["recording packets_recorded"], counters["recording packets_lost"]) == (received, 0)
+    names = gateway.guest.shell(f"ls {RECORDINGS}").split()
+    assert [name.rpartition(".")[2] for name in names] == ["pcap"] * 2, names
+
+
 def test_restart_and_crash(gateway):
     """The next relay clears what a killed one left on the interfaces, and forwards as well."""
     with gateway.relay(*EVERYWHERE) as relay:
         talk_in_kernel(gateway, relay, Way(), calls=2)
-    assert gateway.program("in0") == ""
+    assert {gateway.program(nic.name) for nic in NICS} == {""}
     with gateway.relay(*EVERYWHERE):
         gateway.guest.shell(f"kill -9 {gateway.relay_pid()}")
     assert gateway.program("in0") == "native XDP"

@@ -16,7 +16,7 @@ def test_tc_on_all(gateway):
 def test_userspace(gateway, options):
     with gateway.relay(*options, *EVERYWHERE) as relay:
         assert {gateway.program(name) for name in ("in0", "in1", "in2")} == {""}
-        for ipv6 in FAMILIES.values():
+        for ipv6 in [FAMILIES[pair] for pair in ("4-6", "6-4")]:
             with Talking(gateway, Way(ipv6=ipv6), f"--late-ms={gateway.deadline_s(100)}", calls=1, minimum_s=3.0):
                 pass
         counters = relay.counters()
