@@ -181,16 +181,14 @@ def test_bond(start, topology, way):
         assert "bond0: kernel, " in relay.log
 
 
-@pytest.fixture(params=[["id 5"], ["proto 802.1ad id 7", "id 5"]], ids=["vlan", "qinq"])
-def trunk(request, topology):
-    """The callee is in a VLAN of the link, tagged at both ends, once or twice."""
-    for host, below, number in ((topology.callee, "callee", 2), (topology.relay, "to-callee", 1)):
-        for depth, tag in enumerate(request.param):
-            name = f"v{depth}"
+@pytest.fixture
+def trunk(topology):
+    """The callee is in two VLANs of the link, tagged at both ends: once in the one, twice in the other."""
+    for host, link, number in ((topology.callee, "callee", 2), (topology.relay, "to-callee", 1)):
+        for name, below, tag in (("v0", link, "id 5"), ("q0", link, "proto 802.1ad id 7"), ("q1", "q0", "id 5")):
             add_or_skip(host, VLAN, f"link {below} name {name} type vlan {tag}")
             ip(host, f"link set {name} up")
-            below = name
-        ip(host, f"addr add 10.5.0.{number}/24 dev {below}")
+        ip(host, f"addr add 10.5.0.{number}/24 dev v0", f"addr add 10.6.0.{number}/24 dev q1")
 
 
 @pytest.mark.vm
@@ -200,9 +198,11 @@ def test_vlan(trunk, start, topology, way, is_stripped):
         for host, name in ((topology.callee, "callee"), (topology.relay, "to-callee")):
             host.run(["ethtool", "-K", name, "txvlan", "off", "tx-vlan-stag-hw-insert", "off"])
     relay = start(*way.options, *EVERYWHERE)
-    with Call(relay, topology.caller, topology.callee, callee_at=("10.5.0.2", 5000)) as call:
-        call.callee.to = "10.5.0.1", call.callee.to[1]
-        goes_well(call, way)
+    for number, network in enumerate(("10.5.0", "10.6.0")):
+        at = {"caller_at": (topology.caller.ip, 4000 + number), "callee_at": (f"{network}.2", 5000)}
+        with Call(relay, topology.caller, topology.callee, network, **at) as call:
+            call.callee.to = f"{network}.1", call.callee.to[1]
+            goes_well(call, way)
 
 
 @kernel_only
