@@ -26,7 +26,7 @@ help:
 	@echo "make lint            ruff and mypy only"
 	@echo "make test [ARGS=...] every test, as root: on all cores at once, those that must run alone, and, without ARGS,"
 	@echo "                     a gateway in a virtual machine"
-	@echo "make vm-test [ARGS=...] boot stock kernels in QEMU and send them calls: 15 minutes each without KVM"
+	@echo "make vm-test [ARGS=...] boot stock kernels in QEMU and send them calls: ten minutes each without KVM"
 	@echo "make fuzz            tests with random input, an hour of new input (FUZZ_SECONDS=3600; 0 for one round):"
 	@echo "                     a million frames and a million control inputs in each round"
 	@echo "make bench [BEFORE=DIRECTORY] [PEER=COMMAND] [ARGS=--quick]"
