@@ -60,4 +60,4 @@ def test_the_tree_is_that_of_the_work_tree(tmp_path):
 
 def test_a_command_that_fails_while_building_is_quoted(tmp_path):
     with pytest.raises(roots.BuildError, match=r"sh failed \(3\); its last lines:\nno space"):
-        roots._logged(["sh", "-c", "echo no space; exit 3"], tmp_path, is_enclosed=False)
+        roots._logged(["sh", "-c", "echo no space; exit 3"], tmp_path)

@@ -4,11 +4,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from lab import enclosure
 from lab.progress import say
 
 ENVIRONMENT = "VM_TEST_CACHE"
@@ -73,7 +73,7 @@ class Cache:
             if not wanted.is_dir():
                 making = self._directory / f"{name}.making"
                 if making.exists():
-                    shutil.rmtree(making)
+                    enclosure.remove(making)
                 making.mkdir()
                 make(making)
                 for old in self.kept(name):
@@ -98,7 +98,7 @@ class Cache:
                 fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-            shutil.rmtree(directory)
+            enclosure.remove(directory)
 
     def kept(self, name: str) -> list[Path]:
         """The directories of a name, complete ones only, newest first."""

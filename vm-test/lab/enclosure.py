@@ -73,6 +73,14 @@ def run(
             raise DeadlineError(f"not at its end after {deadline_s} s") from None
 
 
+def remove(directory: Path) -> None:
+    """Remove a directory with all in it, of which a user who is not root may own only what is seen from inside."""
+    with started(["rm", "-rf", "--one-file-system", directory]) as process:
+        status = process.wait()
+    if status:
+        raise OSError(f"{directory} cannot be removed")
+
+
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP leave the block, with the exit status that a shell expects."""

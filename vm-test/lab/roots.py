@@ -196,39 +196,26 @@ def _newest(cache: Cache, name: str) -> Path:
 
 
 def _mmdebstrap(directory: Path, *options: str | Path, environment: dict[str, str] | None = None) -> None:
-    """Run mmdebstrap. As root it is enclosed, so that its mounts end with it; others get its own user namespace."""
+    """Run mmdebstrap, enclosed: its mounts end with it, and files of a user whose home is closed to others are read."""
     temporary = directory / "tmp"
     temporary.mkdir()
     settings = {"TMPDIR": str(temporary), **(environment or {})}
     try:
-        _logged(["mmdebstrap", *options], directory, settings, is_enclosed=os.geteuid() == 0)
+        _logged(["mmdebstrap", *options], directory, settings)
     finally:
         with contextlib.suppress(OSError):
             temporary.rmdir()
 
 
-def _logged(
-    args: list[str | Path], directory: Path, settings: dict[str, str] | None = None, *, is_enclosed: bool = True
-) -> None:
-    """Run a command whose output goes to `log`; BuildError shows its end."""
+def _logged(args: list[str | Path], directory: Path, settings: dict[str, str] | None = None) -> None:
+    """Run a command in an enclosure, its output in `log`; BuildError shows its end."""
     path = directory / "log"
     environment = os.environ | (settings or {})
     status: int | str
     with open(path, "ab") as log:
         try:
-            if is_enclosed:
-                with enclosure.started(args, env=environment, output=log) as process:
-                    status = process.wait(_MAKE_DEADLINE_S)
-            else:
-                status = subprocess.run(
-                    args,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    check=False,
-                    timeout=_MAKE_DEADLINE_S,
-                ).returncode
+            with enclosure.started(args, env=environment, output=log) as process:
+                status = process.wait(_MAKE_DEADLINE_S)
         except subprocess.TimeoutExpired:
             status = f"not at its end after {_MAKE_DEADLINE_S:.0f} s"
     if status:
