@@ -113,7 +113,10 @@ def by_stream(packets):
 @pytest.mark.seeded
 @pytest.mark.parametrize("kind", RecordFormat, ids=lambda kind: kind.value)
 def test_every_way_records_the_same(start, topology, tmp_path, kind):
-    """Each packet is waited for here, so that it is known for each whether it belongs into a file."""
+    """Each packet is waited for here, so that it is known for each whether it belongs into a file.
+
+    Not so its place: where userspace relayed one among others of the kernel, it may be late by more than is waited for.
+    """
     found = {}
     for way in WAYS:
         places = [tmp_path / f"{way.name}-{what}" / "files" for what in ("recordings", "spool")]
@@ -135,6 +138,7 @@ def test_every_way_records_the_same(start, topology, tmp_path, kind):
             recordings.wait_until_all_ended()
             found[way.name] = recordings.check(streams, is_host_known=way is not BOUND)
         assert relay.stop() == 0
-    first, *others = found.values()
+    first, *others = ({name: sorted(packets) for name, packets in files.items()} for files in found.values())
     assert sum(map(len, first.values())) > 100
-    assert [other for other in others if other != first] == []
+    for other in others:
+        assert [(name, packets, first[name]) for name, packets in other.items() if packets != first[name]] == []
