@@ -73,6 +73,9 @@ class Directories:
             flag = ("-r", "-S")[len(self._opened)]
             self.close()
             raise StartError(f"{flag} {path}: {error.strerror}") from error
+        if len(set(self._identities)) < len(self._identities):
+            self.close()
+            raise StartError(f"-S {spool_directory} is the directory of -r; leave it out to have no spool")
         if len({identity.device for identity in self._identities}) > 1:
             self.close()
             raise StartError(

@@ -142,6 +142,13 @@ def test_what_cannot_be_used_is_told_at_start(paths, what):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_the_same_directory_twice(places, tmp_path):
+    """What is in the spool at start is taken for what a killed relay left."""
+    (tmp_path / "link").symlink_to(places[0])
+    with pytest.raises(StartError, match=r"-S .*link is the directory of -r; leave it out"):
+        Directories(places[0], str(tmp_path / "link"))
+
+
 def test_two_file_systems(places):
     with pytest.raises(StartError, match="different file systems"):
         Directories(places[0], "/proc")
