@@ -103,6 +103,7 @@ FOREIGN = {
     "concurrent": {"network.background"},
     "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
     "pyroute2": {"network.rtnl"},
+    "threading": {"recording.disk"},
     "uvloop": {"process.daemon"},
     "urllib": {"control.parser"},
     "time": {"process.daemon", "recording.reader"},

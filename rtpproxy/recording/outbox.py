@@ -57,13 +57,18 @@ class Outbox:
         self._queued_bytes += len(message)
         self._send_queue()
 
-    def drain(self, wait_s: float) -> None:
-        """Send everything, and wait until each message is taken, or no longer than this for one. Ends the sending."""
+    def drain(self, wait_s: float) -> int:
+        """Send everything, and wait until each message is taken, or no longer than this for one. Ends the sending.
+
+        Returns the bytes of packets and messages that were not taken.
+        """
         self._end_batch()
         self._stop_waiting()
         self._to.settimeout(wait_s)
         self._send_queue()
+        left_bytes = self._queued_bytes
         self.close()
+        return left_bytes
 
     def close(self) -> None:
         """Forget what is left, and let go of the socket, which stays open."""
@@ -109,6 +114,8 @@ class Outbox:
             except BlockingIOError:
                 self._is_waiting = True
                 self._loop.add_writer(self._to, self._on_writable)
+                return
+            except TimeoutError:  # when it drains
                 return
             except OSError as error:
                 if error.errno in _PASSING:

@@ -66,6 +66,8 @@ class Reader:
         """Descriptors: that of recordings and, with a spool, its."""
         self._files = Files(self._wall_clock.since_1970, self._ended)
         self._ring: Ring | None = None
+        self._ring_read_ns = 0
+        """Time up to which everything that arrived was taken out of the ring."""
         self._buffer = bytearray(ROOM_BYTES)
 
     def run(self) -> None:
@@ -97,15 +99,17 @@ class Reader:
 
     def _read_ring(self, now_ns: int) -> int:
         """Take packets that are in the ring now, at `now_ns`. Returns up to which time there are no more."""
-        read_ns = now_ns
-        if self._ring is not None:
-            count, teed = 0, self._files.teed
-            for arrived_ns, number, ip_packet in self._ring.records(RECORDS):
-                teed(number, read_ip(arrived_ns, ip_packet))
-                count += 1
-            if count == RECORDS:
-                read_ns = min(now_ns, arrived_ns)
-        return read_ns
+        if self._ring is None:
+            return now_ns
+        arrived_ns, teed = self._ring_read_ns, self._files.teed
+        for arrived_ns, number, ip_packet in self._ring.records(RECORDS):
+            teed(number, read_ip(arrived_ns, ip_packet))
+        if self._ring.consumed == self._ring.produced:
+            self._ring_read_ns = now_ns
+        else:
+            # There are more, or a processor that was held up has not finished one, and others wait behind that.
+            self._ring_read_ns = min(now_ns, max(self._ring_read_ns, arrived_ns))
+        return self._ring_read_ns
 
     def _look_at_clocks(self) -> int:
         before_ns = time.monotonic_ns()

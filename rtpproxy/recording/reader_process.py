@@ -75,13 +75,17 @@ class ReaderProcess:
     def close(self, wait_s: float) -> bool:
         """Let it finish all files and end. False if it is still at it after this time: it ends by itself then."""
         self._loop.remove_reader(self._socket)
-        self._outbox.drain(wait_s)
+        left_bytes = self._outbox.drain(wait_s)
+        if left_bytes:
+            log.error("recordings: %.1f MB of packets were not taken in time, and are lost", left_bytes / 1e6)
+            wait_s = 0.0
+            self._socket.settimeout(wait_s)
         try:
             self._socket.shutdown(socket.SHUT_WR)
             while data := self._socket.recv(ROOM_BYTES):
                 self._on_message(decode(data))  # type: ignore[arg-type]
             self._process.wait(wait_s)
-        except (TimeoutError, subprocess.TimeoutExpired):
+        except (TimeoutError, BlockingIOError, subprocess.TimeoutExpired):
             return False
         except OSError as error:
             log.debug("the process that writes recordings: %s", error.strerror)

@@ -1,6 +1,7 @@
 """Records what streams receive: makes the files, and hands them and the packets to the process that writes.
 
-The event loop waits for no disk but to make a file, because the reply to a command tells if that worked.
+The event loop waits for no disk but to make files, because the reply to a command tells if that worked, and not for
+long (`disk`).
 """
 
 import logging
@@ -227,34 +228,30 @@ class Recorder:
         raise RecordingError(f"another recording is being made in {repr(wanted[-1][0])[2:-1]}")
 
     def _make_files(self, recording: Recording, wanted: list[bytes]) -> Recording:
-        if self._directories.look():
+        first = self._last_file + 1
+        self._last_file += len(wanted)
+        spool_names = [self._spool_name(name, number) for number, name in enumerate(wanted, first)]
+        all_made, has_changed = self._directories.make([spool_names[at] or name for at, name in enumerate(wanted)])
+        if has_changed:
             try:
                 self._supervisor.tell_directories()
             except OSError as error:
+                for made in all_made:
+                    os.close(made.descriptor)
                 raise RecordingError(f"cannot hand the new directory over: {error.strerror}") from error
-        descriptors = []
-        try:
-            for name in wanted:
-                self._last_file += 1
-                spool_name = self._spool_name(name)
-                made = self._directories.make(spool_name or name)
-                descriptors.append(made.descriptor)
-                recording.files.append(File(self._last_file, name, spool_name, made.identity, self._format))
-        except RecordingError:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise
-        for file, descriptor in zip(recording.files, descriptors, strict=True):
-            self._recordings[file.number] = self._active[file.name] = recording
-            self._spooled.add(file.spool_name)
-            self._open(recording, file, descriptor, is_continued=False)
+        for number, (name, spool_name, made) in enumerate(zip(wanted, spool_names, all_made, strict=True), first):
+            file = File(number, name, spool_name, made.identity, self._format)
+            recording.files.append(file)
+            self._recordings[number] = self._active[name] = recording
+            self._spooled.add(spool_name)
+            self._open(recording, file, made.descriptor, is_continued=False)
         return recording
 
-    def _spool_name(self, name: bytes) -> bytes:
+    def _spool_name(self, name: bytes, number: int) -> bytes:
         """Choose the name in the spool: another one while an earlier recording of that name is being finished there."""
         if not self._directories.is_spooling:
             return b""
-        return b"%s.%d" % (name, self._last_file) if name in self._spooled else name
+        return b"%s.%d" % (name, number) if name in self._spooled else name
 
     # Telling the process
 

@@ -11,6 +11,11 @@ _MODIFIERS = (
     *(b"r10.0.1.2", b"r[2001:db8::7]", b"r[", b"l[::]", b"v", b"t", b"b", b"f", b"-1", b"999", b"sp", b"X", b"6r[::1]"),
 )
 _COUNTERS = (b"ttl", b"npkts_ina", b"rtpa_jmax", b"nsess_created", b"ncmds_errs", b"nothing")
+_TARGETS = (
+    *(b"name", b"name", b"name;1", b"../name", b"/tmp/name", b".name", b"..", b"n" * 300, b"\xff", b"%2e%2e%2fname"),
+    *(b"udp:192.0.2.7:4000", b"udp:[2001:db8::7]:4000", b"udp:x", b"udp:"),
+)
+"""Of `C`: names of recordings, and where copies go."""
 _SUBCOMMANDS = (b"S ttl=5", b"Sr tos=184", b"S", b"D", b"Dw", b"L 10.0.2.2 5000", b"C a f t", b"S ttl=0", b"")
 _BLANKS = (b" ", b"  ", b"\t", b" \r", b"\v", b"\f", b"\0", b"\n")
 _SPECIAL = (b"&&", b" && ", b"%", b"%41", b"%%CC_SELF%%", b"{", b"}", b"[", b"]", b"=", b";", b",", b"\xff", b"\x80")
@@ -47,6 +52,8 @@ class Mutations:
             case ("I" | "G" | "V" | "X") as letter:
                 words = [letter.encode() + modifiers]
                 words += [choice(_COUNTERS) for _ in range(2 if letter == "G" else 0)]
+            case "C":
+                words = [b"C" + modifiers, choice(_CALLS), choice(_TARGETS), choice(_TAGS), choice(_TAGS)]
             case letter:
                 words = [letter.encode() + modifiers, choice(_CALLS), b"/tmp/x", b"session", choice(_TAGS)]
         if is_wild:

@@ -70,12 +70,19 @@ def test_parser_and_service(part):
 @pytest.mark.root
 @pytest.mark.seeded
 def test_sockets_of_a_relay(tmp_path):
-    """Datagrams, connections of one command, and lines; then the relay serves as before, and nothing is in its log."""
+    """Datagrams, connections of one command, and lines; then the relay serves as before, and nothing is in its log.
+
+    Every call is recorded, whatever it is called.
+    """
+    recordings, spool = tmp_path / "recordings", tmp_path / "spool"
+    for place in (recordings, spool):
+        place.mkdir()
     with own_namespace():
         port = free_port("127.0.0.1")
         sockets = ("-s", f"udp:127.0.0.1:{port}", "-s", f"cunix:{tmp_path}/lines", "-F")
         # The replies of a wildcard name no address, so that they are as short as inside.
-        options = (*BOUND.options, "-m", "20000", "-M", "20099", *sockets)
+        recording = ("-r", str(recordings), "-S", str(spool), "-a")
+        options = (*BOUND.options, "-m", "20000", "-M", "20099", *recording, *sockets)
         with RunningRelay(tmp_path, *options) as relay:
             mutations = Mutations(Random(f"{SEED} sockets"))
             texts = [mutations.next() for _ in range(share(PARTS - 1, PARTS))]
@@ -89,6 +96,10 @@ def test_sockets_of_a_relay(tmp_path):
             assert relay.stop() == 0
             assert "unexpected" not in relay.log
             assert "Traceback" not in relay.log
+    assert list(recordings.iterdir())
+    assert all(path.is_file() and not path.name.startswith(".") for path in recordings.iterdir())
+    assert list(spool.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"recordings", "spool", "lines", relay.log_path.name}
 
 
 def send_datagrams(port, texts):

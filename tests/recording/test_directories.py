@@ -2,11 +2,14 @@
 
 import os
 import stat
+import threading
 
 import pytest
 
 from rtpproxy.errors import RecordingError, StartError
+from rtpproxy.recording import disk
 from rtpproxy.recording.directories import Directories
+from tests.waiting import DEADLINE_S, wait_for
 
 
 @pytest.fixture
@@ -23,8 +26,13 @@ def directories(places):
     made.close()
 
 
+def make_open(directories, name):
+    (made,), _ = directories.make([name])
+    return made
+
+
 def make(directories, name):
-    made = directories.make(name)
+    made = make_open(directories, name)
     os.close(made.descriptor)
     return made
 
@@ -60,7 +68,7 @@ def test_an_earlier_file_is_replaced_and_not_written_to(directories, places, tmp
 def test_a_link_is_replaced_and_not_followed(directories, tmp_path):
     (tmp_path / "target").write_bytes(b"precious")
     (tmp_path / "spool" / "x").symlink_to(tmp_path / "target")
-    made = directories.make(b"x")
+    made = make_open(directories, b"x")
     os.write(made.descriptor, b"recording")
     os.close(made.descriptor)
     assert (tmp_path / "target").read_bytes() == b"precious"
@@ -70,14 +78,22 @@ def test_a_link_is_replaced_and_not_followed(directories, tmp_path):
 def test_a_directory_in_the_way(directories, tmp_path):
     (tmp_path / "spool" / "x").mkdir()
     with pytest.raises(RecordingError, match=r"cannot make x in .*spool: Is a directory"):
-        directories.make(b"x")
+        directories.make([b"x"])
+
+
+def test_all_files_are_made_or_none(directories, tmp_path):
+    (tmp_path / "spool" / "z").mkdir()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RecordingError, match="cannot make z"):
+        directories.make([b"x", b"y", b"z"])
+    assert os.listdir(tmp_path / "spool") == ["z"]
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_directory_that_is_gone(directories, tmp_path):
     (tmp_path / "spool").rmdir()
     with pytest.raises(RecordingError, match="No such file"):
-        directories.make(b"x")
-    assert not directories.look()
+        directories.make([b"x"])
 
 
 def test_a_directory_that_comes_again_is_found(directories, tmp_path):
@@ -85,10 +101,35 @@ def test_a_directory_that_comes_again_is_found(directories, tmp_path):
     # So that it gets another inode.
     (tmp_path / "other").mkdir()
     (tmp_path / "spool").mkdir()
-    assert directories.look()
-    assert not directories.look()
-    make(directories, b"x")
+    for has_changed in (True, False):
+        (made,), found = directories.make([b"x"])
+        os.close(made.descriptor)
+        assert found == has_changed
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["x"]
+
+
+def test_a_disk_that_hangs_holds_nobody_up_for_long(directories, tmp_path, monkeypatch):
+    """The command is refused, others at once until the disk answers; then nothing is left of the file."""
+    monkeypatch.setattr(disk, "WAIT_S", 0.01)
+    answers = threading.Event()
+    unlink = os.unlink
+
+    def hang(*args, **kwargs):
+        answers.wait(DEADLINE_S)
+        unlink(*args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", hang)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RecordingError, match=r"the disk has not answered for 0\.01 s"):
+        directories.make([b"x"])
+    with pytest.raises(RecordingError, match="the disk still does not answer"):
+        directories.make([b"y"])
+    monkeypatch.setattr(disk, "WAIT_S", DEADLINE_S)
+    answers.set()
+    wait_for(lambda: not directories._disk.is_busy, DEADLINE_S, "the disk")
+    assert os.listdir(tmp_path / "spool") == []
+    assert os.listdir("/proc/self/fd") == before
+    make(directories, b"z")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +140,13 @@ def test_what_cannot_be_used_is_told_at_start(paths, what):
     with pytest.raises(StartError, match=what):
         Directories(*paths)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_same_directory_twice(places, tmp_path):
+    """What is in the spool at start is taken for what a killed relay left."""
+    (tmp_path / "link").symlink_to(places[0])
+    with pytest.raises(StartError, match=r"-S .*link is the directory of -r; leave it out"):
+        Directories(places[0], str(tmp_path / "link"))
 
 
 def test_two_file_systems(places):
@@ -118,7 +166,7 @@ def test_a_file_is_found_again(directories, tmp_path):
 
 
 def test_another_file_of_its_name_is_not_taken_for_it(directories, tmp_path):
-    made = directories.make(b"x")
+    made = make_open(directories, b"x")
     (tmp_path / "spool" / "x").unlink()
     (tmp_path / "spool" / "x").touch()
     assert directories.reopen(b"x", b"x", made.identity) is None

@@ -67,11 +67,14 @@ class Stage:
     def packet(self, number, at_ns):
         self.send(Packets(((1, packet(number, arrived_ns=at_ns)),)))
 
-    def turn(self):
+    def turn(self, *, has_ring=False):
         """One turn of the process, but for waiting; False if the relay is gone."""
         self.reader._look_at_clocks()
         is_open = self.reader._read()
         now_ns = self.reader._look_at_clocks()
+        if has_ring:
+            self.reader._files.work(now_ns, self.reader._read_ring(now_ns))
+            return is_open
         (self.reader._files.work if is_open else self.reader._files.finish)(now_ns)
         return is_open
 
@@ -124,6 +127,37 @@ def test_the_clock_of_another_time_namespace(tmp_path, monkeypatch):
     assert not stage.turn()
     assert stage.arrivals() == [0]
     stage.close()
+
+
+class HalfWritten:
+    """A ring whose only record a processor has not finished yet."""
+
+    consumed, produced = 0, 264
+
+    def __init__(self, arrived_ns):
+        host = bytes((10, 0, 1, 2))
+        headers = b"\x45" + bytes(11) + host + host + (4000).to_bytes(2) + (20000).to_bytes(2) + bytes(4)
+        self._record = arrived_ns, 1, memoryview(headers + b"late")
+        self.is_finished = False
+
+    def records(self, most):
+        if self.is_finished and self.consumed < self.produced:
+            self.consumed = self.produced
+            yield self._record
+
+
+def test_a_record_that_takes_long_is_waited_for(stage):
+    """The processor was held up while it wrote; what arrived before the end of a recording is in the file."""
+    stage.open()
+    begin_ns = stage.clocks.monotonic
+    ring = stage.reader._ring = HalfWritten(begin_ns + 1_000_000)
+    stage.send(Close(1, begin_ns + 2_000_000))
+    for is_finished in (False, True):
+        ring.is_finished = is_finished
+        stage.clocks.go_on(0.5)
+        stage.turn(has_ring=True)
+        assert stage.answers() == ([Ended(1, 1, True, "", 1)] if is_finished else [])
+    assert stage.arrivals() == [1]
 
 
 def test_privileges_are_given_up_once(stage):

@@ -32,8 +32,10 @@ def fields(path, *names_and_options):
     """The values of fields of all packets."""
     names = [name for name in names_and_options if "." in name and " " not in name]
     options = [one for one in names_and_options if one not in names]
+    # By their ports, payloads of ours may look like those of other protocols.
+    decoded = ("-d", "udp.port==1-65535,data")
     checked = ("-o", "udp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
     shown = [word for name in names for word in ("-e", name)]
-    command = ["tshark", "-r", str(path), "-n", *checked, *options, "-T", "fields", *shown]
+    command = ["tshark", "-r", str(path), "-n", *decoded, *checked, *options, "-T", "fields", *shown]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [line.split("\t") for line in done.stdout.splitlines()]
