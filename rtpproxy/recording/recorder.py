@@ -80,7 +80,8 @@ class Recorder:
         """Record what one leg receives, in files named after the session or, if given, `name` (protocol.md 8.2).
 
         `is_single` asks for one file for all streams of the session, where the format permits it. `on_end` is called
-        if the recording ends by itself; `absorb` brings the counts of the leg's streams up to date.
+        if the recording ends by itself; `absorb` brings the counts of the leg's streams up to date. It begins with
+        `Side.begin`.
 
         Raises RecordingError.
         """
@@ -95,9 +96,8 @@ class Recorder:
                 file = recording.files[0 if is_whole else stream.component]
                 shown_at = peer_leg if is_whole and stream.component is Component.RTCP else None
                 self._last_stream += 1
-                number, before = self._last_stream, (stream.received_packets, stream.tee_missed_packets)
-                tee = number if self._ring is not None else 0
-                streams.append(RecordedStream(self, number, file, stream, tee, *before, shown_at))
+                tee = self._last_stream if self._ring is not None else 0
+                streams.append(RecordedStream(self, self._last_stream, file, stream, tee, shown_at))
         side = Side(self, recording, role, streams, on_end, absorb)
         recording.sides.append(side)
         recording.streams += streams
