@@ -39,6 +39,7 @@ from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process import signals
 from rtpproxy.process.privileges import check_root, identity
+from rtpproxy.recording.arrivals import Arrivals
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.off import NoRecorder
 from rtpproxy.recording.recorder import Recorder
@@ -64,6 +65,8 @@ class Clocks(NamedTuple):
     monotonic: Clock
     wall: Callable[[], float]
     """Seconds since 1970, as in the kernel's timestamps; somebody may step it."""
+    wall_ns: Callable[[], int]
+    """The same in nanoseconds."""
 
 
 OnReady = Callable[[Sequence[str]], Callable[[], None]]
@@ -246,7 +249,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
-    recorder = _build_recorder(config, clocks.monotonic, programs, stack)
+    recorder = _build_recorder(config, clocks, ports.media, programs, stack)
     service = Service(
         config,
         local_addresses,
@@ -368,13 +371,20 @@ def _build_kernel(
     return kernel
 
 
-def _build_recorder(config: Config, clock: Clock, programs: Programs | None, stack: ExitStack) -> Recorder | NoRecorder:
+def _build_recorder(
+    config: Config, clocks: Clocks, media: SteeredMedia | BoundMedia, programs: Programs | None, stack: ExitStack
+) -> Recorder | NoRecorder:
     if not config.record_directory:
         return NoRecorder()
     directories = Directories(config.record_directory, config.spool_directory)
     open_ring = programs.tee.open if programs is not None else None
-    recorder = Recorder(asyncio.get_running_loop(), config, directories, clock, open_ring)
-    stack.callback(lambda: recorder.close(clock()))
+    arrivals = Arrivals(clocks.monotonic, clocks.wall_ns, media.stamp)
+    recorder = Recorder(
+        *(asyncio.get_running_loop(), config, directories, clocks.monotonic),
+        open_ring,
+        arrivals.arrived_ns,
+    )
+    stack.callback(lambda: recorder.close(clocks.monotonic()))
     return recorder
 
 

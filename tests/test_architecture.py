@@ -77,8 +77,9 @@ PURE_MODULES = {
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
     *("cli.media_addresses", "cli.networks", "cli.options", "media.age_limit", "media.ranges"),
     "notes.contents",
-    *("recording.adhoc", "recording.formats", "recording.frames", "recording.merge", "recording.messages"),
-    *("recording.names", "recording.packet", "recording.pcap", "recording.pcapng", "recording.wall_clock"),
+    *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
+    *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
+    "recording.wall_clock",
 }
 """Single files of other rooms without I/O."""
 

@@ -119,7 +119,7 @@ def _pid_file(config: Config) -> PidFile:
 
 def _serve(config: Config, bound: Sequence[int], tell: Callable[[Sequence[str]], None]) -> None:
     """Run the relay; `tell` is called once it serves, with the warnings of the start."""
-    clocks = instance.Clocks(kernel_clock(), time.time)
+    clocks = instance.Clocks(kernel_clock(), time.time, time.time_ns)
 
     async def main() -> None:
         pid_file = _pid_file(config)

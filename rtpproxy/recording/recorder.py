@@ -13,6 +13,7 @@ from rtpproxy.addr import is_ipv6
 from rtpproxy.config import Config, RecordFormat
 from rtpproxy.errors import OffloadError, RecordingError
 from rtpproxy.recording import messages, names
+from rtpproxy.recording.arrivals import when_read
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.messages import Ended, Found, ToRelay, encode_packet
 from rtpproxy.recording.packet import Packet, Place
@@ -40,12 +41,15 @@ class Recorder:
         directories: Directories,
         clock: Callable[[], float],
         open_ring: Callable[[], OpenRing] | None = None,
+        arrived_ns: Callable[[float], int] = when_read,
     ) -> None:
         """`clock` is that of packets: monotonic, in seconds.
 
         `open_ring` makes the ring, or raises OffloadError. Without it every packet has to come to userspace.
+        `arrived_ns` tells when a packet arrived that is just being handed on, and was read at a time.
         """
         self._clock = clock
+        self._arrived_ns = arrived_ns
         self._format = config.record_format
         self._components = (Component.RTP,) if config.leaves_rtcp_out else (Component.RTP, Component.RTCP)
         self._directories = directories
@@ -123,7 +127,8 @@ class Recorder:
             stream.file.refused += 1
             stream.missing += 1
             return
-        arrived_ns = self._latest_ns = int(now * _NS_PER_S)
+        arrived_ns = stream.latest_ns = max(stream.latest_ns, self._arrived_ns(now))
+        self._latest_ns = max(self._latest_ns, arrived_ns)
         if stream.shown_at is not None:
             self._show(stream, stream.shown_at, arrived_ns)
         if stream.missing:

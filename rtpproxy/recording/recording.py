@@ -101,6 +101,8 @@ class RecordedStream:
     """Packets that had not been teed by then."""
     given: int = 0
     """Packets that came to userspace."""
+    latest_ns: int = 0
+    """When the latest of these arrived (CLOCK_MONOTONIC): those that come after it are not shown as earlier."""
     missing: int = 0
     """Packets that there was no room for, since that process was told last."""
     teed: int | None = None

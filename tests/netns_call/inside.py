@@ -145,7 +145,7 @@ class _Inside:
 
 
 async def _serve(mode: OffloadMode, files: socket.socket) -> None:
-    clocks = instance.Clocks(time.monotonic, time.time)
+    clocks = instance.Clocks(time.monotonic, time.time, time.time_ns)
     config = Config(control=(), offload=mode, max_wait_ms=0, tee_memory_mb=1)
     stop, is_over = instance.Stop(lambda number: None), asyncio.Event()
     with contextlib.ExitStack() as stack:
