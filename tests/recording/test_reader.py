@@ -1,12 +1,15 @@
 """The process that writes, run in this one: its clocks, and what it answers. test_recorder runs the real one."""
 
 import os
+import select
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording import reader as module
+from rtpproxy.recording.clock_steps import ClockSteps
 from rtpproxy.recording.messages import Close, Directories, Ended, Join, Open, Packets, decode, encode
 from rtpproxy.recording.reader import Reader
 from tests.recording.packets import packet, read_adhoc
@@ -32,6 +35,26 @@ class Clocks:
         self.wall += int((seconds + step) * S)
 
 
+class FakeSteps:
+    """Tells of steps of the clock by a pipe."""
+
+    def __init__(self):
+        self._reading, self._writing = os.pipe()
+
+    def fileno(self):
+        return self._reading
+
+    def tell(self):
+        os.write(self._writing, b"x")
+
+    def take(self):
+        assert os.read(self._reading, 1) == b"x"
+
+    def close(self):
+        os.close(self._reading)
+        os.close(self._writing)
+
+
 class Stage:
     """A reader, the relay's end of its socket, and what it has done to this process instead of giving up privileges."""
 
@@ -44,7 +67,8 @@ class Stage:
         monkeypatch.chdir(directory)
         self.relay, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.relay.setblocking(False)
-        self.reader = Reader(self.theirs, clock_offset_ns)
+        self.steps = FakeSteps()
+        self.reader = Reader(self.theirs, clock_offset_ns, self.steps)
 
     def close(self):
         self.reader._files.finish(self.clocks.monotonic)
@@ -52,6 +76,7 @@ class Stage:
             os.close(descriptor)
         self.relay.close()
         self.theirs.close()
+        self.steps.close()
 
     def send(self, message, *descriptors):
         socket.send_fds(self.relay, [encode(message)], descriptors)
@@ -67,13 +92,24 @@ class Stage:
     def packet(self, number, at_ns):
         self.send(Packets(((1, packet(number, arrived_ns=at_ns)),)))
 
+    def wait(self, meanwhile):
+        """Let the process wait until something happened, which has to end the wait."""
+        poll = self.reader._poll
+
+        def wait(_):
+            meanwhile()
+            ready = poll.poll(0)
+            assert ready
+            return ready
+
+        self.reader._poll = SimpleNamespace(poll=wait)
+        self.reader.wait()
+        self.reader._poll = poll
+
     def turn(self):
         """One turn of the process, but for waiting; False if the relay is gone."""
         self.reader._look_at_clocks()
-        is_open = self.reader._read()
-        now_ns = self.reader._look_at_clocks()
-        (self.reader._files.work if is_open else self.reader._files.finish)(now_ns)
-        return is_open
+        return self.reader.turn()
 
     def answers(self):
         found = []
@@ -112,6 +148,31 @@ def test_packets_keep_the_time_of_day_that_it_was_when_they_arrived(stage, step)
     stage.relay.shutdown(socket.SHUT_WR)
     assert not stage.turn()
     assert stage.arrivals() == [0, 5, 15 + 1000 * step]
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_a_step_ends_a_wait_and_is_known_to_the_moment(stage, step):
+    """However long ago the clocks were looked at before."""
+    stage.open()
+    stage.turn()
+    begin_ns = stage.clocks.monotonic
+
+    def step_the_clock():
+        stage.clocks.go_on(0.009)
+        stage.clocks.go_on(0, step=step)
+        stage.steps.tell()
+
+    stage.wait(step_the_clock)
+    assert not select.select([stage.steps], [], [], 0)[0]
+    for number, after_ms in enumerate((1, 8, 10)):
+        stage.packet(number, begin_ns + after_ms * 1_000_000)
+    stage.clocks.go_on(0.002)
+    stage.turn()
+    stage.wait(lambda: stage.packet(3, begin_ns + 11_000_000))
+    stage.turn()
+    stage.relay.shutdown(socket.SHUT_WR)
+    assert not stage.turn()
+    assert stage.arrivals() == [1, 8, 10 + 1000 * step, 11 + 1000 * step]
 
 
 def test_the_clock_of_another_time_namespace(tmp_path, monkeypatch):
