@@ -8,15 +8,15 @@ import logging
 
 import pytest
 
-from rtpproxy import instance
 from rtpproxy.config import NOTES_DIRECTORY, Config, ControlAddress, ControlKind, ListenAddress, OffloadMode, PortsMode
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import StartError
+from rtpproxy.instance import build as module
 from rtpproxy.notes.notes import Notes
 from rtpproxy.notes.place import here
 from rtpproxy.offload.off import NoKernelTier
 
-CLOCKS = instance.Clocks(lambda: 1.0, lambda: 1.0, lambda: 1)
+CLOCKS = module.Clocks(lambda: 1.0, lambda: 1.0, lambda: 1)
 BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offload=OffloadMode.OFF)
 
 
@@ -46,7 +46,7 @@ def notes(stack):
 def test_all_parts_are_there_once_they_are_built():
     def build():
         with contextlib.ExitStack() as stack:
-            parts = instance.build(BOUND, CLOCKS, notes(stack), ControlServer((), lambda: 1.0), stack)
+            parts = module.build(BOUND, CLOCKS, notes(stack), ControlServer((), lambda: 1.0), stack)
             with pytest.raises(dataclasses.FrozenInstanceError):
                 parts.service = None
             return parts
@@ -77,13 +77,13 @@ def test_what_was_built_is_taken_down_when_a_later_part_fails(monkeypatch):
     def refuse(*_):
         raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-    monkeypatch.setattr(instance, "HostNetworksFollower", refuse)
+    monkeypatch.setattr(module, "HostNetworksFollower", refuse)
 
     def build():
         with RecordingStack() as stack:
             its_notes = notes(stack)
             with pytest.raises(StartError, match="cannot ask for this host"):
-                instance.build(BOUND, CLOCKS, its_notes, ControlServer((), lambda: 1.0), stack)
+                module.build(BOUND, CLOCKS, its_notes, ControlServer((), lambda: 1.0), stack)
             assert stack.called == []
         return stack.called
 
@@ -91,7 +91,7 @@ def test_what_was_built_is_taken_down_when_a_later_part_fails(monkeypatch):
 
 
 def test_signals_stop_and_the_second_one_aborts():
-    stop = instance.Stop(abort)
+    stop = module.Stop(abort)
     assert not stop.is_asked
     stop.on_signal(15)
     assert stop.is_asked
@@ -101,7 +101,7 @@ def test_signals_stop_and_the_second_one_aborts():
 
 
 def test_slow_stop_reaches_followers_of_before_and_after():
-    stop, told = instance.Stop(abort), []
+    stop, told = module.Stop(abort), []
     stop.follow(lambda: told.append("before"))
     assert told == []
     stop.slowly()
@@ -119,16 +119,16 @@ def test_slow_stop_reaches_followers_of_before_and_after():
     ],
 )
 def test_end_of_standard_input(kinds, ended, expected):
-    stop, told = instance.Stop(abort), []
+    stop, told = module.Stop(abort), []
     stop.follow(lambda: told.append("slowly"))
     config = dataclasses.replace(BOUND, control=tuple(ControlAddress(kind) for kind in kinds))
-    instance.on_input_end(ended, config, stop)
+    module.on_input_end(ended, config, stop)
     assert (["now"] * stop.is_asked + told or ["goes on"]) == [expected]
 
 
 def test_verdicts_are_logged_when_they_changed(caplog):
     counters = {"forwarded": 0, "up_no_row": 0}
-    report = instance.VerdictReport(lambda: dict(counters))
+    report = module.VerdictReport(lambda: dict(counters))
     with caplog.at_level(logging.WARNING):
         report.log_changes()
     assert caplog.messages == []
@@ -142,7 +142,7 @@ def test_verdicts_are_logged_when_they_changed(caplog):
 
 def test_verdicts_of_userspace_are_logged_with_the_kernels(caplog):
     denied = {}
-    report = instance.VerdictReport(lambda: {"forwarded": 7})
+    report = module.VerdictReport(lambda: {"forwarded": 7})
     report.add(lambda: dict(denied))
     with caplog.at_level(logging.INFO):
         report.log_changes()
