@@ -5,7 +5,6 @@ them run until the relay is told to stop, and takes them down.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import random
@@ -16,16 +15,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rtpproxy.config import NOTES_DIRECTORY, Config, ControlKind, OffloadMode, PortsMode
+from rtpproxy.config import NOTES_DIRECTORY, Config, ControlKind, OffloadMode
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import OffloadError, StartError
+from rtpproxy.instance.ports import MediaPorts, build_kernel, build_ports
 from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.media.bound import BoundMedia
-from rtpproxy.media.claims import Claims
 from rtpproxy.media.reservation import Reservation, take_back
-from rtpproxy.media.sockets import OnDatagram, check_local, route_source
+from rtpproxy.media.sockets import check_local, route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.network.background import Background
 from rtpproxy.network.host_networks import HostNetworks, HostNetworksFollower
@@ -45,7 +44,7 @@ from rtpproxy.recording.off import NoRecorder
 from rtpproxy.recording.recorder import Recorder
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.sessions import Service
-from rtpproxy.session.local import LocalAddress, LocalAddresses
+from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 
 log = logging.getLogger(__name__)
@@ -178,18 +177,6 @@ class VerdictReport:
 
 
 @dataclass(frozen=True, slots=True)
-class MediaPorts:
-    """The media ports of a relay, steered or bound, and how other relays learn of them."""
-
-    media: SteeredMedia | BoundMedia
-    claims: Claims
-    programs: Programs | None = None
-    """The BPF programs; None where ports are bound."""
-    why_no_bpf: str = ""
-    """Why BPF cannot be used although it was wanted; empty where it is used, or was not wanted."""
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
     """Everything that one relay consists of."""
 
@@ -242,10 +229,11 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         service.datagram(key, data, source, local_host, now)
 
     limit = AgeLimit(config.max_wait_ms / 1000, clocks.monotonic, clocks.wall)
-    ports = _build_ports(config, notes, local_addresses, on_datagram, limit, stack)
+    ports = build_ports(config, notes, local_addresses, on_datagram, limit, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     background = Background(asyncio.get_running_loop())
-    kernel = _build_kernel(config, ports, verdicts, background, stack)
+    # The last report counts what was forwarded until the programs were detached.
+    kernel = build_kernel(config, ports, background, verdicts.log_changes, stack)
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
@@ -288,87 +276,6 @@ def _note_directories() -> list[str]:
     """List where notes may be: those of root's relays and, for an ordinary user, those of that user's session."""
     session = "" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
     return [NOTES_DIRECTORY, *([f"{session}/rtpproxy"] if os.path.isabs(session) else [])]
-
-
-def _build_ports(
-    config: Config,
-    notes: Notes,
-    local_addresses: LocalAddresses,
-    on_datagram: OnDatagram,
-    limit: AgeLimit,
-    stack: ExitStack,
-) -> MediaPorts:
-    """Build steered ports where they are wanted and possible, else bound ones."""
-    why_no_bpf = ""
-    if config.ports is not PortsMode.BOUND:
-        try:
-            return _build_steered(config, notes, local_addresses, on_datagram, limit, stack)
-        except OffloadError as error:
-            if config.ports is PortsMode.STEERED or config.offload.is_required:
-                raise StartError(f"BPF cannot be used: {error}") from error
-            why_no_bpf = str(error)
-    media = BoundMedia(asyncio.get_running_loop(), config.tos, on_datagram, limit)
-    stack.callback(media.close_all)
-    return MediaPorts(media, _claims(config, notes, is_steered=False), why_no_bpf=why_no_bpf)
-
-
-def _build_steered(
-    config: Config,
-    notes: Notes,
-    local_addresses: LocalAddresses,
-    on_datagram: OnDatagram,
-    limit: AgeLimit,
-    stack: ExitStack,
-) -> MediaPorts:
-    """Make the programs and steer media ports. Raises OffloadError, after undoing everything."""
-    with ExitStack() as on_failure:
-        programs = Programs(config, notes.ours.attach)
-        on_failure.callback(programs.close)
-        claims = _claims(config, notes, is_steered=True)
-        media = SteeredMedia(
-            *(asyncio.get_running_loop(), on_datagram, limit, programs.mark, programs.expect),
-            lambda address: _listen_on(address, claims, programs),
-        )
-        media_ports = range(config.port_min, config.port_max + 2)
-        on_failure.callback(media.close_all)
-        try:
-            sockets = programs.host_maps.sockets_per_family
-            receivers = media.start(local_addresses.known, sockets, media_ports)
-        except PermissionError as error:
-            raise OffloadError(f"raw sockets: {error.strerror}; CAP_NET_RAW is needed") from error
-        programs.steer(receivers)
-        stack.push(on_failure.pop_all())
-    return MediaPorts(media, claims, programs)
-
-
-def _claims(config: Config, notes: Notes, *, is_steered: bool) -> Claims:
-    return Claims(notes, config.port_min, config.port_max + 1, is_steered=is_steered)
-
-
-def _listen_on(address: LocalAddress, claims: Claims, programs: Programs) -> None:
-    """Steer the ports of another local address, which a command named. Raises OSError when that is impossible."""
-    try:
-        claims.add(address)
-    except StartError as error:
-        raise OSError(errno.EADDRINUSE, str(error)) from error
-    try:
-        programs.host_maps.add_local(address.host, address.slot)
-    except OffloadError as error:
-        claims.remove(address)
-        raise OSError(errno.ENOSPC, str(error)) from error
-
-
-def _build_kernel(
-    config: Config, ports: MediaPorts, verdicts: VerdictReport, background: Background, stack: ExitStack
-) -> KernelTier | NoKernelTier:
-    if ports.programs is None or config.offload is OffloadMode.OFF:
-        why = "--offload off" if config.offload is OffloadMode.OFF else "BPF is not used"
-        return NoKernelTier(why, ports.media.routes_changed)
-    kernel = KernelTier(config, ports.programs, ports.media.routes_changed, asyncio.get_running_loop(), background)
-    # The last report counts what was forwarded until the programs were detached.
-    stack.callback(verdicts.log_changes)
-    stack.callback(kernel.close)
-    return kernel
 
 
 def _build_recorder(
