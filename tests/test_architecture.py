@@ -60,7 +60,7 @@ _INTERFACE_ADDRESSES = "`-l eth0` is refused with the addresses of that interfac
 ALSO = {
     ("service.offloading", "offload.entry"): "what the kernel should do for a session is worked out from values only",
     ("instance.build", "process.privileges"): "control sockets and notes are handed to the user of `-u`",
-    ("instance.build", "process.signals"): "signals ask the relay to stop",
+    ("instance.serve", "process.signals"): "signals ask the relay to stop",
     ("recording.reader", "process.privileges"): "it is a process of its own, and gives up its privileges",
     ("recording.reader", "process.clock"): "it is a process of its own, and its clock may not be the kernel's",
     ("cli.command", "control.messages"): "`-v` prints the versions of the protocol",
@@ -68,7 +68,7 @@ ALSO = {
     ("cli.host", "network.netlink"): _INTERFACE_ADDRESSES,
 }
 """Imports that `KNOWS` does not allow, and why they are there."""
-COMPOSITION = {"__main__", "cli.command", "process.daemon", "instance.build"}
+COMPOSITION = {"__main__", "cli.command", "process.daemon", "instance.serve"}
 CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 """Rooms without I/O, where nothing happens on import."""
 PURE_MODULES = {
@@ -168,6 +168,7 @@ UNTESTED = {
     "service.offloading": _SERVICE,
     "service.packets": _SERVICE,
     "service.port_pairs": _SERVICE,
+    "instance.serve": "process/test_daemon runs it",
     "media.receiving": _STEERED,
     "media.sending": _STEERED,
     "network.features": _REAL_KERNEL,
@@ -246,7 +247,7 @@ def test_composition_is_one_chain():
     """Each is imported by the one before it only."""
     importers = {name: {module for module in MODULES if name in of_us(module)} for name in COMPOSITION}
     assert importers == {
-        "instance.build": {"process.daemon"},
+        "instance.serve": {"process.daemon"},
         "process.daemon": {"cli.command"},
         "cli.command": {"__main__"},
         "__main__": set(),
