@@ -75,7 +75,7 @@ PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
-    *("cli.media_addresses", "cli.networks", "cli.options", "media.age_limit", "media.ranges"),
+    *("cli.media_addresses", "cli.networks", "cli.options", "cli.readers", "media.age_limit", "media.ranges"),
     "notes.contents",
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
