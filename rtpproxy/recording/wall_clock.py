@@ -1,9 +1,9 @@
 """Turns monotonic times into the time of day and back, also where somebody steps the clock meanwhile.
 
-Packets bear CLOCK_MONOTONIC, which nobody steps; files want the time since 1970, and so are the kernel's timestamps of
-packets. How far the two clocks are apart is measured again and again. It changes by steps only: where a clock is slewed,
-both are. So each measurement tells the distance more exactly, or tells of a step. That came after the measurement
-before; what had arrived by then keeps the time of day that it had. All times are nanoseconds.
+Packets bear CLOCK_MONOTONIC, which nobody steps; files want the time since 1970, and the kernel's timestamps of packets
+are such times. How far the two clocks are apart is measured again and again. It changes by steps only: where one clock
+is slewed, both are. So each measurement tells the distance more exactly, or tells of a step. That came after the
+measurement before; what had arrived by then keeps the time of day that it had. All times are nanoseconds.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""Steered ports, bound ones in their place, and why; process/test_daemon and test_mistakes do this with the real BPF."""
+"""Steered ports, bound ones in their place, and why; process/test_daemon and test_mistakes use the real BPF."""
 
 import asyncio
 import contextlib

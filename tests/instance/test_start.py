@@ -61,9 +61,7 @@ def test_nothing_of_others_is_touched_before_ports_are_claimed_and_commands_come
     ]
 
 
-@pytest.mark.parametrize(
-    ("mode", "level"), [(OffloadMode.OFF, logging.WARNING), (OffloadMode.AUTO, logging.ERROR)]
-)
+@pytest.mark.parametrize(("mode", "level"), [(OffloadMode.OFF, logging.WARNING), (OffloadMode.AUTO, logging.ERROR)])
 def test_who_asked_for_the_kernel_is_told_why_it_does_nothing(caplog, mode, level):
     with caplog.at_level(logging.INFO):
         Stage(offload=mode, why_no_bpf="no privilege").start()

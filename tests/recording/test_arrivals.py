@@ -88,7 +88,8 @@ def test_a_small_step_makes_no_nonsense(stage, step):
         stage.now += 0.001
     began = stage.now
     found = [stage.read(began) for _ in range(20)]
-    assert all(one in (pytest.approx(true, abs=1e-6), began) for one, true in zip(found, arrived, strict=True))
+    for one, true in zip(found, arrived, strict=True):
+        assert one == pytest.approx(true, abs=1e-6) or one == pytest.approx(began, abs=1e-6)
     stage.now += 0.050
     true = stage.arrive()
     stage.now += 0.001

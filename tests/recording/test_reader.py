@@ -9,7 +9,6 @@ import pytest
 
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording import reader as module
-from rtpproxy.recording.clock_steps import ClockSteps
 from rtpproxy.recording.messages import Close, Directories, Ended, Join, Open, Packets, decode, encode
 from rtpproxy.recording.reader import Reader
 from tests.recording.packets import packet, read_adhoc
