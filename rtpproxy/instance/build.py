@@ -106,7 +106,8 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         # Media and service know each other; no datagram comes before the event loop runs again.
         service.datagram(key, data, source, local_host, now)
 
-    limit = AgeLimit(config.max_wait_ms / 1000, clocks.monotonic, clocks.wall)
+    is_recording = bool(config.record_directory)
+    limit = AgeLimit(config.max_wait_ms / 1000, clocks.monotonic, clocks.wall, is_noted=is_recording)
     ports = build_ports(config, notes, local_addresses, on_datagram, limit, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     background = Background(asyncio.get_running_loop())

@@ -40,7 +40,8 @@ _SIOCGSTAMPNS = 0x8907
 Where nobody asks, it costs nothing; timestamps that come with the datagrams (SO_TIMESTAMPING) cost 150 ns each."""
 _STAMP = struct.Struct("@ll")
 """Seconds and nanoseconds."""
-_NO_STAMP = bytes(_STAMP.size)
+_ROOM = bytearray(_STAMP.size)
+"""What a stamp is put into; the kernel is asked in half the time if this may be written to."""
 _NS_PER_S = 1_000_000_000
 _SO_MEMINFO = 55
 _MEMORY = struct.Struct("@9I")
@@ -60,6 +61,7 @@ class ReceiveBuffer:
 
     __slots__ = (
         "_bytes",
+        "_descriptor",
         "_empty_at",
         "_full_bytes",
         "_half_s",
@@ -80,6 +82,7 @@ class ReceiveBuffer:
     ) -> None:
         """`resize` sets the buffer's size, which is `full_bytes` while userspace keeps up. Nothing may be in it yet."""
         self._owner = owner
+        self._descriptor = owner.fileno()
         self._full_bytes = self._bytes = full_bytes
         self._resize = resize
         self._limit = limit
@@ -93,7 +96,7 @@ class ReceiveBuffer:
         self.fresh_until = 0.0
         """Nothing that is taken before is old: datagrams are taken in the order in which they arrived."""
         resize(owner, full_bytes)
-        if math.isfinite(limit.limit_s):
+        if limit.is_noted:
             with contextlib.suppress(FileNotFoundError):  # nothing was taken yet; the kernel notes from now on
                 self.stamp_ns()
 
@@ -107,7 +110,8 @@ class ReceiveBuffer:
 
     def stamp_ns(self) -> int:
         """Return when the kernel noted the datagram, in nanoseconds since 1970; now, if it did not note that yet."""
-        seconds, nanoseconds = _STAMP.unpack(fcntl.ioctl(self._owner, _SIOCGSTAMPNS, _NO_STAMP))
+        fcntl.ioctl(self._descriptor, _SIOCGSTAMPNS, _ROOM)
+        seconds, nanoseconds = _STAMP.unpack(_ROOM)
         noted_ns: int = seconds * _NS_PER_S + nanoseconds
         return noted_ns
 

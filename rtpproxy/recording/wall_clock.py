@@ -29,10 +29,8 @@ class _Era:
     """The least distance of the clocks, wall clock less monotonic clock, by all measurements."""
     high: int
     """The greatest."""
-
-    @property
-    def distance(self) -> int:
-        return (self.low + self.high) // 2
+    distance: int
+    """What is taken for the distance."""
 
 
 class WallClock:
@@ -51,9 +49,11 @@ class WallClock:
         low, high = wall_ns - after_ns, wall_ns - before_ns
         era = self._eras[-1] if self._eras else None
         if era is None or low > era.high + STEP_NS or high < era.low - STEP_NS:
-            self._eras.append(_Era(before_ns if has_waited else self._measured_at, after_ns, low, high))
-        elif low <= era.high and high >= era.low:
+            begin_ns = before_ns if has_waited else self._measured_at
+            self._eras.append(_Era(begin_ns, after_ns, low, high, (low + high) // 2))
+        elif era.low < low <= era.high or era.low <= high < era.high:
             era.low, era.high = max(low, era.low), min(high, era.high)
+            era.distance = (era.low + era.high) // 2
         if after_ns - before_ns <= PRECISION_NS:
             self._measured_at = before_ns
         while len(self._eras) > 1 and self._eras[1].seen_ns < before_ns - KEPT_NS:

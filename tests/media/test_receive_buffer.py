@@ -41,11 +41,11 @@ class ShiftedBuffer(ReceiveBuffer):
 class Port:
     """A socket with a receive buffer, somebody who sends to it, and the loop of those who read such sockets."""
 
-    def __init__(self, limit_s, host="127.0.0.1"):
+    def __init__(self, limit_s, host="127.0.0.1", *, is_noted=False):
         self.clocks = ShiftedClocks()
         self._shifts = {}
         """By number sent: how far the clocks were ahead of the kernel's then."""
-        self.limit = AgeLimit(limit_s, self.clocks.monotonic, self.clocks.wall)
+        self.limit = AgeLimit(limit_s, self.clocks.monotonic, self.clocks.wall, is_noted=is_noted)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.receiver = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.buffer = ShiftedBuffer(self.receiver, FULL_BYTES, resize, self.limit)
@@ -194,6 +194,15 @@ def test_no_limit(port):
     unlimited.buffer.shift_s = 0
     assert unlimited.buffer.stamp_ns() < asked_at
     unlimited.close()
+
+
+def test_arrivals_are_noted_without_a_limit_where_they_are_wanted(port):
+    noted = Port(0.0, is_noted=True)
+    noted.send(1)
+    asked_at = time.time_ns()
+    noted.receiver.recv(1)
+    assert noted.buffer.stamp_ns() < asked_at
+    noted.close()
 
 
 class Fitted(NamedTuple):
