@@ -353,11 +353,16 @@ class FakeRecorded:
         self.on_end = on_end
         self.streams = [FakeRecordedStream(stream, tee) for stream, tee in zip(leg.streams, tees, strict=True)]
         self.stopped_at: float | None = None
+        self.received_before = -1
+        """Packets of RTP that the stream had received when the recording began."""
 
     @property
     def packets(self) -> list[bytes]:
         """Payloads of RTP."""
         return [data for data, *_ in self.streams[0].taken]
+
+    def begin(self) -> None:
+        self.received_before = self.streams[0].stream.received_packets
 
     def stop(self, now: float) -> None:
         assert self.stopped_at is None
@@ -388,6 +393,8 @@ class FakeRecorder:
         self.has_ring = False
         self.refusal = ""
         self.made: list[FakeRecorded] = []
+        self.while_made: Callable[[], None] = lambda: None
+        """Called while the files are being made."""
 
     def record(
         self,
@@ -402,6 +409,7 @@ class FakeRecorder:
         if self.refusal:
             raise RecordingError(self.refusal)
         tees = (2 * len(self.made) + 1, 2 * len(self.made) + 2) if self.has_ring else (0, 0)
+        self.while_made()
         self.made.append(FakeRecorded(session.leg(role), name, on_end, tees))
         return self.made[-1]
 

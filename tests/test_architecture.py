@@ -59,8 +59,8 @@ A room is a folder, or a file at the top of the package.
 _INTERFACE_ADDRESSES = "`-l eth0` is refused with the addresses of that interface"
 ALSO = {
     ("service.offloading", "offload.entry"): "what the kernel should do for a session is worked out from values only",
-    ("instance", "process.privileges"): "control sockets and notes are handed to the user of `-u`",
-    ("instance", "process.signals"): "signals ask the relay to stop",
+    ("instance.build", "process.privileges"): "control sockets and notes are handed to the user of `-u`",
+    ("instance.serve", "process.signals"): "signals ask the relay to stop",
     ("recording.reader", "process.privileges"): "it is a process of its own, and gives up its privileges",
     ("recording.reader", "process.clock"): "it is a process of its own, and its clock may not be the kernel's",
     ("cli.command", "control.messages"): "`-v` prints the versions of the protocol",
@@ -68,17 +68,18 @@ ALSO = {
     ("cli.host", "network.netlink"): _INTERFACE_ADDRESSES,
 }
 """Imports that `KNOWS` does not allow, and why they are there."""
-COMPOSITION = {"__main__", "cli.command", "process.daemon", "instance"}
+COMPOSITION = {"__main__", "cli.command", "process.daemon", "instance.serve"}
 CORE = {"addr", "errors", "config", "seldom", "rtp", "session", "service"}
 """Rooms without I/O, where nothing happens on import."""
 PURE_MODULES = {
     *("control.cookies", "control.dispatch", "control.execute", "control.messages", "control.modifiers"),
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
-    *("cli.media_addresses", "cli.networks", "cli.options", "media.age_limit", "media.ranges"),
+    *("cli.media_addresses", "cli.networks", "cli.options", "cli.readers", "media.age_limit", "media.ranges"),
     "notes.contents",
-    *("recording.adhoc", "recording.formats", "recording.frames", "recording.merge", "recording.messages"),
-    *("recording.names", "recording.packet", "recording.pcap", "recording.pcapng", "recording.wall_clock"),
+    *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
+    *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
+    "recording.wall_clock",
 }
 """Single files of other rooms without I/O."""
 
@@ -168,6 +169,7 @@ UNTESTED = {
     "service.offloading": _SERVICE,
     "service.packets": _SERVICE,
     "service.port_pairs": _SERVICE,
+    "instance.serve": "process/test_daemon runs it",
     "media.receiving": _STEERED,
     "media.sending": _STEERED,
     "network.features": _REAL_KERNEL,
@@ -246,7 +248,7 @@ def test_composition_is_one_chain():
     """Each is imported by the one before it only."""
     importers = {name: {module for module in MODULES if name in of_us(module)} for name in COMPOSITION}
     assert importers == {
-        "instance": {"process.daemon"},
+        "instance.serve": {"process.daemon"},
         "process.daemon": {"cli.command"},
         "cli.command": {"__main__"},
         "__main__": set(),
@@ -383,7 +385,10 @@ def test_exceptions_are_still_needed():
 
 @pytest.mark.parametrize(
     "folder",
-    ["cli", "control", "media", "network", "notes", "offload", "outbound", "process", "recording", "rtp", "session"],
+    [
+        *("cli", "control", "instance", "media", "network", "notes", "offload", "outbound", "process", "recording"),
+        *("rtp", "session"),
+    ],
 )
 def test_test_files_are_named_for_a_module(folder):
     others = {"control": {"test_transcript.py"}, "recording": {"test_model.py"}}.get(folder, set())

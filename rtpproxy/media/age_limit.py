@@ -17,9 +17,16 @@ LOOKING_S = 0.01
 class AgeLimit:
     """The time that datagrams may wait for userspace. One for all sockets of a relay."""
 
-    def __init__(self, limit_s: float, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
-        """`limit_s` of 0 is no limit. `clock` is monotonic, `wall_clock` that of the timestamps."""
+    def __init__(
+        self, limit_s: float, clock: Callable[[], float], wall_clock: Callable[[], float], *, is_noted: bool = False
+    ) -> None:
+        """`limit_s` of 0 is no limit. `clock` is monotonic, `wall_clock` that of the timestamps.
+
+        `is_noted` has the kernel note when datagrams arrive even where there is no limit.
+        """
         self.limit_s = limit_s or math.inf
+        self.is_noted = is_noted or math.isfinite(self.limit_s)
+        """The kernel has to note when datagrams arrive."""
         self.clock = clock
         self.dropped = 0
         """Datagrams that were dropped because they waited longer."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rtpproxy.addr import Endpoint
 from rtpproxy.errors import PortBusyError
 from rtpproxy.media.age_limit import AgeLimit
-from rtpproxy.media.receive_buffer import STAMP_BYTES, ReceiveBuffer
+from rtpproxy.media.receive_buffer import ReceiveBuffer
 from rtpproxy.media.sockets import (
     MAX_DATAGRAM_BYTES,
     OnDatagram,
@@ -70,6 +70,8 @@ class BoundMedia:
         self._by_descriptor: dict[int, _Port] = {}
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
+        self._reading: ReceiveBuffer
+        """That of the port whose turn it is, or was last."""
         self._no_room_before = 0
         """Datagrams that there was no room for at ports that are closed."""
         self.send_failures = SendFailures()
@@ -128,6 +130,10 @@ class BoundMedia:
             if not self._on_readable():
                 break
 
+    def stamp(self) -> tuple[int, float]:
+        """Tell when the datagram arrived that is being handed on, as `ReceiveBuffer.stamp` does."""
+        return self._reading.stamp()
+
     def waited_too_long(self) -> int:
         """Count the datagrams that were dropped because they waited too long."""
         return self._limit.dropped
@@ -172,25 +178,23 @@ class BoundMedia:
         return bool(ready)
 
     def _read(self, port: _Port) -> None:
-        opened, buffer, clock = port.opened, port.buffer, self._clock
+        opened, clock = port.opened, self._clock
+        self._reading = buffer = port.buffer
         now = clock()
         if is_watched := now > buffer.watch_from:
             buffer.watch(now)
         key, host, is_ipv6 = port.key, port.host, port.is_ipv6
         for _ in range(BATCH):
             try:
-                if is_watched and clock() >= buffer.fresh_until:
-                    size, ancillary, _, source = opened.recvmsg_into((self._buffer,), STAMP_BYTES)
-                    if buffer.is_old(ancillary):
-                        continue
-                else:
-                    size, source = opened.recvfrom_into(self._buffer)
+                size, source = opened.recvfrom_into(self._buffer)
             except BlockingIOError:
                 buffer.emptied(now)
                 return
             except OSError as error:
                 # An ICMP error caused by an earlier send; the next datagram may be fine.
                 log.debug("receiving at port %d: %s", key & 0xFFFF, error.strerror)
+                continue
+            if is_watched and clock() >= buffer.fresh_until and buffer.is_old():
                 continue
             if is_ipv6:
                 source = endpoint_of(source)

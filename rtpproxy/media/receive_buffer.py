@@ -1,14 +1,16 @@
 """The receive buffer of a media socket, where datagrams wait for userspace, kept from holding old ones.
 
 While userspace finds the buffer empty again and again, nothing in it can be old, and nothing more is done. When that
-was longer ago than half the limit, the kernel is asked to tell with each datagram when it arrived (it notes that
-anyhow), and datagrams that waited too long are dropped. Reading and dropping one takes a sixth of the time of relaying
-it, which is too much where far more arrives than can be relayed. So where there are old ones again after the time of
-the limit, the buffer is made as small as what userspace reads within the limit. The kernel then drops the excess on
-arrival, which takes userspace no time. Once a turn leaves nothing, and found nothing that had waited for half the
-limit, the buffer grows again. (A buffer that is too small is found empty. While none is, userspace has no idle time.)
+was longer ago than half the limit, the kernel is asked when datagrams arrived (it notes that anyhow), and those that
+waited too long are dropped. Reading and dropping one takes a sixth of the time of relaying it, which is too much where
+far more arrives than can be relayed. So where there are old ones again after the time of the limit, the buffer is made
+as small as what userspace reads within the limit. The kernel then drops the excess on arrival, which takes userspace no
+time. Once a turn leaves nothing, and found nothing that had waited for half the limit, the buffer grows again. (A
+buffer that is too small is found empty. While none is, userspace has no idle time.)
 """
 
+import contextlib
+import fcntl
 import logging
 import math
 import socket
@@ -19,8 +21,6 @@ from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.seldom import is_worth_a_line
 
 log = logging.getLogger(__name__)
-
-Ancillary = list[tuple[int, int, bytes]]
 
 FILL = 0.85
 """Share of the limit within which a full buffer should be read: the rest is for the unevenness of processor time."""
@@ -34,14 +34,16 @@ MIN_BYTES = 2 << 10
 SLACK_S = 0.005
 """A datagram may be this much older before it is looked at. Looking takes a quarter of the time of relaying one: where
 all have waited for just the limit and each was looked at, so much less could be relayed."""
-STAMP_BYTES = 64
-"""Room that a timestamp needs among the ancillary data of a datagram."""
 
-_SO_TIMESTAMPING, _SO_MEMINFO = 37, 55
-_RX_SOFTWARE, _SOFTWARE = 1 << 3, 1 << 4
-"""Flags of SO_TIMESTAMPING: note when datagrams arrive; tell it with them (Documentation/networking/timestamping)."""
+_SIOCGSTAMPNS = 0x8907
+"""Asks for the timestamp of the datagram that was taken last, and has the kernel note those of the next (socket(7)).
+Where nobody asks, it costs nothing; timestamps that come with the datagrams (SO_TIMESTAMPING) cost 150 ns each."""
 _STAMP = struct.Struct("@ll")
-"""Seconds and nanoseconds; two more pairs follow, which are of no interest here."""
+"""Seconds and nanoseconds."""
+_ROOM = bytearray(_STAMP.size)
+"""What a stamp is put into; the kernel is asked in half the time if this may be written to."""
+_NS_PER_S = 1_000_000_000
+_SO_MEMINFO = 55
 _MEMORY = struct.Struct("@9I")
 """Among them, first: bytes queued, with the kernel's own data; last: datagrams for which there was no room, or whose
 checksum was wrong (linux/sock_diag.h)."""
@@ -54,10 +56,12 @@ class ReceiveBuffer:
 
     To be told of each turn at the socket that begins later than `watch_from` (`watch`), and when a turn found nothing
     more (`emptied`). In turns that are watched, `is_old` must be asked about what is taken at `fresh_until` or later.
+    It and `stamp` are about the datagram that was taken last.
     """
 
     __slots__ = (
         "_bytes",
+        "_descriptor",
         "_empty_at",
         "_full_bytes",
         "_half_s",
@@ -78,6 +82,7 @@ class ReceiveBuffer:
     ) -> None:
         """`resize` sets the buffer's size, which is `full_bytes` while userspace keeps up. Nothing may be in it yet."""
         self._owner = owner
+        self._descriptor = owner.fileno()
         self._full_bytes = self._bytes = full_bytes
         self._resize = resize
         self._limit = limit
@@ -91,28 +96,32 @@ class ReceiveBuffer:
         self.fresh_until = 0.0
         """Nothing that is taken before is old: datagrams are taken in the order in which they arrived."""
         resize(owner, full_bytes)
-        if math.isfinite(limit.limit_s):
-            owner.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE)
+        if limit.is_noted:
+            with contextlib.suppress(FileNotFoundError):  # nothing was taken yet; the kernel notes from now on
+                self.stamp_ns()
 
     def watch(self, now: float) -> None:
-        """Begin a turn in which timestamps come with the datagrams."""
-        if not self._is_watched:
-            self._owner.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE | _SOFTWARE)
-            self._is_watched = True
-            self.watch_from = -math.inf
+        """Begin a turn in which datagrams are looked at for their age."""
+        self._is_watched = True
+        self.watch_from = -math.inf
         self._now = now
         self._longest_s = self.fresh_until = 0.0
         self._limit.look_again(now)
 
-    def is_old(self, ancillary: Ancillary) -> bool:
-        """Tell whether a datagram that was just taken waited too long, and count it.
+    def stamp_ns(self) -> int:
+        """Return when the kernel noted the datagram, in nanoseconds since 1970; now, if it did not note that yet."""
+        fcntl.ioctl(self._descriptor, _SIOCGSTAMPNS, _ROOM)
+        seconds, nanoseconds = _STAMP.unpack(_ROOM)
+        noted_ns: int = seconds * _NS_PER_S + nanoseconds
+        return noted_ns
 
-        Its timestamp, if it has one, comes before other ancillary data.
-        """
-        if not ancillary or ancillary[0][:2] != (socket.SOL_SOCKET, _SO_TIMESTAMPING):
-            return False  # it arrived before the kernel noted when
-        seconds, nanoseconds = _STAMP.unpack_from(ancillary[0][2])
-        age = self._limit.age(seconds + nanoseconds * 1e-9, self._empty_at)
+    def stamp(self) -> tuple[int, float]:
+        """Return when the kernel noted the datagram, and a time when the buffer was empty: monotonic, in seconds."""
+        return self.stamp_ns(), self._empty_at
+
+    def is_old(self) -> bool:
+        """Tell whether the datagram waited too long, and count it."""
+        age = self._limit.age(self.stamp_ns() * 1e-9, self._empty_at)
         self._longest_s = max(self._longest_s, age)
         if not self._limit.is_over(age):
             self.fresh_until = self._limit.fresh_until(age, SLACK_S)
@@ -137,7 +146,6 @@ class ReceiveBuffer:
             if not is_again:
                 return
             self._is_watched = False
-            self._owner.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _RX_SOFTWARE)
         self.watch_from = now + self._half_s
 
     def no_room(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from rtpproxy.buffers import force_receive_buffer
 from rtpproxy.media.age_limit import AgeLimit
-from rtpproxy.media.receive_buffer import STAMP_BYTES, ReceiveBuffer
+from rtpproxy.media.receive_buffer import ReceiveBuffer
 from rtpproxy.media.sockets import MAX_DATAGRAM_BYTES, OnDatagram, datagram_socket, endpoint_of, family_of
 from rtpproxy.session.local import LocalAddress, port_key
 
@@ -27,7 +27,7 @@ MAX_REMEMBERED = 100_000
 """Limit of remembered destinations; beyond it all are forgotten."""
 _RECEIVE_BUFFER_BYTES = 8 << 20
 _IP_RECVORIGDSTADDR, _IPV6_RECVORIGDSTADDR = 20, 74
-_ANCILLARY_BYTES = 64 + STAMP_BYTES
+_ANCILLARY_BYTES = 64
 
 
 class Receivers:
@@ -48,6 +48,8 @@ class Receivers:
         """By packed address and zone: the host as text, and the key of its port 0, None if it is not listened on."""
         self._buffer = bytearray(MAX_DATAGRAM_BYTES)
         self._view = memoryview(self._buffer)
+        self._reading: ReceiveBuffer
+        """That of the socket whose turn it is, or was last."""
         self.has_ipv6 = True
         """False on a host that has no IPv6; known from `start` on."""
 
@@ -78,6 +80,10 @@ class Receivers:
             for _ in range(WAITING // BATCH):
                 if not self._on_readable(receiver, buffer, receiver.family):
                     break
+
+    def stamp(self) -> tuple[int, float]:
+        """Tell when the datagram arrived that is being handed on, as `ReceiveBuffer.stamp` does."""
+        return self._reading.stamp()
 
     def no_room(self) -> int:
         """Count the datagrams that the kernel dropped because the buffer was full."""
@@ -124,7 +130,7 @@ class Receivers:
 
     def _on_readable(self, receiver: socket.socket, buffer: ReceiveBuffer, family: int) -> bool:
         """Hand on datagrams of one socket; True if more may wait there."""
-        clock = self._clock
+        self._reading, clock = buffer, self._clock
         now = clock()
         if is_watched := now > buffer.watch_from:
             buffer.watch(now)
@@ -141,7 +147,7 @@ class Receivers:
             except OSError as error:
                 log.warning("receiving media: %s", error.strerror)
                 return False
-            if is_watched and clock() >= buffer.fresh_until and buffer.is_old(ancillary):
+            if is_watched and clock() >= buffer.fresh_until and buffer.is_old():
                 continue
             if not ancillary:
                 continue

@@ -110,6 +110,10 @@ class SteeredMedia:
         """Hand on the datagrams that have arrived by now; not all, if there are very many."""
         self._receivers.take_waiting()
 
+    def stamp(self) -> tuple[int, float]:
+        """Tell when the datagram arrived that is being handed on, as `ReceiveBuffer.stamp` does."""
+        return self._receivers.stamp()
+
     def waited_too_long(self) -> int:
         """Count the datagrams that were dropped because they waited too long."""
         return self._limit.dropped

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import uvloop
 
-from rtpproxy import instance
 from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
+from rtpproxy.instance.build import Clocks
+from rtpproxy.instance.serve import serve
 from rtpproxy.process import limits, privileges
 from rtpproxy.process.clock import monotonic_offset_ns
 from rtpproxy.process.pid_file import PidFile
@@ -119,7 +120,7 @@ def _pid_file(config: Config) -> PidFile:
 
 def _serve(config: Config, bound: Sequence[int], tell: Callable[[Sequence[str]], None]) -> None:
     """Run the relay; `tell` is called once it serves, with the warnings of the start."""
-    clocks = instance.Clocks(kernel_clock(), time.time)
+    clocks = Clocks(kernel_clock(), time.time, time.time_ns)
 
     async def main() -> None:
         pid_file = _pid_file(config)
@@ -134,7 +135,7 @@ def _serve(config: Config, bound: Sequence[int], tell: Callable[[Sequence[str]],
             return give_up
 
         try:
-            await instance.serve(config, clocks, ready, abort, bound)
+            await serve(config, clocks, ready, abort, bound)
         finally:
             pid_file.remove()
 

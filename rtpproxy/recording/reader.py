@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from rtpproxy.process.clock import monotonic_offset_ns
 from rtpproxy.process.privileges import become, forbid_new
 from rtpproxy.recording import formats, spool
+from rtpproxy.recording.clock_steps import ClockSteps
 from rtpproxy.recording.files import Files
 from rtpproxy.recording.frames import Frames
 from rtpproxy.recording.messages import (
@@ -56,10 +57,14 @@ RING_NS = 10_000_000
 class Reader:
     """The process' state: the socket to the relay, the directories, the files."""
 
-    def __init__(self, relay: socket.socket, clock_offset_ns: int) -> None:
+    def __init__(self, relay: socket.socket, clock_offset_ns: int, steps: ClockSteps) -> None:
         """`clock_offset_ns` is by how much this process' monotonic clock is ahead of the kernel's."""
         self._relay = relay
         self._clock_offset_ns = clock_offset_ns
+        self._steps = steps
+        self._poll = select.poll()
+        for one in (relay, steps):
+            self._poll.register(one, select.POLLIN)
         self._wall_clock = WallClock()
         self._frames = Frames()
         self._directories: tuple[int, ...] = ()
@@ -72,21 +77,31 @@ class Reader:
 
     def run(self) -> None:
         """Read and write until the relay is gone."""
-        poll = select.poll()
-        poll.register(self._relay, select.POLLIN)
-        while True:
-            now_ns = self._look_at_clocks()
-            due_ns = self._due_ns(now_ns)
-            poll.poll(None if due_ns is None else due_ns / _NS_PER_MS)
-            is_open = self._read()
-            now_ns = self._look_at_clocks()
-            read_ns = self._read_ring(now_ns)
-            if not is_open:
-                while read_ns < now_ns:
-                    read_ns = self._read_ring(now_ns)
-                self._files.finish(now_ns)
-                return
+        is_open = True
+        while is_open:
+            self.wait()
+            is_open = self.turn()
+
+    def wait(self) -> None:
+        """Wait until there is something to do, or somebody steps the clock."""
+        due_ns = self._due_ns(self._look_at_clocks())
+        ready = self._poll.poll(None if due_ns is None else due_ns / _NS_PER_MS)
+        self._look_at_clocks(has_waited=True)
+        if any(descriptor == self._steps.fileno() for descriptor, _ in ready):
+            self._steps.take()
+
+    def turn(self) -> bool:
+        """Do what is to be done; False if the relay is gone, and all files are finished."""
+        is_open = self._read()
+        now_ns = self._look_at_clocks()
+        read_ns = self._read_ring(now_ns)
+        if is_open:
             self._files.work(now_ns, read_ns)
+        else:
+            while read_ns < now_ns:
+                read_ns = self._read_ring(now_ns)
+            self._files.finish(now_ns)
+        return is_open
 
     def _due_ns(self, now_ns: int) -> int | None:
         """Return the time until something is due, in nanoseconds; None if nothing is."""
@@ -111,12 +126,12 @@ class Reader:
             self._ring_read_ns = min(now_ns, max(self._ring_read_ns, arrived_ns))
         return self._ring_read_ns
 
-    def _look_at_clocks(self) -> int:
+    def _look_at_clocks(self, *, has_waited: bool = False) -> int:
         before_ns = time.monotonic_ns()
         wall_ns = time.time_ns()
         after_ns = time.monotonic_ns()
         offset_ns = self._clock_offset_ns
-        self._wall_clock.measure(before_ns - offset_ns, wall_ns, after_ns - offset_ns)
+        self._wall_clock.measure(before_ns - offset_ns, wall_ns, after_ns - offset_ns, has_waited=has_waited)
         return after_ns - offset_ns
 
     def _read(self) -> bool:
@@ -237,4 +252,4 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, sys.stdin.fileno())
     os.close(null)
-    Reader(relay, monotonic_offset_ns()).run()
+    Reader(relay, monotonic_offset_ns(), ClockSteps()).run()

@@ -14,6 +14,7 @@ from rtpproxy.addr import is_ipv6
 from rtpproxy.config import Config, RecordFormat
 from rtpproxy.errors import OffloadError, RecordingError
 from rtpproxy.recording import messages, names
+from rtpproxy.recording.arrivals import when_read
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.messages import Ended, Found, ToRelay, encode_packet
 from rtpproxy.recording.packet import Packet, Place
@@ -41,12 +42,15 @@ class Recorder:
         directories: Directories,
         clock: Callable[[], float],
         open_ring: Callable[[], OpenRing] | None = None,
+        arrived_ns: Callable[[float], int] = when_read,
     ) -> None:
         """`clock` is that of packets: monotonic, in seconds.
 
         `open_ring` makes the ring, or raises OffloadError. Without it every packet has to come to userspace.
+        `arrived_ns` tells when a packet arrived that is just being handed on, and was read at a time.
         """
         self._clock = clock
+        self._arrived_ns = arrived_ns
         self._format = config.record_format
         self._components = (Component.RTP,) if config.leaves_rtcp_out else (Component.RTP, Component.RTCP)
         self._directories = directories
@@ -81,7 +85,8 @@ class Recorder:
         """Record what one leg receives, in files named after the session or, if given, `name` (protocol.md 8.2).
 
         `is_single` asks for one file for all streams of the session, where the format permits it. `on_end` is called
-        if the recording ends by itself; `absorb` brings the counts of the leg's streams up to date.
+        if the recording ends by itself; `absorb` brings the counts of the leg's streams up to date. It begins with
+        `Side.begin`.
 
         Raises RecordingError.
         """
@@ -96,9 +101,8 @@ class Recorder:
                 file = recording.files[0 if is_whole else stream.component]
                 shown_at = peer_leg if is_whole and stream.component is Component.RTCP else None
                 self._last_stream += 1
-                number, before = self._last_stream, (stream.received_packets, stream.tee_missed_packets)
-                tee = number if self._ring is not None else 0
-                streams.append(RecordedStream(self, number, file, stream, tee, *before, shown_at))
+                tee = self._last_stream if self._ring is not None else 0
+                streams.append(RecordedStream(self, self._last_stream, file, stream, tee, shown_at))
         side = Side(self, recording, role, streams, on_end, absorb)
         recording.sides.append(side)
         recording.streams += streams
@@ -124,7 +128,8 @@ class Recorder:
             stream.file.refused += 1
             stream.missing += 1
             return
-        arrived_ns = self._latest_ns = int(now * _NS_PER_S)
+        arrived_ns = stream.latest_ns = max(stream.latest_ns, self._arrived_ns(now))
+        self._latest_ns = max(self._latest_ns, arrived_ns)
         if stream.shown_at is not None:
             self._show(stream, stream.shown_at, arrived_ns)
         if stream.missing:

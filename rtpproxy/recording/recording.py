@@ -91,16 +91,18 @@ class RecordedStream:
     stream: Stream
     tee: int
     """The same number if the kernel may write its packets to the ring, else 0."""
-    received_before: int
-    """Packets that the stream had received when the recording began."""
-    missed_before: int
-    """Packets that had not been teed by then."""
     shown_at: Leg | None = None
     """The other leg, if the packets, which are RTCP, are shown as leaving there (protocol.md 8.5)."""
     shown: tuple[str, int, str, int] | None = None
     """Where they are shown to leave from, and for whom, as the process that writes was told last."""
+    received_before: int = 0
+    """Packets that the stream had received when it was recorded from then on."""
+    missed_before: int = 0
+    """Packets that had not been teed by then."""
     given: int = 0
     """Packets that came to userspace."""
+    latest_ns: int = 0
+    """When the latest of these arrived (CLOCK_MONOTONIC): those that come after it are not shown as earlier."""
     missing: int = 0
     """Packets that there was no room for, since that process was told last."""
     teed: int | None = None
@@ -117,6 +119,10 @@ class RecordedStream:
         if self.teed is not None or not self.tee:
             return self.teed or 0
         return max(0, self.stream.received_packets - self.received_before - self.given - self.missed)
+
+    def begin(self) -> None:
+        """Count from now on: what the stream received before is not recorded."""
+        self.received_before, self.missed_before = self.stream.received_packets, self.stream.tee_missed_packets
 
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Record a packet that the stream accepted."""
@@ -140,6 +146,11 @@ class Side:
     """Called if the recording ends by itself."""
     absorb: Callable[[float], None]
     """Brings the streams' counts up to date."""
+
+    def begin(self) -> None:
+        """Take note that the streams' packets come from now on; their counts are up to date."""
+        for stream in self.streams:
+            stream.begin()
 
     def stop(self, now: float) -> None:
         """End it: nothing that arrives from now on is recorded."""

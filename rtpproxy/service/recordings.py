@@ -36,6 +36,12 @@ class Recorded(Protocol):
     def stop(self, now: float) -> None: ...
 
 
+class RecordedInFiles(Recorded, Protocol):
+    """Records one side in files: `recording.recording.Side`."""
+
+    def begin(self) -> None: ...
+
+
 class Recorder(Protocol):
     """Makes recordings in files: `recording.recorder.Recorder`, or `recording.off.NoRecorder`."""
 
@@ -50,7 +56,7 @@ class Recorder(Protocol):
         is_single: bool,
         on_end: Callable[[float], None],
         absorb: Callable[[float], None],
-    ) -> Recorded: ...
+    ) -> RecordedInFiles: ...
     def counts(self) -> Mapping[str, int]: ...
 
 
@@ -131,6 +137,7 @@ class Recordings:
         leg = issuer.session.leg(issuer.role)
         if side is None:
             copy = self._copies.make(issuer.session, leg, request.to, now)
+            self._arrived.take_waiting()
             self._begin(key, copy, now)
         elif isinstance(side.made, Copy):
             copy = side.made
@@ -189,13 +196,15 @@ class Recordings:
             for stream in session.leg(role).streams:
                 self._offloading.absorb(session, stream, at)
 
-        absorb(now)
         made = self._recorder.record(session, role, name, is_single=is_single, on_end=on_end, absorb=absorb)
+        # What arrived while the files were made is not recorded, so it must not be counted as if it was.
+        self._arrived.take_waiting()
+        absorb(now)
+        made.begin()
         self._begin(key, made, now)
         return True
 
     def _begin(self, key: Key, made: Recorded, now: float) -> None:
-        self._arrived.take_waiting()
         self._sides[key] = _Side(made)
         for one in made.streams:
             one.stream.witnesses = (*one.stream.witnesses, one)

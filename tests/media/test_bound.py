@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from collections import Counter
 from contextlib import ExitStack
 
@@ -296,6 +297,23 @@ def test_what_waited_too_long_is_dropped_and_counted(loop, inbox, local, phone):
         assert (arrived.data, arrived.source) == (b"4", endpoint(phone))
     assert (media.waited_too_long(), media.no_room()) == (3, 0)
     media.close_all()
+
+
+def test_each_datagram_has_its_timestamp_while_it_is_handed_on(media, inbox, local, phone):
+    """Though all are taken in one turn, long after they arrived."""
+    port = free_pair()
+    media.open(local, port)
+    stamps, sent = [], []
+    inbox.on_arrival = lambda: stamps.append(media.stamp()[0])
+    with wait_for_stamps():
+        phone.sendto(b"the kernel notes those that are taken after this", (local.host, port))
+        inbox.take()
+        for _ in range(5):
+            before = time.time_ns()
+            phone.sendto(b"media", (local.host, port))
+            sent.append((before, time.time_ns()))
+        assert len({one.now for one in inbox.take(5)}) == 1
+    assert all(before <= stamp <= after for (before, after), stamp in zip(sent, stamps[1:], strict=True))
 
 
 def test_what_there_is_no_room_for_is_counted_also_of_ports_that_are_closed(media, inbox, local, phone):

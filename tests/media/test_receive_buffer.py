@@ -4,19 +4,19 @@ import itertools
 import logging
 import socket
 import struct
+import time
 from typing import NamedTuple
 
 import pytest
 
 from rtpproxy.media.age_limit import PRECISION_S, AgeLimit
-from rtpproxy.media.receive_buffer import FILL, GROWTH, LASTING, MIN_BYTES, STAMP_BYTES, ReceiveBuffer
+from rtpproxy.media.receive_buffer import FILL, GROWTH, LASTING, MIN_BYTES, ReceiveBuffer
 from tests.fakes import ShiftedClocks
 from tests.media.stamping import wait_for_stamps
 from tests.waiting import DEADLINE_S, wait_for
 
 LIMIT_S = 0.2
 FULL_BYTES = 100_000
-SO_TIMESTAMPING, RX_SOFTWARE = 37, 1 << 3
 OVERHEAD = 2
 """The kernel doubles what is asked for, to have room for its own data."""
 
@@ -25,17 +25,30 @@ def resize(owner, size_bytes):
     owner.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes)
 
 
+class ShiftedBuffer(ReceiveBuffer):
+    """Tells timestamps as the kernel would have noted them if its clock were the test's."""
+
+    __slots__ = ("shift_s",)
+
+    def __init__(self, *about):
+        self.shift_s = 0.0
+        super().__init__(*about)
+
+    def stamp_ns(self):
+        return super().stamp_ns() + round(self.shift_s * 1e9)
+
+
 class Port:
     """A socket with a receive buffer, somebody who sends to it, and the loop of those who read such sockets."""
 
-    def __init__(self, limit_s, host="127.0.0.1"):
+    def __init__(self, limit_s, host="127.0.0.1", *, is_noted=False):
         self.clocks = ShiftedClocks()
         self._shifts = {}
         """By number sent: how far the clocks were ahead of the kernel's then."""
-        self.limit = AgeLimit(limit_s, self.clocks.monotonic, self.clocks.wall)
+        self.limit = AgeLimit(limit_s, self.clocks.monotonic, self.clocks.wall, is_noted=is_noted)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.receiver = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.buffer = ReceiveBuffer(self.receiver, FULL_BYTES, resize, self.limit)
+        self.buffer = ShiftedBuffer(self.receiver, FULL_BYTES, resize, self.limit)
         self.receiver.bind((host, 0))
         self.sender = socket.socket(family, socket.SOCK_DGRAM)
         self.sender.connect(self.receiver.getsockname())
@@ -66,25 +79,15 @@ class Port:
         taken = []
         for _ in range(most):
             try:
-                data, ancillary, _, _ = self.receiver.recvmsg(100, STAMP_BYTES)
+                data = self.receiver.recv(100)
             except BlockingIOError:
                 self.buffer.emptied(now)
                 break
-            if is_watched:
-                ancillary = [_shifted(*ancillary[0], self._shifts[data[0]])]
-            else:
-                assert not ancillary
+            self.buffer.shift_s = self._shifts[data[0]]
             is_due = is_watched and self.clocks.monotonic() >= self.buffer.fresh_until
-            if not (is_due and self.buffer.is_old(ancillary)):
+            if not (is_due and self.buffer.is_old()):
                 taken.append(data[0])
         return taken
-
-
-def _shifted(level, kind, data, seconds):
-    """A timestamp as the kernel would have noted it if its clock were the test's."""
-    whole, nanoseconds = struct.unpack_from("@ll", data)
-    stamp = round((whole + seconds) * 1e9) + nanoseconds
-    return level, kind, struct.pack("@ll", *divmod(stamp, 1_000_000_000)) + data[16:]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,7 +122,7 @@ def test_what_waited_less_is_kept(port):
         assert port.limit.dropped == 0
 
 
-def test_timestamps_are_asked_for_only_after_the_buffer_was_not_found_empty_for_long(port):
+def test_datagrams_are_looked_at_only_after_the_buffer_was_not_found_empty_for_long(port):
     for _ in range(100):
         port.send(1)
         assert port.turn() == [1]
@@ -127,10 +130,24 @@ def test_timestamps_are_asked_for_only_after_the_buffer_was_not_found_empty_for_
             break  # else a busy machine took its time
     else:
         raise AssertionError("never found empty twice within half the limit")
-    port.send(1)
-    assert port.receiver.recvmsg(1, STAMP_BYTES)[1] == []
     port.clocks.passed_s += LIMIT_S
     assert port.clocks.monotonic() > port.buffer.watch_from
+
+
+def test_timestamps_tell_when_each_datagram_arrived_whenever_it_is_taken(port):
+    """Nothing comes with the datagrams: so those that nobody asks about cost nothing."""
+    port.send(0)
+    bounds = []
+    for number in range(1, 6):
+        before = time.time_ns()
+        port.send(number)
+        bounds.append((before, time.time_ns()))
+    port.send(6)
+    port.receiver.recv(1)
+    for number, (before, after) in enumerate(bounds, 1):
+        data, ancillary, _, _ = port.receiver.recvmsg(1, 1000)
+        assert (data[0], ancillary) == (number, [])
+        assert before <= port.buffer.stamp_ns() <= after
 
 
 @pytest.mark.parametrize("step", [3600.0, 1.0, -1.0, -3600.0])
@@ -163,14 +180,29 @@ def test_dropping_goes_on_after_a_step_that_came_while_the_buffer_was_empty(port
 
 
 def test_no_limit(port):
-    """The kernel is not asked to note when datagrams arrive, either."""
+    """The kernel is not asked to note when datagrams arrive, either, until somebody wants to know."""
     unlimited = Port(0.0)
     unlimited.send(1)
     unlimited.clocks.passed_s += 1e6
     assert unlimited.turn() == [1]
-    timestamping = [one.receiver.getsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING) for one in (unlimited, port)]
-    assert timestamping == [0, RX_SOFTWARE]
+    unlimited.buffer.shift_s = 0
+    asked_at = time.time_ns()
+    assert unlimited.buffer.stamp_ns() >= asked_at
+    unlimited.send(2)
+    asked_at = time.time_ns()
+    assert unlimited.turn() == [2]
+    unlimited.buffer.shift_s = 0
+    assert unlimited.buffer.stamp_ns() < asked_at
     unlimited.close()
+
+
+def test_arrivals_are_noted_without_a_limit_where_they_are_wanted(port):
+    noted = Port(0.0, is_noted=True)
+    noted.send(1)
+    asked_at = time.time_ns()
+    noted.receiver.recv(1)
+    assert noted.buffer.stamp_ns() < asked_at
+    noted.close()
 
 
 class Fitted(NamedTuple):

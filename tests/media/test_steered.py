@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -373,6 +374,24 @@ def test_what_waited_too_long_is_dropped_and_counted(steer, phone, phone6):
             (arrived,) = steered.inbox.take()
             assert (arrived.data, arrived.source, arrived.local_host) == (b"4", endpoint(sender, host), host)
     assert (steered.media.waited_too_long(), steered.media.no_room()) == (6, 0)
+
+
+def test_each_datagram_has_its_timestamp_while_it_is_handed_on(media, inbox, pair, phone, phone6):
+    """Though all are taken in one turn, long after they arrived."""
+    stamps, sent = [], []
+    inbox.on_arrival = lambda: stamps.append(media.stamp()[0])
+    with wait_for_stamps():
+        for sender, host in ((phone, LOOPBACK), (phone6, LOOPBACK6)):
+            sender.sendto(b"the kernel notes those that are taken after this", (host, pair))
+            inbox.take()
+            stamps.clear()
+            sent.clear()
+            for _ in range(5):
+                before = time.time_ns()
+                sender.sendto(b"media", (host, pair))
+                sent.append((before, time.time_ns()))
+            assert len({one.now for one in inbox.take(5)}) == 1
+            assert all(before <= stamp <= after for (before, after), stamp in zip(sent, stamps, strict=True))
 
 
 def test_what_there_is_no_room_for_is_counted(steer, phone):

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rtpproxy import instance
 from rtpproxy.config import NOTES_DIRECTORY, Config, OffloadMode
 from rtpproxy.control.server import ControlServer
+from rtpproxy.instance.build import Clocks, Parts, build
+from rtpproxy.instance.start import start
+from rtpproxy.instance.stop import Stop
 from rtpproxy.notes.notes import Notes
 from rtpproxy.notes.place import here
 from rtpproxy.offload.tee import OpenRing
@@ -106,7 +108,7 @@ def inside_relay(host: Host, directory: Path, mode: OffloadMode) -> Iterator[Ins
 class _Inside:
     """What the process does; one method for each word."""
 
-    def __init__(self, parts: instance.Parts, files: socket.socket) -> None:
+    def __init__(self, parts: Parts, files: socket.socket) -> None:
         self._parts = parts
         self._files = files
 
@@ -145,16 +147,16 @@ class _Inside:
 
 
 async def _serve(mode: OffloadMode, files: socket.socket) -> None:
-    clocks = instance.Clocks(time.monotonic, time.time)
+    clocks = Clocks(time.monotonic, time.time, time.time_ns)
     config = Config(control=(), offload=mode, max_wait_ms=0, tee_memory_mb=1)
-    stop, is_over = instance.Stop(lambda number: None), asyncio.Event()
+    stop, is_over = Stop(lambda number: None), asyncio.Event()
     with contextlib.ExitStack() as stack:
         notes = Notes([NOTES_DIRECTORY], here)
         stack.callback(notes.close)
         server = ControlServer((), time.monotonic)
         stack.callback(server.close)
-        parts = instance.build(config, clocks, notes, server, stack)
-        instance._start(parts, stop, stack)
+        parts = build(config, clocks, notes, server, stack)
+        start(parts, stop, stack)
         inside = _Inside(parts, files)
 
         def on_line() -> None:

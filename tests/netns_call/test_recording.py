@@ -85,38 +85,50 @@ def test_packets_between_start_and_stop(record, topology, way, places):
 
 
 def ask_after_burst(relay, topology, call, numbers, command):
-    """Give a command when packets have arrived. The relay stands still meanwhile, so that all of them wait for it."""
+    """Give a command when packets have arrived. The relay stands still meanwhile, so that all of them wait for it.
+
+    Returns a time of day before the first arrived, and one when all had.
+    """
 
     def arrived():
         return int(topology.relay.run(["cat", "/sys/class/net/to-caller/statistics/rx_packets"]).stdout)
 
     os.kill(relay.process.pid, signal.SIGSTOP)
     try:
-        before = arrived()
+        before, began = arrived(), time.time()
         for number in numbers:
             call.caller.send(numbered(number))
         wait_for(lambda: arrived() >= before + len(numbers), DEADLINE_S, "the packets to arrive")
+        ended = time.time()
         with ThreadPoolExecutor(1) as background:
             reply = background.submit(relay.ask, command)
             os.kill(relay.process.pid, signal.SIGCONT)
             assert reply.result(DEADLINE_S) == "0"
     finally:
         os.kill(relay.process.pid, signal.SIGCONT)
+    return began, ended
 
 
 @both_ways
 def test_packets_that_wait_when_the_command_comes(record, topology, way, places):
-    """A burst before the command to start is not in the file, and one before that to stop is, whole."""
+    """A burst before the command to start is not in the file, and one before that to stop is, whole.
+
+    With the times of arrival, though the relay stood still then.
+    """
     relay = record()
+    times = {}
     with Call(relay, topology.caller, topology.callee) as call:
         call.establish(way)
         for name, before, after in (("one", 1000, 2000), ("two", 3000, 4000)):
             ask_after_burst(relay, topology, call, range(before, before + 100), f"C {call.name} {name} f t")
-            ask_after_burst(relay, topology, call, range(after, after + 100), f"N {call.tags}")
+            times[name] = ask_after_burst(relay, topology, call, range(after, after + 100), f"N {call.tags}")
         wait_for_names(places[0], *(f"{name}.{kind}" for name in ("one", "two") for kind in ("rtp", "rtcp")))
     for name, after in (("one", 2000), ("two", 4000)):
         read = read_adhoc((places[0] / f"{name}.rtp").read_bytes())
         assert [one.payload for one in read] == [numbered(number) for number in range(after, after + 100)]
+        began, ended = times[name]
+        assert began <= read[0].arrived < read[-1].arrived <= ended
+        assert [one.arrived for one in read] == sorted(one.arrived for one in read)
 
 
 @kernel_ways

@@ -52,13 +52,16 @@ class RunningRecorder:
         """None while it is not running."""
         return self.recorder._supervisor.process
 
-    def record(self, session, role=Role.CALLER, name=None, *, is_single=False):
+    def record(self, session, role=Role.CALLER, name=None, *, is_single=False, meanwhile=lambda: None):
+        """Begin as the service does; `meanwhile` happens while the files are being made."""
         side = self.recorder.record(
             *(session, role, name),
             is_single=is_single,
             on_end=lambda at: self.end(side, at),
             absorb=lambda at: None,
         )
+        meanwhile()
+        side.begin()
         return side
 
     def end(self, side, at):

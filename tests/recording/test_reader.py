@@ -1,7 +1,9 @@
 """The process that writes, run in this one: its clocks, and what it answers. test_recorder runs the real one."""
 
 import os
+import select
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +34,26 @@ class Clocks:
         self.wall += int((seconds + step) * S)
 
 
+class FakeSteps:
+    """Tells of steps of the clock by a pipe."""
+
+    def __init__(self):
+        self._reading, self._writing = os.pipe()
+
+    def fileno(self):
+        return self._reading
+
+    def tell(self):
+        os.write(self._writing, b"x")
+
+    def take(self):
+        assert os.read(self._reading, 1) == b"x"
+
+    def close(self):
+        os.close(self._reading)
+        os.close(self._writing)
+
+
 class Stage:
     """A reader, the relay's end of its socket, and what it has done to this process instead of giving up privileges."""
 
@@ -44,7 +66,8 @@ class Stage:
         monkeypatch.chdir(directory)
         self.relay, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.relay.setblocking(False)
-        self.reader = Reader(self.theirs, clock_offset_ns)
+        self.steps = FakeSteps()
+        self.reader = Reader(self.theirs, clock_offset_ns, self.steps)
 
     def close(self):
         self.reader._files.finish(self.clocks.monotonic)
@@ -52,6 +75,7 @@ class Stage:
             os.close(descriptor)
         self.relay.close()
         self.theirs.close()
+        self.steps.close()
 
     def send(self, message, *descriptors):
         socket.send_fds(self.relay, [encode(message)], descriptors)
@@ -67,16 +91,24 @@ class Stage:
     def packet(self, number, at_ns):
         self.send(Packets(((1, packet(number, arrived_ns=at_ns)),)))
 
-    def turn(self, *, has_ring=False):
+    def wait(self, meanwhile):
+        """Let the process wait until something happened, which has to end the wait."""
+        poll = self.reader._poll
+
+        def wait(_):
+            meanwhile()
+            ready = poll.poll(0)
+            assert ready
+            return ready
+
+        self.reader._poll = SimpleNamespace(poll=wait)
+        self.reader.wait()
+        self.reader._poll = poll
+
+    def turn(self):
         """One turn of the process, but for waiting; False if the relay is gone."""
         self.reader._look_at_clocks()
-        is_open = self.reader._read()
-        now_ns = self.reader._look_at_clocks()
-        if has_ring:
-            self.reader._files.work(now_ns, self.reader._read_ring(now_ns))
-            return is_open
-        (self.reader._files.work if is_open else self.reader._files.finish)(now_ns)
-        return is_open
+        return self.reader.turn()
 
     def answers(self):
         found = []
@@ -117,6 +149,31 @@ def test_packets_keep_the_time_of_day_that_it_was_when_they_arrived(stage, step)
     assert stage.arrivals() == [0, 5, 15 + 1000 * step]
 
 
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_a_step_ends_a_wait_and_is_known_to_the_moment(stage, step):
+    """However long ago the clocks were looked at before."""
+    stage.open()
+    stage.turn()
+    begin_ns = stage.clocks.monotonic
+
+    def step_the_clock():
+        stage.clocks.go_on(0.009)
+        stage.clocks.go_on(0, step=step)
+        stage.steps.tell()
+
+    stage.wait(step_the_clock)
+    assert not select.select([stage.steps], [], [], 0)[0]
+    for number, after_ms in enumerate((1, 8, 10)):
+        stage.packet(number, begin_ns + after_ms * 1_000_000)
+    stage.clocks.go_on(0.002)
+    stage.turn()
+    stage.wait(lambda: stage.packet(3, begin_ns + 11_000_000))
+    stage.turn()
+    stage.relay.shutdown(socket.SHUT_WR)
+    assert not stage.turn()
+    assert stage.arrivals() == [1, 8, 10 + 1000 * step, 11 + 1000 * step]
+
+
 def test_the_clock_of_another_time_namespace(tmp_path, monkeypatch):
     """Packets bear the kernel's clock, which is an hour behind this process'."""
     stage = Stage(tmp_path, monkeypatch, clock_offset_ns=3600 * S)
@@ -155,7 +212,7 @@ def test_a_record_that_takes_long_is_waited_for(stage):
     for is_finished in (False, True):
         ring.is_finished = is_finished
         stage.clocks.go_on(0.5)
-        stage.turn(has_ring=True)
+        stage.turn()
         assert stage.answers() == ([Ended(1, 1, True, "", 1)] if is_finished else [])
     assert stage.arrivals() == [1]
 

@@ -254,6 +254,29 @@ def test_a_process_that_dies_is_started_again_and_the_loss_is_told(spooling, cap
     assert spooling.recorder.counts()["packets_lost"] == 2
 
 
+def test_what_came_while_the_files_were_made_is_not_told_as_lost_when_the_process_dies(running, caplog):
+    """The stream received it, and nobody recorded it: it waited in the socket, or the kernel forwarded it."""
+    session = session_with_ports()
+    stream = session.caller.rtp
+
+    def receive(packets):
+        stream.received_packets += packets
+
+    receive(1)
+    side = running.record(session, meanwhile=lambda: receive(3))
+    side.streams[0].tee = side.streams[0].number
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait_for(lambda: running.process is None, "the death to be noticed")
+    running.wait_for(lambda: running.process is not None, "another process")
+    receive(1)
+    running.send(side, b"one")
+    with caplog.at_level(logging.INFO):
+        side.stop(time.monotonic())
+        running.wait_until_all_ended()
+    message = "call media 1: recording of what the caller sends: 1 packets in call=f.o.rtp, call=f.o.rtcp"
+    assert message in caplog.messages
+
+
 def test_what_was_stopped_while_there_was_no_process_is_finished(spooling):
     side = spooling.record(session_with_ports())
     os.kill(spooling.pid, signal.SIGKILL)

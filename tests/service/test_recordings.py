@@ -241,6 +241,21 @@ def test_what_arrived_before_the_reply_is_recorded_at_the_end_and_not_at_the_beg
         assert made(play).packets == [rtp(202)]
 
 
+def test_what_arrives_while_files_are_made_is_counted_before_the_recording(play):
+    """What waits in a socket, and what the kernel forwards."""
+    start_talking(play)
+
+    def take():
+        play.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
+        play.offload.forward(FACES_CALLER, 5, play.now, ssrc=0x1234, sequence=206)
+
+    play.recorder.while_made = lambda: play.media.waiting.append(take)
+    play.answer(b"R call f t")
+    stream = made(play).streams[0].stream
+    assert made(play).received_before == stream.received_packets == 7
+    assert made(play).packets == []
+
+
 # The kernel
 
 

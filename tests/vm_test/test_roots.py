@@ -54,7 +54,7 @@ def test_the_tree_is_that_of_the_work_tree(tmp_path):
         names = tar.getnames()
         makefile = tar.extractfile("Makefile").read()
     assert makefile == (roots.PROJECT / "Makefile").read_bytes()
-    assert "rtpproxy/instance.py" in names
+    assert "rtpproxy/instance/serve.py" in names
     assert not [name for name in names if name.startswith((".venv", ".git/", "vm-report"))]
 
 
