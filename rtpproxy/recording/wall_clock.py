@@ -40,7 +40,14 @@ class WallClock:
 
     def since_1970(self, time_ns: int) -> int:
         """Return the time of day of a monotonic time. Something must have been measured."""
+        begin, distance = self._distances[-1]
+        if time_ns <= begin:
+            distance = self._distance_before(time_ns)
+        return time_ns + distance
+
+    def _distance_before(self, time_ns: int) -> int:
+        """Return the distance at a time before the last step."""
         for begin, distance in reversed(self._distances):
             if time_ns > begin:
-                return time_ns + distance
-        return time_ns + self._distances[0][1]
+                return distance
+        return self._distances[0][1]
