@@ -19,7 +19,7 @@ from tests.waiting import wait_for
 _ROOT = Path(__file__).parent.parent.parent
 
 _STAMP_EVERY_AT_FULL_SPEED = 64  # packets; reading the clock takes as long as half a relay
-_STAMP_EVERY_WITH_STEADY = 16  # no more than one of so many packets is a steady stream's
+_STAMP_EVERY_WITH_STEADY = 4  # no more than one of so many packets is a steady stream's
 _NO_LIMIT = (1 << 64) - 1
 NEVER_NS = _NO_LIMIT
 """As the interval of streams that are not steady: they send nothing."""

@@ -225,5 +225,5 @@ def test_steady_streams_beside_others_at_full_speed(topology):
         sent = generator.run(0.05, steady_interval_ns=1_000_000)
         alone = generator.send(1000, NEVER_NS, AT_ONCE_NS)
     assert 1 <= sent.steady_packets <= 50
-    assert sent.packets > 16 * (sent.steady_packets - 1)
+    assert sent.packets > 4 * (sent.steady_packets - 1)
     assert (alone.packets, alone.steady_packets) == (1000, 1000)
