@@ -14,7 +14,7 @@ _POLL_S = 0.002
 _T = TypeVar("_T")
 
 
-def wait_for(condition: Callable[[], _T], deadline_s: float, what: str) -> _T:
+def wait_for(condition: Callable[[], _T], deadline_s: float, what: str, poll_s: float = _POLL_S) -> _T:
     """Poll `condition` until it is true and return its value; AssertionError naming `what` after `deadline_s`."""
     end = time.monotonic() + deadline_s
     while True:
@@ -24,4 +24,4 @@ def wait_for(condition: Callable[[], _T], deadline_s: float, what: str) -> _T:
             return value
         if is_last:
             raise AssertionError(f"waited {deadline_s} s in vain for {what}; last value: {value!r}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)

@@ -105,16 +105,23 @@ class Files:
             self._close(file, now_ns)
 
     def _do_until(self, until_ns: int) -> None:
-        streams = self._streams
+        streams, since_1970 = self._streams, self._since_1970
         for at_ns, thing in self._merge.ripe(until_ns):
-            if type(thing) is tuple:
-                number, packet, is_teed = thing
-                stream = streams.get(number)
-                if stream is not None:
-                    self._write(stream, packet)
-                    stream.output.teed += is_teed
-            else:
+            if type(thing) is not tuple:
                 self._do(thing, at_ns)
+                continue
+            number, packet, is_teed = thing
+            stream = streams.get(number)
+            if stream is None:
+                continue
+            output, outgoing = stream
+            if outgoing is not None:
+                packet = packet._replace(source=outgoing[0], to=outgoing[1])
+            self._is_waiting = True
+            output.teed += is_teed
+            output.take(packet, since_1970(at_ns))
+            if output.is_over:
+                self._look_after(output)
 
     def _do(self, message: object, at_ns: int) -> None:
         match message:
@@ -133,16 +140,6 @@ class Files:
             if message.stream not in self._streams:
                 self._of_file.setdefault(message.file, []).append(message.stream)
             self._streams[message.stream] = _Stream(output, message.outgoing)
-
-    def _write(self, stream: _Stream, packet: Packet) -> None:
-        output, outgoing = stream
-        self._is_waiting = True
-        wall_ns = self._since_1970(packet.arrived_ns)
-        if outgoing is not None:
-            packet = packet._replace(source=outgoing[0], to=outgoing[1])
-        output.take(packet, wall_ns)
-        if output.is_over:
-            self._look_after(output)
 
     def _look_after(self, output: Output) -> None:
         """Give up a file that nothing more can be written to."""

@@ -26,8 +26,10 @@ class Output:
         """Packets of the ring that belong into the file."""
         self.lost = 0
         """Packets that should be in the file and are not."""
+        self.is_over = False
+        """True once nothing more is written."""
         self.why = ""
-        """Why nothing more is written, in words; empty while all is well."""
+        """Why that is so, in words; empty while all is well."""
         self._descriptor = descriptor
         self._format = form
         self._buffer: list[bytes] = []
@@ -36,11 +38,6 @@ class Output:
         """Bytes in the file up to the last whole packet."""
         self._lost_before = 0
         """Of `lost`, since the last packet."""
-
-    @property
-    def is_over(self) -> bool:
-        """True once nothing more is written."""
-        return bool(self.why)
 
     def begin(self, unread: int = 0) -> None:
         """Write the beginning of a new file, or find the end of one that another process began.
@@ -71,8 +68,13 @@ class Output:
             return
         self.packets += 1
         self._buffered_packets += 1
-        self._add(self._format.packet(packet, wall_ns, self._lost_before))
+        data = self._format.packet(packet, wall_ns, self._lost_before)
         self._lost_before = 0
+        # As _add does: this is done for every packet.
+        self._buffer.append(data)
+        self._buffered_bytes += len(data)
+        if self._buffered_bytes >= BUFFER_BYTES:
+            self.flush()
 
     def miss(self, packets: int) -> None:
         """Take note of packets that were lost on the way."""
@@ -115,6 +117,7 @@ class Output:
 
     def _end(self, error: OSError) -> None:
         """Keep what is whole. How much of the buffer that is, is found in the file."""
+        self.is_over = True
         self.why = error.strerror or str(error)
         before = self.packets
         try:

@@ -13,7 +13,8 @@ from rtpproxy.recording.pcap import LINK_ETHERNET, SNAPLEN
 _BLOCK = struct.Struct("=II")
 _SECTION = struct.Struct("=IHHq")
 _INTERFACE = struct.Struct("=HHI")
-_PACKET = struct.Struct("=IIIII")
+_PACKET = struct.Struct("=IIIIIII")
+"""What its block begins with: type and length of the block; interface, time in two parts, bytes kept, bytes of all."""
 _STATISTICS = struct.Struct("=III")
 _OPTION = struct.Struct("=HH")
 _LENGTH = struct.Struct("=I")
@@ -51,9 +52,12 @@ class Pcapng:
         """Encode a packet that arrived at `wall_ns` since 1970, and before which `dropped` are missing."""
         frame = self._frames.frame(packet)
         kept = frame[:SNAPLEN]
-        head = _PACKET.pack(0, wall_ns >> 32, wall_ns & _LOW, len(kept), len(frame))
+        padding = bytes(-len(kept) % _ALIGNMENT)
         missing = _options((_DROPPED_BEFORE, _COUNT.pack(dropped))) if dropped else b""
-        return _block(PACKET_BLOCK, head, _padded(kept), missing)
+        length = _PACKET.size + len(kept) + len(padding) + len(missing) + _LENGTH.size
+        # Not by _block: this is done for every packet.
+        head = _PACKET.pack(PACKET_BLOCK, length, 0, wall_ns >> 32, wall_ns & _LOW, len(kept), len(frame))
+        return b"".join((head, kept, padding, missing, _LENGTH.pack(length)))
 
     def end(self, packets: int, dropped: int, wall_ns: int) -> bytes:
         """Encode the statistics of the whole file."""

@@ -9,6 +9,7 @@ is the kernel's own. The programs wake nobody up: a reader looks again after a w
 import mmap
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
 from rtpproxy.recording.packet import Packet, Place
 
@@ -18,7 +19,10 @@ _HEADER_BYTES = struct.calcsize("=" + _HEADER)
 _BUSY, _DISCARD = 1 << 31, 1 << 30
 _LENGTH = _DISCARD - 1
 _PORTS = struct.Struct("!HH")
-_IPV4_BYTES, _IPV6_BYTES, _UDP_BYTES = 20, 40, 8
+_IPV4_PLACES, _IPV6_PLACES = slice(12, 24), slice(8, 44)
+"""Where a packet has its two addresses, at the end of the IP header, and its two ports, right behind them."""
+_IPV4_PAYLOAD, _IPV6_PAYLOAD = slice(28, None), slice(48, None)
+_MAX_REMEMBERED = 1 << 15
 _LEAD = {0: 20 + 8, 1: 40 + 8}
 """Bytes of the IP and the UDP header, by whether it is IPv6."""
 
@@ -91,8 +95,14 @@ class Ring:
 
 def read_ip(arrived_ns: int, data: memoryview) -> Packet:
     """Read a UDP packet, from its IP header on, which has no options and no extensions: such a one is not forwarded."""
-    at, hosts_at, host_bytes = (_IPV6_BYTES, 8, 16) if data[0] >> 4 == 6 else (_IPV4_BYTES, 12, 4)
-    hosts = bytes(data[hosts_at : hosts_at + 2 * host_bytes])
-    from_port, to_port = _PORTS.unpack_from(data, at)
-    source, to = Place(hosts[:host_bytes], from_port), Place(hosts[host_bytes:], to_port)
-    return Packet(arrived_ns, source, to, bytes(data[at + _UDP_BYTES :]))
+    places, payload = (_IPV6_PLACES, _IPV6_PAYLOAD) if data[0] >> 4 == 6 else (_IPV4_PLACES, _IPV4_PAYLOAD)
+    return Packet(arrived_ns, *_read_places(bytes(data[places])), bytes(data[payload]))
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def _read_places(data: bytes) -> tuple[Place, Place]:
+    """Read source and destination, two addresses and two ports. They are the same for all packets of a stream."""
+    hosts, ports = data[: -_PORTS.size], data[-_PORTS.size :]
+    from_port, to_port = _PORTS.unpack(ports)
+    middle = len(hosts) // 2
+    return Place(hosts[:middle], from_port), Place(hosts[middle:], to_port)

@@ -61,10 +61,10 @@ class WallClock:
 
     def since_1970(self, time_ns: int) -> int:
         """Return the time of day of a monotonic time. Something must have been measured."""
-        for era in reversed(self._eras):
-            if time_ns > era.begin_ns:
-                return time_ns + era.distance
-        return time_ns + self._eras[0].distance
+        era = self._eras[-1]
+        if time_ns <= era.begin_ns:
+            era = self._era_at(time_ns)
+        return time_ns + era.distance
 
     def monotonic(self, wall_ns: int, since_ns: int, now_ns: int) -> int | None:
         """Return the monotonic time between two others when the wall clock showed a time.
@@ -81,3 +81,7 @@ class WallClock:
                 found = time_ns
             latest_ns = min(latest_ns, era.seen_ns)
         return found
+
+    def _era_at(self, time_ns: int) -> _Era:
+        """Return the era of a time before the last step."""
+        return next((era for era in reversed(self._eras) if time_ns > era.begin_ns), self._eras[0])

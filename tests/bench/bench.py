@@ -25,16 +25,16 @@ from tests.bench.machine import ROOT, commit_of, describe_machine
 from tests.bench.plan import FULL, QUICK, Plan
 from tests.bench.priority import put_first
 from tests.bench.progress import say
+from tests.bench.recorded import measure_recorded
 from tests.bench.relays import make_room_for_connections
 from tests.bench.resources import measure_idle_check, measure_memory
 from tests.bench.runs import MeasuringError
-from tests.bench.teed import measure_teed
 from tests.bench.walk import measure_walks
 from tests.running import PROGRAM
 from tests.workers import enter_own_namespaces
 
 _FORMAT = 1
-_PARTS = "forwarding", "program", "teed", "userspace", "control", "loaded", "churn", "resources"
+_PARTS = "forwarding", "program", "recorded", "userspace", "control", "loaded", "churn", "resources"
 _QUIET_LOAD = 0.5
 _TOOLS = "ip", "ethtool", "nft"
 
@@ -59,8 +59,8 @@ def main(
     publish: bool,
 ) -> None:
     """Measure, print tables, and write the results as JSON. Takes root, and some ten minutes of an idle machine."""
-    if publish and (quick or parts):
-        raise click.UsageError("only a whole run can be published, without --quick and --only")
+    if publish and (quick or (parts and (before or peer))):
+        raise click.UsageError("a quick run cannot be published, nor a part beside another checkout or program")
     _check_machine()
     plan = QUICK if quick else FULL
     plan = replace(plan, rounds=rounds or plan.rounds)
@@ -89,8 +89,9 @@ def main(
     click.echo(page.render_tables(results))
     click.echo(f"results: {path}", err=True)
     if publish:
-        page.RESULTS.write_text(_as_json(results))
-        page.PAGE.write_text(page.render(results))
+        published = page.with_parts(json.loads(page.RESULTS.read_text()), results) if parts else results
+        page.RESULTS.write_text(_as_json(published))
+        page.PAGE.write_text(page.render(published))
         click.echo(f"published: {page.RESULTS.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}", err=True)
 
 
@@ -107,7 +108,7 @@ def _steps(
     if before_program:
         steps.append(("forwarding", put("relays", lambda: measure_before(plan, before_program), results["before"])))
     steps.append(("program", put("program", lambda: measure_walks(plan, programs))))
-    steps.append(("teed", put("teed", lambda: measure_teed(plan))))
+    steps.append(("recorded", put("recorded", lambda: measure_recorded(plan))))
     steps.append(("userspace", put("userspace", lambda: measure_userspace(plan))))
     if peer:
         steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))

@@ -10,7 +10,7 @@ from typing import Any
 from tests.bench.plan import Plan
 from tests.bench.progress import say
 from tests.bench.relays import Families, Subject, bare, dropped, in_kernel, kernel_nat, other_program, relayed, told
-from tests.bench.runs import Measured, MeasuringError, run_once
+from tests.bench.runs import Measured, MeasuringError, quartiles, run_once
 from tests.running import PROGRAM
 
 Make = Callable[[int], AbstractContextManager[Subject]]
@@ -67,7 +67,7 @@ def measure_before(plan: Plan, program: str) -> list[Result]:
                     "now": _result(name, calls, fast, paced[name]),
                     "before": _result(name + _BEFORE, calls, fast, paced[name + _BEFORE]),
                     "more_ns": _median(more),
-                    "more_ns_quartiles": _quartiles(more),
+                    "more_ns_quartiles": quartiles(more),
                 }
             )
     return results
@@ -166,7 +166,7 @@ def _result(name: str, calls: int, fast: list[Round], paced: Measured) -> Result
     if name != bare_redirect:
         added = [one[name].packet_ns - one[bare_redirect].packet_ns for one in fast]
         result["added_ns"] = _median(added)
-        result["added_ns_quartiles"] = _quartiles(added)
+        result["added_ns_quartiles"] = quartiles(added)
         result["of_bare"] = round(statistics.median(one[name].rate / one[bare_redirect].rate for one in fast), 3)
     if name == _COMPARED_WITH_NAT and NAT in fast[0]:
         result["of_nat"] = round(statistics.median(one[name].rate / one[NAT].rate for one in fast), 3)
@@ -183,13 +183,6 @@ def _paced_values(runs: list[Measured]) -> Result:
 
 def _median(values: list[float]) -> float:
     return round(statistics.median(values), 1)
-
-
-def _quartiles(values: list[float]) -> list[float]:
-    """The values between which the middle half lies."""
-    in_order = sorted(values)
-    quarter = len(in_order) // 4
-    return [round(in_order[quarter], 1), round(in_order[-1 - quarter], 1)]
 
 
 def _interval_ns(rate: int) -> int:

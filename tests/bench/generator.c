@@ -6,8 +6,11 @@
 // Linux 6.18 that takes 5 ns. The kernel's loop over live frames takes 20, the redirect and the way to the far end of a
 // veth pair 25. A bare redirect over the second pair then adds 27 ns, and the sink 3.
 //
-// Compiled with EGRESS_IFINDEX, STREAMS, IP_BYTES (20 or 40: the length of the IP header) and STAMP_OFFSET (where the
-// frame says when it was sent: ktime, or zero for "not measured"; 8 bytes, host order).
+// Some streams can be steady: they send at a pace of their own, whatever the others do.
+//
+// Compiled with EGRESS_IFINDEX, STREAMS, STEADY (so many of them, the first, are steady), IP_BYTES (20 or 40: the length of
+// the IP header) and STAMP_OFFSET (where the frame says when it was sent: ktime, or zero for "not measured"; 8 bytes, host
+// order).
 #include <linux/if_ether.h>
 
 #define UDP_OFFSET (ETH_HLEN + IP_BYTES)
@@ -29,9 +32,13 @@ struct run {
     __u64 first_ns;
     __u64 last_ns;
     __u64 due_ns;
+    __u64 steady_interval_ns;    // between packets of steady streams, seen when the clock is read; 0: they send nothing
+    __u64 steady_due_ns;
+    __u64 steady_sent;           // of `sent`
 };
 
-// The next packet; kept between runs. Streams send in turn, so one sequence number serves them all.
+// The next packet, of steady streams or of the others; kept between runs. Streams send in turn, so one sequence number
+// serves them all.
 struct next {
     __u64 header[HEADER_WORDS];  // the frame's first bytes; zero where packets differ
     __u32 stream;
@@ -48,13 +55,15 @@ struct stream {
                                  // timestamp and stamp
 };
 
+#define NEVER (~0ULL)            // an interval: nothing is sent
+
 BPF_ARRAY(run, struct run, 1);
-BPF_ARRAY(next, struct next, 1);
+BPF_ARRAY(next, struct next, 2);         // [1] is of steady streams
 BPF_ARRAY(streams, struct stream, STREAMS);
 BPF_PROG_ARRAY(walked, 1);
 
-// `now` is zero where the clock was not read: such a packet is always due.
-static __always_inline bool is_due(struct run *run, __u64 now)
+// Whether the run goes on. Here and below, `now` is zero where the clock was not read.
+static __always_inline bool goes_on(struct run *run, __u64 now)
 {
     if (run->sent >= run->wanted)
         return false;
@@ -62,12 +71,29 @@ static __always_inline bool is_due(struct run *run, __u64 now)
         return true;
     if (!run->first_ns) {
         run->first_ns = now;
-        run->due_ns = now;
+        run->due_ns = run->interval_ns == NEVER ? NEVER : now;
+        run->steady_due_ns = now;
     }
-    if (now - run->first_ns >= run->duration_ns) {
+    if (now - run->first_ns >= run->duration_ns)
         run->wanted = 0;
+    return run->wanted;
+}
+
+static __always_inline bool is_steady_due(struct run *run, __u64 now)
+{
+    if (!now || !run->steady_interval_ns || now < run->steady_due_ns)
         return false;
-    }
+    run->last_ns = now;
+    run->steady_due_ns += run->steady_interval_ns;
+    run->steady_sent++;
+    return true;
+}
+
+// Of the other streams: always, where the clock was not read.
+static __always_inline bool is_due(struct run *run, __u64 now)
+{
+    if (!now)
+        return true;
     if (now < run->due_ns)
         return false;
     run->last_ns = now;
@@ -101,20 +127,20 @@ static __always_inline void write_packet(void *data, const struct stream *stream
     *(__u16 *)(data + UDP_CHECK_OFFSET) = (__u16)~fold(sum) ?: 0xffff;
 }
 
-static __always_inline void advance(struct next *next)
+static __always_inline void advance(struct next *next, bool is_steady)
 {
-    if (++next->stream < STREAMS)
+    if (++next->stream < (is_steady ? STEADY : STREAMS))
         return;
-    next->stream = 0;
+    next->stream = is_steady ? 0 : STEADY;
     next->sequence++;
     next->sum = fold(bpf_htons((__u16)next->sequence) + (__u64)bpf_htonl(next->sequence * SAMPLES_PER_PACKET));
 }
 
 // Turns the frame into the next packet; answers whether it could.
-static __always_inline bool make_packet(void *data, __u64 now)
+static __always_inline bool make_packet(void *data, __u64 now, bool is_steady)
 {
-    int zero = 0;
-    struct next *packet = next.lookup(&zero);
+    int index = is_steady;
+    struct next *packet = next.lookup(&index);
 
     if (!packet)
         return false;
@@ -122,7 +148,7 @@ static __always_inline bool make_packet(void *data, __u64 now)
     if (!stream)
         return false;
     write_packet(data, stream, packet, now);
-    advance(packet);
+    advance(packet, is_steady);
     return true;
 }
 
@@ -133,14 +159,18 @@ int generate(struct xdp_md *ctx)
     int zero = 0;
     struct run *row = run.lookup(&zero);
     __u64 now = 0;
+    bool is_steady;
 
     if (!row || data + STAMP_END > data_end)
         return XDP_ABORTED;
     if (!(row->sent & row->stamp_mask))
         now = bpf_ktime_get_ns();  // takes longer than all the rest
-    if (!is_due(row, now))
+    if (!goes_on(row, now))
         return XDP_DROP;
-    if (!make_packet(data, now))
+    is_steady = is_steady_due(row, now);
+    if (!is_steady && !is_due(row, now))
+        return XDP_DROP;
+    if (!make_packet(data, now, is_steady))
         return XDP_ABORTED;
     row->sent++;
     return bpf_redirect(EGRESS_IFINDEX, 0);
@@ -151,7 +181,7 @@ int walk(struct xdp_md *ctx)
     void *data = (void *)(long)ctx->data;
     void *data_end = (void *)(long)ctx->data_end;
 
-    if (data + STAMP_END > data_end || !make_packet(data, 0))
+    if (data + STAMP_END > data_end || !make_packet(data, 0, false))
         return XDP_ABORTED;
     walked.call(ctx, 0);
     return XDP_ABORTED;

@@ -17,6 +17,8 @@ PAGE = _DOCS / "benchmarks.md"
 Results = dict[str, Any]
 _LONGEST_US = 8380
 """What the sink's histogram holds; longer delays count as this one."""
+_ABOUT = "format", "date", "commit", "is_quick", "machine", "options"
+"""What results tell of the run as a whole."""
 _FAMILY_NAMES = {"4-4": "IPv4", "6-6": "IPv6", "4-6": "IPv4 to IPv6", "6-4": "IPv6 to IPv4"}
 
 _INTRODUCTION = """\
@@ -25,17 +27,18 @@ _INTRODUCTION = """\
 # Benchmarks
 
 How fast packets and commands go through the relay, beside other ways to do the same on the same machine. All figures come
-from one run of `make bench` on the machine below. Another machine gives other figures, so read them as ratios, or measure
+from one run of `make bench` on the machine below, but those of a section that names a run of its own. Another machine gives other figures, so read them as ratios, or measure
 yours; it should do nothing else meanwhile.
 
 | command | measures |
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about two minutes |
-| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `teed`, `userspace`, `control`, `loaded`, `churn` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `userspace`, `control`, `loaded`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json` |
+| `make bench ARGS="--publish --only=recorded"` | one part, and puts it into this page as a run of its own |
 
 ## Method
 
@@ -85,6 +88,13 @@ def render(results: Results) -> str:
     return "\n\n".join([introduction.rstrip(), _machine(results), *_tables(results), _NOT_SHOWN]) + "\n"
 
 
+def with_parts(published: Results, results: Results) -> Results:
+    """Put the parts that a run measured into the place of those published before; each names the run that it is of."""
+    about = {name: results[name] for name in _ABOUT}
+    parts = {name: value for name, value in results.items() if name not in _ABOUT}
+    return {**published, **parts, "runs": {**published.get("runs", {}), **dict.fromkeys(parts, about)}}
+
+
 def render_tables(results: Results) -> str:
     """Machine and tables only, as the benchmark prints them."""
     return "\n\n".join([_machine(results), *_tables(results)])
@@ -96,7 +106,7 @@ def _tables(results: Results) -> list[str]:
         ("forwarding", _forwarding),
         ("relays", _before),
         ("program", _program),
-        ("teed", _teed),
+        ("recorded", _recorded),
         ("userspace", _userspace),
         ("peer", _peer),
         ("control", _control),
@@ -104,7 +114,20 @@ def _tables(results: Results) -> list[str]:
         ("churn", _churn),
         ("memory", _resources),
     )
-    return [section(results) for name, section in sections if name in results or name in results.get("before", {})]
+    measured = {*results, *results.get("before", {})}
+    return [section(results) + _own_run(results, name) for name, section in sections if name in measured]
+
+
+def _own_run(results: Results, name: str) -> str:
+    """A paragraph on the run that a part comes from, if it was measured and published alone."""
+    run = results.get("runs", {}).get(name)
+    if run is None:
+        return ""
+    machine = run["machine"]
+    return "\n\n" + _paragraph(
+        f"*In a run of its own on {run['date']}: commit {run['commit']}, {machine['cpu']}, {machine['cores']} cores, "
+        f"Linux {machine['kernel']}; load {machine['load']} when it began.*"
+    )
 
 
 def _machine(results: Results) -> str:
@@ -212,29 +235,80 @@ def _program(results: Results) -> str:
     )
 
 
-def _teed(results: Results) -> str:
-    rows = [
+def _recorded(results: Results) -> str:
+    recorded = results["recorded"]
+    steady = max(one["recorded"] for one in recorded["speed"][0]["recorded"])
+    at_full_speed = [
         (
             row["relay"],
-            f"{row['teed']:,} of {row['calls']:,}",
-            _millions(row["packets_per_s"]),
-            _ratio(row["of_none"]),
-            f"{row['records_per_s']:,}",
-            f"{row['missed']:,}",
+            row["format"],
+            _millions(row["others_per_s"]),
+            *(_with_range(one, "of_none", digits=2) for one in row["recorded"]),
+            f"{row['packets']:,}",
+            f"{row['missing']:,}",
             _share(row["lost"]),
-            f"{row['reader_share']:.0%}",
         )
-        for row in results["teed"]
+        for row in recorded["speed"]
     ]
-    return _section(
-        "Recorded streams",
-        "The kernel tier while it tees some of its streams into a ring, which a process on the other core reads and writes to a "
-        "pcap file in memory: first at full speed, then with as many packets a second as so many calls send (100 a call).",
-        _table(
-            ("relay", "teed", "packets/s", "of none teed", "records/s", "missed", "lost", "reader, of a core"), rows
-        ),
-        "Missed are packets that were forwarded and found no room in the ring; the columns from records/s on are of the "
-        "run at the calls' pace.",
+    teed = [
+        (
+            row["relay"],
+            f"{row['packet_ns']:.0f}",
+            _with_range(row, "added_ns"),
+            f"{row['packets']:,}",
+            f"{row['missing']:,}",
+        )
+        for row in recorded["added"]
+    ]
+    written = [
+        (
+            row["format"],
+            f"{row['recorded']:,}",
+            f"{row['packets_per_s']:,}",
+            f"{row['packets']:,}",
+            f"{row['missing']:,}",
+            _share(row["lost"]),
+            f"{row['core_share']:.0%}",
+            "" if row["packet_us"] is None else f"{row['packet_us']:.1f}",
+        )
+        for row in recorded["written"]
+    ]
+    counts = [f"{one['recorded']:,} recorded (middle half)" for one in recorded["speed"][0]["recorded"]]
+    return "\n\n".join(
+        (
+            "## Recorded calls",
+            _paragraph(
+                f"{recorded['calls']:,} calls, of which some are recorded by commands (`R`, of both sides) in files that are in "
+                "memory. One stream of each call sends 100 packets/s, as many as both directions of a call. The media has a "
+                "core of its own as above. The process that writes has the other, beside controller and benchmark, which have "
+                "nothing to do meanwhile. Afterwards all files are read, and the packets of each call counted: *missing* are "
+                "those that were sent and are in no file; the benchmark ends if `It` or the log tells another number."
+            ),
+            _paragraph(
+                f"**The others at full speed**: {steady:,} calls at their usual rate, {steady * 100:,} packets/s, and the others as "
+                "fast as possible; none, some and all of the first are recorded in turn. The ratios are those of the "
+                "others' packets/s to none recorded."
+            ),
+            _table(
+                ("relay", "format", "others, none recorded", *counts, "packets for files", "missing", "lost"),
+                at_full_speed,
+            ),
+            _paragraph(
+                f"**A recorded packet**: {steady:,} calls alone, as fast as possible, recorded and not recorded in turn, for as "
+                "many packets as three quarters of the ring hold. *ns* is the time that generator, relay and sink take for a packet, *ns added* how much "
+                "longer it is when all are recorded."
+            ),
+            _table(("relay", "ns", "ns added (middle half)", "packets for files", "missing"), teed),
+            _paragraph(
+                f"**The process that writes**: all {recorded['calls']:,} calls at their usual rate by XDP, for some seconds, and more and "
+                f"more of them recorded, up to the first number with which packets are missing, or with which the process takes over {recorded['keeps_up']:.0%} "
+                "of its core: it would fall behind, which the ring hides for a while."
+            ),
+            _table(
+                ("format", "recorded", "packets/s", "packets for files", "missing", "lost", "of a core", "µs a packet"),
+                written,
+            ),
+        )
     )
 
 
@@ -407,12 +481,12 @@ def _delays(row: Results) -> str:
     return f"{p50 / 1000:.2f}, {f'{p99 / 1000:.2f}' if p99 < _LONGEST_US else 'over 8'} ms"
 
 
-def _with_range(row: Results, name: str, sign: str = "") -> str:
+def _with_range(row: Results, name: str, sign: str = "", digits: int = 0) -> str:
     """A median, and the values between which the middle half lies."""
     if name not in row:
         return ""
     low, high = row[f"{name}_quartiles"]
-    return f"{row[name]:{sign}.0f} ({low:{sign}.0f} to {high:{sign}.0f})"
+    return f"{row[name]:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
 def _plain(value: object) -> str:

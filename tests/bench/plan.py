@@ -41,10 +41,13 @@ class Plan:
     churn_s: float = 12.0
     """Length of a run; routes change for a part of it."""
     churn_peers: int = 15_000
-    teed: tuple[int, ...] = (0, 100, 1000, 4000)
-    """Of the most calls, so many are recorded; and all."""
-    teed_s: float = 4.0
-    """Length of a run at which all calls send as much as calls do."""
+    recorded: tuple[int, ...] = (0, 100, 1000)
+    """Calls that are recorded while others send at full speed; as many as the most always send at their usual rate."""
+    recorded_rounds: int = 7
+    recorded_steps: tuple[int, ...] = (1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000, 7000)
+    """Calls that are recorded while all send at their usual rate, up to the first that one core cannot write."""
+    recorded_s: float = 4.0
+    """Length of such a run."""
     held_calls: int = 15_000
     """For memory and for the idle check."""
 
@@ -67,7 +70,9 @@ QUICK = replace(
     loaded_s=1.0,
     churn_routes=20_000,
     churn_s=3.0,
-    teed=(0, 100),
-    teed_s=1.0,
+    recorded=(0, 100),
+    recorded_rounds=3,
+    recorded_steps=(100, 400),
+    recorded_s=1.0,
     held_calls=1000,
 )

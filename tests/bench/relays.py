@@ -92,8 +92,12 @@ def relayed(
     program: str = PROGRAM,
     ports: tuple[int, int] = RELAY_PORTS,
     modifiers: str = "",
+    steady: int = 0,
 ) -> Iterator[Subject]:
-    """The running daemon, with all calls set up and every caller learned; `modifiers` go with each U."""
+    """The running daemon, with all calls set up and every caller learned.
+
+    `modifiers` go with each U; the generator's first `steady` streams have a pace of their own.
+    """
     low, high = map(str, ports)
     everywhere = ("-l", "*", "-6", "six@::") if 6 in families else ()
     with ExitStack() as stack:
@@ -105,7 +109,7 @@ def relayed(
         )
         pin(relay.process)
         relay_ports = _set_up_calls(relay.port, topology, families, calls, modifiers)
-        subject = _between(stack, topology, families, relay_ports)._replace(relay=relay)
+        subject = _between(stack, topology, families, relay_ports, steady)._replace(relay=relay)
         _learn(subject, calls)
         yield subject
 
@@ -184,14 +188,14 @@ def _silence() -> None:
             path.write_text(str(value))
 
 
-def _between(stack: ExitStack, topology: Topology, families: Families, ports: list[int]) -> Subject:
+def _between(stack: ExitStack, topology: Topology, families: Families, ports: list[int], steady: int = 0) -> Subject:
     """The two ends: a stream from a port of the caller's to each of the relay's ports, and the callee's ports."""
     last_port = callee_port(min(len(ports), _CALLEE_PORTS) - 1)
     sink = Sink(topology.callee, _FIRST_CALLEE_PORT, last_port, version=families.callee)
     stack.enter_context(sink)
     source, to = (_address(host, families.caller) for host in (topology.caller, topology.caller.gateway))
     streams = [StreamSpec(source, caller_port(number), to, port) for number, port in enumerate(ports)]
-    generator = stack.enter_context(Generator(topology.caller, streams, cpu=GENERATOR_CPU))
+    generator = stack.enter_context(Generator(topology.caller, streams, cpu=GENERATOR_CPU, steady=steady))
     return Subject(generator, sink, topology, streams)
 
 
@@ -204,7 +208,7 @@ def _learn(subject: Subject, calls: int, *, may_lose: bool = False) -> None:
     assert sink is not None
     for attempt in range(_LEARN_ROUNDS):
         before = sink.counts().packets
-        subject.generator.send(calls, _LEARN_INTERVAL_NS)
+        subject.generator.send_round(_LEARN_INTERVAL_NS)
         arrived = settle(lambda: sink.counts().packets - before, calls)  # noqa: B023 - called before it changes
         if attempt and (may_lose or arrived == calls):
             return

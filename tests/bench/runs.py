@@ -66,3 +66,10 @@ def settle(count: Callable[[], int], wanted: int) -> int:
 
     wait_for(is_settled, _DEADLINE_S, "packets under way to arrive")
     return seen
+
+
+def quartiles(values: list[float], digits: int = 1) -> list[float]:
+    """The values between which the middle half lies, rounded."""
+    in_order = sorted(values)
+    quarter = len(in_order) // 4
+    return [round(in_order[quarter], digits), round(in_order[-1 - quarter], digits)]

@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.bench.page import PAGE, RESULTS, render
+from tests.bench.page import PAGE, RESULTS, render, with_parts
 
 
 def published():
@@ -35,3 +35,16 @@ def test_results_name_the_machine_but_no_path():
     results = published()
     assert {"cpu", "cores", "kernel", "bcc", "clang", "driver"} <= results["machine"].keys()
     assert [text for text in strings(results) if text.startswith(("/", "./", "../"))] == []
+
+
+def test_a_part_that_was_measured_alone_names_its_run():
+    about = {**published(), "date": "2031-02-03", "commit": "0123456789ab"}
+    churn = {**about["churn"], "calls": 123}
+    results = {name: about[name] for name in ("format", "date", "commit", "is_quick", "machine", "options")}
+    whole = with_parts(published(), {**results, "churn": churn})
+    assert whole["date"] == published()["date"]
+    assert whole["forwarding"] == published()["forwarding"]
+    assert whole["churn"]["calls"] == 123
+    assert render(whole).count("*In a run of its own on 2031-02-03: commit 0123456789ab, ") == 1
+    again = with_parts(whole, {**results, "loaded": about["loaded"]})
+    assert render(again).count("*In a run of its own on ") == 2

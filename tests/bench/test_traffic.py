@@ -11,7 +11,7 @@ import pytest
 from scapy.all import IP, RTP, UDP, Ether, IPv6, Raw
 
 from tests.bench.frames import FILLER, FIRST_SSRC, StreamSpec, frame_bytes
-from tests.bench.generator import Generator
+from tests.bench.generator import AT_ONCE_NS, NEVER_NS, Generator
 from tests.bench.redirect import BareRedirect, Drop
 from tests.bench.sink import Sink
 from tests.netns import Topology
@@ -194,3 +194,36 @@ def test_sink_counts_what_is_wrong(topology, version, in_header, length_at, bad_
     assert (counts.packets, counts.verified, counts.wrong_length) == (7, 4, 3)
     assert counts.passed - before >= 2
     assert (counts.bad_ip_checksum, counts.bad_udp_checksum) == (bad_ip, 1 + bad_udp)
+
+
+def test_steady_streams_have_a_turn_and_a_pace_of_their_own(topology):
+    streams = caller_streams(topology, 5)
+    with capture(topology.relay, topology.caller.gateway.ifname, 4) as packets:
+        with Generator(topology.caller, streams, steady=2) as generator:
+            generator.send_round(1_000_000)
+            sent = generator.send(30, interval_ns=1_000_000, steady_interval_ns=1_000_000)
+            assert (generator.total, generator.steady_total) == (35, 2 + sent.steady_packets)
+        frames = rtp_frames(packets, 35, 4)
+    ports = {stream.src_port: number for number, stream in enumerate(streams)}
+    found = [
+        (ports[struct.unpack_from("!H", frame, 34)[0]], struct.unpack_from("!H", frame, 44)[0]) for frame in frames
+    ]
+    assert found[:5] == [(2, 0), (3, 0), (4, 0), (0, 0), (1, 0)]
+    steady = [one for one in found if one[0] < 2]
+    others = [one for one in found if one[0] >= 2]
+    assert 1 <= sent.steady_packets < 30
+    assert steady == [(number % 2, number // 2) for number in range(2 + sent.steady_packets)]
+    assert others == [(2 + number % 3, number // 3) for number in range(33 - sent.steady_packets)]
+
+
+def test_steady_streams_beside_others_at_full_speed(topology):
+    """They send no more than their pace; less, on a machine that is busy."""
+    with (
+        Drop(topology, topology.caller, topology.callee),
+        Generator(topology.caller, caller_streams(topology, 10), steady=3) as generator,
+    ):
+        sent = generator.run(0.05, steady_interval_ns=1_000_000)
+        alone = generator.send(1000, NEVER_NS, AT_ONCE_NS)
+    assert 1 <= sent.steady_packets <= 50
+    assert sent.packets > 4 * (sent.steady_packets - 1)
+    assert (alone.packets, alone.steady_packets) == (1000, 1000)
