@@ -29,10 +29,9 @@ from tests.waiting import wait_for
 FIRST = 10
 """Number of the first packet: those before it are of `Call.establish`."""
 INTERVAL_S = 1 / 150
-TOLERANCE_S = 0.001
-"""A file's times may differ so much from the phones': the wall clock may be slewed, and microseconds are cut."""
-EARLY_S = 1.0
-"""The time of a packet that userspace relays may be so much too early: it is that of its batch."""
+TOLERANCE_S = 1.0
+"""A file's times may differ so much from the phones' on a busy machine: userspace notes one time for a batch, and the
+process that writes may be held up when it first compares the clocks."""
 _ROLES = tuple(Role)
 _LINK_ERRORS = (errno.ENETUNREACH, errno.ENETDOWN, errno.EAGAIN)
 _TAGS = {Role.CALLER: "f t", Role.CALLEE: "t f"}
@@ -334,7 +333,7 @@ class Recordings:
             number = stream.number_of(payload)
             assert payload == stream.packet(number)
             sent_at, taken_at = stream.sent_at[number], stream.taken_at.get(number, math.inf)
-            assert sent_at - EARLY_S <= time_s <= taken_at + TOLERANCE_S, (path, number)
+            assert sent_at - TOLERANCE_S <= time_s <= taken_at + TOLERANCE_S, (path, number, sent_at, time_s, taken_at)
             found.append((stream, number))
         for stream in streams:
             intervals = [one for one in recorded.intervals if one.role is stream.role]

@@ -158,7 +158,7 @@ def test_a_recorded_call_stays_in_the_kernel(record, topology, way, places):
     assert [one.time_us for one in seen] == sorted(one.time_us for one in seen)
     assert (seen[0].source, seen[0].to) == ((topology.caller.ip, 4000), call.caller.to)
     assert (seen[-2].source, seen[-2].to) == (ours, theirs)
-    assert "102 packets in c1=f.pcap" in relay.log
+    wait_for(lambda: "102 packets in c1=f.pcap" in relay.log, DEADLINE_S, "the line in the log")
 
 
 @kernel_ways
@@ -182,7 +182,7 @@ def test_the_process_that_writes_dies_while_the_kernel_forwards(record, topology
         wait_for_names(places[0], "c1=f.o.rtcp", "c1=f.o.rtp")
     read = read_adhoc((places[0] / "c1=f.o.rtp").read_bytes())
     assert [one.payload for one in read] == [rtp(number) for number in range(2, 14)]
-    assert "12 packets in c1=f.o.rtp, c1=f.o.rtcp" in relay.log
+    wait_for(lambda: "12 packets in c1=f.o.rtp, c1=f.o.rtcp" in relay.log, DEADLINE_S, "the line in the log")
     assert "lost" not in relay.log
 
 
