@@ -10,7 +10,7 @@ import pytest
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording import reader as module
 from rtpproxy.recording.messages import Close, Directories, Ended, Join, Open, Packets, decode, encode
-from rtpproxy.recording.reader import Reader
+from rtpproxy.recording.reader import RECORDS, RING_NS, Reader
 from tests.recording.packets import packet, read_adhoc
 
 S = 1_000_000_000
@@ -247,3 +247,54 @@ def test_a_relay_that_is_gone_hears_nothing(stage):
     stage.relay.close()
     assert not stage.turn()
     assert (stage.directory / "file").read_bytes() == b""
+
+
+class Ring:
+    """A ring in which so many packets wait, of a stream that no file has."""
+
+    consumed = 0
+
+    def __init__(self, waiting):
+        self.waiting = waiting
+
+    @property
+    def produced(self):
+        return self.waiting
+
+    def records(self, most):
+        for _ in range(min(most, self.waiting)):
+            self.waiting -= 1
+            yield 5, 99, memoryview(b"\x45" + bytes(27))
+
+
+def test_the_ring_is_looked_into_at_times_and_not_without_a_pause(stage):
+    """Packets that come while others are written wait for the next look, unless there are so many that it is behind."""
+    stage.open()
+    stage.turn()
+    reader, now_ns = stage.reader, stage.clocks.monotonic
+    reader._ring = Ring(RECORDS + 3)
+    assert reader._read_ring(now_ns) < now_ns
+    assert reader._read_ring(now_ns) == now_ns
+    reader._ring.waiting = 3
+    stage.clocks.go_on(2)
+    stage.turn()
+    assert reader._due_ns(stage.clocks.monotonic) == RING_NS
+
+
+def test_a_process_that_is_behind_does_not_pause(stage):
+    """It looks again at once while there are more packets than it reads in one turn."""
+    stage.open()
+    pauses = []
+
+    def poll(pause_ms):
+        pauses.append(pause_ms)
+        if len(pauses) == 4:
+            stage.relay.shutdown(socket.SHUT_WR)
+        return []
+
+    stage.reader._poll = SimpleNamespace(poll=poll)
+    stage.reader._ring = Ring(2 * RECORDS + 3)
+    stage.reader.run()
+    assert pauses[0] is None
+    assert pauses[1:3] == [0, 0]
+    assert pauses[3] > 0
