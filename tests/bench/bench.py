@@ -35,7 +35,6 @@ from tests.workers import enter_own_namespaces
 
 _FORMAT = 1
 _PARTS = "forwarding", "program", "recorded", "userspace", "control", "loaded", "churn", "resources"
-_QUIET_LOAD = 0.5
 _TOOLS = "ip", "ethtool", "nft"
 
 
@@ -67,7 +66,7 @@ def main(
     results = _describe(plan, quick)
     if publish and not results["commit"].isalnum():
         raise click.ClickException("only a commit can be published: commit the changes in rtpproxy/ and bpf/ first")
-    if results["machine"]["load"] > _QUIET_LOAD:
+    if results["machine"]["load"] > page.QUIET_LOAD:
         say(f"this machine is busy (load {results['machine']['load']}), so expect worse figures than it can reach")
     before_program = _program_of(before) if before else ""
     if before:

@@ -15,6 +15,8 @@ RESULTS = _DOCS / "benchmarks.json"
 PAGE = _DOCS / "benchmarks.md"
 
 Results = dict[str, Any]
+QUIET_LOAD = 0.5
+"""Load of a machine that does nothing else."""
 _LONGEST_US = 8380
 """What the sink's histogram holds; longer delays count as this one."""
 _ABOUT = "format", "date", "commit", "is_quick", "machine", "options"
@@ -124,9 +126,10 @@ def _own_run(results: Results, name: str) -> str:
     if run is None:
         return ""
     machine = run["machine"]
+    busy = ", so the machine had other work, with less priority" if machine["load"] > QUIET_LOAD else ""
     return "\n\n" + _paragraph(
         f"*In a run of its own on {run['date']}: commit {run['commit']}, {machine['cpu']}, {machine['cores']} cores, "
-        f"Linux {machine['kernel']}; load {machine['load']} when it began.*"
+        f"Linux {machine['kernel']}; load {machine['load']} when it began{busy}.*"
     )
 
 
@@ -269,7 +272,7 @@ def _recorded(results: Results) -> str:
             f"{row['missing']:,}",
             _share(row["lost"]),
             f"{row['core_share']:.0%}",
-            "" if row["packet_us"] is None else f"{row['packet_us']:.1f}",
+            f"{row['packet_us']:.1f}" if row["is_whole"] else "",
         )
         for row in recorded["written"]
     ]

@@ -270,15 +270,14 @@ def _at_call_rate(plan: Plan, recordings: _Recordings, recorded: int) -> Result:
     run = recordings.run(lambda generator: generator.run(plan.recorded_s, others_ns, steady_ns))
     files = recordings.finish()
     share = run.writer_ns / 1e9 / run.sent.elapsed_s
-    keeps_up = share <= KEEPS_UP
     return {
         "packets_per_s": round(files.packets / run.sent.elapsed_s),
         "packets": files.packets,
         "missing": files.missing,
         "lost": run.measured.loss,
         "core_share": round(share, 3),
-        "packet_us": round(run.writer_ns / 1e3 / files.packets, 2) if keeps_up else None,
-        "is_whole": keeps_up and not files.missing,
+        "packet_us": round(run.writer_ns / 1e3 / files.packets, 2),
+        "is_whole": share <= KEEPS_UP and not files.missing,
     }
 
 

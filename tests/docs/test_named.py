@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from rtpproxy.cli.options import GROUPS
+from tests.bench.bench import main as bench
 from tests.docs.pages import DOCS, NAMES, PAGES, ROOT, code_blocks, code_spans, text
 from tests.vm_test.options import OF_COMMANDS, TRAFFIC_OPTIONS
 
+OF_PAGES = OF_COMMANDS | {"benchmarks": {flag for parameter in bench.params for flag in parameter.opts}}
 OPTIONS = {flag for group in GROUPS for option in group.options for flag in option.flags}
 FOREIGN = {
     "--rx-capture": "xdpdump's",
@@ -81,7 +83,7 @@ def test_every_option_exists(page):
             named |= set(_OPTION.findall(piece)[:1])
         for arguments in _ARGS.findall(piece):
             named |= set(_OPTION.findall(arguments))
-    assert not named - OPTIONS - set(FOREIGN) - OF_COMMANDS.get(page.stem, set())
+    assert not named - OPTIONS - set(FOREIGN) - OF_PAGES.get(page.stem, set())
 
 
 def test_the_page_of_the_traffic_generator_has_its_options():
