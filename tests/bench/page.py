@@ -39,8 +39,7 @@ yours; it should do nothing else meanwhile.
 | `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `userspace`, `control`, `loaded`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
-| `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json` |
-| `make bench ARGS="--publish --only=recorded"` | one part, and puts it into this page as a run of its own |
+| `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json`; with the option for one part as well, puts that part into this page, as a run of its own |
 
 ## Method
 
