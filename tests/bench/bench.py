@@ -39,7 +39,7 @@ _TOOLS = "ip", "ethtool", "nft"
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Two minutes instead of ten; figures are rough.")
+@click.option("--quick", is_flag=True, help="Three minutes instead of fifteen; figures are rough.")
 @click.option("--before", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIRECTORY",
               help="Another checkout of this relay, to compare the kernel tiers with, in turn.")  # fmt: skip
 @click.option("--peer", default="", metavar="COMMAND", help="Another RTPproxy, for media and call set-ups beside ours.")
@@ -57,7 +57,7 @@ def main(
     path: Path,
     publish: bool,
 ) -> None:
-    """Measure, print tables, and write the results as JSON. Takes root, and some ten minutes of an idle machine."""
+    """Measure, print tables, and write the results as JSON. Takes root, and a quarter of an hour of an idle machine."""
     if publish and (quick or (parts and (before or peer))):
         raise click.UsageError("a quick run cannot be published, nor a part beside another checkout or program")
     _check_machine()

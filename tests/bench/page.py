@@ -35,7 +35,7 @@ yours; it should do nothing else meanwhile.
 | command | measures |
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
-| `make bench ARGS=--quick` | a rough version, in about two minutes |
+| `make bench ARGS=--quick` | a rough version, in about three minutes |
 | `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `userspace`, `control`, `loaded`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
