@@ -6,6 +6,7 @@ import time
 import uvloop
 
 from rtpproxy.config import Config, RecordFormat
+from rtpproxy.recording.arrivals import when_read
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.recorder import Recorder
 from rtpproxy.session.local import LocalAddress
@@ -19,14 +20,17 @@ OUR_HOST = "192.0.2.1"
 class RunningRecorder:
     """Records into `DIRECTORY/recordings`, by a spool in `DIRECTORY/spool` if asked to."""
 
-    def __init__(self, directory, kind=RecordFormat.ADHOC, *, with_spool=False, **config):
+    def __init__(self, directory, kind=RecordFormat.ADHOC, *, with_spool=False, arrived_ns=when_read, **config):
         self.recordings, self.spool = directory / "recordings", directory / "spool"
         self.recordings.mkdir(exist_ok=True)
         self.spool.mkdir(exist_ok=True)
         self.loop = uvloop.new_event_loop()
         spool = str(self.spool) if with_spool else ""
         self.config = Config(record_directory=str(self.recordings), spool_directory=spool, record_format=kind, **config)
-        self.recorder = Recorder(self.loop, self.config, Directories(str(self.recordings), spool), time.monotonic)
+        self.recorder = Recorder(
+            *(self.loop, self.config, Directories(str(self.recordings), spool), time.monotonic),
+            arrived_ns=arrived_ns,
+        )
         self.ended = []
         self._is_closed = False
 

@@ -79,6 +79,20 @@ def test_only_what_arrived_before_the_stop_is_in_the_file(running):
     assert payloads(running.content("call=f.o.rtp")) == [b"before"]
 
 
+def test_packets_of_one_stream_keep_their_order(tmp_path):
+    """Whatever their times of arrival say."""
+    begin_ns = time.monotonic_ns()
+    times = iter((begin_ns, begin_ns - 5_000_000, begin_ns + 1_000_000))
+    with RunningRecorder(tmp_path, arrived_ns=lambda now: next(times)) as running:
+        side = running.record(session_with_ports())
+        running.send(side, b"one", b"two", b"three")
+        side.stop(time.monotonic())
+        running.wait_until_all_ended()
+        read = read_adhoc(running.content("call=f.o.rtp"))
+    assert [one.payload for one in read] == [b"one", b"two", b"three"]
+    assert [round(1000 * (one.arrived - read[0].arrived)) for one in read] == [0, 0, 1]
+
+
 @pytest.mark.parametrize("kind", PCAP_FORMATS)
 def test_one_file_for_all_streams(tmp_path, kind):
     with RunningRecorder(tmp_path, kind) as running:
