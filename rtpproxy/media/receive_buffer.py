@@ -37,7 +37,8 @@ all have waited for just the limit and each was looked at, so much less could be
 
 _SIOCGSTAMPNS = 0x8907
 """Asks for the timestamp of the datagram that was taken last, and has the kernel note those of the next (socket(7)).
-Where nobody asks, it costs nothing; timestamps that come with the datagrams (SO_TIMESTAMPING) cost 150 ns each."""
+That takes 800 ns, and nothing where nobody asks. Timestamps that come with the datagrams (SO_TIMESTAMPING) take 170 ns,
+wanted or not."""
 _STAMP = struct.Struct("@ll")
 """Seconds and nanoseconds."""
 _ROOM = bytearray(_STAMP.size)
