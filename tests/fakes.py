@@ -5,7 +5,7 @@ import errno
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,10 +19,11 @@ from rtpproxy.errors import PortBusyError, RecordingError
 from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
+from rtpproxy.service.witnesses import Line
 from rtpproxy.session.latch import KnownSource, Latch
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.ports import PortAllocator
-from rtpproxy.session.session import Component, Leg, Role, Session, Stream
+from rtpproxy.session.session import Component, Leg, Role, Session, Stream, Witness
 from tests.waiting import DEADLINE_S, wait_for
 
 Journal = list[tuple[str, int]]
@@ -347,11 +348,11 @@ class FakeRecorded:
     """A recording that only notes what it gets."""
 
     def __init__(
-        self, leg: Leg, name: bytes | None, on_end: Callable[[float], None], tees: tuple[int, int] = (0, 0)
+        self, streams: Sequence[Stream], name: bytes | None, on_end: Callable[[float], None], *, is_teed: bool
     ) -> None:
         self.name = name
         self.on_end = on_end
-        self.streams = [FakeRecordedStream(stream, tee) for stream, tee in zip(leg.streams, tees, strict=True)]
+        self.streams = [FakeRecordedStream(stream, is_teed=is_teed) for stream in streams]
         self.stopped_at: float | None = None
         self.received_before = -1
         """Packets of RTP that the stream had received when the recording began."""
@@ -370,11 +371,11 @@ class FakeRecorded:
 
 
 class FakeRecordedStream:
-    """One stream of it. The kernel may tee it if it has a number."""
+    """One stream of it. The kernel may tee it or not."""
 
-    def __init__(self, stream: Stream, tee: int = 0) -> None:
+    def __init__(self, stream: Stream, *, is_teed: bool = False) -> None:
         self.stream = stream
-        self.tee = tee
+        self.is_teed = is_teed
         self.looked_again_at = -1.0
         self.taken: list[tuple[bytes, tuple[str, int], str, float]] = []
 
@@ -408,10 +409,76 @@ class FakeRecorder:
     ) -> FakeRecorded:
         if self.refusal:
             raise RecordingError(self.refusal)
-        tees = (2 * len(self.made) + 1, 2 * len(self.made) + 2) if self.has_ring else (0, 0)
         self.while_made()
-        self.made.append(FakeRecorded(session.leg(role), name, on_end, tees))
+        self.made.append(FakeRecorded(session.leg(role).streams, name, on_end, is_teed=self.has_ring))
         return self.made[-1]
 
     def counts(self) -> Mapping[str, int]:
         return {"files_open": 2 * sum(one.stopped_at is None for one in self.made)} if self.made else {}
+
+
+class FakeCopier:
+    """Makes copies that the kernel may tee, and that note where they are to go whenever that is judged."""
+
+    def __init__(self) -> None:
+        self.refusal = ""
+        self.made: list[FakeCopies] = []
+
+    def copy(
+        self, title: str, lines: Sequence[Line], *, on_end: Callable[[float], None], absorb: Callable[[float], None]
+    ) -> "FakeCopies":
+        if self.refusal:
+            raise RecordingError(self.refusal)
+        self.made.append(FakeCopies(title, lines, on_end))
+        return self.made[-1]
+
+    def counts(self) -> Mapping[str, int]:
+        return {"copies_open": sum(one.stopped_at is None for one in self.made)}
+
+
+class FakeCopies:
+    """Copies that only note what they get."""
+
+    def __init__(self, title: str, lines: Sequence[Line], on_end: Callable[[float], None]) -> None:
+        self.title = title
+        self.on_end = on_end
+        self.streams = [FakeCopiedStream(line) for line in lines]
+        self.stopped_at: float | None = None
+
+    def begin(self) -> None:
+        pass
+
+    def stop(self, now: float) -> None:
+        assert self.stopped_at is None
+        self.stopped_at = now
+
+
+class FakeCopiedStream(FakeRecordedStream):
+    """One stream of it."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line.stream, is_teed=True)
+        self.line = line
+        self.to = line.to()
+
+    @property
+    def way(self) -> tuple[int, Endpoint | None]:
+        """The port that copies leave from, and where they go, as it was when that was judged last."""
+        return self.line.out.local_port, self.to
+
+    def look_again(self, now: float) -> None:
+        super().look_again(now)
+        self.to = self.line.to()
+
+
+class FakeTees:
+    """Numbers what the kernel may tee: what is for `FakeRecordedStream`s that say so."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def tee(self, witnesses: Sequence[Witness]) -> int:
+        if not witnesses or not all(isinstance(one, FakeRecordedStream) and one.is_teed for one in witnesses):
+            return 0
+        self.last += 1
+        return self.last

@@ -16,13 +16,15 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
+from rtpproxy.service.copies import UserspaceCopier
 from rtpproxy.service.events import Observer
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.offloading import Entries, KernelCounters
 from rtpproxy.service.recordings import Recorder
 from rtpproxy.service.sessions import Service
+from rtpproxy.service.witnesses import Copier, Tees
 from rtpproxy.session.local import LocalAddresses
-from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, FakeRecorder, Journal, JournalledPorts, Sent
+from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, FakeRecorder, FakeTees, Journal, JournalledPorts, Sent
 from tests.running import rtp
 
 FIRST_PORT = 20000
@@ -63,9 +65,11 @@ class Scenario:
         entries: Entries | None = None,
         counters: KernelCounters | None = None,
         recorder: Recorder | None = None,
+        copier: Copier | None = None,
+        tees: Tees | None = None,
         **config: Any,
     ) -> None:
-        """`routes` has our address on the way to others; `entries`, `counters` and `recorder` are fakes unless given.
+        """`routes` has our address on the way to others. Adapters are fakes unless given; userspace sends copies.
 
         The keywords not named here are those of `Config`.
         """
@@ -75,6 +79,7 @@ class Scenario:
         self.offload = FakeOffload(self.journal)
         self.notifier = FakeNotifier()
         self.recorder = FakeRecorder()
+        self.tees = FakeTees()
         self.all_ports: list[JournalledPorts] = []
         self.locals = LocalAddresses(config["listen"], config.get("is_bridging", False), (routes or {}).get)
 
@@ -89,6 +94,8 @@ class Scenario:
             entries or self.offload,
             counters or self.offload,
             recorder or self.recorder,
+            copier or UserspaceCopier(self.media),
+            tees or self.tees,
             new_ports,
             (TimeoutNotification(self.notifier), *observers),
             capacity,

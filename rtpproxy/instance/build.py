@@ -18,6 +18,7 @@ from rtpproxy.instance.ports import MediaPorts, build_kernel, build_ports
 from rtpproxy.instance.verdicts import VerdictReport
 from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.media.bound import BoundMedia
+from rtpproxy.media.sending import plain_sender
 from rtpproxy.media.sockets import check_local, route_source
 from rtpproxy.media.steered import SteeredMedia
 from rtpproxy.network.background import Background
@@ -29,9 +30,12 @@ from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
 from rtpproxy.process.privileges import check_root, identity
 from rtpproxy.recording.arrivals import Arrivals
-from rtpproxy.recording.directories import Directories
-from rtpproxy.recording.off import NoRecorder
+from rtpproxy.recording.carrier import Carrier
+from rtpproxy.recording.copier import Copier
+from rtpproxy.recording.directories import of_config
+from rtpproxy.recording.off import NoRecorder, NoTees
 from rtpproxy.recording.recorder import Recorder
+from rtpproxy.service.copies import UserspaceCopier
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
@@ -116,7 +120,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
-    recorder = _build_recorder(config, clocks, ports.media, programs, stack)
+    recorder, copier, tees = _build_recorder(config, clocks, ports.media, programs, stack)
     service = Service(
         config,
         local_addresses,
@@ -124,6 +128,8 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         kernel.forwarder,
         kernel.counters,
         recorder,
+        copier,
+        tees,
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
@@ -159,19 +165,25 @@ def note_directories() -> list[str]:
 
 def _build_recorder(
     config: Config, clocks: Clocks, media: SteeredMedia | BoundMedia, programs: Programs | None, stack: ExitStack
-) -> Recorder | NoRecorder:
-    if not config.record_directory:
-        return NoRecorder()
-    directories = Directories(config.record_directory, config.spool_directory)
+) -> tuple[Recorder | NoRecorder, Copier | UserspaceCopier, Carrier | NoTees]:
+    """Build what records and copies, and what lets the kernel tee for both. `programs` is None without kernel tier."""
+    directories = of_config(config)
+    if directories is not None:
+        stack.callback(directories.close)
+    if directories is None and programs is None:
+        return NoRecorder(), UserspaceCopier(media), NoTees()
     open_ring = programs.tee.open if programs is not None else None
     arrivals = Arrivals(clocks.monotonic, clocks.wall_ns, media.stamp)
-    recorder = Recorder(
-        *(asyncio.get_running_loop(), config, directories, clocks.monotonic),
+    carrier = Carrier(
+        *(asyncio.get_running_loop(), directories, clocks.monotonic),
         open_ring,
         arrivals.arrived_ns,
     )
-    stack.callback(lambda: recorder.close(clocks.monotonic()))
-    return recorder
+    stack.callback(lambda: carrier.close(clocks.monotonic()))
+    recorder = NoRecorder() if directories is None else Recorder(config, directories, carrier)
+    if programs is None or not isinstance(media, SteeredMedia):
+        return recorder, UserspaceCopier(media), carrier
+    return recorder, Copier(carrier, plain_sender), carrier
 
 
 def _ports_maker(config: Config, excluded: Collection[int]) -> Callable[[], PortAllocator]:

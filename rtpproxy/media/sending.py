@@ -1,7 +1,8 @@
 """Sends UDP datagrams from any of our ports, without a socket on that port.
 
 They leave through raw sockets, one for each of our addresses and TOS byte: the kernel writes the IP header and
-fragments where needed; the UDP header, and with it the source port, is written here.
+fragments where needed; the UDP header, and with it the source port, is written here. A process that may not do that
+gets an ordinary socket on the port (`plain_sender`).
 """
 
 import ctypes
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from rtpproxy.addr import Endpoint, ipv4_number, is_ipv6
 from rtpproxy.buffers import force_send_buffer
-from rtpproxy.media.sockets import SendFailures, ipv6_address, route_source, set_dscp
+from rtpproxy.media.sockets import SendFailures, datagram_socket, family_of, ipv6_address, route_source, set_dscp
 from rtpproxy.session.session import Stream
 
 MAX_REMEMBERED = 100_000
@@ -134,8 +135,29 @@ class RawSenders:
         return number
 
 
+def plain_sender(stream: Stream) -> socket.socket:
+    """Open a UDP socket that sends from a stream's port with its TOS byte, and receives nothing. Raises OSError.
+
+    What comes to the port is steered to our receivers: only a connected socket comes before an sk_lookup program. The
+    filter is for when the port is closed, or the program gone. Where there is such a socket already, the stream gets
+    another one: the process that had it may be about to end.
+    """
+    family = family_of(stream.local)
+    opened = datagram_socket(family)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        drop_everything(opened)
+        set_dscp(opened, family, stream.tos)
+        force_send_buffer(opened, _SEND_BUFFER_BYTES)
+        opened.bind((stream.local.host, stream.local_port))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
 def drop_everything(sender: socket.socket) -> None:
-    """Make a raw socket receive nothing; packets that it received before are discarded."""
+    """Make a socket receive nothing; packets that it received before are discarded."""
     program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
     option = struct.pack("@HP", 1, ctypes.addressof(program))
     sender.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)

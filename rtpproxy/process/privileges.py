@@ -20,6 +20,8 @@ network, and socket maps; raw sockets for new addresses; reading maps where unpr
 PERFMON = 38
 """What loading programs needs besides. It also lets a process read the kernel's memory, so it is given up early."""
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 8, 24, 38
+_UNKNOWN = 65534
+"""The kernel's default for users without a number (`kernel.overflowuid`)."""
 _VERSION_3 = 0x20080522
 _WORDS = ctypes.c_uint32 * 6
 
@@ -98,10 +100,20 @@ def forbid_new() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def become(uid: int, gid: int, capabilities: int) -> None:
+def nobody() -> tuple[int, int]:
+    """Look up uid and gid of the user who owns nothing; Linux' number for those who are not known, without one."""
+    try:
+        user = pwd.getpwnam("nobody")
+    except KeyError:
+        return _UNKNOWN, _UNKNOWN
+    return user.pw_uid, user.pw_gid
+
+
+def become(uid: int, gid: int, capabilities: int, *, is_traceable: bool = True) -> None:
     """Change user, group and capabilities, which are one bit each. Raises OSError.
 
     The C library changes the user of all threads. Capabilities stay only in this thread and in those that it starts.
+    Other processes of the user may read the memory of one that is traceable and has no capability.
     """
     _prctl(_PR_SET_KEEPCAPS, 1)
     for number in range(_last_capability() + 1):
@@ -114,7 +126,7 @@ def become(uid: int, gid: int, capabilities: int) -> None:
     forbid_new()
     # Without this a crash leaves no core. Where a capability was kept, others of this user still may not trace the
     # process, because they lack it; where none was, they may (ptrace(2)), and docs/security.md says so.
-    _prctl(_PR_SET_DUMPABLE, 1)
+    _prctl(_PR_SET_DUMPABLE, int(is_traceable))
 
 
 def _last_capability() -> int:

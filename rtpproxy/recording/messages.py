@@ -1,4 +1,4 @@
-"""Messages between the relay and the process that writes recordings, as values and as bytes.
+"""Messages between the relay and the process that writes recordings and sends copies, as values and as bytes.
 
 Each is one message of a SOCK_SEQPACKET socket. Descriptors that belong to it travel beside it (SCM_RIGHTS). Numbers are
 in host order: both ends are on one host.
@@ -7,6 +7,7 @@ in host order: both ends are on one host.
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording.packet import Packet, Place
@@ -16,17 +17,21 @@ MAX_BYTES = 64 << 10
 ROOM_BYTES = 128 << 10
 """Room that any message fits into."""
 _FORMATS = tuple(RecordFormat)
-_DIRECTORIES, _RING, _OPEN, _JOIN, _PACKETS, _LOST, _LEAVE, _CLOSE, _ENDED, _FOUND = range(10)
+_DIRECTORIES, _NO_DIRECTORY, _RING, _OPEN, _OPEN_COPY, _AIM, _JOIN, _TEED, _PACKETS, _LOST, _LEAVE, _CLOSE = range(12)
+_ENDED, _FOUND, _PROGRESS = range(12, 15)
 
 _KIND = struct.Struct("=B")
 _SPOOLED = struct.Struct("=?")
 _RECORDS = struct.Struct("=QI")
-_FILE = struct.Struct("=IBBQQHHHH")
-_STREAM = struct.Struct("=I")
+_FILE = struct.Struct("=IBBQQHHH")
+_COPY = struct.Struct("=IQQQQ")
+_AIMED = struct.Struct("=I??HI")
+_NUMBER = struct.Struct("=I")
 _JOINED = struct.Struct("=IIQ?BHH")
 _MISSING = struct.Struct("=IQQ")
 _STOP = struct.Struct("=IQ")
-_OUTCOME = struct.Struct("=IQQ?")
+_OUTCOME = struct.Struct("=IQQQ?")
+_SENT = struct.Struct("=IQQ")
 _DATAGRAM = struct.Struct("=IQBHHI")
 _LEFT = struct.Struct("=Q?H")
 
@@ -36,6 +41,11 @@ class Directories:
     """Names the directory of recordings and, if there is one, that of the spool: one or two descriptors."""
 
     is_spooling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoDirectory:
+    """Says that this relay makes no recordings: the process needs no directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +61,8 @@ class MapRing:
 class Open:
     """Hands over an open file, with its descriptor."""
 
-    file: int
-    """Number of the file; no two of one relay have the same."""
+    output: int
+    """Number of the file; no two outputs (files, copies) of one relay have the same."""
     format: RecordFormat
     is_continued: bool
     """The file was begun by a process that died."""
@@ -66,21 +76,61 @@ class Open:
     """Whose recording it is, in words."""
     teed: int = 0
     """Packets for the file that the kernel wrote to the ring while the dead process was to read them."""
-    streams: tuple[int, ...] = ()
-    """Numbers of the streams that were written to the file."""
+    tees: tuple[int, ...] = ()
+    """Numbers under which the kernel wrote packets for the file to the ring."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCopy:
+    """Begins to copy, for now to nowhere. Its members mean the same as those of `Open`."""
+
+    output: int
+    given: int = 0
+    packets: int = 0
+    """Of these and those in the ring, packets that the dead process sent or withheld, as far as it told."""
+    withheld: int = 0
+    teed: int = 0
+    tees: tuple[int, ...] = ()
+
+
+class To(NamedTuple):
+    """Where copies go: a numeric address without zone, a port, and the number of the zone (link) or 0."""
+
+    host: str
+    port: int
+    zone: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Sends a copy's packets to another place, at once; what waits to be sent goes there, too."""
+
+    output: int
+    to: To | None
+    """None withholds them."""
+    has_socket: bool
+    """A descriptor comes with it: the socket to send by from now on. The first place has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Writes a stream's packets to a file from now on. Sent again when the addresses change."""
+    """Brings a stream's packets to an output from now on. Sent again when the addresses change."""
 
     stream: int
-    """Number of the stream; no two of one relay have the same."""
-    file: int
+    """Number of the stream on its way to one output; no two of one relay have the same."""
+    output: int
     at_ns: int
     """Packets that arrived earlier are not concerned."""
     outgoing: tuple[Place, Place] | None = None
     """Show packets as if they left from the first place for the second; None for as they arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teed:
+    """Tells for which streams the packets are that the ring has under a number. Sent once, after these have joined."""
+
+    tee: int
+    streams: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,35 +151,52 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Ends a stream's part in its file, which stays open for others."""
+    """Ends a stream's part in its output, which stays open for others."""
 
     stream: int
     at_ns: int
-    """Packets that arrived later are not written."""
+    """Packets that arrived later are not written or sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Ends a file, after the streams in it."""
+    """Ends an output, after the streams in it."""
 
-    file: int
+    output: int
     at_ns: int
-    """Packets that arrived later are not written."""
+    """Packets that arrived later are not written or sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Tells that a file is closed, and in its directory unless something went wrong."""
+    """Tells that an output is closed: a file is in its directory then, unless something went wrong."""
 
-    file: int
+    output: int
     packets: int
-    """In the file."""
+    """In the file; sent or withheld, of a copy."""
     is_in_place: bool
     """The file is where recordings belong."""
     why: str
     """What went wrong, in words; empty if nothing did."""
     teed: int = 0
-    """Packets of the ring that belong into the file, whether or not they are there."""
+    """Packets of the ring that belong into the output, whether or not they are there."""
+    withheld: int = 0
+    """Of the packets, those that came while a copy went nowhere."""
+
+
+class Sent(NamedTuple):
+    """How far a copy is: packets that were sent or withheld, and of these the withheld ones."""
+
+    output: int
+    packets: int
+    withheld: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Tells how far copies are, about once a second: what a process that dies does not tell at their end."""
+
+    sent: tuple[Sent, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +211,8 @@ class Found:
     """Why it is still there, in words."""
 
 
-ToReader = Directories | MapRing | Open | Join | Packets | Lost | Leave | Close
-ToRelay = Ended | Found
+ToReader = Directories | NoDirectory | MapRing | Open | OpenCopy | Aim | Join | Teed | Packets | Lost | Leave | Close
+ToRelay = Ended | Found | Progress
 Message = ToReader | ToRelay
 
 
@@ -154,13 +221,25 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
     match message:
         case Directories():
             return _KIND.pack(_DIRECTORIES) + _SPOOLED.pack(message.is_spooling)
+        case NoDirectory():
+            return _KIND.pack(_NO_DIRECTORY)
         case MapRing():
             sizes = _RECORDS.pack(message.size_bytes, message.record_bytes)
             return _KIND.pack(_RING) + sizes + message.numbers.encode()
         case Open():
             return _encode_open(message)
+        case OpenCopy():
+            counts = message.given, message.packets, message.withheld, message.teed
+            head = _COPY.pack(message.output, *counts)
+            return _KIND.pack(_OPEN_COPY) + head + _encode_numbers(message.tees)
+        case Aim():
+            host, port, zone = message.to or ("", 0, 0)
+            head = _AIMED.pack(message.output, message.to is not None, message.has_socket, port, zone)
+            return _KIND.pack(_AIM) + head + host.encode()
         case Join():
             return _encode_join(message)
+        case Teed():
+            return _KIND.pack(_TEED) + _encode_numbers((message.tee, *message.streams))
         case Packets():
             return encode_packets(encode_packet(stream, packet) for stream, packet in message.packets)
         case Lost():
@@ -168,10 +247,12 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
         case Leave():
             return _KIND.pack(_LEAVE) + _STOP.pack(message.stream, message.at_ns)
         case Close():
-            return _KIND.pack(_CLOSE) + _STOP.pack(message.file, message.at_ns)
+            return _KIND.pack(_CLOSE) + _STOP.pack(message.output, message.at_ns)
         case Ended():
-            counts = _OUTCOME.pack(message.file, message.packets, message.teed, message.is_in_place)
-            return _KIND.pack(_ENDED) + counts + message.why.encode()
+            counts = message.packets, message.teed, message.withheld, message.is_in_place
+            return _KIND.pack(_ENDED) + _OUTCOME.pack(message.output, *counts) + message.why.encode()
+        case Progress():
+            return b"".join((_KIND.pack(_PROGRESS), *(_SENT.pack(*one) for one in message.sent)))
         case Found():
             head = _LEFT.pack(message.packets, message.is_in_place, len(message.name))
             return _KIND.pack(_FOUND) + head + message.name + message.why.encode()
@@ -197,15 +278,23 @@ def encode_packets(encoded: Iterable[bytes]) -> bytes:
 def _encode_open(message: Open) -> bytes:
     title = message.title.encode()
     head = _FILE.pack(
-        *(message.file, _FORMATS.index(message.format), message.is_continued, message.given, message.teed),
-        *(len(message.name), len(message.spool_name), len(title), len(message.streams)),
+        *(message.output, _FORMATS.index(message.format), message.is_continued, message.given, message.teed),
+        *(len(message.name), len(message.spool_name), len(title)),
     )
-    streams = map(_STREAM.pack, message.streams)
-    return b"".join((_KIND.pack(_OPEN), head, message.name, message.spool_name, title, *streams))
+    names = message.name + message.spool_name + title
+    return _KIND.pack(_OPEN) + head + names + _encode_numbers(message.tees)
+
+
+def _encode_numbers(numbers: Iterable[int]) -> bytes:
+    return b"".join(map(_NUMBER.pack, numbers))
+
+
+def _decode_numbers(data: bytes) -> tuple[int, ...]:
+    return tuple(number for (number,) in _NUMBER.iter_unpack(data))
 
 
 def _encode_join(message: Join) -> bytes:
-    head, about = _KIND.pack(_JOIN), (message.stream, message.file, message.at_ns)
+    head, about = _KIND.pack(_JOIN), (message.stream, message.output, message.at_ns)
     if message.outgoing is None:
         return head + _JOINED.pack(*about, False, 0, 0, 0)
     (source, from_port), (to, to_port) = message.outgoing
@@ -213,13 +302,28 @@ def _encode_join(message: Join) -> bytes:
 
 
 def _decode_open(body: bytes) -> Open:
-    file, form, is_continued, given, teed, name_bytes, spool_bytes, title_bytes, _ = _FILE.unpack_from(body)
+    output, form, is_continued, given, teed, name_bytes, spool_bytes, title_bytes = _FILE.unpack_from(body)
     rest = body[_FILE.size :]
     middle, last = name_bytes + spool_bytes, name_bytes + spool_bytes + title_bytes
     title = rest[middle:last].decode()
-    streams = tuple(number for (number,) in _STREAM.iter_unpack(rest[last:]))
-    about = file, _FORMATS[form], bool(is_continued), given, rest[:name_bytes], rest[name_bytes:middle], title
-    return Open(*about, teed, streams)
+    about = output, _FORMATS[form], bool(is_continued), given, rest[:name_bytes], rest[name_bytes:middle], title
+    return Open(*about, teed, _decode_numbers(rest[last:]))
+
+
+def _decode_open_copy(body: bytes) -> OpenCopy:
+    output, given, packets, withheld, teed = _COPY.unpack_from(body)
+    return OpenCopy(output, given, packets, withheld, teed, _decode_numbers(body[_COPY.size :]))
+
+
+def _decode_aim(body: bytes) -> Aim:
+    output, is_aimed, has_socket, port, zone = _AIMED.unpack_from(body)
+    to = To(body[_AIMED.size :].decode(), port, zone) if is_aimed else None
+    return Aim(output, to, has_socket)
+
+
+def _decode_teed(body: bytes) -> Teed:
+    tee, *streams = _decode_numbers(body)
+    return Teed(tee, tuple(streams))
 
 
 def _decode_ring(body: bytes) -> MapRing:
@@ -228,11 +332,11 @@ def _decode_ring(body: bytes) -> MapRing:
 
 
 def _decode_join(body: bytes) -> Join:
-    stream, file, at_ns, is_outgoing, host_bytes, from_port, to_port = _JOINED.unpack_from(body)
+    stream, output, at_ns, is_outgoing, host_bytes, from_port, to_port = _JOINED.unpack_from(body)
     if not is_outgoing:
-        return Join(stream, file, at_ns)
+        return Join(stream, output, at_ns)
     hosts = body[_JOINED.size :]
-    return Join(stream, file, at_ns, (Place(hosts[:host_bytes], from_port), Place(hosts[host_bytes:], to_port)))
+    return Join(stream, output, at_ns, (Place(hosts[:host_bytes], from_port), Place(hosts[host_bytes:], to_port)))
 
 
 def _decode_packets(body: bytes) -> Packets:
@@ -251,8 +355,12 @@ def _each_packet(body: bytes) -> Iterator[tuple[int, Packet]]:
 
 
 def _decode_ended(body: bytes) -> Ended:
-    file, packets, teed, is_in_place = _OUTCOME.unpack_from(body)
-    return Ended(file, packets, is_in_place, body[_OUTCOME.size :].decode(), teed)
+    output, packets, teed, withheld, is_in_place = _OUTCOME.unpack_from(body)
+    return Ended(output, packets, is_in_place, body[_OUTCOME.size :].decode(), teed, withheld)
+
+
+def _decode_progress(body: bytes) -> Progress:
+    return Progress(tuple(Sent(*one) for one in _SENT.iter_unpack(body)))
 
 
 def _decode_found(body: bytes) -> Found:
@@ -263,13 +371,18 @@ def _decode_found(body: bytes) -> Found:
 
 _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _DIRECTORIES: lambda body: Directories(*_SPOOLED.unpack(body)),
+    _NO_DIRECTORY: lambda _: NoDirectory(),
     _RING: _decode_ring,
     _OPEN: _decode_open,
+    _OPEN_COPY: _decode_open_copy,
+    _AIM: _decode_aim,
     _JOIN: _decode_join,
+    _TEED: _decode_teed,
     _PACKETS: _decode_packets,
     _LOST: lambda body: Lost(*_MISSING.unpack(body)),
     _LEAVE: lambda body: Leave(*_STOP.unpack(body)),
     _CLOSE: lambda body: Close(*_STOP.unpack(body)),
     _ENDED: _decode_ended,
     _FOUND: _decode_found,
+    _PROGRESS: _decode_progress,
 }

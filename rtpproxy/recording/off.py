@@ -1,10 +1,10 @@
-"""Stands in for the recorder where there is no directory for recordings (`-r`)."""
+"""Stands in for the recorder where there is no directory for recordings (`-r`), and for the tee where there is none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rtpproxy.errors import RecordingError
-from rtpproxy.recording.recording import Side
-from rtpproxy.session.session import Role, Session
+from rtpproxy.recording.taken import Side
+from rtpproxy.session.session import Role, Session, Witness
 
 
 class NoRecorder:
@@ -32,5 +32,10 @@ class NoRecorder:
         """Return no counts."""
         return {}
 
-    def close(self, now: float) -> None:
-        """Do nothing."""
+
+class NoTees:
+    """Same interface as `carrier.Carrier` has for the service: the kernel tees nothing."""
+
+    def tee(self, witnesses: Sequence[Witness]) -> int:
+        """Return 0."""
+        return 0

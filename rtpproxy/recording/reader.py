@@ -1,7 +1,8 @@
-"""The process that writes recordings: reads packets from the relay, and writes them to files.
+"""The process that writes recordings and sends copies: reads packets from the relay, and brings them where it is told.
 
-It has no privileges, and gets descriptors of two directories and of open files from the relay. A slow disk holds up
-this process alone. When the relay is gone, however it ended, the socket is closed: then all files are finished.
+It has no privileges, and gets descriptors of two directories, of open files and of sockets from the relay. A slow disk
+holds up this process alone. When the relay is gone, however it ended, the socket is closed: then all files are
+finished.
 """
 
 import contextlib
@@ -16,13 +17,16 @@ import time
 from collections.abc import Sequence
 
 from rtpproxy.process.clock import monotonic_offset_ns
-from rtpproxy.process.privileges import become, forbid_new
+from rtpproxy.process.privileges import become, forbid_new, nobody
 from rtpproxy.recording import formats, spool
 from rtpproxy.recording.clock_steps import ClockSteps
-from rtpproxy.recording.files import Files
+from rtpproxy.recording.copy_output import CopyOutput
+from rtpproxy.recording.file_output import FileOutput
 from rtpproxy.recording.frames import Frames
 from rtpproxy.recording.messages import (
+    MAX_BYTES,
     ROOM_BYTES,
+    Aim,
     Close,
     Directories,
     Ended,
@@ -31,13 +35,17 @@ from rtpproxy.recording.messages import (
     Lost,
     MapRing,
     Message,
+    NoDirectory,
     Open,
+    OpenCopy,
     Packets,
+    Progress,
+    Teed,
     ToRelay,
     decode,
     encode,
 )
-from rtpproxy.recording.output import Output
+from rtpproxy.recording.outputs import Output, Outputs
 from rtpproxy.recording.ring import Ring, read_ip
 from rtpproxy.recording.wall_clock import WallClock
 
@@ -48,14 +56,16 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4)
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals for the relay, which a terminal or a service manager may send to all its processes. Its end is ours."""
 _NS_PER_MS = 1_000_000
+_PROGRESS = MAX_BYTES // 32
+"""Copies of which one message tells how far they are."""
 RECORDS = 10_000
 """Packets of the ring that are read before what is due is done."""
 RING_NS = 10_000_000
-"""Time between two looks at the ring while there is a file; no more than the window of `files`."""
+"""Time between two looks at the ring while there is an output; no more than the window of `outputs`."""
 
 
 class Reader:
-    """The process' state: the socket to the relay, the directories, the files."""
+    """The process' state: the socket to the relay, the directories, the outputs."""
 
     def __init__(self, relay: socket.socket, clock_offset_ns: int, steps: ClockSteps) -> None:
         """`clock_offset_ns` is by how much this process' monotonic clock is ahead of the kernel's."""
@@ -69,12 +79,13 @@ class Reader:
         self._frames = Frames()
         self._directories: tuple[int, ...] = ()
         """Descriptors: that of recordings and, with a spool, its."""
-        self._files = Files(self._wall_clock.since_1970, self._ended)
+        self._outputs = Outputs(self._wall_clock.since_1970, self._ended)
         self._ring: Ring | None = None
         self._ring_read_ns = 0
         """Time up to which everything that arrived was taken out of the ring."""
         self._is_behind = False
         """The ring had more packets than are read in one turn."""
+        self._has_privileges = True
         self._buffer = bytearray(ROOM_BYTES)
 
     def run(self) -> None:
@@ -98,19 +109,20 @@ class Reader:
         now_ns = self._look_at_clocks()
         read_ns = self._read_ring(now_ns)
         if is_open:
-            self._files.work(now_ns, read_ns)
+            if self._outputs.work(now_ns, read_ns):
+                self._tell_progress()
         else:
             while read_ns < now_ns:
                 read_ns = self._read_ring(now_ns)
-            self._files.finish(now_ns)
+            self._outputs.finish(now_ns)
         return is_open
 
     def _due_ns(self, now_ns: int) -> int | None:
         """Return the time until something is due, in nanoseconds; None if nothing is."""
         if self._is_behind:
             return 0
-        due_ns = self._files.due_ns(now_ns)
-        if self._ring is None or not len(self._files):
+        due_ns = self._outputs.due_ns(now_ns)
+        if self._ring is None or not len(self._outputs):
             return due_ns
         # Also where packets came while others were written: a look that finds only a few costs more than they do.
         return RING_NS if due_ns is None else min(due_ns, RING_NS)
@@ -119,9 +131,9 @@ class Reader:
         """Take packets that are in the ring now, at `now_ns`. Returns up to which time there are no more."""
         if self._ring is None:
             return now_ns
-        count, arrived_ns, teed = 0, self._ring_read_ns, self._files.teed
-        for arrived_ns, number, ip_packet in self._ring.records(RECORDS):
-            teed(number, read_ip(arrived_ns, ip_packet))
+        count, arrived_ns, teed = 0, self._ring_read_ns, self._outputs.teed
+        for arrived_ns, tee, ip_packet in self._ring.records(RECORDS):
+            teed(tee, read_ip(arrived_ns, ip_packet))
             count += 1
         self._is_behind = count == RECORDS
         if self._ring.consumed == self._ring.produced:
@@ -165,23 +177,38 @@ class Reader:
         match message:
             case Packets():
                 for stream, packet in message.packets:
-                    self._files.packet(stream, packet)
+                    self._outputs.packet(stream, packet)
+            case Join() | Lost() | Leave() | Close():
+                self._outputs.note(message)
+            case Teed():
+                self._outputs.tee(message)
+            case OpenCopy():
+                self._outputs.open(CopyOutput(message))
+            case NoDirectory():
+                self._give_up(None)
+                os.chdir("/")
+            case _:
+                self._take_over(message, descriptors)
+
+    def _take_over(self, message: Message, descriptors: Sequence[int]) -> None:
+        """Take a message that descriptors belong to."""
+        match message:
             case MapRing():
                 self._map(message, descriptors)
             case Open():
                 self._open(message, descriptors)
-            case Join() | Lost() | Leave() | Close():
-                self._files.note(message)
+            case Aim():
+                self._outputs.aim(message, descriptors[0] if descriptors else None)
             case Directories():
                 self._enter(message, descriptors)
 
     def _open(self, message: Open, descriptors: Sequence[int]) -> None:
         if not descriptors:
             # The kernel closes descriptors that there is no room for (unix(7)).
-            self._tell(Ended(message.file, 0, not message.spool_name, os.strerror(errno.EMFILE)))
+            self._tell(Ended(message.output, 0, not message.spool_name, os.strerror(errno.EMFILE)))
             return
         form = formats.make(message.format, self._frames, message.title)
-        self._files.open(Output(descriptors[0], message, form))
+        self._outputs.open(FileOutput(descriptors[0], message, form))
 
     def _map(self, message: MapRing, descriptors: Sequence[int]) -> None:
         """Read the ring from now on. What a dead process did not read is read before the files are opened again."""
@@ -197,8 +224,7 @@ class Reader:
         if len(descriptors) != 1 + message.is_spooling:
             return
         before, self._directories = self._directories, tuple(descriptors)
-        if not before:
-            _give_up_privileges(self._directories[0])
+        self._give_up(self._directories[0])
         for descriptor in before:
             os.close(descriptor)
         os.fchdir(self._directories[0])
@@ -206,17 +232,34 @@ class Reader:
             for found in spool.finish_all(self._directories[1], self._directories[0]):
                 self._tell(found)
 
+    def _give_up(self, directory: int | None) -> None:
+        if self._has_privileges:
+            _give_up_privileges(directory)
+            self._has_privileges = False
+
     def _ended(self, output: Output) -> None:
-        about, why = output.about, output.why
-        is_in_place = not about.spool_name
-        if about.spool_name and not why:
-            directory, spooled = self._directories
-            try:
-                os.rename(about.spool_name, about.name, src_dir_fd=spooled, dst_dir_fd=directory)
-                is_in_place = True
-            except OSError as error:
-                why = f"it cannot be moved out of the spool: {error.strerror}"
-        self._tell(Ended(about.file, output.packets, is_in_place, why, output.teed))
+        about = output.about
+        if isinstance(about, Open):
+            why, is_in_place = self._move(about, output.why)
+            self._tell(Ended(about.output, output.packets, is_in_place, why, output.teed))
+        elif isinstance(output, CopyOutput):
+            self._tell(Ended(about.output, output.packets, True, output.why, output.teed, output.withheld))
+
+    def _move(self, about: Open, why: str) -> tuple[str, bool]:
+        """Move a file out of the spool, unless something went wrong. Returns what did, and whether it is in place."""
+        if not about.spool_name or why:
+            return why, not about.spool_name
+        directory, spooled = self._directories
+        try:
+            os.rename(about.spool_name, about.name, src_dir_fd=spooled, dst_dir_fd=directory)
+        except OSError as error:
+            return f"it cannot be moved out of the spool: {error.strerror}", False
+        return "", True
+
+    def _tell_progress(self) -> None:
+        sent = self._outputs.progress()
+        for first in range(0, len(sent), _PROGRESS):
+            self._tell(Progress(tuple(sent[first : first + _PROGRESS])))
 
     def _tell(self, message: ToRelay) -> None:
         try:
@@ -227,13 +270,15 @@ class Reader:
                 raise
 
 
-def _give_up_privileges(directory: int) -> None:
-    """Become the owner of the directory of recordings, if we are root, and keep no capability."""
-    if os.geteuid() == 0:
+def _give_up_privileges(directory: int | None) -> None:
+    """Become the owner of the directory of recordings, without one nobody, if we are root. Keep no capability."""
+    if os.geteuid() != 0:
+        forbid_new()
+    elif directory is None:
+        become(*nobody(), 0, is_traceable=False)
+    else:
         owner = os.fstat(directory)
         become(owner.st_uid, owner.st_gid, 0)
-    else:
-        forbid_new()
 
 
 def _close_inherited(kept: int) -> None:

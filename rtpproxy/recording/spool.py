@@ -1,4 +1,4 @@
-"""Files in the spool that a killed relay left: they are finished, or named.
+"""Outputs in the spool that a killed relay left: they are finished, or named.
 
 A file that is being written is locked (flock(2)), and the lock ends with the processes that hold it. So whoever can
 lock a file in the spool knows that nobody writes it.
@@ -9,9 +9,9 @@ import os
 import stat
 from collections.abc import Iterator
 
+from rtpproxy.recording.file_output import mapped
 from rtpproxy.recording.formats import find_format, find_whole
 from rtpproxy.recording.messages import Found
-from rtpproxy.recording.output import mapped
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 

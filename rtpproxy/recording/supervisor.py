@@ -1,9 +1,9 @@
-"""Keeps the process that writes recordings running: starts it when it is first needed, and again when it dies."""
+"""Keeps the process that writes recordings and sends copies running: starts it when it is first needed, and again."""
 
 import logging
 import os
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rtpproxy.errors import RecordingError
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 SHORT_S = 5.0
 """A process that died within this time is not started again at once."""
+_PROCESS = "the process for recordings and copies"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
 
@@ -38,16 +39,19 @@ class Supervisor:
     def __init__(
         self,
         loop: AbstractEventLoop,
-        directories: Directories,
+        directories: Directories | None,
         on_message: Callable[[ToRelay], None],
-        files: Callable[[], int],
+        outputs: Callable[[], int],
         resume: Callable[[], None],
     ) -> None:
-        """`files` tells how many files are open. `resume` hands these to a process that was started for them."""
+        """`outputs` tells how many files and copies go on. `resume` hands these to a process that was started for them.
+
+        Without directories there are no files.
+        """
         self._loop = loop
         self._directories = directories
         self._on_message = on_message
-        self._files = files
+        self._outputs = outputs
         self._resume = resume
         self._ring: OpenRing | None = None
         self._started_at = 0.0
@@ -62,27 +66,27 @@ class Supervisor:
         if self.process is not None:
             return
         if self._restart is not None:
-            raise RecordingError("the process that writes recordings dies again and again; see the log")
+            raise RecordingError(f"{_PROCESS} dies again and again; see the log")
         try:
             self._start()
         except OSError as error:
-            raise RecordingError(f"cannot start the process that writes recordings: {error.strerror}") from error
+            raise RecordingError(f"cannot start {_PROCESS}: {error.strerror}") from error
 
-    def send(self, message: ToReader) -> None:
-        """Send a message, if the process is running."""
+    def send(self, message: ToReader, descriptors: Sequence[int] = ()) -> None:
+        """Send a message, if the process is running. The descriptors are closed in any case."""
         if self.process is not None:
-            self.process.send(message)
-
-    def open(self, message: messages.Open, descriptor: int) -> None:
-        """Hand a file over. The descriptor is closed here in any case."""
-        if self.process is None:
-            os.close(descriptor)
+            self.process.send(message, descriptors)
         else:
-            self.process.send(message, [descriptor])
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def tell_directories(self) -> None:
         """Tell which directories are used from now on. Raises OSError."""
-        if self.process is not None:
+        if self.process is None:
+            return
+        if self._directories is None:
+            self.process.send(messages.NoDirectory())
+        else:
             self.process.send(messages.Directories(self._directories.is_spooling), self._directories.duplicate())
 
     def read_ring(self, ring: OpenRing) -> None:
@@ -120,8 +124,8 @@ class Supervisor:
         has_lasted = self._loop.time() - self._started_at >= SHORT_S
         self.pause_s = 0.0 if has_lasted else self._next_pause_s()
         log.error(
-            "the process that writes recordings died (%s); %d files go on, without what it had not written",
-            *(how, self._files()),
+            "%s died (%s); %d files and copies go on, without what it had not written or sent",
+            *(_PROCESS, how, self._outputs()),
         )
         self._restart = self._loop.call_later(self.pause_s, self._start_again)
 
@@ -130,13 +134,13 @@ class Supervisor:
 
     def _start_again(self) -> None:
         self._restart = None
-        if not self._files():
+        if not self._outputs():
             return
         try:
             self._start()
         except OSError as error:
             self.pause_s = self._next_pause_s()
-            log.error("cannot start the process that writes recordings: %s", error.strerror)
+            log.error("cannot start %s: %s", _PROCESS, error.strerror)
             self._restart = self._loop.call_later(self.pause_s, self._start_again)
             return
         self._resume()

@@ -144,6 +144,8 @@ class Offloading:
         for stream in session.streams:
             for witness in stream.witnesses:
                 witness.look_again(now)
+        for feeder in session.feeders:
+            feeder.look_again(now)
         wanted = plan(session, self._destinations.is_denied)
         self.expect(session)
         for leg in session.legs:

@@ -4,42 +4,21 @@ A *side* is one leg of a session, with what it receives. There is one recording 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from rtpproxy.errors import RecordingError, SessionNotFoundError
 from rtpproxy.service.answers import PortLine
-from rtpproxy.service.copies import Copies, Copy
-from rtpproxy.service.offloading import Offloading
+from rtpproxy.service.copies import Copies, Copy, Ports
 from rtpproxy.service.requests import CopyTo, Record, RecordAs, StopRecording
-from rtpproxy.session.session import Issuer, Role, Session, Stream, Witness
+from rtpproxy.service.witnesses import Watch, Witnesses
+from rtpproxy.session.session import Issuer, Role, Session
 from rtpproxy.session.table import SessionTable
 
 log = logging.getLogger(__name__)
 
 Key = tuple[Session, Role]
-
-
-class WitnessOf(Witness, Protocol):
-    """Gets what one stream receives."""
-
-    @property
-    def stream(self) -> Stream: ...
-
-
-class Recorded(Protocol):
-    """Records one side, until it is stopped: `recording.recording.Side` or `copies.Copy`."""
-
-    @property
-    def streams(self) -> Sequence[WitnessOf]: ...
-    def stop(self, now: float) -> None: ...
-
-
-class RecordedInFiles(Recorded, Protocol):
-    """Records one side in files: `recording.recording.Side`."""
-
-    def begin(self) -> None: ...
 
 
 class Recorder(Protocol):
@@ -56,7 +35,7 @@ class Recorder(Protocol):
         is_single: bool,
         on_end: Callable[[float], None],
         absorb: Callable[[float], None],
-    ) -> RecordedInFiles: ...
+    ) -> Watch: ...
     def counts(self) -> Mapping[str, int]: ...
 
 
@@ -64,32 +43,19 @@ class Recorder(Protocol):
 class _Side:
     """What is made of one side."""
 
-    made: Recorded
-    ports: list[Copy] = field(default_factory=list)
+    made: Watch
+    ports: list[Ports] = field(default_factory=list)
     """Ports that were asked for in vain, as the side was recorded already."""
 
 
-class Arrived(Protocol):
-    """Holds packets that have arrived: `media.steered.SteeredMedia` or `media.bound.BoundMedia`."""
-
-    def take_waiting(self) -> None: ...
-
-
 class Recordings:
-    """The recordings and copies of all sessions of one relay.
+    """The recordings and copies of all sessions of one relay."""
 
-    Packets that have arrived are taken before a side begins or ends: so those that arrived before the reply to the
-    command are not recorded at its start, and are at its end.
-    """
-
-    def __init__(
-        self, table: SessionTable, recorder: Recorder, copies: Copies, offloading: Offloading, arrived: Arrived
-    ) -> None:
+    def __init__(self, table: SessionTable, recorder: Recorder, copies: Copies, witnesses: Witnesses) -> None:
         self._table = table
         self._recorder = recorder
         self._copies = copies
-        self._offloading = offloading
-        self._arrived = arrived
+        self._witnesses = witnesses
         self._sides: dict[Key, _Side] = {}
 
     def record(self, request: Record, now: float) -> list[Session]:
@@ -136,27 +102,24 @@ class Recordings:
         side = self._sides.get(key)
         leg = issuer.session.leg(issuer.role)
         if side is None:
-            copy = self._copies.make(issuer.session, leg, request.to, now)
-            self._arrived.take_waiting()
+            copy = self._copies.make(issuer.session, leg, request.to, self._on_end(key), now)
             self._begin(key, copy, now)
+            ports = copy.ports
         elif isinstance(side.made, Copy):
-            copy = side.made
-        elif request.wants_port and not side.ports:
-            copy = self._copies.make(issuer.session, leg, request.to, now)
-            side.ports.append(copy)
-        elif request.wants_port:
-            copy = side.ports[0]
-        else:
+            ports = side.made.ports
+        elif not request.wants_port:
             return None
-        return copy.line if request.wants_port else None
+        else:
+            if not side.ports:
+                side.ports.append(self._copies.open_ports(issuer.session, leg, request.to, now))
+            ports = side.ports[0]
+        return ports.line if request.wants_port else None
 
     def stop(self, request: StopRecording, now: float) -> list[Session]:
         """End what is made of a side, or of both, in every session that the tags match. Returns the sessions.
 
         Raises SessionNotFoundError if there is nothing to end.
         """
-        if self._sides:
-            self._arrived.take_waiting()
         found = self._table.find_all(request.call_id, request.from_tag, request.to_tag)
         stopped = []
         for session, is_reverse in found:
@@ -169,17 +132,13 @@ class Recordings:
         return stopped
 
     def counts(self) -> Mapping[str, int]:
-        """Count files and packets of recordings, by name; empty where nothing can be recorded."""
-        return self._recorder.counts()
+        """Count files, copies and packets, by name; empty where nothing can be recorded and userspace sends copies."""
+        return {**self._recorder.counts(), **self._copies.counts()}
 
     def end(self, session: Session, now: float) -> None:
         """End everything of a session that ends."""
-        if self._sides:
-            keys = [(session, role) for role in Role if (session, role) in self._sides]
-            if keys:
-                self._arrived.take_waiting()
-            for key in keys:
-                self._stop(key, now, is_ending=True)
+        for role in Role:
+            self._stop((session, role), now, is_ending=True)
 
     def _record(self, session: Session, role: Role, name: bytes | None, *, is_single: bool, now: float) -> bool:
         """Begin to record a side; False if it is recorded or copied already."""
@@ -189,36 +148,26 @@ class Recordings:
                 raise RecordingError("the side is recorded already")
             return False
 
-        def on_end(at: float) -> None:
-            self._stop(key, at)
-
-        def absorb(at: float) -> None:
-            for stream in session.leg(role).streams:
-                self._offloading.absorb(session, stream, at)
-
-        made = self._recorder.record(session, role, name, is_single=is_single, on_end=on_end, absorb=absorb)
-        # What arrived while the files were made is not recorded, so it must not be counted as if it was.
-        self._arrived.take_waiting()
-        absorb(now)
-        made.begin()
+        absorb = self._witnesses.absorb(session, session.leg(role).streams)
+        made = self._recorder.record(session, role, name, is_single=is_single, on_end=self._on_end(key), absorb=absorb)
         self._begin(key, made, now)
         return True
 
-    def _begin(self, key: Key, made: Recorded, now: float) -> None:
+    def _on_end(self, key: Key) -> Callable[[float], None]:
+        def on_end(at: float) -> None:
+            self._stop(key, at)
+
+        return on_end
+
+    def _begin(self, key: Key, made: Watch, now: float) -> None:
         self._sides[key] = _Side(made)
-        for one in made.streams:
-            one.stream.witnesses = (*one.stream.witnesses, one)
-        self._offloading.replan(key[0], now)
+        self._witnesses.begin(key[0], made, now)
 
     def _stop(self, key: Key, now: float, *, is_ending: bool = False) -> bool:
         side = self._sides.pop(key, None)
         if side is None:
             return False
-        for one in side.made.streams:
-            one.stream.witnesses = tuple(witness for witness in one.stream.witnesses if witness is not one)
-        if not is_ending:
-            self._offloading.replan(key[0], now)
-        side.made.stop(now)
-        for copy in side.ports:
-            copy.stop(now)
+        self._witnesses.end(key[0], side.made, now, is_ending=is_ending)
+        for ports in side.ports:
+            ports.free()
         return True

@@ -30,7 +30,7 @@ from rtpproxy.service.notification import find_notification
 from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offloading
 from rtpproxy.service.packets import Packets, Sender
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
-from rtpproxy.service.recordings import Arrived, Recorder, Recordings
+from rtpproxy.service.recordings import Recorder, Recordings
 from rtpproxy.service.requests import (
     CopyTo,
     Delete,
@@ -47,6 +47,7 @@ from rtpproxy.service.requests import (
     Update,
 )
 from rtpproxy.service.timers import Timers
+from rtpproxy.service.witnesses import Arrived, Copier, Tees, Witnesses
 from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from rtpproxy.session.reach import Reach
@@ -78,6 +79,8 @@ class Service:
         entries: Entries,
         kernel_counters: KernelCounters,
         recorder: Recorder,
+        copier: Copier,
+        tees: Tees,
         new_ports: Callable[[], PortAllocator],
         observers: Sequence[Observer],
         capacity: int,
@@ -106,11 +109,13 @@ class Service:
         )
         pairs = PortPairs(local_addresses, media, new_ports)
         self._legs = Legs(config, local_addresses, pairs, self._packets, self._offloading, self._destinations)
+        witnesses = Witnesses(tees, self._offloading, media)
         copies = Copies(
-            *(media, pairs, self._legs, local_addresses, self._destinations), with_rtcp=not config.leaves_rtcp_out
+            *(copier, witnesses, pairs, self._legs, local_addresses, self._destinations),
+            with_rtcp=not config.leaves_rtcp_out,
         )
-        self._recordings = Recordings(self._table, recorder, copies, self._offloading, media)
-        self._feeds = Feeds(media, self._offloading, self._destinations, activity)
+        self._recordings = Recordings(self._table, recorder, copies, witnesses)
+        self._feeds = Feeds(copier, witnesses, self._offloading, self._destinations, self._timers)
         self._counters = Counters(totals, entries, kernel_counters, media, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
         self.datagram = self._packets.datagram
@@ -375,7 +380,8 @@ class Service:
             self._offloading.absorb(session, stream, now)
             self._destinations.withdraw(session, stream)
             self._observers.learned(session, stream, now)
-        if denied:
+        if denied or session.feeders or any(stream.witnesses for stream in session.streams):
+            # Where copies go is judged anew.
             self._offloading.replan(session, now)
 
     def _complete(self, session: Session, now: float) -> None:

@@ -33,10 +33,6 @@ class Component(IntEnum):
 class Witness(Protocol):
     """Gets every packet that a stream accepts, beside the peer: a recording or a copy (protocol.md 6.1)."""
 
-    @property
-    def tee(self) -> int:
-        """Number under which the kernel may tee the packets for it; 0 if they have to come to userspace."""
-
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Take a packet. `local_host` is our address that it came to, empty if unknown; `now` is its arrival."""
 
@@ -84,11 +80,8 @@ class Stream:
     """Made by the first packet that may be going round between relays."""
     witnesses: tuple[Witness, ...] = ()
     """Recordings and copies of what it receives."""
-
-    @property
-    def tee(self) -> int:
-        """Number under which the kernel tees what it forwards from the stream's port; 0: it does not."""
-        return self.witnesses[0].tee if self.witnesses else 0
+    tee: int = 0
+    """Number under which the kernel tees what it forwards from its port, for the witnesses; 0: for none."""
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Move the stream to a port."""
@@ -158,6 +151,8 @@ class Session:
     """Both legs have ports; packets flow."""
     is_fed: bool = False
     """Its parties get copies of another session's packets, and none of what arrives at its own ports."""
+    feeders: tuple[Witness, ...] = ()
+    """The copies that its parties get."""
     notification: Notification | None = None
 
     @property

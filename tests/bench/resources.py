@@ -12,7 +12,8 @@ from typing import Any
 from rtpproxy.config import Config
 from rtpproxy.offload.off import NoEntries
 from rtpproxy.offload.programs import Programs
-from rtpproxy.recording.off import NoRecorder
+from rtpproxy.recording.off import NoRecorder, NoTees
+from rtpproxy.service.copies import UserspaceCopier
 from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
@@ -61,8 +62,8 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
 
     try:
         service = Service(
-            *(config, local_addresses, _NoMedia(), NoEntries("not measured"), programs.tables.counts),
-            *(NoRecorder(), new_ports),
+            *(config, local_addresses, media := _NoMedia(), NoEntries("not measured"), programs.tables.counts),
+            *(NoRecorder(), UserspaceCopier(media), NoTees(), new_ports),
             observers=(),
             capacity=2 * calls,
         )

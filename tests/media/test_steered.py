@@ -576,6 +576,49 @@ def test_raw_sockets_receive_nothing(media, inbox, pair, phone_of):
     assert {line[4].split(":")[1] for line in raw} == {"00000000"}, "bytes wait in a raw socket"
 
 
+@families
+def test_a_plain_socket_sends_from_the_port_and_receives_nothing(media, inbox, pair, phone_of, local):
+    """What comes to the port is steered, and dropped once the port is closed; another such socket may be opened."""
+    host = LOOPBACK6 if local.is_ipv6 else LOOPBACK
+    phone = phone_of(host)
+    with sending.plain_sender(stream_at(pair, local)) as first, sending.plain_sender(stream_at(pair, local)) as second:
+        for sender in (first, second):
+            sender.sendto(b"copy", endpoint(phone, host))
+            assert received(phone)[:2] == (b"copy", (host, pair))
+            assert not sender.getblocking()
+        phone.sendto(b"media", (host, pair))
+        assert [one.data for one in inbox.take()] == [b"media"]
+        port = take_pair(media, local)
+        with sending.plain_sender(stream_at(port, local)) as unsteered:
+            media.close(local, port)
+            phone.sendto(b"media", (host, port))
+            wait_for(lambda: drops(unsteered) == 1, DEADLINE_S, "the datagram to be dropped")
+            with pytest.raises(BlockingIOError):
+                unsteered.recv(100)
+            with pytest.raises(PortBusyError):
+                media.open(local, port)
+        media.open(local, port)
+        media.close(local, port)
+        for sender in (first, second):
+            with pytest.raises(BlockingIOError):
+                sender.recv(100)
+
+
+def drops(opened):
+    """Datagrams that a UDP socket did not take."""
+    name = "udp6" if opened.family == socket.AF_INET6 else "udp"
+    lines = [line.split() for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    (found,) = [int(line[-1]) for line in lines if line[9] == str(os.fstat(opened.fileno()).st_ino)]
+    return found
+
+
+def test_a_plain_socket_has_the_type_of_service_of_the_stream(pair, phone):
+    phone.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    with sending.plain_sender(stream_at(pair, tos=0x28)) as sender:
+        sender.sendto(b"x", endpoint(phone))
+        assert phone.recvmsg(100, 100)[1][0][2] == bytes([0x28])
+
+
 def test_failure_to_send_is_counted_and_logged_ever_more_rarely(media, pair, phone, caplog):
     before = media.send_failures.total
     media.send_failures.total = 0

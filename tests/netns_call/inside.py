@@ -120,7 +120,7 @@ class _Inside:
 
     def tee(self, port: int, number: int) -> None:
         stream = self._find(port)[1]
-        stream.witnesses = (FakeRecordedStream(stream, number),) if number else ()
+        stream.witnesses, stream.tee = ((FakeRecordedStream(stream, is_teed=True),) if number else ()), number
         self.replan(port)
 
     def replan(self, port: int) -> None:

@@ -1,4 +1,4 @@
-"""Recordings and copies of calls, with the kernel tier and without: what is in the files, and what goes wrong."""
+"""Recordings of calls, with the kernel tier and without: what is in the files, and what goes wrong."""
 
 import os
 import signal
@@ -230,51 +230,6 @@ def test_a_reinvite_and_a_second_media_line(record, topology, way, places):
         assert relay.ask(f"Na {call.name} f t") == "0"
         wait_for_names(places[0], *(f"c1=f{number}.o.{kind}" for number in ("", ";2") for kind in ("rtp", "rtcp")))
     assert [one.payload for one in tshark.read(places[0] / "c1=f.o.rtp")] == [rtp(1), rtp(2)]
-
-
-@both_ways
-def test_copies_to_another_host(start, topology, way):
-    relay = start(*way.options)
-    with (
-        Call(relay, topology.caller, topology.callee) as call,
-        PhonePort(topology.callee, topology.callee.ip, 7000) as recorder,
-        PhonePort(topology.callee, topology.callee.ip, 7001) as recorder_rtcp,
-    ):
-        call.establish(way)
-        port, *_ = relay.ask(f"Cp {call.name} udp:{topology.callee.ip}:7000 f t").split()
-        call.cross(rtp(2))
-        call.cross(rtcp(2), is_rtcp=True)
-        host = topology.callee.gateway.ip
-        assert recorder.expect() == [(rtp(2), (host, int(port)))]
-        assert recorder_rtcp.expect() == [(rtcp(2), (host, int(port) + 1))]
-        assert relay.ask(f"N {call.tags}") == "0"
-        call.cross(rtp(3))
-        if way.is_kernel:
-            call.wait_offloaded()
-        assert recorder.take() == []
-        assert relay.ask(f"C {call.name} udp:127.0.0.1:7000 f t") == "E65"
-
-
-@both_ways
-def test_a_session_into_another_one(start, topology, way):
-    """As for SIPREC: a recorder has a session of its own, which gets both sides of the call."""
-    relay = start(*way.options)
-    with (
-        Call(relay, topology.caller, topology.callee) as call,
-        PhonePort(topology.callee, topology.callee.ip, 7000) as first,
-        PhonePort(topology.callee, topology.callee.ip, 7002) as second,
-    ):
-        call.establish(way)
-        host = topology.callee.gateway.ip
-        to_second = relay.port(f"U rec {topology.callee.ip} 7000 x y && C c1 f t")
-        to_first = relay.port(f"L rec {topology.callee.ip} 7002 x y")
-        call.caller.send(rtp(2))
-        call.callee.send(rtp(102))
-        assert first.expect() == [(rtp(2), (host, to_first))]
-        assert second.expect() == [(rtp(102), (host, to_second))]
-        assert relay.ask("D rec x y") == "0"
-        if way.is_kernel:
-            call.wait_offloaded()
 
 
 # What goes wrong

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from rtpproxy.notes.contents import parse
-from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, TC, WAYS, Call, Tap, is_attached, paused, verdicts
+from tests.netns_call.call import (
+    BOUND,
+    DEADLINE_S,
+    KERNEL,
+    TC,
+    WAYS,
+    Call,
+    PhonePort,
+    Tap,
+    is_attached,
+    paused,
+    verdicts,
+)
 from tests.running import RunningRelay, rtp
 from tests.waiting import wait_for
 
@@ -94,6 +106,18 @@ def test_calls_and_the_end(topology, relay, call, way):
     assert reserved(topology) == ""
     if way.is_kernel:
         assert verdicts(relay)["forwarded"] >= 2
+
+
+@pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)
+def test_copies_of_what_the_kernel_forwards(topology, relay, call, way):
+    """The ring is made, and the sockets are opened, as that user."""
+    call.establish(way)
+    with PhonePort(topology.callee, topology.callee.ip, 7000) as recorder:
+        assert relay.ask(f"C {call.name} udp:{topology.callee.ip}:7000 f t") == "0"
+        call.wait_offloaded()
+        with paused(relay):
+            call.cross(rtp(2))
+            assert [data for data, _ in recorder.expect()] == [rtp(2)]
 
 
 @pytest.mark.parametrize("way", [KERNEL], ids=[KERNEL.name], indirect=True)

@@ -13,6 +13,7 @@ from rtpproxy.offload.entry import (
     OTHER_FAMILY,
     PEER_UNKNOWN,
     REFLECTED,
+    WITNESSED,
     Diff,
     ForwardingEntry,
     diff,
@@ -74,10 +75,18 @@ def test_streams_that_are_teed():
     """What arrives at their port, and nothing else."""
     session = learned_session()
     for stream, number in ((session.caller.rtp, 5), (session.callee.rtcp, 6)):
-        stream.witnesses = (FakeRecordedStream(stream, number),)
+        stream.witnesses, stream.tee = (FakeRecordedStream(stream),), number
     wanted = plan(session, nobody)
     assert {key: want.tee for key, want in wanted.items()} == {35000: 5, 35001: 0, 36000: 0, 36001: 6}
     assert wanted[35000] == entry(tee=5)
+
+
+def test_userspace_has_streams_with_witnesses_that_are_not_teed():
+    session = learned_session()
+    session.caller.rtp.witnesses = (FakeRecordedStream(session.caller.rtp),)
+    wanted = plan(session, nobody)
+    assert wanted.pop(35000) == WITNESSED
+    assert all(isinstance(want, ForwardingEntry) for want in wanted.values())
 
 
 def test_nothing_is_forwarded_where_sources_take_a_stream_in_turn():

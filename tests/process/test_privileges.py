@@ -188,3 +188,13 @@ def test_user_who_it_is_already():
 def test_what_is_needed():
     assert privileges.needed(Config()) == {NET_ADMIN, NET_RAW, BPF}
     assert privileges.needed(Config(ports=PortsMode.BOUND)) == set()
+
+
+def test_nobody_is_looked_up_or_the_kernels_number(monkeypatch):
+    assert privileges.nobody() == (NOBODY.pw_uid, NOBODY.pw_gid)
+
+    def nobody_is_known(name):
+        raise KeyError(name)
+
+    monkeypatch.setattr(privileges.pwd, "getpwnam", nobody_is_known)
+    assert privileges.nobody() == (65534, 65534)

@@ -1,4 +1,4 @@
-"""A recorder with its process, in an event loop that runs while a test waits."""
+"""A recorder or copier with its process, in an event loop that runs while a test waits."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ import uvloop
 
 from rtpproxy.config import Config, RecordFormat
 from rtpproxy.recording.arrivals import when_read
+from rtpproxy.recording.carrier import Carrier
 from rtpproxy.recording.directories import Directories
 from rtpproxy.recording.recorder import Recorder
 from rtpproxy.session.local import LocalAddress
@@ -17,21 +18,12 @@ from tests.waiting import DEADLINE_S, wait_for
 OUR_HOST = "192.0.2.1"
 
 
-class RunningRecorder:
-    """Records into `DIRECTORY/recordings`, by a spool in `DIRECTORY/spool` if asked to."""
+class RunningProcess:
+    """The process, for recordings in some directories or for copies alone."""
 
-    def __init__(self, directory, kind=RecordFormat.ADHOC, *, with_spool=False, arrived_ns=when_read, **config):
-        self.recordings, self.spool = directory / "recordings", directory / "spool"
-        self.recordings.mkdir(exist_ok=True)
-        self.spool.mkdir(exist_ok=True)
+    def __init__(self, directories, arrived_ns=when_read):
         self.loop = uvloop.new_event_loop()
-        spool = str(self.spool) if with_spool else ""
-        self.config = Config(record_directory=str(self.recordings), spool_directory=spool, record_format=kind, **config)
-        self.recorder = Recorder(
-            *(self.loop, self.config, Directories(str(self.recordings), spool), time.monotonic),
-            arrived_ns=arrived_ns,
-        )
-        self.ended = []
+        self.carrier = Carrier(self.loop, directories, time.monotonic, None, arrived_ns)
         self._is_closed = False
 
     def __enter__(self):
@@ -44,17 +36,53 @@ class RunningRecorder:
     def close(self):
         if not self._is_closed:
             self._is_closed = True
-            self.recorder.close(time.monotonic())
+            self.carrier.close(time.monotonic())
 
     @property
     def pid(self):
-        """The process that writes."""
+        """The process that writes and sends."""
         return self.process.pid
 
     @property
     def process(self):
         """None while it is not running."""
-        return self.recorder._supervisor.process
+        return self.carrier._supervisor.process
+
+    def run(self, seconds=0.0):
+        """Let the loop do what is due."""
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def wait_for(self, condition, what):
+        """Run the loop until something is true."""
+
+        def look():
+            self.run(0.001)
+            return condition()
+
+        return wait_for(look, DEADLINE_S, what)
+
+    def wait_until_all_ended(self):
+        """Run the loop until the process has done everything that was stopped."""
+        self.wait_for(lambda: not self.carrier._groups, "everything to end")
+
+
+class RunningRecorder(RunningProcess):
+    """Records into `DIRECTORY/recordings`, by a spool in `DIRECTORY/spool` if asked to."""
+
+    def __init__(self, directory, kind=RecordFormat.ADHOC, *, with_spool=False, arrived_ns=when_read, **config):
+        self.recordings, self.spool = directory / "recordings", directory / "spool"
+        self.recordings.mkdir(exist_ok=True)
+        self.spool.mkdir(exist_ok=True)
+        spool = str(self.spool) if with_spool else ""
+        self.directories = Directories(str(self.recordings), spool)
+        super().__init__(self.directories, arrived_ns)
+        config = Config(record_directory=str(self.recordings), spool_directory=spool, record_format=kind, **config)
+        self.recorder = Recorder(config, self.directories, self.carrier)
+        self.ended = []
+
+    def close(self):
+        super().close()
+        self.directories.close()
 
     def record(self, session, role=Role.CALLER, name=None, *, is_single=False, meanwhile=lambda: None):
         """Begin as the service does; `meanwhile` happens while the files are being made."""
@@ -77,23 +105,6 @@ class RunningRecorder:
         """Packets arrive, at once unless a time is given."""
         for data in payloads:
             side.streams[component].packet(data, source, OUR_HOST, time.monotonic() if now is None else now)
-
-    def run(self, seconds=0.0):
-        """Let the loop do what is due."""
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-
-    def wait_for(self, condition, what):
-        """Run the loop until something is true."""
-
-        def look():
-            self.run(0.001)
-            return condition()
-
-        return wait_for(look, DEADLINE_S, what)
-
-    def wait_until_all_ended(self):
-        """Run the loop until the process has written everything that was stopped."""
-        self.wait_for(lambda: not self.recorder._recordings, "the recordings to end")
 
     def content(self, name):
         return (self.recordings / name).read_bytes()

@@ -8,6 +8,7 @@ from rtpproxy.config import RecordFormat
 from rtpproxy.recording.messages import (
     MAX_BYTES,
     ROOM_BYTES,
+    Aim,
     Close,
     Directories,
     Ended,
@@ -16,8 +17,14 @@ from rtpproxy.recording.messages import (
     Leave,
     Lost,
     MapRing,
+    NoDirectory,
     Open,
+    OpenCopy,
     Packets,
+    Progress,
+    Sent,
+    Teed,
+    To,
     decode,
     encode,
     encode_packet,
@@ -26,6 +33,7 @@ from rtpproxy.recording.messages import (
 from rtpproxy.recording.packet import Packet, Place
 
 number = st.integers(1, 2**32 - 1)
+numbers = st.lists(number, max_size=9).map(tuple)
 time_ns = st.integers(0, 2**63)
 count = st.integers(0, 2**63)
 name = st.binary(max_size=255)
@@ -36,17 +44,22 @@ places = st.one_of(st.tuples(place_4, place_4), st.tuples(place_6, place_6))
 packet = st.builds(lambda at, ends, data: Packet(at, *ends, data), time_ns, places, st.binary(max_size=200))
 messages = st.one_of(
     st.builds(Directories, st.booleans()),
+    st.just(NoDirectory()),
     st.builds(MapRing, number, text, number),
     st.builds(
         *(Open, number, st.sampled_from(RecordFormat), st.booleans(), count, name, name, text),
-        *(count, st.lists(number, max_size=9).map(tuple)),
+        *(count, numbers),
     ),
+    st.builds(OpenCopy, number, count, count, count, count, numbers),
+    st.builds(Aim, number, st.none() | st.builds(To, text, st.integers(1, 65535), number), st.booleans()),
+    st.builds(Teed, number, numbers),
     st.builds(Join, number, number, time_ns, st.none() | places),
     st.builds(Packets, st.lists(st.tuples(number, packet), max_size=5).map(tuple)),
     st.builds(Lost, number, time_ns, count),
     st.builds(Leave, number, time_ns),
     st.builds(Close, number, time_ns),
-    st.builds(Ended, number, count, st.booleans(), text, count),
+    st.builds(Ended, number, count, st.booleans(), text, count, count),
+    st.builds(Progress, st.lists(st.builds(Sent, number, count, count), max_size=9).map(tuple)),
     st.builds(Found, name, count, st.booleans(), text),
 )
 

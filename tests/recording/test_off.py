@@ -3,7 +3,7 @@
 import pytest
 
 from rtpproxy.errors import RecordingError
-from rtpproxy.recording.off import NoRecorder
+from rtpproxy.recording.off import NoRecorder, NoTees
 from rtpproxy.session.session import Role
 from tests.fakes import make_session
 
@@ -16,4 +16,7 @@ def test_nothing_is_recorded():
         )
     recorder.start()
     assert recorder.counts() == {}
-    recorder.close(0.0)
+
+
+def test_nothing_is_teed():
+    assert NoTees().tee([]) == 0

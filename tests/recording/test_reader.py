@@ -9,7 +9,23 @@ import pytest
 
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording import reader as module
-from rtpproxy.recording.messages import Close, Directories, Ended, Join, Open, Packets, decode, encode
+from rtpproxy.recording.messages import (
+    Aim,
+    Close,
+    Directories,
+    Ended,
+    Join,
+    NoDirectory,
+    Open,
+    OpenCopy,
+    Packets,
+    Progress,
+    Sent,
+    Teed,
+    To,
+    decode,
+    encode,
+)
 from rtpproxy.recording.reader import RECORDS, RING_NS, Reader
 from tests.recording.packets import packet, read_adhoc
 
@@ -70,7 +86,7 @@ class Stage:
         self.reader = Reader(self.theirs, clock_offset_ns, self.steps)
 
     def close(self):
-        self.reader._files.finish(self.clocks.monotonic)
+        self.reader._outputs.finish(self.clocks.monotonic)
         for descriptor in self.reader._directories:
             os.close(descriptor)
         self.relay.close()
@@ -87,6 +103,7 @@ class Stage:
         descriptor = os.open(self.directory / "file", os.O_RDWR | os.O_CREAT)
         self.send(Open(number, RecordFormat.ADHOC, False, 0, b"file", b"", ""), descriptor)
         self.send(Join(1, number, 0))
+        self.send(Teed(1, (1,)))
 
     def packet(self, number, at_ns):
         self.send(Packets(((1, packet(number, arrived_ns=at_ns)),)))
@@ -298,3 +315,65 @@ def test_a_process_that_is_behind_does_not_pause(stage):
     assert pauses[0] is None
     assert pauses[1:3] == [0, 0]
     assert pauses[3] > 0
+
+
+# Copies
+
+
+@pytest.fixture
+def receiver():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened:
+        opened.bind(("127.0.0.1", 0))
+        yield opened
+
+
+def aim(stage, receiver, output=1):
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    stage.send(Aim(output, To(*receiver.getsockname(), 0), True), sender.detach())
+
+
+def test_a_relay_without_recordings_needs_no_directory(stage):
+    stage.send(NoDirectory())
+    stage.turn()
+    assert stage.gave_up == [None]
+    assert os.getcwd() == "/"
+
+
+def test_copies_are_sent_and_the_relay_is_told_how_many(stage, receiver):
+    stage.send(OpenCopy(1))
+    aim(stage, receiver)
+    stage.send(Join(1, 1, 0))
+    stage.packet(1, stage.clocks.monotonic)
+    stage.turn()
+    stage.clocks.go_on(1)
+    stage.turn()
+    assert receiver.recv(100) == packet(1).payload
+    assert stage.answers() == [Progress((Sent(1, 1, 0),))]
+    stage.send(Close(1, stage.clocks.monotonic))
+    stage.clocks.go_on(1)
+    stage.turn()
+    assert stage.answers() == [Ended(1, 1, True, "")]
+
+
+def test_packets_of_the_ring_go_to_all_who_share_its_number(stage, receiver):
+    stage.open(1)
+    stage.send(OpenCopy(2))
+    aim(stage, receiver, 2)
+    stage.send(Join(2, 2, 0))
+    stage.send(Teed(7, (1, 2)))
+    stage.turn()
+    stage.reader._outputs.teed(7, packet(5, arrived_ns=stage.clocks.monotonic))
+    stage.clocks.go_on(1)
+    stage.turn()
+    assert receiver.recv(100) == packet(5).payload
+    assert stage.arrivals() == [0]
+
+
+def test_a_copy_without_a_descriptor_ends(stage):
+    stage.send(OpenCopy(7))
+    stage.send(Aim(7, To("127.0.0.1", 9, 0), True))
+    stage.turn()
+    assert stage.answers() == [Ended(7, 0, True, "Too many open files")]
+    stage.send(Aim(7, None, False))
+    stage.turn()
+    assert stage.answers() == []

@@ -260,7 +260,7 @@ def test_a_process_that_dies_is_started_again_and_the_loss_is_told(spooling, cap
         side.stop(time.monotonic())
         spooling.wait_until_all_ended()
     assert payloads(spooling.content("call=f.o.rtp")) == [b"one", b"two", b"three"]
-    assert "died (killed by signal 9); 2 files go on" in caplog.text
+    assert "died (killed by signal 9); 2 files and copies go on" in caplog.text
     assert (
         "call media 1: recording of what the caller sends: 3 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost"
         in caplog.messages
@@ -278,7 +278,7 @@ def test_what_came_while_the_files_were_made_is_not_told_as_lost_when_the_proces
 
     receive(1)
     side = running.record(session, meanwhile=lambda: receive(3))
-    side.streams[0].tee = side.streams[0].number
+    side.streams[0].tees.append(1)
     os.kill(running.pid, signal.SIGKILL)
     running.wait_for(lambda: running.process is None, "the death to be noticed")
     running.wait_for(lambda: running.process is not None, "another process")
@@ -305,7 +305,7 @@ def test_a_process_that_dies_again_and_again_is_not_started_at_once(running, cap
     for pause_s in (0.5, 1.0):
         os.kill(running.pid, signal.SIGKILL)
         running.wait_for(lambda: running.process is None, "the death to be noticed")
-        assert running.recorder._supervisor.pause_s == pause_s
+        assert running.carrier._supervisor.pause_s == pause_s
         with pytest.raises(RecordingError, match="dies again and again"):
             running.record(session_with_ports(b"other"))
         running.wait_for(lambda: running.process is not None, "another process")
@@ -423,7 +423,7 @@ def test_a_directory_that_is_gone(running):
 
 def test_a_process_that_cannot_be_started(running, monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with pytest.raises(RecordingError, match="cannot start the process that writes recordings: No such file"):
+    with pytest.raises(RecordingError, match="cannot start the process for recordings and copies: No such file"):
         running.record(session_with_ports())
     assert running.names() == []
 
@@ -449,7 +449,7 @@ def test_what_the_kernel_teed_and_missed_is_counted_while_it_goes_on(running, ca
     """Of five packets that the kernel forwarded, two found no room in the ring."""
     side = running.record(session_with_ports())
     recorded = side.streams[0]
-    recorded.tee = recorded.number
+    recorded.tees.append(1)
     absorbed = []
     side.absorb = absorbed.append
     recorded.stream.received_packets, recorded.stream.tee_missed_packets = 5, 2

@@ -5,7 +5,8 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.cli.networks import read_media_network
 from rtpproxy.config import ListenAddress, MediaNetwork
-from rtpproxy.offload.entry import COPIED
+from rtpproxy.offload.entry import WITNESSED
+from tests.fakes import FakeCopier
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -147,10 +148,10 @@ def test_no_ports_are_left():
     play.command("C call udp:192.0.2.9:7000 f t", "E65")
 
 
-def test_copied_streams_come_to_userspace(play):
+def test_streams_that_userspace_copies_come_there(play):
     start_talking(play)
     play.command("C call udp:192.0.2.9:7000 f t", "0")
-    assert play.offload.installed[FACES_CALLER] == COPIED
+    assert play.offload.installed[FACES_CALLER] == WITNESSED
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
 
@@ -160,3 +161,75 @@ def test_what_arrives_where_copies_leave_from_is_thrown_away(play):
     before = play.discarded
     play.packet(RECORDER, 20004, rtp(1))
     assert play.discarded == before + 1
+
+
+# Where the kernel tees
+
+
+@pytest.fixture
+def teeing():
+    made = Scenario(copier=FakeCopier(), listen_host="10.0.0.1")
+    made.call()
+    start_talking(made)
+    return made
+
+
+@pytest.fixture
+def copier(teeing):
+    return teeing.service._feeds._copier
+
+
+def test_a_copied_stream_stays_in_the_kernel(teeing, copier):
+    teeing.command("Cp call udp:192.0.2.9:7000 f t", "20004 10.0.0.1")
+    assert teeing.offload.entry(FACES_CALLER).tee > 0
+    assert teeing.offload.entry(FACES_CALLEE).tee == 0
+    (made,) = copier.made
+    assert made.title == "call: copies of what the caller sends to 192.0.2.9:7000"
+    assert [one.way for one in made.streams] == [COPY, (20005, RECORDER_RTCP)]
+    teeing.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
+    assert [data for data, *_ in made.streams[0].taken] == [rtp(201)]
+    teeing.command("N call f t", "0")
+    assert teeing.offload.entry(FACES_CALLER).tee == 0
+    assert made.stopped_at == teeing.now
+    assert 20004 not in teeing.media.open_ports
+
+
+def test_copies_stop_as_soon_as_their_place_is_denied(teeing, copier):
+    """Also of a session whose own parties are elsewhere."""
+    teeing.command("C call udp:192.0.2.9:7000 f t", "0")
+    for networks, to in (([read_media_network("192.0.2.9").network], None), ([], RECORDER)):
+        teeing.service.host_has([], networks, teeing.now)
+        assert copier.made[0].streams[0].to == to
+
+
+def test_copies_that_end_by_themselves_free_their_ports(teeing, copier):
+    teeing.command("C call udp:192.0.2.9:7000 f t", "0")
+    copier.made[0].on_end(teeing.now)
+    assert teeing.offload.entry(FACES_CALLER).tee == 0
+    assert 20004 not in teeing.media.open_ports
+    teeing.command("N call f t", "E50")
+
+
+def test_copies_that_cannot_be_made_leave_no_ports(teeing, copier):
+    copier.refusal = "cannot start the process"
+    teeing.command("C call udp:192.0.2.9:7000 f t", "E65")
+    assert 20004 not in teeing.media.open_ports
+    assert teeing.offload.entry(FACES_CALLER).tee == 0
+
+
+def test_packets_that_wait_when_the_command_comes_are_not_copied(teeing, copier):
+    """Those that wait when it ends are."""
+
+    def wait(number):
+        teeing.media.waiting.append(lambda: teeing.packet(CALLER, FACES_CALLER, rtp(number), TO_CALLEE))
+
+    wait(201)
+    teeing.answer(b"C call udp:192.0.2.9:7000 f t")
+    wait(202)
+    teeing.answer(b"N call f t")
+    assert [data for data, *_ in copier.made[0].streams[0].taken] == [rtp(202)]
+
+
+def test_copies_are_counted(teeing):
+    teeing.command("C call udp:192.0.2.9:7000 f t", "0")
+    assert "recording copies_open: 1" in teeing.ask("It")

@@ -93,7 +93,7 @@ def test_address_of_an_ignored_packet_is_not_learned(talk):
 def teed(play, key):
     """Let the kernel tee a stream from the next plan on."""
     stream = play.offload.owners[key]._stream(key)
-    stream.witnesses = (FakeRecordedStream(stream, 7),)
+    stream.witnesses, stream.tee = (FakeRecordedStream(stream),), 7
     return stream
 
 

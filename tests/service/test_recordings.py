@@ -3,7 +3,8 @@
 import pytest
 
 from rtpproxy.addr import Endpoint
-from rtpproxy.offload.entry import COPIED, ForwardingEntry
+from rtpproxy.offload.entry import WITNESSED, ForwardingEntry
+from tests.fakes import FakeCopier
 from tests.running import rtp
 from tests.scenario import (
     CALLEE,
@@ -264,11 +265,11 @@ def test_a_recorded_stream_comes_to_userspace_and_the_other_stays(play):
     assert play.offload.entry(FACES_CALLER) is not None
     play.offload.forward(FACES_CALLER, 5, play.now, ssrc=0x1234, sequence=205)
     play.command("R call f t", "0")
-    assert play.offload.installed[FACES_CALLER] == COPIED
+    assert play.offload.installed[FACES_CALLER] == WITNESSED
     assert isinstance(play.offload.installed[FACES_CALLEE], ForwardingEntry)
     play.packet(CALLER, FACES_CALLER, rtp(206), TO_CALLEE)
     assert made(play).packets == [rtp(206)]
-    assert "userspace, userspace copies its packets: 2" in play.ask("It")
+    assert "userspace, userspace records or copies its packets: 2" in play.ask("It")
     assert "recording files_open: 2" in play.ask("It")
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
@@ -279,7 +280,7 @@ def test_a_recorded_stream_stays_in_the_kernel_where_that_has_a_ring(play):
     play.recorder.has_ring = True
     start_talking(play)
     play.command("R call f t", "0")
-    assert play.offload.entry(FACES_CALLER).tee == made(play).streams[0].tee > 0
+    assert play.offload.entry(FACES_CALLER).tee == play.tees.last - 1 > 0
     assert play.offload.entry(FACES_CALLEE).tee == 0
     play.offload.forward(FACES_CALLER, 5, play.now, ssrc=0x1234, sequence=205)
     play.command("N call f t", "0")
@@ -287,13 +288,29 @@ def test_a_recorded_stream_stays_in_the_kernel_where_that_has_a_ring(play):
     assert made(play).packets == []
 
 
-def test_a_copy_brings_a_recorded_session_to_userspace_and_back(play):
+def test_a_copy_by_userspace_brings_a_recorded_session_there_and_back(play):
     play.recorder.has_ring = True
     start_talking(play)
     play.command("R call f t", "0")
     play.ask("U rec 192.0.2.9 7000 x y && C call f t")
-    assert play.offload.installed[FACES_CALLER] == COPIED
+    assert play.offload.installed[FACES_CALLER] == WITNESSED
     play.packet(CALLER, FACES_CALLER, rtp(206), TO_CALLEE)
     assert made(play).packets == [rtp(206)]
     play.command("D rec x y", "0")
-    assert play.offload.entry(FACES_CALLER).tee == made(play).streams[0].tee
+    assert play.offload.entry(FACES_CALLER).tee > 0
+
+
+def test_a_stream_has_another_number_whenever_others_get_its_packets():
+    """So what the ring has under a number is for the same witnesses, whenever that is read."""
+    play = Scenario(copier=FakeCopier())
+    play.call()
+    play.recorder.has_ring = True
+    start_talking(play)
+    numbers = []
+    for command in ("R call f t", "U rec 192.0.2.9 7000 x y && C call f t", "N call f t", "D rec x y"):
+        play.ask(command)
+        numbers.append(play.offload.entry(FACES_CALLER).tee)
+    assert numbers[-1] == 0
+    assert len(set(numbers)) == 4
+    play.packet(CALLER, FACES_CALLER, rtp(201), TO_CALLEE)
+    assert made(play).packets == []

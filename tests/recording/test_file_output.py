@@ -7,15 +7,15 @@ import pytest
 
 from rtpproxy.config import RecordFormat
 from rtpproxy.recording import formats
+from rtpproxy.recording.file_output import BUFFER_BYTES, FileOutput, find_end, mapped
 from rtpproxy.recording.frames import Frames
 from rtpproxy.recording.messages import Open
-from rtpproxy.recording.output import BUFFER_BYTES, Output, find_end, mapped
 from tests.recording.packets import BEGIN_NS, packet, read_adhoc
 
 
 def opened(path, kind=RecordFormat.ADHOC, *, is_continued=False, given=0):
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    output = Output(
+    output = FileOutput(
         descriptor, Open(1, kind, is_continued, given, b"x", b"", "title"), formats.make(kind, Frames(), "title")
     )
     output.begin()

@@ -14,7 +14,7 @@ BUFFER_BYTES = 64 << 10
 """What is written at once, unless the time to write comes before."""
 
 
-class Output:
+class FileOutput:
     """An open file. What cannot be written ends it: it is cut after its last whole packet, and takes no more."""
 
     def __init__(self, descriptor: int, about: Open, form: Format) -> None:
