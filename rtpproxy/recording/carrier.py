@@ -8,7 +8,7 @@ when the process dies.
 import logging
 import socket
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError, RecordingError
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0
 """Time that a relay which ends waits for its recordings to be written."""
+MOST_LOSSES = 20
+"""Streams that are named for what they lost."""
 _NS_PER_S = 1_000_000_000
 _MAX_REMEMBERED = 10_000
 _ANY = {False: "0.0.0.0", True: "::"}
@@ -91,6 +93,22 @@ class Carrier:
                 side.absorb(self._clock())
         return groups
 
+    def losses(self, groups: Iterable[Group]) -> Mapping[str, int]:
+        """Name streams of groups that go on and have lost packets, those with most, and count these.
+
+        A name has no ": ", which is before each number in the reply to `It`.
+        """
+        lossy = [
+            (one.lost, one.port, group.title.replace(": ", ", "))
+            for group in groups
+            for one in group.streams
+            if one.lost
+        ]
+        return {
+            f"packets_lost of the stream at port {port} ({title})": lost
+            for lost, port, title in sorted(lossy, reverse=True)[:MOST_LOSSES]
+        }
+
     # Groups
 
     def next_sink(self) -> int:
@@ -150,9 +168,11 @@ class Carrier:
         process = self._supervisor.process
         if process is None:
             stream.sink.refused += 1
+            stream.refused += 1
             return
         if not process.has_room:
             stream.sink.refused += 1
+            stream.refused += 1
             stream.missing += 1
             return
         arrived_ns = stream.latest_ns = max(stream.latest_ns, self._arrived_ns(now))
@@ -178,6 +198,7 @@ class Carrier:
         side.absorb(now)
         for stream in side.streams:
             stream.teed = stream.teed_so_far
+            stream.refused += stream.missed
             stream.missing += stream.missed
             stream.sink.given += stream.missed
             stream.sink.refused += stream.missed

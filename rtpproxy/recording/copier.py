@@ -122,13 +122,14 @@ class Copier:
 
     def counts(self) -> Mapping[str, int]:
         """Count the copies that go on, and packets: sent, not to be sent for now, and known to be lost."""
-        going_on = [one for group in self._carrier.going_on() if isinstance(group, CopyGroup) for one in group.copies]
-        opened = [one for one in going_on if one.ended is None]
+        going_on = [group for group in self._carrier.going_on() if isinstance(group, CopyGroup)]
+        opened = [one for group in going_on for one in group.copies if one.ended is None]
         return {
             "copies_open": len(opened),
             "copies_sent": self._sent + sum(one.sent for one in opened),
             "copies_withheld": self._withheld + sum(one.withheld for one in opened),
             "copies_lost": self._lost + sum(one.refused for one in opened),
+            **self._carrier.losses(going_on),
         }
 
     # As owner of copies

@@ -89,7 +89,7 @@ class Recorder:
             self._carrier.ensure()
 
     def counts(self) -> Mapping[str, int]:
-        """Count the files that are open, packets in files, and those that are known to be lost."""
+        """Count the files that are open, packets in files, and those that are known to be lost, also by stream."""
         going_on = [one for one in self._carrier.going_on() if isinstance(one, Recording)]
         opened = [file for one in going_on for file in one.files if file.ended is None]
         streams = [stream for one in going_on for stream in one.streams if stream.sink.ended is None]
@@ -100,6 +100,7 @@ class Recorder:
             "files_open": len(opened),
             "packets_recorded": self._packets + taken,
             "packets_lost": self._lost + refused + missed,
+            **self._carrier.losses(going_on),
         }
 
     # As owner of files

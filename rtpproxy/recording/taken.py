@@ -94,7 +94,8 @@ class Group:
         whys = sorted({sink.ended.why for sink in self.sinks if sink.ended is not None and sink.ended.why})
         text = done
         if lost:
-            text += f", {lost} lost"
+            by_port = [f"{one.lost} of the stream at port {one.port}" for one in self.streams if one.lost]
+            text += f", {lost} lost{', among them ' * bool(by_port)}{', '.join(by_port)}"
         if whys:
             text += f"; failed: {', '.join(whys)}{left}"
         return text, not lost and not whys
@@ -121,12 +122,16 @@ class Taken:
     """The other leg, if the packets, which are RTCP, are shown as leaving there (protocol.md 8.5)."""
     shown: tuple[str, int, str, int] | None = None
     """Where they are shown to leave from, and for whom, as the process was told last."""
+    port: int = 0
+    """Ours, that its packets arrived at when it began."""
     received_before: int = 0
     """Packets that the stream had received when it began."""
     missed_before: int = 0
     """Packets that had not been teed by then."""
     given: int = 0
     """Packets that came to userspace."""
+    refused: int = 0
+    """Packets that there was no room for on the way, or no process to take them; once it is stopped, or in the ring."""
     latest_ns: int = 0
     """When the latest of these arrived (CLOCK_MONOTONIC): those that come after it are not shown as earlier."""
     missing: int = 0
@@ -142,6 +147,11 @@ class Taken:
         return self.stream.tee_missed_packets - self.missed_before
 
     @property
+    def lost(self) -> int:
+        """Packets that did not get to the process, as far as is known. What that loses is told of the sink."""
+        return self.refused + (self.missed if self.teed is None else 0)
+
+    @property
     def teed_so_far(self) -> int:
         """Packets that the kernel wrote to the ring, up to when they were last absorbed."""
         if self.teed is not None or not self.tees:
@@ -150,6 +160,7 @@ class Taken:
 
     def begin(self) -> None:
         """Count from now on: what the stream received before is not taken."""
+        self.port = self.stream.local_port
         self.received_before, self.missed_before = self.stream.received_packets, self.stream.tee_missed_packets
 
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import RecordFormat
 from rtpproxy.errors import RecordingError
+from rtpproxy.recording.carrier import MOST_LOSSES
 from rtpproxy.session.session import Role
 from tests.recording.packets import read_adhoc, read_pcap
 from tests.recording.running import RunningRecorder, session_with_ports
@@ -262,8 +263,8 @@ def test_a_process_that_dies_is_started_again_and_the_loss_is_told(spooling, cap
     assert payloads(spooling.content("call=f.o.rtp")) == [b"one", b"two", b"three"]
     assert "died (killed by signal 9); 2 files and copies go on" in caplog.text
     assert (
-        "call media 1: recording of what the caller sends: 3 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost"
-        in caplog.messages
+        "call media 1: recording of what the caller sends: 3 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost, "
+        "among them 1 of the stream at port 20002" in caplog.messages
     )
     assert spooling.recorder.counts()["packets_lost"] == 2
 
@@ -453,10 +454,25 @@ def test_what_the_kernel_teed_and_missed_is_counted_while_it_goes_on(running, ca
     absorbed = []
     side.absorb = absorbed.append
     recorded.stream.received_packets, recorded.stream.tee_missed_packets = 5, 2
-    assert running.recorder.counts() == {"files_open": 2, "packets_recorded": 3, "packets_lost": 2}
+    counts = {
+        "files_open": 2,
+        "packets_recorded": 3,
+        "packets_lost": 2,
+        "packets_lost of the stream at port 20002 (call media 1, recording of what the caller sends)": 2,
+    }
+    assert running.recorder.counts() == counts
     side.stop(time.monotonic())
-    assert running.recorder.counts() == {"files_open": 2, "packets_recorded": 3, "packets_lost": 2}
+    assert running.recorder.counts() == counts
     assert len(absorbed) == 2
     running.wait_until_all_ended()
-    assert running.recorder.counts()["packets_lost"] == 2
-    assert "0 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost" in caplog.text
+    assert running.recorder.counts() == {"files_open": 0, "packets_recorded": 0, "packets_lost": 2}
+    assert "0 packets in call=f.o.rtp, call=f.o.rtcp, 2 lost, among them 2 of the stream at port 20002" in caplog.text
+
+
+def test_streams_that_lost_most_are_named(running):
+    """Whatever their number, the answer stays short."""
+    for number in range(MOST_LOSSES + 5):
+        (stream, _) = running.record(session_with_ports(b"%d" % number)).streams
+        stream.stream.tee_missed_packets = number
+    named = {name: lost for name, lost in running.recorder.counts().items() if " of the stream " in name}
+    assert list(named.values()) == list(range(MOST_LOSSES + 4, 4, -1))
