@@ -167,11 +167,9 @@ class Carrier:
         stream.given += 1
         process = self._supervisor.process
         if process is None:
-            stream.sink.refused += 1
             stream.refused += 1
             return
         if not process.has_room:
-            stream.sink.refused += 1
             stream.refused += 1
             stream.missing += 1
             return
@@ -201,7 +199,6 @@ class Carrier:
             stream.refused += stream.missed
             stream.missing += stream.missed
             stream.sink.given += stream.missed
-            stream.sink.refused += stream.missed
             if stream.missing:
                 self._supervisor.send(messages.Lost(stream.number, at_ns, stream.missing))
                 stream.missing = 0

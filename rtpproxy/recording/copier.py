@@ -1,4 +1,4 @@
-"""CopyGroup what streams receive to other hosts: opens the sockets, and hands them to the process that sends.
+"""Copies what streams receive to other hosts: opens the sockets, and hands them to the process that sends.
 
 A copy leaves from a port of ours, which has no socket: packets that come there are steered to the relay's own. So the
 process gets an ordinary UDP socket that is bound to the port and receives nothing, and needs no privilege to send.
@@ -46,7 +46,7 @@ class _Way(NamedTuple):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class SentCopy(Sink):
-    """CopyGroup of one stream."""
+    """The copies of one stream."""
 
     line: Line
     way: _Way | None = None
@@ -124,11 +124,12 @@ class Copier:
         """Count the copies that go on, and packets: sent, not to be sent for now, and known to be lost."""
         going_on = [group for group in self._carrier.going_on() if isinstance(group, CopyGroup)]
         opened = [one for group in going_on for one in group.copies if one.ended is None]
+        streams = [stream for group in going_on for stream in group.streams if stream.sink.ended is None]
         return {
             "copies_open": len(opened),
             "copies_sent": self._sent + sum(one.sent for one in opened),
             "copies_withheld": self._withheld + sum(one.withheld for one in opened),
-            "copies_lost": self._lost + sum(one.refused for one in opened),
+            "copies_lost": self._lost + sum(stream.lost for stream in streams),
             **self._carrier.losses(going_on),
         }
 

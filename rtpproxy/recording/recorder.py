@@ -93,13 +93,12 @@ class Recorder:
         going_on = [one for one in self._carrier.going_on() if isinstance(one, Recording)]
         opened = [file for one in going_on for file in one.files if file.ended is None]
         streams = [stream for one in going_on for stream in one.streams if stream.sink.ended is None]
-        refused = sum(file.refused for file in opened)
+        refused = sum(stream.refused for stream in streams)
         taken = sum(file.given for file in opened) - refused + sum(stream.teed_so_far for stream in streams)
-        missed = sum(stream.missed for stream in streams if stream.teed is None)
         return {
             "files_open": len(opened),
             "packets_recorded": self._packets + taken,
-            "packets_lost": self._lost + refused + missed,
+            "packets_lost": self._lost + sum(stream.lost for stream in streams),
             **self._carrier.losses(going_on),
         }
 

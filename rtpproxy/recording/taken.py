@@ -19,8 +19,6 @@ class Sink:
     number: int
     given: int = 0
     """Packets that belong into it so far, but for those in the ring."""
-    refused: int = 0
-    """Of these, packets that there was no room for on the way or in the ring, or no process to take them."""
     ended: Ended | None = None
 
     @property

@@ -294,6 +294,7 @@ def test_what_the_kernel_teed_and_missed_is_counted(stage, caplog):
     (taken,) = side.streams
     taken.tees.append(1)
     taken.stream.received_packets, taken.stream.tee_missed_packets = 5, 2
+    assert stage.copier.counts()["copies_lost"] == 2
     side.stop(time.monotonic())
     assert stage.absorbed
     stage.wait_until_all_ended()
