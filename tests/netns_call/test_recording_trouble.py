@@ -91,6 +91,14 @@ def told(relay, name):
     return int(dict(line.split(": ") for line in relay.ask("It").splitlines())[f"recording {name}"])
 
 
+def send_until_lost(relay, sender):
+    """Send more than finds room while nothing is written."""
+    while not told(relay, "packets_lost"):
+        for _ in range(10):
+            sender.burst()
+        assert sender.sent < MOST
+
+
 def stall(writer, sender):
     """Send until the process that writes waits for the disk."""
 
@@ -116,10 +124,7 @@ def test_a_disk_that_stalls(disk, record, topology, way, places):
         (writer,) = writers(relay)
         with disk.frozen():
             stall(writer, sender)
-            while not told(relay, "packets_lost"):
-                for _ in range(10):
-                    sender.burst()
-                assert sender.sent < MOST
+            send_until_lost(relay, sender)
             assert relay.ask(f"N {call.tags}") == "0"
             with Call(relay, topology.caller, topology.callee, "c2", **elsewhere(topology)) as another:
                 another.cross(rtp(1))
@@ -194,10 +199,7 @@ def test_a_relay_that_stops_with_more_than_the_process_takes(disk, record, topol
         (writer,) = writers(relay)
         with disk.frozen():
             stall(writer, sender)
-            while not told(relay, "packets_lost"):
-                for _ in range(10):
-                    sender.burst()
-                assert sender.sent < MOST
+            send_until_lost(relay, sender)
             assert relay.stop() == 0
         wait_for_names(places[0], "c1=f.o.rtcp", "c1=f.o.rtp")
     numbers = [number_of(one.payload) for one in read_adhoc((places[0] / "c1=f.o.rtp").read_bytes())]
