@@ -1,12 +1,15 @@
 """A root shell in a machine, on its console."""
 
+import contextlib
 import json
 import os
 import select
 import sys
 import termios
 import tty
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lab.gateway import CONTROL, EVERYWHERE, Gateway
 from lab.machine import Machine
@@ -23,6 +26,16 @@ def described(path: Path) -> Gateway:
     initrd = Path(found["initrd"]) if found["initrd"] else None
     image = Image(Path(found["disk"]), Path(found["kernel"]), initrd, found["options"])
     return Gateway(image, Path(found["report"]), Path(found["tree"]), found["slowness"])
+
+
+@contextlib.contextmanager
+def uncaptured(capture: Any) -> Iterator[None]:
+    """Give standard input and output back that pytest keeps from its tests; `capture` is its manager of these."""
+    capture.suspend_global_capture(in_=True)
+    try:
+        yield
+    finally:
+        capture.resume_global_capture()
 
 
 def attach(machine: Machine) -> None:

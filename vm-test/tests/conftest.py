@@ -7,7 +7,7 @@ import pytest
 from lab.gateway import Gateway
 from lab.guest import GuestError
 from lab.report import FACTS
-from lab.shell import attach, described
+from lab.shell import attach, described, uncaptured
 
 
 def pytest_addoption(parser):
@@ -63,8 +63,7 @@ def gateway(request, facts):
         facts["kernel"] = booted.kernel
         yield booted
         if request.config.getoption("--keep"):
-            capture = request.config.pluginmanager.getplugin("capturemanager")
-            with capture.global_and_fixture_disabled():
+            with uncaptured(request.config.pluginmanager.getplugin("capturemanager")):
                 attach(booted.machine)
 
 
