@@ -27,7 +27,7 @@ REPORT = PROJECT / "vm-report"
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 KERNEL_HELP = "A kernel of vm-test/kernels, or the path of a bzImage. Any number. [default: all of vm-test/kernels]"
 LIMIT_S = {"kvm": 300.0, "tcg": 1800.0}
-"""For all tests with one kernel. A machine that is emulated on two processors needs a quarter of an hour."""
+"""For all tests with one kernel. A machine that is emulated on two processors needs ten minutes."""
 
 
 @dataclass(frozen=True)
