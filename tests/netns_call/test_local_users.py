@@ -219,7 +219,9 @@ CONNECT = """
 import os, select, socket, stat, sys
 seen = {}
 print("ready", flush=True)
-while not select.select([sys.stdin], [], [], 0.0002)[0]:
+is_last = False
+while not is_last:
+    is_last = select.select([sys.stdin], [], [], 0.0002)[0]
     with socket.socket(socket.AF_UNIX) as client:
         refused = client.connect_ex(sys.argv[1])
     try:
@@ -229,7 +231,7 @@ while not select.select([sys.stdin], [], [], 0.0002)[0]:
     seen[refused, status.st_uid, status.st_gid, oct(stat.S_IMODE(status.st_mode))] = None
 print(list(seen))
 """
-"""Tries to connect until its input ends; prints what it saw: error number, and then owner and mode of the file."""
+"""Tries to connect until its input ends, and once more. Prints what it saw: error, owner and mode of the file."""
 
 
 @pytest.mark.parametrize("is_member", [False, True], ids=["stranger", "member of the group"])
