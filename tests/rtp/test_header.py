@@ -1,4 +1,4 @@
-"""Parsing of RTP headers (protocol.md 5.8)."""
+"""Parsing of RTP headers (protocol.md 5.8), and packets taken apart and made."""
 
 import struct
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtpproxy.rtp.header import RtpHeader, parse_rtp
+from rtpproxy.rtp.header import RtpHeader, make_packet, parse_rtp, split_packet
 
 
 def packet(flags=0x80, kind=0, payload=b"", sequence=7, timestamp=160, ssrc=0xDEADBEEF):
@@ -82,3 +82,38 @@ def test_any_datagram_is_read_within_its_bounds(data):
             int.from_bytes(data[8:12]), int.from_bytes(data[2:4]), int.from_bytes(data[4:8]),
             data[1] & 127, data[1] >= 128,
         )  # fmt: skip
+
+
+CSRCS = b"\0\0\0\x21\0\0\0\x22"
+EXTENSION = b"\xbe\xde\0\1\x10\xaa\0\0"
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (packet(payload=b"voice"), (packet(), b"", b"voice")),
+        (packet(0x82, payload=CSRCS + b"voice"), (packet(0x82) + CSRCS, b"", b"voice")),
+        (packet(0x90, payload=EXTENSION + b"voice"), (packet(0x90), EXTENSION, b"voice")),
+        (packet(0xA0, payload=b"voice\0\0\3"), (packet(0xA0), b"", b"voice")),
+        (packet(0xB2, payload=CSRCS + EXTENSION + b"voice\1"), (packet(0xB2) + CSRCS, EXTENSION, b"voice")),
+        (packet(0xA0, payload=b"\1"), (packet(0xA0), b"", b"")),
+    ],
+)
+def test_parts(data, parts):
+    assert split_packet(data) == parts
+
+
+def test_a_packet_is_made():
+    header = packet(0xB2, 0x80 | 8, sequence=1, timestamp=2) + CSRCS
+    made = make_packet(header, EXTENSION, 65535, 2**32 - 1, False, b"voice")
+    assert made == packet(0x92, 8, CSRCS + EXTENSION + b"voice", 65535, 2**32 - 1)
+    made = make_packet(header, b"", 7, 9, True, b"voice")
+    assert made == packet(0x82, 0x80 | 8, CSRCS + b"voice", 7, 9)
+
+
+@given(st.binary(max_size=80))
+def test_any_packet_without_padding_is_made_again_of_its_parts(data):
+    header = parse_rtp(data)
+    if header is not None and not data[0] & 0x20:
+        fixed, extension, payload = split_packet(data)
+        assert make_packet(fixed, extension, header.sequence, header.timestamp, header.marker, payload) == data
