@@ -471,6 +471,25 @@ class FakeCopiedStream(FakeRecordedStream):
         self.to = self.line.to()
 
 
+class FakeLater:
+    """Calls back what was to be called later, as time passes."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.calls: list[tuple[float, Callable[[float], None]]] = []
+
+    def call(self, delay_s: float, callback: Callable[[float], None]) -> None:
+        self.calls.append((self.now + delay_s, callback))
+
+    def pass_until(self, now: float) -> None:
+        while self.calls and min(at for at, _ in self.calls) <= now:
+            at, callback = first = min(self.calls, key=lambda call: call[0])
+            self.calls.remove(first)
+            self.now = at
+            callback(at)
+        self.now = now
+
+
 class FakeTees:
     """Numbers what the kernel may tee: what is for `FakeRecordedStream`s that say so."""
 

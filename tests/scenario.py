@@ -24,7 +24,17 @@ from rtpproxy.service.recordings import Recorder
 from rtpproxy.service.sessions import Service
 from rtpproxy.service.witnesses import Copier, Tees
 from rtpproxy.session.local import LocalAddresses
-from tests.fakes import FakeMedia, FakeNotifier, FakeOffload, FakeRecorder, FakeTees, Journal, JournalledPorts, Sent
+from tests.fakes import (
+    FakeLater,
+    FakeMedia,
+    FakeNotifier,
+    FakeOffload,
+    FakeRecorder,
+    FakeTees,
+    Journal,
+    JournalledPorts,
+    Sent,
+)
 from tests.running import rtp
 
 FIRST_PORT = 20000
@@ -46,8 +56,8 @@ RTCP = b"\x81\xc9\x00\x07" + bytes(28)
 ALL_COUNTERS = "npkts_ina npkts_ino nrelayed ndropped rtpa_nsent rtpa_nrcvd rtpa_ndups rtpa_nlost rtpa_perrs"
 
 Routes = dict[str, str]
-Out = tuple[int, Endpoint]
-"""A port of ours that a packet leaves from, and where it goes."""
+Out = tuple[int, Endpoint] | tuple[int, Endpoint, bytes]
+"""A port of ours that a packet leaves from, where it goes, and the packet, if it is another than came."""
 
 
 class Scenario:
@@ -80,6 +90,7 @@ class Scenario:
         self.notifier = FakeNotifier()
         self.recorder = FakeRecorder()
         self.tees = FakeTees()
+        self.later = FakeLater(now)
         self.all_ports: list[JournalledPorts] = []
         self.locals = LocalAddresses(config["listen"], config.get("is_bridging", False), (routes or {}).get)
 
@@ -99,6 +110,7 @@ class Scenario:
             new_ports,
             (TimeoutNotification(self.notifier), *observers),
             capacity,
+            self.later.call,
         )
         self.ports = self.all_ports[0]
         self.now = now
@@ -108,14 +120,15 @@ class Scenario:
     def at(self, second: float) -> None:
         """It is so many seconds after the start now."""
         assert self._start + second >= self.now, "time goes forward only"
+        self.later.pass_until(self._start + second)
         self.now = self._start + second
 
-    def ask(self, command: str, controller_host: str = "") -> str:
-        """Give a command; its reply without the line feed. No packet goes out for it."""
+    def ask(self, command: str, controller_host: str = "", *, may_send: bool = False) -> str:
+        """Give a command; its reply without the line feed. No packet goes out for it unless it may end `z`."""
         before = len(self.media.sent)
         reply = self._dispatcher.execute(command.encode(), self.now, controller_host).decode()
         assert reply.endswith("\n")
-        assert len(self.media.sent) == before
+        assert may_send or len(self.media.sent) == before
         return reply[:-1]
 
     def answer(self, text: bytes) -> bytes:
@@ -135,11 +148,11 @@ class Scenario:
                 assert int(reply.split()[0]) == FIRST_PORT + port
 
     def packet(self, source: Endpoint, key: int, data: bytes, *outs: Out, local_host: str = OUR_HOST) -> None:
-        """A datagram arrives at a port of ours; it must go out unchanged in these ways, and in no other."""
+        """A datagram arrives at a port of ours. It must go out in these ways only, unchanged or as given."""
         before = len(self.media.sent)
         self.service.datagram(key, data, tuple(source), local_host, self.now)
         sent = [(one.from_port, one.to, one.data) for one in self.media.sent[before:]]
-        expected = [(from_port, to, data) for from_port, to in outs]
+        expected = [(from_port, to, *(rest or (data,))) for from_port, to, *rest in outs]
         assert sent == expected, f"{source} to port {key} at {self.now - self._start} s"
 
     def tick(self, second: float | None = None) -> None:

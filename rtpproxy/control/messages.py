@@ -34,6 +34,7 @@ SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     # (P and S) does not work yet, and fails when a controller asks for it.
     b"20050322": "several RTP streams per call and music on hold",
     b"20060704": "argument to V",
+    b"20071116": "repacketization",
     b"20071218": "copying a stream",
     b"20080403": "statistics query",
     NOTIFICATION: "timeout notification",

@@ -34,6 +34,7 @@ class _Modifiers:
     is_weak: bool = False
     is_new_port: bool = False
     has_codecs: bool = False
+    packet_ms: int = 0
     local: LocalAddress | None = None
     directions: tuple[LocalAddress, ...] = ()
 
@@ -61,6 +62,7 @@ def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: L
         found.is_new_port,
         local,
         found.directions,
+        found.packet_ms,
     )
 
 
@@ -136,11 +138,11 @@ def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
 
 
 def _read_packet_length(found: _Modifiers, text: bytes, start: int) -> int:
-    """Refuse even a well-formed length: packets are not repacketized yet."""
     length = _MILLISECONDS.match(text, start)
     if length is None or not 0 < int(length[0][:9]) <= MAX_PACKET_MS:
         refuse(ErrorCode.PACKET_LENGTH, f"z without a packet length from 1 to {MAX_PACKET_MS} ms")
-    refuse(ErrorCode.UPDATE_MODIFIER, "repacketization (z) is not supported so far")
+    found.packet_ms = int(length[0])
+    return length.end()
 
 
 def _read_local(found: _Modifiers, text: bytes, start: int) -> int:

@@ -14,6 +14,7 @@ from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import StartError
+from rtpproxy.instance.later import Later
 from rtpproxy.instance.ports import MediaPorts, build_kernel, build_ports
 from rtpproxy.instance.verdicts import VerdictReport
 from rtpproxy.media.age_limit import AgeLimit
@@ -121,6 +122,8 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
     recorder, copier, tees = _build_recorder(config, clocks, ports.media, programs, stack)
+    later = Later(asyncio.get_running_loop(), clocks.monotonic)
+    stack.callback(later.close)
     service = Service(
         config,
         local_addresses,
@@ -133,6 +136,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),
+        later.call,
     )
     verdicts.add(service.dropped)
 

@@ -125,6 +125,7 @@ OTHER_FAMILY = NotOffloaded("a party's address is of another family than our por
 LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
 CONTESTED = NotOffloaded("several sources take a stream of the session in turn")
 DENIED = NotOffloaded("nothing may be sent to the peer's address")
+REPACKETIZED = NotOffloaded("userspace repacketizes its packets")
 WITNESSED = NotOffloaded("userspace records or copies its packets")
 FED = NotOffloaded("the session gets copies of another session's packets, and none of its own")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
@@ -156,6 +157,8 @@ def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, For
 
 
 def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded:
+    if stream.resizer is not None:
+        return REPACKETIZED
     if stream.witnesses and not stream.tee:
         return WITNESSED
     source, to = stream.latch.remote, peer.latch.remote

@@ -10,6 +10,7 @@ from rtpproxy.service.contests import Contests
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
 from rtpproxy.service.offloading import Offloading
+from rtpproxy.service.repacketizing import Later, Repacketizing
 from rtpproxy.session.latch import Refuses, Verdict, refuses_nothing
 from rtpproxy.session.loops import REPEATS_PER_SECOND, RTCP_PER_SECOND, UNNUMBERED_PER_SECOND, LoopGuard
 from rtpproxy.session.reaper import Activity
@@ -39,10 +40,12 @@ class Packets:
         observers: Observers,
         activity: Activity,
         totals: Totals,
+        later: Later,
         *,
         is_doubling: bool,
     ) -> None:
         """`is_doubling` sends payloads below SHORT_BYTES twice."""
+        self.repacketizing = Repacketizing(self._pass_on, later, totals)
         self._sender = sender
         self._offloading = offloading
         self._destinations = destinations
@@ -67,6 +70,7 @@ class Packets:
 
     def remove(self, leg: Leg) -> None:
         """Discard what arrives at a leg's ports from now on."""
+        self.repacketizing.discard(leg.rtp)
         for stream in leg.streams:
             del self._streams[stream.key]
 
@@ -114,15 +118,22 @@ class Packets:
         stream.received_packets += 1
         if arrival is not _NEXT and _is_going_round(stream, source, arrival, now):
             self._drop(stream)
+        elif stream.resizer is not None:
+            self.repacketizing.take(session, stream, peer, data, header, source, local_host, now)
         else:
-            for witness in stream.witnesses:
-                witness.packet(data, source, local_host, now)
-            self._relay(stream, peer, source, data)
+            self._pass_on(stream, peer, source, local_host, data, now)
         if has_learned or local_host != stream.local_host:
             stream.local_host = local_host
             self._observers.learned(session, stream, now)
             self._contests.note(session, stream)
             self._offloading.replan(session, now)
+
+    def _pass_on(
+        self, stream: Stream, peer: Stream, source: tuple[str, int], local_host: str, data: bytes, now: float
+    ) -> None:
+        for witness in stream.witnesses:
+            witness.packet(data, source, local_host, now)
+        self._relay(stream, peer, source, data)
 
     def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:
         to = peer.latch.remote

@@ -27,6 +27,8 @@ class MediaDescription:
     """Our address for ports that are opened; None for the usual one."""
     directions: tuple[LocalAddress, ...] = ()
     """In bridge mode, our addresses towards the caller and, if there is a second, towards the callee."""
+    packet_ms: int = 0
+    """Milliseconds of the packets that the other party gets; 0 for as they come."""
 
 
 @dataclass(frozen=True, slots=True)

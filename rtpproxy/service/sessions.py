@@ -31,6 +31,7 @@ from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offl
 from rtpproxy.service.packets import Packets, Sender
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
 from rtpproxy.service.recordings import Recorder, Recordings
+from rtpproxy.service.repacketizing import Later
 from rtpproxy.service.requests import (
     CopyTo,
     Delete,
@@ -84,6 +85,7 @@ class Service:
         new_ports: Callable[[], PortAllocator],
         observers: Sequence[Observer],
         capacity: int,
+        later: Later,
     ) -> None:
         """`new_ports` makes the allocator of a port space; `capacity` is the number of sessions that fit on the host.
 
@@ -104,7 +106,7 @@ class Service:
         self._offloading = Offloading(entries, kernel_counters, media, self._destinations, self._observers)
         self._contests = Contests()
         self._packets = Packets(
-            *(media, self._offloading, self._destinations, self._contests, self._observers, activity, totals),
+            *(media, self._offloading, self._destinations, self._contests, self._observers, activity, totals, later),
             is_doubling=config.is_doubling,
         )
         pairs = PortPairs(local_addresses, media, new_ports)

@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from rtpproxy.config import NotifyTarget
+from rtpproxy.rtp.resizer import Resizer
 from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.latch import Latch
 from rtpproxy.session.local import LocalAddress
@@ -80,6 +81,8 @@ class Stream:
     """Made by the first packet that may be going round between relays."""
     witnesses: tuple[Witness, ...] = ()
     """Recordings and copies of what it receives."""
+    resizer: Resizer | None = None
+    """Repacketizes what it receives."""
     tee: int = 0
     """Number under which the kernel tees what it forwards from its port, for the witnesses; 0: for none."""
 

@@ -66,6 +66,7 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
             *(NoRecorder(), UserspaceCopier(media), NoTees(), new_ports),
             observers=(),
             capacity=2 * calls,
+            later=lambda *_: None,
         )
         for number in range(calls):
             call_id = b"call%d" % number

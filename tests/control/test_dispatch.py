@@ -59,7 +59,7 @@ def dispatcher(service: FakeService) -> Dispatcher:
     [
         (b"V\n", b"20040107\n"),
         (b"VF 20080403", b"1\n"),
-        (b"VF 20071116", b"0\n"),
+        (b"VF 20071116", b"1\n"),
         (b"VF 20170313", b"0\n"),
         (b"VF \xff", b"0\n"),
         (OFFER, b"35000 192.0.2.1\n"),
@@ -370,7 +370,7 @@ REFUSALS = {
     OFFER_TO + b" && M4:\x1b": "E3: no sub-command M4:\\x1b after this command",
     b"Ue c 192.0.2.1 5000 f": "E11: e and i are for bridge mode",
     b"U6 c 2001:db8::1 5000 f": "E36: the relay has no IPv6 address",
-    b"Uz20 c 192.0.2.1 5000 f": "E35: repacketization (z) is not supported so far",
+    b"Uz0 c 192.0.2.1 5000 f": "E13: z without a packet length from 1 to 999 ms",
     b"Uy c 192.0.2.1 5000 f": "E35: unknown modifier y",
     b"Ul c 192.0.2.1 5000 f": "E15: l without an address",
     b"Ul{two} c 192.0.2.1 5000 f": "E31: no listen address has the label two",

@@ -28,19 +28,11 @@ GROUPS = load()
 MISSING_GROUPS: dict[str, str] = {}
 """Groups that are not replayed at all, with the reason."""
 
-PLAYBACK, REPACKETIZATION = "playback", "repacketization"
+PLAYBACK = "playback"
 MISSING_ROWS: dict[str, dict[str, str]] = {
     "version": {
-        "VF 20071116": REPACKETIZATION,
         "VF 20081102": PLAYBACK,
         "VF 20230205": "modules",
-    },
-    "modifiers": {
-        "Uz20 m5 127.0.0.1 5000 f": REPACKETIZATION,
-        "Uz1 m6 127.0.0.1 5000 f": REPACKETIZATION,
-        "Uz999 m7 127.0.0.1 5000 f": REPACKETIZATION,
-        "Uc0,8z20aS m16 127.0.0.1 5000 f": REPACKETIZATION,
-        "U6 m6 ::1 5 f": REPACKETIZATION,  # there is no session m6 to update
     },
     "playback": {
         "P a $PROMPT session f": PLAYBACK,

@@ -306,8 +306,10 @@ class Generator:
                 return self._add_local(media, kind)
             case "r" | "R":
                 return self._add_routed(media, kind)
-            case "x" | "z":
-                wrong = (("z20", "E35"), ("z0", "E13"), ("z", "E13"), ("z1000", "E13"), ("t", "E35"), ("{", "E35"))
+            case "z":
+                return self._rng.choice(("z20", "Z10", "z999"))
+            case "x":
+                wrong = (("z0", "E13"), ("z", "E13"), ("z1000", "E13"), ("t", "E35"), ("{", "E35"))
                 kind, media.error = self._rng.choice(wrong)
         return kind
 

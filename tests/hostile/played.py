@@ -92,7 +92,7 @@ class Played:
             self.occupy()
 
     def command(self, command: Command) -> None:
-        reply = self.play.ask(command.text)
+        reply = self.play.ask(command.text, may_send=True)
         self.history.append(f"{self.play.now} {command.text!r} -> {reply!r}")
         self.model.check(command, reply, self.play.now)
 
@@ -126,6 +126,7 @@ class Played:
 
     def wait(self, seconds: int) -> None:
         self.play.now += seconds
+        self.play.later.pass_until(self.play.now)
         self.history.append(f"{self.play.now} tick")
         before = len(self.play.notifier.told)
         self.play.tick()
@@ -155,6 +156,7 @@ class Played:
         self._check_ports()
         self._check_entries(sessions)
         self._check_timers(sessions)
+        self._check_waiting(sessions)
         totals = self.play.totals()
         assert (totals["active sessions"], totals["sessions created"]) == (len(sessions), self.model.created)
         assert service.totals().sessions_timed_out == self.model.expired
@@ -199,6 +201,14 @@ class Played:
         assert rows <= {NO_ROW}
         watched = [column[number] for column in activity._rows for number in used if column[number] != NO_ROW]
         assert sorted(watched) == sorted(self.play.service._packets._streams)
+
+    def _check_waiting(self, sessions: list) -> None:
+        """Packets wait in streams of sessions only, and a timer runs while any do."""
+        waiting = self.play.service._packets.repacketizing._waiting
+        resized = [one for session in sessions for one in session.streams if one.resizer is not None]
+        assert waiting.keys() == {stream for stream in resized if stream.resizer.waiting}
+        assert len(self.play.later.calls) <= 1
+        assert self.play.later.calls or not waiting
 
     def _any_port(self) -> tuple[int, int]:
         held = sorted(self.model.held)

@@ -85,7 +85,7 @@ def test_drop_under_another_command_is_not_told(play):
         ("L call 10.0.1.2 4000 t f", [(SOCKET, "", b"old")]),
         ("Q call f t", [(SOCKET, "", b"old")]),
         (f"U {OFFER} t /run/c.sock %", [(SOCKET, "", b"old")]),
-        (f"Uz20 {OFFER} t", [(SOCKET, "", b"old")]),
+        (f"Uz0 {OFFER} t", [(SOCKET, "", b"old")]),
     ],
 )
 def test_each_update_replaces_or_switches_off(play, later, expected):

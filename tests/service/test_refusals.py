@@ -61,7 +61,7 @@ def test_refused_update_takes_no_reference():
         ("Unl10.9.9.9 call 10.0.1.9 4999 f t", "E71"),
         ("Lnl10.9.9.9 call 10.0.2.9 5999 f t", "E71"),
         ("Ut call 10.0.1.9 4999 f t", "E35"),
-        ("Uz20 call 10.0.1.9 4999 f t", "E35"),
+        ("Uz0 call 10.0.1.9 4999 f t", "E13"),
         ("U6 call 10.0.1.9 4999 f t", "E36"),
         ("U call 10.0.1.999 4999 f t", "E37"),
         ("U call 10.0.1.9 4999 f t x y", "E75"),
