@@ -131,6 +131,25 @@ def test_call(start, transport):
     assert "ERR:" not in relay.log
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_packets_get_the_length_that_the_script_asks_for(start, transport):
+    """`rtpproxy_offer("z10")` and `rtpproxy_answer("z20")`: what the caller sends is divided."""
+    _, node = start(transport)
+    with phone() as caller, phone() as callee:
+        offer = node.compose("U", "c1@h", caller.getsockname(), "ftag;1", repacketize_ms=10)
+        answer = node.compose("L", "c1@h", callee.getsockname(), TAGS, repacketize_ms=20)
+        assert offer.startswith("UZ10 c1@h ")
+        assert answer.startswith("LZ20 c1@h ")
+        for_callee, for_caller = node.offer(offer), node.answer(answer)
+        caller.sendto(rtp(1), (HOST, for_caller.port))
+        assert [callee.recv(2048) for _ in range(2)] == [
+            rtp(1)[:92],
+            rtp(1)[:2] + (2).to_bytes(2) + (160 + 80).to_bytes(4) + rtp(1)[8:12] + rtp(1)[92:],
+        ]
+        callee.sendto(rtp(1), (HOST, for_callee.port))
+        assert caller.recv(2048) == rtp(1)
+
+
 def phone():
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     opened.bind((HOST, 0))
@@ -140,8 +159,8 @@ def phone():
 
 def test_capabilities_follow_what_is_there(node):
     """Nothing that works may be lost to scripts, and what does not work must not be promised."""
-    assert node.capabilities >= {"AUTOBRIDGE", "STATS", "STATS_EXTRA", "NOTIFY_WILD", "RECORD", "SUBCOMMAND"}
-    assert not node.capabilities & {"REPACK", "TTL_CHANGE", "NOTIFY"}
+    assert node.capabilities >= {"REPACK", "AUTOBRIDGE", "STATS", "STATS_EXTRA", "NOTIFY_WILD", "RECORD", "SUBCOMMAND"}
+    assert not node.capabilities & {"TTL_CHANGE", "NOTIFY"}
 
 
 def test_command_repeated_before_its_reply_is_executed_once(start):
@@ -169,6 +188,7 @@ def test_command_repeated_before_its_reply_is_executed_once(start):
         "U c2@h 192.0.2.7 49170 ftag;1",
         "U c2@h 192.0.2.7 49170 ftag;1 ttag;1",
         "Uc0,8 c2@h 192.0.2.7 49170 ftag;1",
+        "UZ20c0,8 c2@h 192.0.2.7 49170 ftag;1 ttag;1",
         f"Ul{HOST} c2@h 192.0.2.7 49170 ftag;1",
         f"UR{HOST} c2@h 192.0.2.7 49170 ftag;1",
     ],
