@@ -14,7 +14,8 @@ VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
 VM_PACKAGES := $(VENV_PACKAGES) iproute2 qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs uidmap
-TEST_PACKAGES := $(DEMO_PACKAGES) $(VM_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox xxd
+TEST_PACKAGES := $(DEMO_PACKAGES) $(VM_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox \
+    libbcg729-0 xxd
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo check lint test vm-test fuzz bench man install-man docs clean
@@ -107,12 +108,12 @@ endef
 
 $(VENV)/run.ok: pyproject.toml
 	$(call install_packages,$(RUN_PACKAGES))
-	$(call install_python)
+	$(call install_python,[makeann])
 	@touch $@
 
 $(VENV)/demo.ok: pyproject.toml
 	$(call install_packages,$(DEMO_PACKAGES))
-	$(call install_python)
+	$(call install_python,[makeann])
 	@touch $(VENV)/run.ok $@
 
 $(VENV)/lint.ok: pyproject.toml

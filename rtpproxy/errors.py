@@ -47,3 +47,11 @@ class NotificationOffError(RtpproxyError):
 
 class RecordingError(RtpproxyError):
     """A recording or copy that a command asks for cannot be made."""
+
+
+class NoPromptError(RtpproxyError):
+    """No prompt can be made: of this input, at this place, or on this machine."""
+
+
+class CodecMissingError(RtpproxyError):
+    """The library of a codec is not installed; the message says how to install it."""

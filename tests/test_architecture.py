@@ -6,6 +6,7 @@
 2  media   offload -> network   outbound   recording   adapters: sockets, files, bcc, netlink; they know no use case
    media -> notes                                 notes: what a relay tells other relays of the host
 1  session -> rtp                                 pure
+   makeann                                        a command of its own, which no other room knows
 0  addr  errors  config  seldom  buffers  trust   shared by all rooms
 
 A room may import the lowest floor and, of the rooms on other lower floors, those in `KNOWS`; `ALSO` lists all other
@@ -45,6 +46,7 @@ KNOWS = {
     "offload": {"rtp", "session", "network", "trust"},
     "outbound": set(),
     "recording": {"session", "buffers"},
+    "makeann": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
     "instance": {"session", "media", "network", "notes", "offload", "outbound", "recording", "service", "control"},
@@ -79,7 +81,7 @@ PURE_MODULES = {
     "notes.contents",
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
-    "recording.wall_clock",
+    *("recording.wall_clock", "makeann.resampler"),
 }
 """Single files of other rooms without I/O."""
 
@@ -100,9 +102,15 @@ LOGS = {
 
 FOREIGN = {
     "bcc": {"offload.compiler"},
-    "click": {"cli.command"},
+    "click": {"cli.command", "makeann.command"},
     "concurrent": {"network.background"},
-    "numpy": {"offload.maps", "offload.counters", "session.reaper", "service.offloading"},
+    "numpy": {
+        *("offload.maps", "offload.counters", "session.reaper", "service.offloading"),
+        *("makeann.codecs", "makeann.g729", "makeann.prompts", "makeann.resampler", "makeann.sounds"),
+    },
+    "G722": {"makeann.codecs"},
+    "soundfile": {"makeann.codecs", "makeann.sounds"},
+    "soxr": {"makeann.resampler"},
     "pyroute2": {"network.rtnl"},
     "threading": {"recording.disk"},
     "uvloop": {"process.daemon"},
@@ -132,6 +140,7 @@ PACKERS = {
     "recording.pcap": "headers of pcap files",
     "recording.pcapng": "blocks of pcapng files",
     "recording.reader": "descriptors beside a message",
+    "makeann.sounds": "samples of a headerless file",
     "rtp.header": "RTP headers",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",
@@ -394,8 +403,8 @@ def test_exceptions_are_still_needed():
 @pytest.mark.parametrize(
     "folder",
     [
-        *("cli", "control", "instance", "media", "network", "notes", "offload", "outbound", "process", "recording"),
-        *("rtp", "session"),
+        *("cli", "control", "instance", "makeann", "media", "network", "notes", "offload", "outbound", "process"),
+        *("recording", "rtp", "session"),
     ],
 )
 def test_test_files_are_named_for_a_module(folder):

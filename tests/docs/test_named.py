@@ -8,11 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from rtpproxy.cli.options import GROUPS
+from rtpproxy.makeann.command import makeann
 from tests.bench.bench import main as bench
 from tests.docs.pages import DOCS, NAMES, PAGES, ROOT, code_blocks, code_spans, text
 from tests.vm_test.options import OF_COMMANDS, TRAFFIC_OPTIONS
 
-OF_PAGES = OF_COMMANDS | {"benchmarks": {flag for parameter in bench.params for flag in parameter.opts}}
+OF_MAKEANN = {flag for parameter in makeann.params for flag in parameter.opts}
+OF_PAGES = OF_COMMANDS | {
+    "benchmarks": {flag for parameter in bench.params for flag in parameter.opts},
+    "operations": OF_MAKEANN,
+    "differences": OF_MAKEANN,
+}
 OPTIONS = {flag for group in GROUPS for option in group.options for flag in option.flags}
 FOREIGN = {
     "--rx-capture": "xdpdump's",
