@@ -264,6 +264,8 @@ class Config:
     leaves_rtcp_out: bool = False
     """Neither record nor copy RTCP."""
     record_format: RecordFormat = RecordFormat.ADHOC
+    prompt_directory: str = ""
+    """Directory that prompts must be in; empty to play any file (protocol.md 9.1)."""
     tee_memory_mb: int = 32
     """Size of the ring for packets of recorded streams, in units of 2^20 bytes; a power of two."""
 

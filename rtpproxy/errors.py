@@ -49,6 +49,14 @@ class RecordingError(RtpproxyError):
     """A recording or copy that a command asks for cannot be made."""
 
 
+class PlaybackError(RtpproxyError):
+    """A prompt that a command asks for cannot be played, or not any more."""
+
+
+class NoCodecsError(RtpproxyError):
+    """A prompt is to be played in the codecs that a party offered, and it has offered none."""
+
+
 class NoPromptError(RtpproxyError):
     """No prompt can be made: of this input, at this place, or on this machine."""
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import DEFAULT_TOS as TOS
 from rtpproxy.config import NotifyTarget
-from rtpproxy.errors import PortBusyError, RecordingError
+from rtpproxy.errors import PlaybackError, PortBusyError, RecordingError
 from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
+from rtpproxy.service.playback import Party
 from rtpproxy.service.witnesses import Line
 from rtpproxy.session.latch import KnownSource, Latch
 from rtpproxy.session.local import LocalAddress
@@ -488,6 +489,48 @@ class FakeLater:
             self.now = at
             callback(at)
         self.now = now
+
+
+class FakePlaying:
+    """A prompt that a test lets send and end."""
+
+    def __init__(self, request: tuple[bytes, tuple[int, ...], int, int | None], outlet: Party) -> None:
+        self.request = request
+        """Prompt, payload types, milliseconds of a packet, passes."""
+        self.outlet = outlet
+        self.is_stopped = False
+        self.woken = 0
+
+    def stop(self) -> None:
+        assert not self.is_stopped
+        self.is_stopped = True
+
+    def wake(self) -> None:
+        assert not self.is_stopped
+        self.woken += 1
+
+    def send(self, packet: bytes) -> bool:
+        assert not self.is_stopped
+        return self.outlet.send(packet)
+
+
+class FakePlayers:
+    """Has every prompt whose name ends in "prompt"."""
+
+    def __init__(self) -> None:
+        self.all: list[FakePlaying] = []
+        self.ticks: list[float] = []
+
+    def play(
+        self, prompt: bytes, payload_types: Sequence[int], packet_ms: int, passes: int | None, outlet: Party
+    ) -> FakePlaying:
+        if not prompt.endswith(b"prompt"):
+            raise PlaybackError("no such file")
+        self.all.append(FakePlaying((prompt, tuple(payload_types), packet_ms, passes), outlet))
+        return self.all[-1]
+
+    def tick(self, now: float) -> None:
+        self.ticks.append(now)
 
 
 class FakeTees:

@@ -29,6 +29,7 @@ from tests.fakes import (
     FakeMedia,
     FakeNotifier,
     FakeOffload,
+    FakePlayers,
     FakeRecorder,
     FakeTees,
     Journal,
@@ -91,6 +92,7 @@ class Scenario:
         self.recorder = FakeRecorder()
         self.tees = FakeTees()
         self.later = FakeLater(now)
+        self.players = FakePlayers()
         self.all_ports: list[JournalledPorts] = []
         self.locals = LocalAddresses(config["listen"], config.get("is_bridging", False), (routes or {}).get)
 
@@ -107,6 +109,7 @@ class Scenario:
             recorder or self.recorder,
             copier or UserspaceCopier(self.media),
             tees or self.tees,
+            self.players,
             new_ports,
             (TimeoutNotification(self.notifier), *observers),
             capacity,

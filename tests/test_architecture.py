@@ -3,7 +3,7 @@
 5  cli -> process -> instance                     composition: these put the parts together
 4  control                                        front ends: they know the service, which never knows them
 3  service                                        use cases: adapters come as arguments
-2  media   offload -> network   outbound   recording   adapters: sockets, files, bcc, netlink; they know no use case
+2  media   offload -> network   outbound   recording   playback   adapters: sockets, files, bcc, netlink; no use case
    media -> notes                                 notes: what a relay tells other relays of the host
 1  session -> rtp                                 pure
    makeann                                        a command of its own, which no other room knows
@@ -46,10 +46,13 @@ KNOWS = {
     "offload": {"rtp", "session", "network", "trust"},
     "outbound": set(),
     "recording": {"session", "buffers"},
+    "playback": {"rtp"},
     "makeann": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
-    "instance": {"session", "media", "network", "notes", "offload", "outbound", "recording", "service", "control"},
+    "instance": {
+        *("session", "media", "network", "notes", "offload", "outbound", "recording", "playback", "service", "control"),
+    },
     "process": {"instance"},
     "cli": {"process"},
     "__main__": {"cli"},
@@ -79,6 +82,7 @@ PURE_MODULES = {
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
     *("cli.media_addresses", "cli.networks", "cli.options", "cli.readers", "media.age_limit", "media.ranges"),
     "notes.contents",
+    *("playback.frames", "playback.player", "playback.wheel"),
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
     *("recording.wall_clock", "makeann.resampler"),
@@ -92,10 +96,12 @@ PURE_STANDARD = {
 IO_STANDARD = {
     *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
     *("grp", "importlib", "pwd", "resource", "select", "signal", "socket", "stat", "subprocess", "sys", "termios"),
+    "weakref",
 }
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
     *("service.destinations", "service.contests", "service.recordings", "service.feeds"),
+    "service.playback",
     "control.dispatch",
 }
 """Modules without I/O that may log."""
@@ -112,7 +118,7 @@ FOREIGN = {
     "soundfile": {"makeann.codecs", "makeann.sounds"},
     "soxr": {"makeann.resampler"},
     "pyroute2": {"network.rtnl"},
-    "threading": {"recording.disk"},
+    "threading": {"recording.disk", "playback.disk"},
     "uvloop": {"process.daemon"},
     "urllib": {"control.parser"},
     "time": {"process.daemon", "recording.reader"},
@@ -154,8 +160,8 @@ TYPES_ONLY = {"service.offloading": "numpy", "offload.counters": "numpy"}
 
 SENDS_NO_MEDIA = {"control", "network", "outbound", "process"}
 """Rooms whose sockets are for replies, questions to the kernel, notifications and the log."""
-SENDS_AS_TOLD = {"media", "recording"}
-"""Rooms that send media, and copies, where a `Line` or an argument of the service says: the service has asked."""
+SENDS_AS_TOLD = {"media", "recording", "playback"}
+"""Rooms that send media, copies and prompts where a `Line` or an argument of the service says: it has asked."""
 
 BROAD = {
     "offload.compiler": "a process of its own ends; the exception is raised again",
@@ -337,7 +343,7 @@ def test_who_sends_media_asks_where_it_may_go():
 
     senders = {module for module in MODULES if room(module) not in SENDS_NO_MEDIA | SENDS_AS_TOLD and sends(module)}
     senders.remove("service.witnesses")  # describes who is asked
-    assert {"service.packets", "service.copies", "service.feeds"} <= senders
+    assert {"service.packets", "service.copies", "service.feeds", "service.playback"} <= senders
     assert [module for module in senders if "service.destinations" not in of_us(module)] == []
 
 
@@ -403,8 +409,8 @@ def test_exceptions_are_still_needed():
 @pytest.mark.parametrize(
     "folder",
     [
-        *("cli", "control", "instance", "makeann", "media", "network", "notes", "offload", "outbound", "process"),
-        *("recording", "rtp", "session"),
+        *("cli", "control", "instance", "makeann", "media", "network", "notes", "offload", "outbound", "playback"),
+        *("process", "recording", "rtp", "session"),
     ],
 )
 def test_test_files_are_named_for_a_module(folder):

@@ -374,6 +374,21 @@ GROUPS = (
         ),
     ),
     Group(
+        "Prompts",
+        (
+            Option(
+                "--prompt-directory",
+                "prompt_directory",
+                "Directory that prompts must be in, which P commands play. Without it they may name any file that the "
+                "relay can read.",
+                metavar="DIR",
+                more="Names in commands are relative to it, or begin with it. Neither .. nor symbolic links lead out "
+                "of it. It needs Linux 5.6. Without it, names are relative to the directory of the process: / for a "
+                "daemon, if -D is not given.",
+            ),
+        ),
+    ),
+    Group(
         "Timers",
         (
             Option(

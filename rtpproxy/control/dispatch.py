@@ -17,12 +17,12 @@ from rtpproxy.control.messages import (
     GetStats,
     Info,
     LookupCommand,
-    Play,
+    Playback,
     QueryCommand,
     Recording,
-    StopPlay,
     Subcommand,
     Uncopyable,
+    Unplayable,
     UpdateCommand,
     Version,
     printable,
@@ -43,8 +43,10 @@ from rtpproxy.control.replies import (
     encode_totals,
 )
 from rtpproxy.errors import (
+    NoCodecsError,
     NoPortsError,
     NotificationOffError,
+    PlaybackError,
     RecordingError,
     RtpproxyError,
     SessionNotFoundError,
@@ -58,11 +60,13 @@ from rtpproxy.service.requests import (
     Feed,
     Lookup,
     MediaDescription,
+    Play,
     Query,
     Record,
     RecordAs,
     SetTimeout,
     SetTos,
+    StopPlaying,
     StopRecording,
     Update,
 )
@@ -129,6 +133,12 @@ class Service(Protocol):
 
     def stop_recording(self, request: StopRecording, now: float) -> None:
         """End recordings and copies. Raises SessionNotFoundError if there are none."""
+
+    def play(self, request: Play, now: float) -> None:
+        """Play a prompt. Raises SessionNotFoundError, NoCodecsError, PlaybackError."""
+
+    def stop_playing(self, request: StopPlaying, now: float) -> None:
+        """End a prompt, if one is played. Raises SessionNotFoundError."""
 
     def feed(self, issuer: Issuer, request: Feed, now: float) -> None:
         """Send another session's packets to the parties. Raises SessionNotFoundError, RecordingError."""
@@ -209,8 +219,8 @@ class Dispatcher:
                 return b"1" if self._is_supported(command.date) else b"0"
             case Info() | GetStats():
                 return self._tell_totals(command)
-            case Play() | StopPlay():
-                return self._refuse_play(command)
+            case Play() | StopPlaying() | Unplayable():
+                return self._play(command, now)
             case _:
                 return self._record(command, now)
 
@@ -256,13 +266,21 @@ class Dispatcher:
             refuse(ErrorCode.SESSION_NOT_FOUND if isinstance(command, Record) else ErrorCode.NOT_COPIED, str(error))
         return DONE if line is None else encode_port_line(line)
 
-    def _refuse_play(self, command: Play | StopPlay) -> bytes:
-        """Refuse to start a player: there are none yet, so there is never one to stop either."""
-        self._service.find(command.session)
-        if isinstance(command, StopPlay) or command.is_stop:
-            return DONE
-        code = ErrorCode.NO_CODECS if command.wants_session_codecs else ErrorCode.NOT_PLAYABLE
-        refuse(code, "playing a prompt is not supported so far")
+    def _play(self, command: Playback, now: float) -> bytes:
+        try:
+            match command:
+                case Play():
+                    self._service.play(command, now)
+                case StopPlaying():
+                    self._service.stop_playing(command, now)
+                case Unplayable():
+                    self._service.find(command.session)
+                    raise PlaybackError(command.reason)
+        except NoCodecsError as error:
+            refuse(ErrorCode.NO_CODECS, str(error))
+        except PlaybackError as error:
+            refuse(ErrorCode.NOT_PLAYABLE, str(error))
+        return DONE
 
     # Sub-commands
 

@@ -15,11 +15,13 @@ from rtpproxy.service.requests import (
     Feed,
     Lookup,
     MediaDescription,
+    Play,
     Query,
     Record,
     RecordAs,
     SetTimeout,
     SetTos,
+    StopPlaying,
     StopRecording,
     Update,
 )
@@ -30,13 +32,12 @@ NOTIFICATION = b"20081224"
 
 SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     BASE_VERSION: "base protocol",
-    # Kamailio and OpenSIPS use no relay that lacks this one, so the answer is yes: several streams work. Music on hold
-    # (P and S) does not work yet, and fails when a controller asks for it.
     b"20050322": "several RTP streams per call and music on hold",
     b"20060704": "argument to V",
     b"20071116": "repacketization",
     b"20071218": "copying a stream",
     b"20080403": "statistics query",
+    b"20081102": "list of codecs in U and L",
     NOTIFICATION: "timeout notification",
     b"20090810": "automatic bridging",
     b"20140323": "load tracking",
@@ -189,21 +190,12 @@ class GetStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
-    """`P`: plays a prompt to a leg. Not supported: only stopping succeeds, which needs no player."""
+class Unplayable:
+    """`P` with a list of codecs that is none. The session is looked up first (protocol.md 3.4)."""
 
     session: Query
-    is_stop: bool
-    """The count was 0."""
-    wants_session_codecs: bool
-    """The codecs are those that `c` gave in the leg's last command."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopPlay:
-    """`S`: stops playing to a leg, which succeeds when nothing plays."""
-
-    session: Query
+    reason: str
+    """In words, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +208,6 @@ class Uncopyable:
 
 
 Recording = Record | RecordAs | CopyTo | Uncopyable | StopRecording
-_Supported = (
-    Version | FeatureProbe | UpdateCommand | LookupCommand | Delete | DeleteAll | QueryCommand | Info | GetStats
-)
-_Unsupported = Play | StopPlay
-Command = _Supported | Recording | _Unsupported
+Playback = Play | StopPlaying | Unplayable
+_Other = Version | FeatureProbe | UpdateCommand | LookupCommand | Delete | DeleteAll | QueryCommand | Info | GetStats
+Command = Recording | Playback | _Other

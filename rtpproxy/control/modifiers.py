@@ -13,11 +13,14 @@ _OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _DOTTED = re.compile(rb"\.".join([_OCTET] * 4))
 _PORT = re.compile(rb"[0-9]{1,18}")
 _CODECS = re.compile(rb"[0-9,]+")
+_NUMBER = re.compile(rb"[0-9]+")
+MAX_PAYLOAD_TYPE = 127
 _MILLISECONDS = re.compile(rb"-?[0-9]+")
 _PLAIN_ADDRESS = re.compile(rb"[0-9.]+")
 _BRACKETED = re.compile(rb"\[([^\]]*)\]")
 _IPV6_LETTERS = re.compile(rb"[0-9a-fA-F:.]+")
 _LABEL = re.compile(rb"\{([^}]+)\}")
+_MOST_DIGITS = 9
 MAX_DIRECTIONS = 2
 """Letters `e` and `i` in one command: towards the caller, then towards the callee."""
 MAX_PACKET_MS = 999
@@ -33,7 +36,7 @@ class _Modifiers:
     is_ipv6: bool = False
     is_weak: bool = False
     is_new_port: bool = False
-    has_codecs: bool = False
+    codecs: tuple[int, ...] | None = None
     packet_ms: int = 0
     local: LocalAddress | None = None
     directions: tuple[LocalAddress, ...] = ()
@@ -63,7 +66,22 @@ def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: L
         local,
         found.directions,
         found.packet_ms,
+        found.codecs,
     )
+
+
+def read_codecs(text: bytes) -> tuple[int, ...]:
+    """Read payload types, with commas between them, up to the first word that is no number (protocol.md 2.5).
+
+    Numbers that are no payload types are left out.
+    """
+    found: dict[int, None] = {}
+    for word in text.split(b","):
+        if word and not _NUMBER.fullmatch(word):
+            break
+        if word and (number := int(word[-_MOST_DIGITS:])) <= MAX_PAYLOAD_TYPE and not word[:-_MOST_DIGITS].strip(b"0"):
+            found[number] = None
+    return tuple(found)
 
 
 def _read_remote(address: bytes, port: bytes, is_ipv6: bool) -> Endpoint | None:
@@ -129,11 +147,10 @@ def _no_direction(found: _Modifiers) -> str:
 
 
 def _read_codecs(found: _Modifiers, text: bytes, start: int) -> int:
-    """Check the list and forget it: only `P … session` would use it."""
     codecs = _CODECS.match(text, start)
-    if codecs is None or found.has_codecs:
+    if codecs is None or found.codecs is not None:
         refuse(ErrorCode.CODEC_LIST, "c without a list of codecs, or twice")
-    found.has_codecs = True
+    found.codecs = read_codecs(codecs[0])
     return codecs.end()
 
 

@@ -20,17 +20,16 @@ from rtpproxy.control.messages import (
     GetStats,
     Info,
     LookupCommand,
-    Play,
     QueryCommand,
-    StopPlay,
     Subcommand,
     Uncopyable,
+    Unplayable,
     UpdateCommand,
     Version,
     printable,
     refuse,
 )
-from rtpproxy.control.modifiers import read_media
+from rtpproxy.control.modifiers import read_codecs, read_media
 from rtpproxy.service.requests import (
     CopyTo,
     Delete,
@@ -38,11 +37,13 @@ from rtpproxy.service.requests import (
     Feed,
     Lookup,
     NotifyArguments,
+    Play,
     Query,
     Record,
     RecordAs,
     SetTimeout,
     SetTos,
+    StopPlaying,
     StopRecording,
     Update,
 )
@@ -58,6 +59,8 @@ MAX_COUNTERS = 11
 _TOKEN = re.compile(rb"[^ \t\r\n]+")
 _ESCAPED = re.compile(rb"(?:[^%]|%[0-9a-fA-F]{2})*", re.DOTALL)
 _PLAY_COUNT = re.compile(rb"[-+]?[0-9]+")
+_MOST_PASSES, _COUNT_DIGITS = 1 << 30, 10
+"""Prompts are played no more often than this: for years."""
 _PORT = re.compile(r"[0-9]{1,9}")
 _COPY_PREFIX = b"udp:"
 _SETTING = re.compile(rb"(ttl|tos)=([0-9]{1,9})")
@@ -229,14 +232,23 @@ def _read_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> 
     count = tokens[0][1:]
     if count and not _PLAY_COUNT.fullmatch(count):
         refuse(ErrorCode.PLAY_COUNT, "the repeat count is no number")
-    is_stop = bool(count) and not count.strip(b"+-0")
-    return Play(Query(tokens[1], tokens[4], _at(tokens, 5)), is_stop, tokens[3] == b"session")
+    session = Query(tokens[1], tokens[4], _at(tokens, 5))
+    digits = count.lstrip(b"+-0")
+    if count and not digits:
+        return StopPlaying(session)
+    passes = None if count.startswith(b"-") else min(int(digits[:_COUNT_DIGITS] or 1), _MOST_PASSES)
+    if tokens[3] == b"session":
+        return Play(session, tokens[2], None, passes)
+    payload_types = read_codecs(tokens[3])
+    if not payload_types:
+        return Unplayable(session, f"{printable(tokens[3])} is no list of payload types")
+    return Play(session, tokens[2], payload_types, passes)
 
 
-def _read_stop_play(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
+def _read_stop_playing(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
     _check_shape(tokens, 3, 4)
     _check_plain(tokens[0][1:], subcommands)
-    return StopPlay(Query(tokens[1], tokens[2], _at(tokens, 3)))
+    return StopPlaying(Query(tokens[1], tokens[2], _at(tokens, 3)))
 
 
 def _read_copy(tokens: Tokens, subcommands: list[Tokens], _: LocalAddresses) -> Command:
@@ -303,7 +315,7 @@ _COMMANDS: dict[int, Callable[[Tokens, list[Tokens], LocalAddresses], Command]] 
         ("gG", _read_get_stats),
         ("xX", _read_delete_all),
         ("pP", _read_play),
-        ("sS", _read_stop_play),
+        ("sS", _read_stop_playing),
         ("cC", _read_copy),
         ("rR", _read_record),
         ("nN", _read_stop_record),

@@ -29,6 +29,9 @@ from rtpproxy.offload.off import NoKernelTier
 from rtpproxy.offload.programs import Programs
 from rtpproxy.offload.tier import KernelTier
 from rtpproxy.outbound.notify import Notifier
+from rtpproxy.playback.disk import Disk
+from rtpproxy.playback.files import Files
+from rtpproxy.playback.players import Players
 from rtpproxy.process.privileges import check_root, identity
 from rtpproxy.recording.arrivals import Arrivals
 from rtpproxy.recording.carrier import Carrier
@@ -122,8 +125,11 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
     recorder, copier, tees = _build_recorder(config, clocks, ports.media, programs, stack)
-    later = Later(asyncio.get_running_loop(), clocks.monotonic)
+    loop = asyncio.get_running_loop()
+    later = Later(loop, clocks.monotonic)
     stack.callback(later.close)
+    players = Players(loop, clocks.monotonic, Files(config.prompt_directory), Disk(loop), random.SystemRandom())
+    stack.callback(players.close)
     service = Service(
         config,
         local_addresses,
@@ -133,6 +139,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         recorder,
         copier,
         tees,
+        players,
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
         (TimeoutNotification(notifier),),
         _capacity(config, is_steered=ports.programs is not None),

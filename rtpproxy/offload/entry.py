@@ -127,6 +127,7 @@ CONTESTED = NotOffloaded("several sources take a stream of the session in turn")
 DENIED = NotOffloaded("nothing may be sent to the peer's address")
 REPACKETIZED = NotOffloaded("userspace repacketizes its packets")
 WITNESSED = NotOffloaded("userspace records or copies its packets")
+PLAYED = NotOffloaded("a prompt is played to the peer")
 FED = NotOffloaded("the session gets copies of another session's packets, and none of its own")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
 
@@ -157,6 +158,8 @@ def plan(session: Session, is_denied: Callable[[Stream], bool]) -> dict[int, For
 
 
 def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded:
+    if peer.is_played_to:
+        return PLAYED
     if stream.resizer is not None:
         return REPACKETIZED
     if stream.witnesses and not stream.tee:

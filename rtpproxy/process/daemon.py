@@ -79,9 +79,8 @@ def with_absolute_paths(config: Config) -> Config:
     for target in notify:
         if len(os.fsencode(target.path)) > MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"option -n {target.path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
-    record, spool = (
-        os.path.abspath(path) if path else "" for path in (config.record_directory, config.spool_directory)
-    )
+    directories = config.record_directory, config.spool_directory, config.prompt_directory
+    record, spool, prompts = (os.path.abspath(path) if path else "" for path in directories)
     return replace(
         config,
         control=control,
@@ -89,6 +88,7 @@ def with_absolute_paths(config: Config) -> Config:
         pid_file=os.path.abspath(config.pid_file),
         record_directory=record,
         spool_directory=spool,
+        prompt_directory=prompts,
     )
 
 

@@ -70,6 +70,11 @@ def make_packet(header: bytes, extension: bytes, sequence: int, timestamp: int, 
     return b"".join((fixed, header[HEADER_BYTES:], extension, payload))
 
 
+def pack_rtp(kind: int, sequence: int, timestamp: int, ssrc: int) -> bytes:
+    """Pack a header without padding, extension and CSRC list. `kind` has the marker bit and the payload type."""
+    return _HEADER.pack(_PLAIN, kind, sequence, timestamp, ssrc)
+
+
 def _is_valid(data: bytes | memoryview, flags: int, kind: int) -> bool:
     """True if the version is 2, it is no RTCP, and CSRC list, extension and padding fit into `data`.
 

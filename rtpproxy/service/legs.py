@@ -77,6 +77,7 @@ class Legs:
     def describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Take over what a request says of a leg (protocol.md 5.2)."""
         self._packets.repacketizing.set_length(leg.rtp, media.packet_ms, now)
+        leg.codecs, leg.packet_ms = media.codecs, media.packet_ms
         is_asymmetric = self._is_asymmetric if media.is_asymmetric is None else media.is_asymmetric
         remotes = (None, None) if media.remote is None else self._destinations.signalled(session, leg, media.remote)
         for stream, remote in zip(leg.streams, remotes, strict=True):

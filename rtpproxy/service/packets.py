@@ -131,6 +131,9 @@ class Packets:
     def _pass_on(
         self, stream: Stream, peer: Stream, source: tuple[str, int], local_host: str, data: bytes, now: float
     ) -> None:
+        if peer.is_played_to:
+            self._drop(stream)
+            return
         for witness in stream.witnesses:
             witness.packet(data, source, local_host, now)
         self._relay(stream, peer, source, data)

@@ -28,7 +28,9 @@ class MediaDescription:
     directions: tuple[LocalAddress, ...] = ()
     """In bridge mode, our addresses towards the caller and, if there is a second, towards the callee."""
     packet_ms: int = 0
-    """Milliseconds of the packets that the other party gets; 0 for as they come."""
+    """Milliseconds of the packets that the other party gets, of prompts, too; 0 for as they come."""
+    codecs: tuple[int, ...] | None = None
+    """Payload types that the party offers, in its order; None if none are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,26 @@ class StopRecording:
     to_tag: bytes | None
     is_both: bool
     """End those of the other party, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """Plays a prompt to the party of the from-tag, in place of one that is played to it (protocol.md 2.5, 9)."""
+
+    session: Query
+    prompt: bytes
+    """Path of the file, without the payload type that is its ending."""
+    payload_types: tuple[int, ...] | None
+    """In order of preference; None for those that the party offered."""
+    passes: int | None
+    """How many times; None for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopPlaying:
+    """Ends what is played to the party of the from-tag, if anything is."""
+
+    session: Query
 
 
 # Requests that may follow another one on its session. The *issuer* is the leg that the first request spoke for.

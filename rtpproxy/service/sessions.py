@@ -29,6 +29,7 @@ from rtpproxy.service.legs import Legs, local_for_new_ports
 from rtpproxy.service.notification import find_notification
 from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offloading
 from rtpproxy.service.packets import Packets, Sender
+from rtpproxy.service.playback import Parties, Playback, Players
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
 from rtpproxy.service.recordings import Recorder, Recordings
 from rtpproxy.service.repacketizing import Later
@@ -39,11 +40,13 @@ from rtpproxy.service.requests import (
     Feed,
     Lookup,
     MediaDescription,
+    Play,
     Query,
     Record,
     RecordAs,
     SetTimeout,
     SetTos,
+    StopPlaying,
     StopRecording,
     Update,
 )
@@ -82,6 +85,7 @@ class Service:
         recorder: Recorder,
         copier: Copier,
         tees: Tees,
+        players: Players,
         new_ports: Callable[[], PortAllocator],
         observers: Sequence[Observer],
         capacity: int,
@@ -96,8 +100,8 @@ class Service:
         self._table = SessionTable()
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
-        totals, activity = Totals(), Activity()
-        self._observers = Observers((SessionTotals(totals), *observers))
+        totals, activity, parties = Totals(), Activity(), Parties()
+        self._observers = Observers((SessionTotals(totals), parties, *observers))
         self._timers = Timers(config, activity, kernel_counters)
         self._reach = Reach(config.listen, config.media_allow, config.media_deny)
         self._destinations = Destinations(self._reach)
@@ -117,6 +121,10 @@ class Service:
             with_rtcp=not config.leaves_rtcp_out,
         )
         self._recordings = Recordings(self._table, recorder, copies, witnesses)
+        self._playback = Playback(
+            *(parties, players, media, self._offloading, self._destinations, self._timers, totals),
+            is_doubling=config.is_doubling,
+        )
         self._feeds = Feeds(copier, witnesses, self._offloading, self._destinations, self._timers)
         self._counters = Counters(totals, entries, kernel_counters, media, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
@@ -242,6 +250,20 @@ class Service:
         for session in self._recordings.stop(request, now):
             self._observers.changed(session, now)
 
+    # Prompts
+
+    def play(self, request: Play, now: float) -> None:
+        """Play a prompt to one party. Raises SessionNotFoundError, NoCodecsError, PlaybackError."""
+        issuer = self.find(request.session)
+        self._playback.play(issuer, request, now)
+        self._observers.changed(issuer.session, now)
+
+    def stop_playing(self, request: StopPlaying, now: float) -> None:
+        """End what is played to one party, if anything is. Raises SessionNotFoundError."""
+        issuer = self.find(request.session)
+        self._playback.stop(issuer, now)
+        self._observers.changed(issuer.session, now)
+
     # Requests that may follow another one on its session
 
     def answer(self, issuer: Issuer, media: MediaDescription, now: float) -> PortLine:
@@ -308,6 +330,7 @@ class Service:
 
     def tick(self, now: float) -> None:
         """End the sessions that are idle, and the contests that are settled. To be called every second."""
+        self._playback.tick(now)
         for session in self._contests.settle(now):
             self._offloading.replan(session, now)
         for session, timeout_s in self._timers.idle(now):
@@ -408,6 +431,7 @@ class Service:
     def _end(self, session: Session, reason: str, now: float) -> None:
         """End a session; the caller tells the observers. `reason` is for the log."""
         self._recordings.end(session, now)
+        self._playback.end(session)
         self._feeds.end(session, now)
         for leg in session.legs:
             if leg.has_ports:

@@ -83,6 +83,8 @@ class Stream:
     """Recordings and copies of what it receives."""
     resizer: Resizer | None = None
     """Repacketizes what it receives."""
+    is_played_to: bool = False
+    """A prompt is played to its party, which gets nothing of what the peer receives meanwhile (protocol.md 9.4)."""
     tee: int = 0
     """Number under which the kernel tees what it forwards from its port, for the witnesses; 0: for none."""
 
@@ -104,6 +106,10 @@ class Leg:
     rtcp: Stream
     is_weak: bool = False
     """The leg's weak reference (protocol.md 4.5) is held."""
+    codecs: tuple[int, ...] | None = None
+    """Payload types that the party offered in its latest command, in its order; None if it named none."""
+    packet_ms: int = 0
+    """Milliseconds of the packets that the peer is to get, by the party's latest command; 0 for as they come."""
     has_own_timeout: bool = False
     """A command set the leg's idle timeout, so completion of the session does not change it."""
 

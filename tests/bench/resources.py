@@ -20,6 +20,7 @@ from rtpproxy.session.local import LocalAddresses
 from rtpproxy.session.ports import PortAllocator
 from tests.bench.plan import Plan
 from tests.bench.progress import say
+from tests.fakes import FakePlayers
 from tests.running import RunningRelay
 
 _CHECKS = 50
@@ -63,7 +64,7 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
     try:
         service = Service(
             *(config, local_addresses, media := _NoMedia(), NoEntries("not measured"), programs.tables.counts),
-            *(NoRecorder(), UserspaceCopier(media), NoTees(), new_ports),
+            *(NoRecorder(), UserspaceCopier(media), NoTees(), FakePlayers(), new_ports),
             observers=(),
             capacity=2 * calls,
             later=lambda *_: None,

@@ -32,7 +32,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
 FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny --max-wait -h --help"
-FLAGS += " --record-format --tee-memory --version"
+FLAGS += " --record-format --prompt-directory --tee-memory --version"
 
 
 class Started:
@@ -225,6 +225,11 @@ def test_numeric_addresses_need_no_resolving(config, monkeypatch):
 def test_bridge_mode_is_asymmetric_unless_told(config, options, is_bridging, is_asymmetric):
     made = config(*options)
     assert (made.is_bridging, made.is_asymmetric) == (is_bridging, is_asymmetric)
+
+
+def test_prompts(config):
+    assert config().prompt_directory == ""
+    assert config("--prompt-directory", "/prompts").prompt_directory == "/prompts"
 
 
 def test_recording(config):

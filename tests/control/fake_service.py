@@ -87,5 +87,11 @@ class FakeService:
     def stop_recording(self, *arguments: Any) -> None:
         self._note("stop_recording", *arguments)
 
+    def play(self, *arguments: Any) -> None:
+        self._note("play", *arguments)
+
+    def stop_playing(self, *arguments: Any) -> None:
+        self._note("stop_playing", *arguments)
+
     def feed(self, *arguments: Any) -> None:
         self._note("feed", *arguments)

@@ -12,8 +12,10 @@ from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
 from rtpproxy.control.parser import Parser
 from rtpproxy.errors import (
+    NoCodecsError,
     NoPortsError,
     NotificationOffError,
+    PlaybackError,
     RecordingError,
     SessionNotFoundError,
     StoppingError,
@@ -23,11 +25,13 @@ from rtpproxy.service.requests import (
     Delete,
     DropReference,
     MediaDescription,
+    Play,
     Query,
     Record,
     RecordAs,
     SetTimeout,
     SetTos,
+    StopPlaying,
     StopRecording,
     Update,
 )
@@ -150,25 +154,38 @@ def test_errors(dispatcher: Dispatcher, service: FakeService, text: bytes, error
     assert len(service.calls) == 2
 
 
-# Features that are not built yet
+# Prompts
 
 
 @pytest.mark.parametrize(
-    ("text", "known", "unknown"),
+    ("text", "asked"),
     [
-        (b"P c /x 0,8 f t", b"E60\n", b"E50\n"),
-        (b"P c /x session f t", b"E35\n", b"E50\n"),
-        (b"P-1 c /x 0 f t", b"E60\n", b"E50\n"),
-        (b"P0 c /x 0 f t", b"0\n", b"E50\n"),
-        (b"P0 c /x session f t", b"0\n", b"E50\n"),
-        (b"S c f t", b"0\n", b"E50\n"),
+        (b"P c /x 0,8 f", ("play", Play(C, b"/x", (0, 8), 1), 5.0)),
+        (b"P-1 c /x session f", ("play", Play(C, b"/x", None, None), 5.0)),
+        (b"P0 c /x 0 f", ("stop_playing", StopPlaying(C), 5.0)),
+        (b"S c f", ("stop_playing", StopPlaying(C), 5.0)),
     ],
 )
-def test_playing_is_refused(service: FakeService, text: bytes, known: bytes, unknown: bytes) -> None:
-    dispatcher = Dispatcher(service, PARSER)
-    assert dispatcher.execute(text, 0.0) == known
+def test_playing(dispatcher: Dispatcher, service: FakeService, text: bytes, asked: tuple[object, ...]) -> None:
+    assert dispatcher.execute(text, 5.0) == b"0\n"
+    assert service.calls == [asked]
     service.error = SessionNotFoundError("no such session")
-    assert dispatcher.execute(text, 0.0) == unknown
+    assert dispatcher.execute(text, 5.0) == b"E50\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "reply"),
+    [
+        (b"P c /x 0,8 f", PlaybackError("no such file"), b"E60\n"),
+        (b"P c /x session f", NoCodecsError("no codecs"), b"E35\n"),
+        (b"P c /x abc f", None, b"E60\n"),
+        (b"P c /x abc f", SessionNotFoundError("no such session"), b"E50\n"),
+        (b"Px c /x 0 f", None, b"E17\n"),
+    ],
+)
+def test_playing_is_refused(service: FakeService, text: bytes, error: Exception | None, reply: bytes) -> None:
+    service.error = error
+    assert Dispatcher(service, PARSER).execute(text, 0.0) == reply
 
 
 # Recording and copying
@@ -329,7 +346,7 @@ def test_commands_are_counted_as_in_the_example(dispatcher: Dispatcher) -> None:
         (b"D c f && D", True),
         (b"R c f", False),
         (b"Cp c name f", True),
-        (b"P c p 0 f", True),
+        (b"P c p abc f", True),
         (b"G bogus", True),
     ],
 )
@@ -357,7 +374,7 @@ def test_logs_both_ways_on_one_line(dispatcher: Dispatcher, caplog: pytest.LogCa
 REFUSALS = {
     b"C c udp:here:5 f t": "E65: udp:here:5 is not udp:HOST:PORT with a numeric host and a port from 1 to 65535",
     b"Cp c name f t": "E65: p is for copies to udp:HOST:PORT",
-    b"P c /x 0,8 f t": "E60: playing a prompt is not supported so far",
+    b"P c /x abc f t": "E60: abc is no list of payload types",
     b"Z\n": "E0: unknown command Z",
     b"": "E5: empty",
     b"\0": "E5: a zero byte",

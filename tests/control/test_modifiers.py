@@ -56,10 +56,12 @@ def refusal(
         (b"Z999", MediaDescription(REMOTE, packet_ms=999)),
         (b"z020a", MediaDescription(REMOTE, packet_ms=20, is_asymmetric=True)),
         (b"z40z20", MediaDescription(REMOTE, packet_ms=20)),
-        (b"c0,8,101", PLAIN),
-        (b"c,,", PLAIN),
-        (b"c" + 8000 * b"9", PLAIN),
-        (b"c0,8aw", MediaDescription(REMOTE, is_weak=True, is_asymmetric=True)),
+        (b"c0,8,101", MediaDescription(REMOTE, codecs=(0, 8, 101))),
+        (b"c8,,008,127,128,0", MediaDescription(REMOTE, codecs=(8, 127, 0))),
+        (b"c,,", MediaDescription(REMOTE, codecs=())),
+        (b"c" + 8000 * b"9", MediaDescription(REMOTE, codecs=())),
+        (b"c1" + 8000 * b"0", MediaDescription(REMOTE, codecs=())),
+        (b"c0,8aw", MediaDescription(REMOTE, is_weak=True, is_asymmetric=True, codecs=(0, 8))),
     ],
 )
 def test_modifiers(modifiers: bytes, expected: MediaDescription) -> None:

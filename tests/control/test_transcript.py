@@ -28,19 +28,9 @@ GROUPS = load()
 MISSING_GROUPS: dict[str, str] = {}
 """Groups that are not replayed at all, with the reason."""
 
-PLAYBACK = "playback"
 MISSING_ROWS: dict[str, dict[str, str]] = {
     "version": {
-        "VF 20081102": PLAYBACK,
         "VF 20230205": "modules",
-    },
-    "playback": {
-        "P a $PROMPT session f": PLAYBACK,
-        "P a $PROMPT 0 f t": PLAYBACK,
-        "P a $PROMPT 0 t f": PLAYBACK,
-        "P3 a $PROMPT 97,8 f t": PLAYBACK,
-        "P-1 a $PROMPT session f t": PLAYBACK,
-        "Gv nplrs_created nplrs_destroyed": PLAYBACK,
     },
 }
 """By group: requests that are answered differently today, and the feature that they need."""

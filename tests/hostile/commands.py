@@ -253,18 +253,21 @@ class Generator:
         return Command(text, "plain", reply=reply)
 
     def media_command(self) -> Command:
-        """Playback, which does not exist yet; recording and copying, of which none succeeds here."""
+        """Prompts, of which one exists; recording and copying, of which none succeeds here."""
         call, from_tag, to_tag = self._names()
         who = f"{from_tag} {to_tag}" if to_tag else from_tag
         text, reply, error = self._rng.choice(
             (
-                *((f"S {call} {who}", "0", ""), (f"P0 {call} p 0 {who}", "0", ""), (f"P {call} p 0 {who}", "E60", "")),
-                *((f"P2 {call} p session {who}", "E35", ""), (f"C {call} udp:192.0.2.1 {who}", "E65", "")),
-                *((f"C {call} name {who}", "E65", ""), (f"Cp {call} name {who}", "E65", "")),
+                *((f"S {call} {who}", "play", ""), (f"P0 {call} p 0 {who}", "play", "")),
+                *((f"P {call} p 0 {who}", "play", ""), (f"P {call} prompt 0 {who}", "play", "")),
+                *((f"P2 {call} prompt session {who}", "play", ""), (f"P-1 {call} prompt 8,0 {who}", "play", "")),
+                *((f"C {call} udp:192.0.2.1 {who}", "E65", ""), (f"C {call} name {who}", "E65", "")),
+                (f"Cp {call} name {who}", "E65", ""),
                 *((f"R {call} {who}", "", "E50"), (f"N {call} {who}", "", "E50"), (f"Na {call} {who}", "", "E50")),
             )
         )
-        return Command(text, "media", error, call, from_tag, to_tag, reply=reply)
+        kind = "play" if reply == "play" else "media"
+        return Command(text, kind, error, call, from_tag, to_tag, reply=reply)
 
     def _names(self) -> tuple[str, str, str | None]:
         rng = self._rng

@@ -23,6 +23,9 @@ class SessionModel:
         self.is_strong = not command.media.is_weak
         self.weak = [command.media.is_weak, False]
         self.is_complete = False
+        self.has_codecs = [False, command.media.has_codecs]
+        """Of the party that each side faces, by its last command."""
+        self.is_played_to = [False, False]
         self.timers = timers
         self.notify: tuple[str, str] | None = None
 
@@ -139,6 +142,8 @@ class Model:
                 self._follow(command.subcommands, results, session, 1 - side, now)
         elif command.kind == "Q":
             self._check_query(command, found, reply, now)
+        elif command.kind == "play":
+            self._check_play(command, found, reply)
         else:
             assert reply == command.reply
 
@@ -190,6 +195,7 @@ class Model:
         else:
             assert line == f"{session.ports[side]}{session.locals[side].suffix}", "the port changed"
         session.weak[side] |= media.is_weak
+        session.has_codecs[1 - side] = media.has_codecs
         session.timers.touch_all(now)
         return True
 
@@ -225,6 +231,22 @@ class Model:
             if not session.is_held:
                 self.sessions.remove(session)
         return is_found
+
+    def _check_play(self, command: Command, found: tuple[SessionModel, int], reply: str) -> None:
+        """`P` and `S`. Of all prompts, those with the name `prompt` exist."""
+        session, direction = found
+        side = 1 - direction
+        letter, _, *words = command.text.split()
+        if letter in ("S", "P0"):
+            assert reply == "0"
+            session.is_played_to[side] = False
+        elif words[1] == "session" and not session.has_codecs[side]:
+            assert reply == "E35"
+        elif words[0] != "prompt":
+            assert reply == "E60"
+        else:
+            assert reply == "0"
+            session.is_played_to[side] = True
 
     def _check_query(self, command: Command, found: tuple[SessionModel, int], reply: str, now: float) -> None:
         session, direction = found

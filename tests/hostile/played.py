@@ -103,13 +103,14 @@ class Played:
         self.history.append(f"{self.play.now} packet to {key}")
         owner = self._owner(key)
         stream = self.play.service._packets._streams[key][1] if owner else None
-        before = _seen_in_userspace(stream) if stream else 0
+        before, sent = _seen_in_userspace(stream) if stream else 0, len(self.play.media.sent)
         source = Endpoint(self.rng.choice(REMOTES), 4000 + port % 2)
         self.play.service.datagram(key, rtp(self.rng.randrange(1000)), tuple(source), OUR_HOST, self.play.now)
         if owner is None or stream is None or _seen_in_userspace(stream) == before:
             return
         session, side = owner
         assert session.is_complete
+        assert not (session.is_played_to[1 - side] and key % 2 == 0 and len(self.play.media.sent) > sent)
         session.timers.touch(side, self.play.now)
 
     def forward(self) -> None:
@@ -153,6 +154,13 @@ class Played:
         ]
         assert [one.is_strong for one in sessions] == [one.is_strong for one in self.model.sessions]
         assert [[leg.is_weak for leg in one.legs] for one in sessions] == [one.weak for one in self.model.sessions]
+        assert [[leg.rtp.is_played_to for leg in one.legs] for one in sessions] == [
+            one.is_played_to for one in self.model.sessions
+        ]
+        players = sum(sum(one.is_played_to) for one in self.model.sessions)
+        self.play.players.all = [one for one in self.play.players.all if not one.is_stopped]
+        assert len(self.play.players.all) == players
+        assert service.totals().players_created - service.totals().players_destroyed == players
         self._check_ports()
         self._check_entries(sessions)
         self._check_timers(sessions)

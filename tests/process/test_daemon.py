@@ -962,7 +962,14 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
             control=(ControlAddress(ControlKind.UNIX, "a"), ControlAddress(ControlKind.UDP, port=9)),
             notify=(NotifyTarget("b"), NotifyTarget(port=9)),
             pid_file="c",
+            record_directory="d",
+            prompt_directory="e/../e",
         )
+    )
+    assert (made.record_directory, made.spool_directory, made.prompt_directory) == (
+        f"{tmp_path}/d",
+        "",
+        f"{tmp_path}/e",
     )
     assert [address.path for address in made.control] == [f"{tmp_path}/a", ""]
     assert made.notify == (NotifyTarget(f"{tmp_path}/b"), NotifyTarget(port=9))
