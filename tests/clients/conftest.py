@@ -105,6 +105,7 @@ def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
     recordings = directory / "recordings"
     recordings.mkdir()
     options += ("-r", str(recordings))
+    (directory / "music.0").write_bytes(bytes(range(240)))
     with RunningRelay(directory, *options, host=host) as relay, ControlTap(host, CONTROL_PORT) as tap:
         kamailio = Kamailio(
             host,
@@ -114,6 +115,7 @@ def shared_setting(request, topology, tmp_path_factory) -> Iterator[Setting]:
             callee=topology.callee.ip,
             offer=(USUAL_FLAGS, to_callee) if is_udp else (USUAL_FLAGS,),
             answer=(USUAL_FLAGS, to_caller) if is_udp else (USUAL_FLAGS,),
+            music=str(directory / "music"),
         )
         with kamailio:
             hosts = (to_callee, to_caller) if is_udp else (to_caller, to_caller)

@@ -42,19 +42,21 @@ class Kamailio:
         callee: str,
         offer: Sequence[str] = (USUAL_FLAGS,),
         answer: Sequence[str] = (USUAL_FLAGS,),
+        music: str = "/nowhere/music",
         patience_s: int | None = round(DEADLINE_S),
     ) -> None:
         """`relays` as rtpproxy_sock names them, one set; `callee` is the host that every call goes to.
 
-        `offer` and `answer` are what rtpproxy_manage() is given: flags, and where the relay does not say at which
-        address it is, the address to tell. A relay that answers nothing in `patience_s` is asked again; with None, the
-        parameters of the rtpproxy module are its defaults.
+        `music` is a prompt for those on hold. `offer` and `answer` are what rtpproxy_manage() is given: flags, and
+        where the relay does not say at which address it is, the address to tell. A relay that answers nothing in
+        `patience_s` is asked again; with None, the parameters of the rtpproxy module are its defaults.
         """
         values = {
             "RELAYS": [" ".join(relays)],
             "CALLEE": [f"sip:{callee}:{SIP_PORT}"],
             "OFFER": offer,
             "ANSWER": answer,
+            "MUSIC": [music],
         }
         arguments = [
             *("-f", _CONFIGURATION),

@@ -139,9 +139,9 @@ class Driver:
         self._sessions[call].media_timeout_index = index
         self.do_delete(reply, call)
 
-    def do_play(self, reply: Reply, call: str) -> None:
-        """A prompt to the caller."""
-        self._sessions[call].play_caller("/nowhere/prompt", 1, reply)
+    def do_play(self, reply: Reply, call: str, prompt: str) -> None:
+        """A prompt to the caller, for ever."""
+        self._sessions[call].play_caller(prompt, -1, reply)
 
     def do_stop_play(self, reply: Reply, call: str) -> None:
         """No prompt to the caller any more."""

@@ -64,6 +64,31 @@ def test_media_goes_on_after_hold(call, media, host, direction):
     call.hang_up()
 
 
+@pytest.mark.parametrize("name", ["music@caller", "music-self@caller"])
+def test_music_on_hold(setting, start, tmp_path, media, name):
+    """rtpproxy_stream2uas() and rtpproxy_stream2uac(), and their ends, in the codecs of the party that hears it."""
+    with SignalledCall(setting, tmp_path, name, start) as call:
+        call.offer(media)
+        call.establish(KERNEL)
+        before = [int(count) for count in setting.relay.ask("G nplrs_created nplrs_destroyed").split()]
+        call.offer(replace(media, direction="sendonly"))
+        held = call.caller if "self" in name else call.callee
+        heard = b""
+        while len(heard) < 480:
+            heard += b"".join(packet[12:] for packet, _ in held.rtp.expect())
+        assert heard == (bytes(range(240)) * 100)[: len(heard)]
+        call.offer(media)
+        after = [int(count) for count in setting.relay.ask("G nplrs_created nplrs_destroyed").split()]
+        assert [one - other for one, other in zip(after, before, strict=True)] == [1, 1]
+        held.rtp.take()
+        call.wait_offloaded()
+        call.cross(rtp(20))
+        call.hang_up()
+    if setting.tap is not None:
+        asked = [command.split()[0] for command in setting.tap.commands(name) if command[0] in "PS"]
+        assert asked == ["P-1", "S"]
+
+
 def test_media_follows_the_caller_to_another_port(setting, call, media):
     told = call.offer(media)
     call.establish(KERNEL)

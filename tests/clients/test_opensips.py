@@ -247,8 +247,9 @@ def test_statistics(call, line):
         ("R c1@h ftag ttag", {b"E50\n"}),
         ("C c1@h dest ftag;1 ttag;1", {b"E65\n"}),
         ("N c1@h ftag;1 ttag;1", {b"E50\n"}),
-        ("P3 c1@h /p/moh session ftag;1 ttag;1", {b"E0\n", b"E35\n", b"E60\n"}),
-        ("S c1@h ftag;1 ttag;1", {b"E0\n", b"0\n"}),
+        ("P3 c1@h /p/moh session ftag;1 ttag;1", {b"E35\n"}),
+        ("P3 c1@h /p/moh 0 ftag;1 ttag;1", {b"E60\n"}),
+        ("S c1@h ftag;1 ttag;1", {b"0\n"}),
     ],
 )
 def test_media_server_functions_are_refused_honestly(call, line, replies):
@@ -276,6 +277,23 @@ def test_recording(start, tmp_path, line, name):
     file = recordings / f"{name}.rtp"
     wait_for(lambda: file.stat().st_size, DEADLINE_S, "the recording")
     assert [one.payload for one in read_adhoc(file.read_bytes())] == [rtp(1)]
+
+
+def test_prompts(start, tmp_path):
+    """rtpproxy_stream2uac and rtpproxy_stop_stream2uac, in a codec of the offer."""
+    (tmp_path / "moh.8").write_bytes(bytes(range(240)))
+    _, node = start("udp")
+    assert "CODECS" in node.capabilities
+    with phone() as caller, phone() as callee:
+        node.offer(node.compose("U", "c1@h", caller.getsockname(), "ftag;1", codecs="18,8,101"))
+        to_caller = node.answer(f"L c1@h {HOST} {callee.getsockname()[1]} ftag;1 ttag;1")
+        node.execute(f"P3 c1@h {tmp_path}/moh session ftag;1 ttag;1")
+        heard = [caller.recvfrom(2048) for _ in range(9)]
+        assert b"".join(data[12:] for data, _ in heard) == bytes(range(240)) * 3
+        assert {source for _, source in heard} == {(HOST, to_caller.port)}
+        node.execute("S c1@h ftag;1 ttag;1")
+        callee.sendto(rtp(1), (HOST, node.offer(f"U c1@h {HOST} {caller.getsockname()[1]} ftag;1").port))
+        assert caller.recv(2048) == rtp(1)
 
 
 def test_offer_with_notification(start):

@@ -316,14 +316,29 @@ def test_recording_and_copying(start, phones, tmp_path):
         assert [recorder.receive()[0] for _ in range(5)] == [rtp(number, ssrc=1) for number in range(5)]
 
 
+def test_prompts(start, phones, tmp_path):
+    """To the caller, who hears nothing of the callee meanwhile."""
+    (tmp_path / "prompt.0").write_bytes(bytes(range(80)))
+    caller, callee = phones
+    _, client = start()
+    for_caller, for_callee = client.call("c", caller, callee)
+    talk(caller, callee, for_caller, for_callee)
+    client.do("sent")
+    assert client.do("play", call="c", prompt=str(tmp_path / "prompt")) == "0"
+    data, source = caller.receive()
+    assert (data[12:], source) == (bytes(range(80)), for_caller)
+    assert client.do("stop_play", call="c") == "0"
+    assert client.do("sent") == [f"P-1 c-0 {tmp_path}/prompt 0,8 cf ct", "S c-0 cf ct"]
+
+
 def test_media_server_functions_are_refused_honestly(start, phones):
-    """Without a directory for recordings; playback is missing: neither announced nor silently accepted."""
+    """Without a directory for recordings, and of a prompt that there is not."""
     _, client = start()
     for_caller, for_callee = client.call("c", *phones)
     assert client.do("record", call="c") == "E50"
     assert client.do("record", call="c", name="name") == "E65"
-    assert client.do("play", call="c") in ("E0", "E60")
-    assert client.do("stop_play", call="c") in ("E0", "0")
+    assert client.do("play", call="c", prompt="/nowhere/prompt") == "E60"
+    assert client.do("stop_play", call="c") == "0"
     talk(*phones, for_caller, for_callee)
 
 
