@@ -23,6 +23,7 @@ from tests.bench.forwarding import measure_before, measure_forwarding, measure_p
 from tests.bench.loaded import measure_media_under_commands
 from tests.bench.machine import ROOT, commit_of, describe_machine
 from tests.bench.plan import FULL, QUICK, Plan
+from tests.bench.playback import measure_playback
 from tests.bench.priority import put_first
 from tests.bench.progress import say
 from tests.bench.recorded import measure_recorded
@@ -34,7 +35,7 @@ from tests.running import PROGRAM
 from tests.workers import enter_own_namespaces
 
 _FORMAT = 1
-_PARTS = "forwarding", "program", "recorded", "userspace", "control", "loaded", "churn", "resources"
+_PARTS = "forwarding", "program", "recorded", "userspace", "control", "loaded", "playback", "churn", "resources"
 _TOOLS = "ip", "ethtool", "nft"
 
 
@@ -113,6 +114,7 @@ def _steps(
         steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))
     steps.append(("control", put("control", lambda: measure_control(plan, peer))))
     steps.append(("loaded", put("loaded", lambda: measure_media_under_commands(plan))))
+    steps.append(("playback", put("playback", lambda: measure_playback(plan))))
     steps.append(("churn", put("churn", lambda: measure_churn(plan))))
     steps.append(("resources", put("idle_check", lambda: measure_idle_check(plan))))
     steps.append(("resources", put("memory", lambda: measure_memory(plan))))

@@ -102,7 +102,7 @@ def udp_socket(address: Address, make: Callable[[], socket.socket] | None = None
     return client
 
 
-def _commands(number: int) -> tuple[bytes, bytes, bytes]:
+def commands(number: int) -> tuple[bytes, bytes, bytes]:
     call = b"call%d@host.example" % number
     return (
         b"U %b 192.0.2.7 49170 fromtag" % call,
@@ -115,7 +115,7 @@ def hold_calls(client: socket.socket, calls: int) -> None:
     """Set calls up without ending them."""
     with client:
         for number in range(calls):
-            for step, command in enumerate(_commands(-1 - number)[:2]):
+            for step, command in enumerate(commands(-1 - number)[:2]):
                 client.send(b"h%d_%d " % (number, step) + command)
                 assert b" E" not in client.recv(2048)
 
@@ -130,7 +130,7 @@ def udp_calls(client: socket.socket, in_flight: int, calls: int, until: Callable
     def send(call: int, step: int) -> None:
         cookie = b"%b%d_%d" % (prefix, call, step)
         sent[cookie] = time.perf_counter(), call, step
-        client.send(cookie + b" " + _commands(call)[step])
+        client.send(cookie + b" " + commands(call)[step])
 
     start = time.perf_counter()
     with client:
@@ -155,7 +155,7 @@ def unix_calls(path: str, calls: int) -> Run:
     delays = []
     start = time.perf_counter()
     for number in range(calls):
-        for command in _commands(number):
+        for command in commands(number):
             at = time.perf_counter()
             assert not ask_unix(path, command).startswith(b"E")
             delays.append(time.perf_counter() - at)

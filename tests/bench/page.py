@@ -36,7 +36,7 @@ yours; it should do nothing else meanwhile.
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about three minutes |
-| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `userspace`, `control`, `loaded`, `churn` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `userspace`, `control`, `loaded`, `playback`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json`; with the option for one part as well, puts that part into this page, as a run of its own |
@@ -112,6 +112,7 @@ def _tables(results: Results) -> list[str]:
         ("peer", _peer),
         ("control", _control),
         ("loaded", _loaded),
+        ("playback", _playback),
         ("churn", _churn),
         ("memory", _resources),
     )
@@ -396,6 +397,30 @@ def _loaded(results: Results) -> str:
         "Media while calls are set up",
         f"Media at a steady pace, first alone, then while {in_flight} commands are in flight all the time.",
         _table(("media by", "commands", "calls", "packets/s", "set-ups/s", "lost", "delay p50, p99"), rows),
+    )
+
+
+def _playback(results: Results) -> str:
+    playback = results["playback"]
+    rows = [
+        (
+            f"{run['set_ups_per_s']:,}",
+            f"{run['packets']:,}",
+            f"{run['lost']:,}",
+            f"{run['p50_ms']:.2f}, {run['p99_ms']:.2f}, {run['p999_ms']:.2f}, {run['max_ms']:.2f} ms",
+            f"{run['within']:.2%}",
+            f"{run['drift_ms']:.2f} ms",
+            f"{run['core_share']:.0%}",
+        )
+        for run in playback["runs"]
+    ]
+    return _section(
+        "Prompts",
+        f"{playback['prompts']:,} prompts at once ({playback['codec']}, packets of 20 ms) for {playback['seconds']:.0f} s, alone and "
+        "while another process sets calls up and ends them (`U`, `L`, `D`), 5,000 a second or as many as are answered. "
+        "Packets are timed by the kernel of the phone that gets them. *Drift* is how much longer or shorter than its packets "
+        "say the stream took that is worst; *core* is what the relay took of its one, set-ups included.",
+        _table(("set-ups/s", "packets", "lost", "gap p50, p99, p99.9, max", "within 3 ms", "drift", "core"), rows),
     )
 
 

@@ -48,6 +48,11 @@ class Plan:
     """Calls that are recorded while all send at their usual rate, up to the first that one core cannot write."""
     recorded_s: float = 4.0
     """Length of such a run."""
+    prompts: int = 500
+    """Played at once."""
+    prompts_s: float = 60.0
+    prompt_set_ups: int = 5000
+    """A second, meanwhile."""
     held_calls: int = 15_000
     """For memory and for the idle check."""
 
@@ -74,5 +79,7 @@ QUICK = replace(
     recorded_rounds=3,
     recorded_steps=(100, 400),
     recorded_s=1.0,
+    prompts=100,
+    prompts_s=3.0,
     held_calls=1000,
 )
