@@ -8,17 +8,20 @@ ARGS ?=
 PEER ?=
 BEFORE ?=
 FUZZ_SECONDS ?= 3600
+RTP_IO := $(VENV)/rtp-io
+EXTRACTAUDIO := $(BIN)/extractaudio
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 VENV_PACKAGES := python3-venv
 RUN_PACKAGES := $(VENV_PACKAGES) python3-bpfcc linux-libc-dev
 DEMO_PACKAGES := $(RUN_PACKAGES) iproute2 ethtool
 VM_PACKAGES := $(VENV_PACKAGES) iproute2 qemu-system-x86 mmdebstrap debian-archive-keyring e2fsprogs uidmap
-TEST_PACKAGES := $(DEMO_PACKAGES) $(VM_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox \
+C_PACKAGES := $(VENV_PACKAGES) gcc libc6-dev make libsndfile1-dev
+TEST_PACKAGES := $(DEMO_PACKAGES) $(VM_PACKAGES) $(C_PACKAGES) mount nftables procps groff-base kamailio sip-tester tshark sox \
     libbcg729-0 xxd
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check lint test vm-test fuzz bench man install-man docs clean
+.PHONY: help run demo check lint test vm-test fuzz bench peer man install-man docs clean
 
 help:
 	@echo "make run [ARGS=...]  run the relay in the foreground"
@@ -32,6 +35,7 @@ help:
 	@echo "                     a million frames and a million control inputs in each round"
 	@echo "make bench [BEFORE=DIRECTORY] [PEER=COMMAND] [ARGS=--quick]"
 	@echo "                     measure, beside a bare redirect and kernel NAT, another checkout or another program"
+	@echo "make peer            the C RTPproxy, from its source on PyPI; prints where it is, for PEER"
 	@echo "make man             the manual page, in rtpproxy.8"
 	@echo "make install-man     the same, for man(1) to find"
 	@echo "make docs            docs/options.md, from the table of options"
@@ -54,6 +58,8 @@ lint: $(VENV)/lint.ok
 	$(BIN)/mypy
 
 test: $(VENV)/test.ok
+	@$(MAKE) --no-print-directory $(EXTRACTAUDIO) || \
+	    echo "without extractaudio, the test that hears recordings with it is skipped" >&2
 	$(SUDO) $(BIN)/python -m tests.run $(ARGS)
 
 vm-test: $(VENV)/vm.ok
@@ -64,6 +70,10 @@ fuzz: $(VENV)/test.ok
 
 bench: $(VENV)/test.ok
 	$(SUDO) $(BIN)/python -m tests.bench.bench $(if $(BEFORE),--before '$(BEFORE)') $(if $(PEER),--peer '$(PEER)') $(ARGS)
+
+peer: $(RTP_IO)/configure.ok
+	$(call build_c,all)
+	@echo $(abspath $(RTP_IO))/src/rtpproxy
 
 man: $(VENV)/run.ok
 	$(BIN)/python -m rtpproxy.cli.manual > rtpproxy.8
@@ -106,6 +116,11 @@ define install_python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(1)'
 endef
 
+# $(1) are arguments of make in the source of the C RTPproxy. Variables of this make are not for that one.
+define build_c
+	@cd $(RTP_IO) && { MAKEFLAGS= $(MAKE) -j $$(nproc) $(1) >make.log 2>&1 || { tail -n 20 make.log >&2; false; }; }
+endef
+
 $(VENV)/run.ok: pyproject.toml
 	$(call install_packages,$(RUN_PACKAGES))
 	$(call install_python,[makeann])
@@ -135,3 +150,20 @@ $(VENV)/test.ok: pyproject.toml
 	$(call install_packages,$(TEST_PACKAGES))
 	$(call install_python,[dev])
 	@touch $(addprefix $(VENV)/,run.ok demo.ok lint.ok check.ok vm.ok) $@
+
+# pip makes sure of the hash before it looks into the package, which holds other programs, too.
+$(RTP_IO)/configure.ok: tests/rtp-io.txt
+	$(call install_packages,$(C_PACKAGES))
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv --system-site-packages $(VENV)
+	@echo "fetching the C RTPproxy, 80 MB"
+	@rm -rf $(RTP_IO)
+	@mkdir $(RTP_IO)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary rtp-io \
+	    --dest $(RTP_IO) --requirement tests/rtp-io.txt
+	@cd $(RTP_IO) && tar -xzf rtp_io-*.tar.gz --strip-components=2 --wildcards 'rtp_io-*/rtpproxy' && rm rtp_io-*.tar.gz
+	@cd $(RTP_IO) && { ./configure >configure.log 2>&1 || { tail -n 20 configure.log >&2; false; }; }
+	@touch $@
+
+$(EXTRACTAUDIO): $(RTP_IO)/configure.ok
+	$(call build_c,-C extractaudio extractaudio)
+	@cp $(RTP_IO)/extractaudio/extractaudio $@
