@@ -344,13 +344,14 @@ GROUPS = (
                 "Directory for recordings, which R and C commands start. Without it nothing is recorded.",
                 metavar="DIR",
                 more="It must exist, and files must be permitted there for the user that the relay runs as (-u). A "
-                "process of its own, without privileges, writes them.",
+                "process of its own, without privileges, writes them. A file is there once it is complete; until then "
+                "it is in .unfinished in there, or in the directory of -S.",
             ),
             Option(
                 "-S",
                 "spool_directory",
-                "Directory for recordings that go on; each is moved to that of -r when it ends, so that files there "
-                "are complete. Needs -r.",
+                "Directory for recordings that go on, in place of .unfinished in that of -r; each is moved when it "
+                "ends. Needs -r.",
                 metavar="DIR",
                 more="Both must be on one file system. What a killed relay left there is finished and moved at the "
                 "next start.",

@@ -21,7 +21,7 @@ _DIRECTORIES, _NO_DIRECTORY, _RING, _OPEN, _OPEN_COPY, _AIM, _JOIN, _TEED, _PACK
 _ENDED, _FOUND, _PROGRESS = range(12, 15)
 
 _KIND = struct.Struct("=B")
-_SPOOLED = struct.Struct("=?")
+_SPOOLED = struct.Struct("=??")
 _RECORDS = struct.Struct("=QI")
 _FILE = struct.Struct("=IBBQQHHH")
 _COPY = struct.Struct("=IQQQQ")
@@ -38,9 +38,11 @@ _LEFT = struct.Struct("=Q?H")
 
 @dataclass(frozen=True, slots=True)
 class Directories:
-    """Names the directory of recordings and, if there is one, that of the spool: one or two descriptors."""
+    """Names the directory of recordings and, once it is there, the spool: one or two descriptors."""
 
-    is_spooling: bool
+    has_spool: bool
+    finishes: bool
+    """Finish what killed relays left in the spool. No file of this relay is there without a lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Open:
     name: bytes
     """In the directory of recordings."""
     spool_name: bytes
-    """In the spool, until the recording ends; empty without a spool."""
+    """In the spool, until the recording ends; empty if it was moved already."""
     title: str
     """Whose recording it is, in words."""
     teed: int = 0
@@ -220,7 +222,7 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
     """Turn a message into bytes. `encode_packets` is for many packets."""
     match message:
         case Directories():
-            return _KIND.pack(_DIRECTORIES) + _SPOOLED.pack(message.is_spooling)
+            return _KIND.pack(_DIRECTORIES) + _SPOOLED.pack(message.has_spool, message.finishes)
         case NoDirectory():
             return _KIND.pack(_NO_DIRECTORY)
         case MapRing():

@@ -64,6 +64,21 @@ RING_NS = 10_000_000
 """Time between two looks at the ring while there is an output; no more than the window of `outputs`."""
 
 
+class _Directories:
+    """Descriptors of the directory of recordings and of the spool; none before the relay sent them."""
+
+    def __init__(self, descriptors: Sequence[int]) -> None:
+        self.descriptors = tuple(descriptors)
+        self.files = 0
+        """Open files that are to be moved from the one to the other."""
+
+    def close_if_unused(self) -> None:
+        """Close them, unless there are such files."""
+        if not self.files:
+            for descriptor in self.descriptors:
+                os.close(descriptor)
+
+
 class Reader:
     """The process' state: the socket to the relay, the directories, the outputs."""
 
@@ -77,8 +92,9 @@ class Reader:
             self._poll.register(one, select.POLLIN)
         self._wall_clock = WallClock()
         self._frames = Frames()
-        self._directories: tuple[int, ...] = ()
-        """Descriptors: that of recordings and, with a spool, its."""
+        self._directories = _Directories(())
+        self._directories_of: dict[int, _Directories] = {}
+        """By number of each open file: where it was made, which later ones may not be."""
         self._outputs = Outputs(self._wall_clock.since_1970, self._ended)
         self._ring: Ring | None = None
         self._ring_read_ns = 0
@@ -207,6 +223,8 @@ class Reader:
             # The kernel closes descriptors that there is no room for (unix(7)).
             self._tell(Ended(message.output, 0, not message.spool_name, os.strerror(errno.EMFILE)))
             return
+        self._directories_of[message.output] = self._directories
+        self._directories.files += 1
         form = formats.make(message.format, self._frames, message.title)
         self._outputs.open(FileOutput(descriptors[0], message, form))
 
@@ -220,16 +238,15 @@ class Reader:
             pass
 
     def _enter(self, message: Directories, descriptors: Sequence[int]) -> None:
-        """Work in the directories from now on, and finish what a killed relay left in the spool."""
-        if len(descriptors) != 1 + message.is_spooling:
+        """Work in the directories from now on, and finish what a killed relay left in the spool, if told to."""
+        if len(descriptors) != 1 + message.has_spool:
             return
-        before, self._directories = self._directories, tuple(descriptors)
-        self._give_up(self._directories[0])
-        for descriptor in before:
-            os.close(descriptor)
-        os.fchdir(self._directories[0])
-        if message.is_spooling:
-            for found in spool.finish_all(self._directories[1], self._directories[0]):
+        before, self._directories = self._directories, _Directories(descriptors)
+        before.close_if_unused()
+        self._give_up(descriptors[0])
+        os.fchdir(descriptors[0])
+        if message.has_spool and message.finishes:
+            for found in spool.finish_all(descriptors[1], descriptors[0]):
                 self._tell(found)
 
     def _give_up(self, directory: int | None) -> None:
@@ -247,13 +264,18 @@ class Reader:
 
     def _move(self, about: Open, why: str) -> tuple[str, bool]:
         """Move a file out of the spool, unless something went wrong. Returns what did, and whether it is in place."""
-        if not about.spool_name or why:
-            return why, not about.spool_name
-        directory, spooled = self._directories
+        made_in = self._directories_of.pop(about.output)
+        made_in.files -= 1
         try:
+            if not about.spool_name or why:
+                return why, not about.spool_name
+            directory, spooled = made_in.descriptors
             os.rename(about.spool_name, about.name, src_dir_fd=spooled, dst_dir_fd=directory)
         except OSError as error:
             return f"it cannot be moved out of the spool: {error.strerror}", False
+        finally:
+            if made_in is not self._directories:
+                made_in.close_if_unused()
         return "", True
 
     def _tell_progress(self) -> None:

@@ -6,7 +6,7 @@ long (`disk`).
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from rtpproxy.config import Config, RecordFormat
 from rtpproxy.errors import RecordingError
@@ -39,6 +39,8 @@ class Recorder:
         """By name of each file that packets go into."""
         self._spooled: set[bytes] = set()
         """Names in the spool of files that have not ended."""
+        self._are_directories_untold = False
+        """The process does not know yet that others are used."""
         self._packets = self._lost = 0
 
     @property
@@ -83,7 +85,7 @@ class Recorder:
 
         To be called once the process is the user that it will be.
         """
-        for objection in self._directories.objections():
+        for objection in self._directories.prepare():
             log.error("recordings will fail: %s", objection)
         if self._directories.has_leftovers():
             self._carrier.ensure()
@@ -112,12 +114,12 @@ class Recorder:
         """Go on with a file that a dead process began. Raises RecordingError."""
         recording, file = self._files[number]
         found = self._directories.reopen(file.name, file.spool_name, file.identity)
-        if found is None:
-            raise RecordingError("the file is gone")
-        made, is_in_place = found
-        if is_in_place:
+        if found is None or found[1]:
             self._spooled.discard(file.spool_name)
             file.spool_name = b""
+        if found is None:
+            raise RecordingError("the file is gone")
+        made, _ = found
         self._open(recording, file, made.descriptor, is_continued=True)
 
     def closed(self, number: int) -> None:
@@ -141,11 +143,11 @@ class Recorder:
 
     def _on_message(self, message: ToRelay) -> None:
         if isinstance(message, Found):
-            name = repr(message.name)[2:-1]
+            file = os.path.join(self._directories.spool_path, repr(message.name)[2:-1])
             if message.is_in_place:
-                log.warning("spool: %s was left by a killed relay, and is finished: %d packets", name, message.packets)
+                log.warning("%s was left by a killed relay, and is finished: %d packets", file, message.packets)
             else:
-                log.warning("spool: %s was left by a killed relay, and stays there: %s", name, message.why)
+                log.warning("%s was left by a killed relay, and stays there: %s", file, message.why)
 
     # Making files
 
@@ -180,20 +182,25 @@ class Recorder:
             for name in one:
                 names.check(name)
             if not any(name in self._active for name in one):
-                return self._make_files(Recording(owner=self, title=title, session=session), one)
+                recording = Recording(owner=self, title=title, session=session, spool=self._directories.spool_path)
+                return self._make_files(recording, one)
         raise RecordingError(f"another recording is being made in {repr(wanted[-1][0])[2:-1]}")
 
     def _make_files(self, recording: Recording, wanted: list[bytes]) -> Recording:
         numbers = [self._carrier.next_sink() for _ in wanted]
-        spool_names = [self._spool_name(name, number) for name, number in zip(wanted, numbers, strict=True)]
-        all_made, has_changed = self._directories.make([spool_names[at] or name for at, name in enumerate(wanted)])
-        if has_changed:
+        spool_names: list[bytes] = []
+        for name, number in zip(wanted, numbers, strict=True):
+            spool_names.append(_free_spool_name(name, number, (self._spooled, spool_names)))
+        all_made, has_changed = self._directories.make(spool_names)
+        self._are_directories_untold |= has_changed
+        if self._are_directories_untold:
             try:
                 self._carrier.tell_directories()
             except OSError as error:
                 for made in all_made:
                     os.close(made.descriptor)
                 raise RecordingError(f"cannot hand the new directory over: {error.strerror}") from error
+            self._are_directories_untold = False
         for number, name, spool_name, made in zip(numbers, wanted, spool_names, all_made, strict=True):
             file = File(number=number, name=name, spool_name=spool_name, identity=made.identity, format=self._format)
             recording.files.append(file)
@@ -203,12 +210,6 @@ class Recorder:
             self._open(recording, file, made.descriptor, is_continued=False)
         return recording
 
-    def _spool_name(self, name: bytes, number: int) -> bytes:
-        """Choose the name in the spool: another one while an earlier recording of that name is being finished there."""
-        if not self._directories.is_spooling:
-            return b""
-        return b"%s.%d" % (name, number) if name in self._spooled else name
-
     def _open(self, recording: Recording, file: File, descriptor: int, *, is_continued: bool) -> None:
         streams = recording.streams_of(file)
         message = messages.Open(
@@ -217,3 +218,13 @@ class Recorder:
             tees=tuple(tee for stream in streams for tee in stream.tees),
         )
         self._carrier.open(recording, file, message, [descriptor])
+
+
+def _free_spool_name(name: bytes, number: int, taken: Sequence[Container[bytes]]) -> bytes:
+    """Choose the name in the spool: another one while an earlier recording of that name is being finished there."""
+    chosen = name
+    while any(chosen in some for some in taken):
+        suffix = b".%d" % number
+        chosen = name[: names.MOST_BYTES - len(suffix)] + suffix
+        number += 1
+    return chosen

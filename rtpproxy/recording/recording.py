@@ -16,7 +16,7 @@ class File(Sink):
     name: bytes
     """In the directory of recordings."""
     spool_name: bytes
-    """In the spool while it is written; empty without a spool."""
+    """In the spool while it is written; empty once it is found not to be there."""
     identity: Identity
     format: RecordFormat
 
@@ -27,6 +27,8 @@ class Recording(Group):
 
     session: Session | None = None
     """The session that it is the whole of; None if it is of one side."""
+    spool: str
+    """The path of the spool that its files were made in."""
     files: list[File] = field(default_factory=list)
 
     @property
@@ -38,7 +40,8 @@ class Recording(Group):
         """Tell in one line what became of it, and whether all is well."""
         packets = sum(file.ended.packets for file in self.files if file.ended is not None)
         left = [file for file in self.files if file.ended is not None and not file.ended.is_in_place]
-        where = f"; left in the spool: {', '.join(_written(file.spool_name) for file in left)}" if left else ""
+        names = ", ".join(_written(file.spool_name) for file in left if file.spool_name)
+        where = f"; left in {self.spool}: {names}" if names else ""
         return self.outcome(f"{packets} packets in {', '.join(_written(file.name) for file in self.files)}", where)
 
 

@@ -68,7 +68,7 @@ class Supervisor:
         if self._restart is not None:
             raise RecordingError(f"{_PROCESS} dies again and again; see the log")
         try:
-            self._start()
+            self._start(goes_on=False)
         except OSError as error:
             raise RecordingError(f"cannot start {_PROCESS}: {error.strerror}") from error
 
@@ -82,12 +82,16 @@ class Supervisor:
 
     def tell_directories(self) -> None:
         """Tell which directories are used from now on. Raises OSError."""
+        self._tell_directories(finishes=True)
+
+    def _tell_directories(self, *, finishes: bool) -> None:
         if self.process is None:
             return
         if self._directories is None:
             self.process.send(messages.NoDirectory())
         else:
-            self.process.send(messages.Directories(self._directories.is_spooling), self._directories.duplicate())
+            descriptors = self._directories.duplicate()
+            self.process.send(messages.Directories(len(descriptors) > 1, finishes), descriptors)
 
     def read_ring(self, ring: OpenRing) -> None:
         """Let the process, and those that follow it, read the ring from now on. Raises OSError."""
@@ -102,11 +106,12 @@ class Supervisor:
         if process is not None and not process.close(wait_s):
             log.warning("recordings are still being written; the process %d ends when they are", process.pid)
 
-    def _start(self) -> None:
+    def _start(self, *, goes_on: bool) -> None:
         process = self.process = ReaderProcess(self._loop, self._on_message, self._on_death)
         self._started_at = self._loop.time()
         try:
-            self.tell_directories()
+            # Files that go on have no lock now: they are no leftovers.
+            self._tell_directories(finishes=not goes_on)
             if self._ring is not None:
                 self._tell_ring(self._ring)
         except OSError:
@@ -137,7 +142,7 @@ class Supervisor:
         if not self._outputs():
             return
         try:
-            self._start()
+            self._start(goes_on=True)
         except OSError as error:
             self.pause_s = self._next_pause_s()
             log.error("cannot start %s: %s", _PROCESS, error.strerror)

@@ -305,7 +305,7 @@ def _memory_for_files() -> Iterator[Path]:
 def _take_files(directory: Path, kind: RecordFormat) -> Counter[int]:
     """Count the packets in the files of each call, and remove them. Raises MeasuringError for a file that is torn."""
     found: Counter[int] = Counter()
-    for path in directory.iterdir():
+    for path in directory.glob("[!.]*"):
         call = re.match(r"call(\d+)=f\.", path.name)
         data = path.read_bytes()
         whole = find_whole(kind, data)

@@ -275,7 +275,7 @@ def test_recording(start, tmp_path, line, name):
         assert node.ask("N c1@h ftag;1 ttag;1") == b"0\n"
         node.execute("D c1@h ftag ttag")
     file = recordings / f"{name}.rtp"
-    wait_for(lambda: file.stat().st_size, DEADLINE_S, "the recording")
+    wait_for(file.exists, DEADLINE_S, "the recording")
     assert [one.payload for one in read_adhoc(file.read_bytes())] == [rtp(1)]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from rtpproxy.config import RecordFormat
+from rtpproxy.recording.directories import UNFINISHED
 from tests.hostile.mutations import Mutations
 from tests.recording.running import RunningRecorder
 from tests.scenario import Scenario
@@ -46,6 +47,7 @@ class HostileNames(RuleBasedStateMachine):
         for victim in self.victims:
             victim.write_bytes(b"precious")
         self.running = RunningRecorder(self.jail, kind, with_spool=with_spool)
+        self.running.spool.mkdir(exist_ok=True)
         for place in (self.running.recordings, self.running.spool):
             for ending in (".rtp", ".rtcp", ""):
                 (place / f"link{ending}").symlink_to(self.victims[0])
@@ -100,12 +102,12 @@ class HostileNames(RuleBasedStateMachine):
             return
         self.running.run()
         assert [victim.read_bytes() for victim in self.victims] == [b"precious", b"precious"]
-        assert set(os.listdir(self.jail)) == {"victim", "recordings", "spool"}
+        assert set(os.listdir(self.jail)) == {"victim", "recordings"} | {self.running.spool.name} - {UNFINISHED}
         assert set(os.listdir(self.jail.parent)) == {"victim", "jail"}
         for place in (self.running.recordings, self.running.spool):
             for name in os.listdir(os.fsencode(place)):
                 kind = os.lstat(os.path.join(os.fsencode(place), name)).st_mode
-                is_planted = name.split(b".")[0] in (b"link", b"fifo", b"directory")
+                is_planted = name.split(b".")[0] in (b"link", b"fifo", b"directory") or name == UNFINISHED.encode()
                 assert is_planted or (stat.S_ISREG(kind) and not name.startswith(b".")), name
 
     def ask(self, text, *, may_record=False):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rtpproxy.recording.directories import UNFINISHED
 from tests.netns_call.call import BOUND, DEADLINE_S, KERNEL, STEERED, TC, Call, PhonePort, numbered, rtcp
 from tests.recording import tshark
 from tests.recording.packets import read_adhoc
@@ -20,13 +21,22 @@ kernel_ways = pytest.mark.parametrize("way", [KERNEL, TC], ids=lambda way: way.n
 one_way = pytest.mark.parametrize("way", [STEERED], ids=lambda way: way.name, indirect=True)
 
 
+both_spools = pytest.mark.parametrize("places", ["spool", f"recordings/{UNFINISHED}"], ids=["-S", "-r"], indirect=True)
+
+
 @pytest.fixture
-def places(tmp_path):
-    """The directory of recordings, and the spool."""
-    made = tmp_path / "recordings", tmp_path / "spool"
+def places(request, tmp_path):
+    """The directory of recordings, and the spool, which the relay makes itself if it is in the former."""
+    made = tmp_path / "recordings", tmp_path / getattr(request, "param", "spool")
     for place in made:
         place.mkdir()
     return made
+
+
+def options_for(places):
+    """The options that name them."""
+    own, *other = (str(place) for place in places if place.name != UNFINISHED)
+    return "-r", own, *(word for place in other for word in ("-S", place))
 
 
 @pytest.fixture
@@ -34,7 +44,7 @@ def record(start, way, places):
     """Starts a relay that records into the spool."""
 
     def record(*options):
-        return start(*way.options, "-r", str(places[0]), "-S", str(places[1]), *options)
+        return start(*way.options, *options_for(places), *options)
 
     return record
 
@@ -51,7 +61,8 @@ def forwarded(relay):
 
 
 def names(place):
-    return sorted(path.name for path in place.iterdir())
+    """What is there, but for a spool in it."""
+    return sorted(path.name for path in place.iterdir() if path.name != UNFINISHED)
 
 
 def wait_for_names(place, *wanted):
@@ -249,6 +260,7 @@ def test_a_killed_relays_recordings_are_finished(record, topology, way, places):
 
 
 @one_way
+@both_spools
 def test_the_next_start_finishes_what_both_left(record, topology, way, places):
     relay = record()
     with Call(relay, topology.caller, topology.callee) as call:
@@ -264,7 +276,7 @@ def test_the_next_start_finishes_what_both_left(record, topology, way, places):
         file.write(b"half a packet")
     relay.start()
     wait_for_names(places[0], "c1=f.o.rtcp", "c1=f.o.rtp")
-    wait_for(lambda: "spool: c1=f.o.rtp was left by a killed relay" in relay.log, DEADLINE_S, "the report")
+    wait_for(lambda: f"{spooled} was left by a killed relay, and is finished" in relay.log, DEADLINE_S, "the report")
     assert [one.payload for one in read_adhoc((places[0] / "c1=f.o.rtp").read_bytes())] == [rtp(1)]
 
 
@@ -287,6 +299,7 @@ def relay_all(call, numbers):
 
 
 @one_way
+@both_spools
 def test_a_full_disk_is_not_noticed_by_the_call(record, topology, way, places):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", places[0].parent], check=True)
     try:
@@ -300,7 +313,7 @@ def test_a_full_disk_is_not_noticed_by_the_call(record, topology, way, places):
             relay_all(call, range(1000, 1100))
             assert relay.ask(f"N {call.tags}") == "E50"
         assert relay.log.count("failed: No space left on device") == 1
-        assert "left in the spool: c1=f.o.rtp" in relay.log
+        assert f"left in {places[1]}: c1=f.o.rtp" in relay.log
         assert names(places[0]) == ["c1=f.o.rtcp"]
         numbers = [one.payload for one in read_adhoc((places[1] / "c1=f.o.rtp").read_bytes())]
         assert numbers == [numbered(number) for number in range(len(numbers))]
@@ -328,15 +341,19 @@ def test_a_disk_that_hangs_is_not_noticed_by_the_call(record, topology, way, pla
 
 
 @one_way
+@both_spools
 def test_as_an_ordinary_user(start, topology, way, places, tmp_path):
     """What the process that writes may do: nothing but that."""
+    if places[1].name == UNFINISHED:
+        places[1].rmdir()
+        places = places[:1]
     for place in (*places, *tmp_path.parents[:3], tmp_path):
         if place.owner() == "root" and str(place).startswith("/tmp/pytest"):
             place.chmod(0o755)
     for place in places:
         os.chown(place, 65534, 65534)
     os.chown(tmp_path, 65534, 65534)
-    relay = start(*way.options, "-r", str(places[0]), "-S", str(places[1]), "-u", "nobody")
+    relay = start(*way.options, *options_for(places), "-u", "nobody")
     with Call(relay, topology.caller, topology.callee) as call:
         assert relay.ask(f"R {call.tags}") == "0"
         call.cross(rtp(1))
@@ -359,5 +376,5 @@ def test_a_directory_without_permission(start, topology, way, places, tmp_path):
     with Call(relay, topology.caller, topology.callee) as call:
         assert f"recordings will fail: {places[0]}: this user may not make files there" in relay.log
         assert relay.ask(f"R {call.tags}") == "E50"
-        assert "Permission denied" in relay.log
+        assert f"cannot use {places[0]}/{UNFINISHED}: Permission denied" in relay.log
         call.cross(rtp(1))

@@ -8,7 +8,7 @@ import uvloop
 from rtpproxy.config import Config, RecordFormat
 from rtpproxy.recording.arrivals import when_read
 from rtpproxy.recording.carrier import Carrier
-from rtpproxy.recording.directories import Directories
+from rtpproxy.recording.directories import UNFINISHED, Directories
 from rtpproxy.recording.recorder import Recorder
 from rtpproxy.session.local import LocalAddress
 from rtpproxy.session.session import Role
@@ -67,12 +67,14 @@ class RunningProcess:
 
 
 class RunningRecorder(RunningProcess):
-    """Records into `DIRECTORY/recordings`, by a spool in `DIRECTORY/spool` if asked to."""
+    """Records into `DIRECTORY/recordings`, by a spool in there or, if asked to, in `DIRECTORY/spool`."""
 
     def __init__(self, directory, kind=RecordFormat.ADHOC, *, with_spool=False, arrived_ns=when_read, **config):
-        self.recordings, self.spool = directory / "recordings", directory / "spool"
+        self.recordings = directory / "recordings"
         self.recordings.mkdir(exist_ok=True)
-        self.spool.mkdir(exist_ok=True)
+        self.spool = directory / "spool" if with_spool else self.recordings / UNFINISHED
+        if with_spool:
+            self.spool.mkdir(exist_ok=True)
         spool = str(self.spool) if with_spool else ""
         self.directories = Directories(str(self.recordings), spool)
         super().__init__(self.directories, arrived_ns)
@@ -110,7 +112,12 @@ class RunningRecorder(RunningProcess):
         return (self.recordings / name).read_bytes()
 
     def names(self):
-        return sorted(path.name for path in self.recordings.iterdir())
+        """Of recordings that are complete."""
+        return sorted(path.name for path in self.recordings.iterdir() if path != self.spool)
+
+    def unfinished(self):
+        """Names of recordings that go on."""
+        return sorted(path.name for path in self.spool.iterdir())
 
 
 def session_with_ports(call_id=b"call", from_tag=b"f;1", *, is_ipv6=False):

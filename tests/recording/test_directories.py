@@ -3,12 +3,14 @@
 import os
 import stat
 import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from rtpproxy.errors import RecordingError, StartError
 from rtpproxy.recording import disk
-from rtpproxy.recording.directories import Directories
+from rtpproxy.recording.directories import UNFINISHED, Directories
 from tests.waiting import DEADLINE_S, wait_for
 
 
@@ -38,22 +40,147 @@ def make(directories, name):
 
 
 def test_files_are_made_in_the_spool(directories, places, tmp_path):
-    make(directories, b"x")
-    assert os.listdir(places[1]) == ["x"]
-    assert os.listdir(places[0]) == []
-    assert directories.is_spooling
-
-
-def test_without_a_spool_they_are_made_in_place(places):
-    directories = Directories(places[0], "")
     before = os.umask(0o027)
     try:
         make(directories, b"x")
     finally:
         os.umask(before)
-        directories.close()
-    assert stat.S_IMODE(os.stat(f"{places[0]}/x").st_mode) == 0o640
-    assert not directories.is_spooling
+    assert os.listdir(places[1]) == ["x"]
+    assert os.listdir(places[0]) == []
+    assert stat.S_IMODE(os.stat(f"{places[1]}/x").st_mode) == 0o640
+    assert directories.spool_path == places[1]
+
+
+@pytest.fixture
+def own(places):
+    """A relay without `-S`."""
+    made = Directories(places[0], "")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hidden(places):
+    """Its spool."""
+    return Path(places[0], UNFINISHED)
+
+
+def entries(path):
+    return sorted(os.listdir(path))
+
+
+def test_without_a_spool_one_of_our_own_is_made(own, places, hidden):
+    """At the start, or as soon as that is possible; the files are in it."""
+    os.chmod(places[0], 0o2751)
+    assert own.spool_path == str(hidden)
+    assert not own.has_leftovers()
+    assert len(own.duplicate()) == 1
+    assert own.prepare() == []
+    assert stat.S_IMODE(hidden.stat().st_mode) == 0o2751
+    made, has_changed = own.make([b"x", b"y"])
+    assert not has_changed
+    assert (entries(places[0]), entries(hidden)) == ([UNFINISHED], ["x", "y"])
+    assert own.has_leftovers()
+    for descriptor in [*own.duplicate(), *(one.descriptor for one in made)]:
+        os.close(descriptor)
+
+
+def test_our_own_spool_is_made_by_the_first_recording(own, hidden):
+    for has_changed in (True, False):
+        (made,), found = own.make([b"x"])
+        os.close(made.descriptor)
+        assert found == has_changed
+    assert entries(hidden) == ["x"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_our_own_spool_is_its_owners_who_has_the_directory(own, places, hidden):
+    os.chown(places[0], 65534, 65533)
+    hidden.mkdir(0o700)
+    assert own.prepare() == []
+    about = hidden.stat()
+    assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (65534, 65533, 0o755)
+
+
+def test_our_own_spool_is_removed_or_replaced(own, places, hidden):
+    """By somebody who removes old and empty directories."""
+    make(own, b"x")
+    (hidden / "x").unlink()
+    hidden.rmdir()
+    Path(places[0], "other").mkdir()
+    assert make_open_changed(own, b"y")
+    assert entries(hidden) == ["y"]
+    hidden.rename(hidden.with_name("moved"))
+    assert make_open_changed(own, b"z")
+    assert entries(hidden) == ["z"]
+
+
+def make_open_changed(directories, name):
+    (made,), has_changed = directories.make([name])
+    os.close(made.descriptor)
+    return has_changed
+
+
+def test_the_directory_of_recordings_is_replaced(own, places, hidden):
+    """Both descriptors are the new one's."""
+    make(own, b"x")
+    os.rename(places[0], f"{places[0]}.old")
+    os.mkdir(places[0])
+    assert make_open_changed(own, b"y")
+    assert entries(hidden) == ["y"]
+    copies = own.duplicate()
+    assert [os.readlink(f"/proc/self/fd/{one}") for one in copies] == [places[0], str(hidden)]
+    for one in copies:
+        os.close(one)
+
+
+@pytest.mark.parametrize("planted", ["link", "file"])
+def test_what_is_no_directory_is_not_used_for_our_own_spool(own, tmp_path, hidden, planted):
+    if planted == "link":
+        hidden.symlink_to(tmp_path)
+    else:
+        hidden.write_bytes(b"precious")
+    before = entries("/proc/self/fd")
+    words = f"cannot use {hidden}: Not a directory"
+    assert own.prepare() == [words]
+    with pytest.raises(RecordingError, match=words):
+        own.make([b"x"])
+    assert entries("/proc/self/fd") == before
+    assert entries(tmp_path) == ["recordings", "spool"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_another_users_directory_in_a_sticky_one_is_not_used(own, places, hidden):
+    """Who owns it could take recordings away, and put others there, which the sticky bit is to prevent."""
+    os.chmod(places[0], 0o1777)
+    hidden.mkdir()
+    os.chown(hidden, 65534, 65534)
+    (words,) = own.prepare()
+    assert words == f"cannot use {hidden}: it is another user's, who could take recordings away"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_a_relay_that_is_another_user_now():
+    """The directory was given to that user, and what an earlier relay made in it was not."""
+
+    def prepare(path):
+        own = Directories(path, "")
+        os.seteuid(65534)
+        try:
+            return own.prepare()
+        finally:
+            os.seteuid(0)
+            own.close()
+
+    with TemporaryDirectory() as path:  # pytest's are root's
+        hidden = Path(path, UNFINISHED)
+        hidden.mkdir()
+        os.chown(path, 65534, 65534)
+        (hidden / "left").touch()
+        assert prepare(path) == [f"cannot use {hidden}: this user may not make files there"]
+        (hidden / "left").unlink()
+        assert prepare(path) == []
+        assert hidden.stat().st_uid == 65534
 
 
 def test_an_earlier_file_is_replaced_and_not_written_to(directories, places, tmp_path):
@@ -145,7 +272,7 @@ def test_what_cannot_be_used_is_told_at_start(paths, what):
 def test_the_same_directory_twice(places, tmp_path):
     """What is in the spool at start is taken for what a killed relay left."""
     (tmp_path / "link").symlink_to(places[0])
-    with pytest.raises(StartError, match=r"-S .*link is the directory of -r; leave it out"):
+    with pytest.raises(StartError, match=r"-S .*link is the directory of -r; leave it out for a hidden spool"):
         Directories(places[0], str(tmp_path / "link"))
 
 
@@ -187,18 +314,19 @@ def test_descriptors_are_duplicated(directories, places):
 
 
 def test_nothing_is_objected_to(directories):
-    assert directories.objections() == []
+    assert directories.prepare() == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_spool_of_another_owner_is_objected_to(directories, places):
     os.chown(places[0], 65534, 65534)
-    (objection,) = directories.objections()
+    (objection,) = directories.prepare()
     assert objection == f"{places[1]}: it has another owner than {places[0]}, who may not move files out of it"
 
 
 def test_a_directory_that_this_user_may_not_write_to_is_objected_to():
     directories = Directories("/proc", "")
-    said = directories.objections()
+    said = directories.prepare()
     directories.close()
-    assert said == ([] if os.geteuid() == 0 else ["/proc: this user may not make files there"])
+    cannot_use = f"cannot use /proc/{UNFINISHED}: No such file or directory"
+    assert said == [cannot_use if os.geteuid() == 0 else "/proc: this user may not make files there"]

@@ -43,7 +43,7 @@ place_6 = st.builds(Place, st.binary(min_size=16, max_size=16), st.integers(0, 6
 places = st.one_of(st.tuples(place_4, place_4), st.tuples(place_6, place_6))
 packet = st.builds(lambda at, ends, data: Packet(at, *ends, data), time_ns, places, st.binary(max_size=200))
 messages = st.one_of(
-    st.builds(Directories, st.booleans()),
+    st.builds(Directories, st.booleans(), st.booleans()),
     st.just(NoDirectory()),
     st.builds(MapRing, number, text, number),
     st.builds(

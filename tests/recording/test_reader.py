@@ -14,6 +14,7 @@ from rtpproxy.recording.messages import (
     Close,
     Directories,
     Ended,
+    Found,
     Join,
     NoDirectory,
     Open,
@@ -87,7 +88,7 @@ class Stage:
 
     def close(self):
         self.reader._outputs.finish(self.clocks.monotonic)
-        for descriptor in self.reader._directories:
+        for descriptor in self.reader._directories.descriptors:
             os.close(descriptor)
         self.relay.close()
         self.theirs.close()
@@ -99,7 +100,7 @@ class Stage:
             os.close(descriptor)
 
     def open(self, number=1):
-        self.send(Directories(is_spooling=False), os.open(self.directory, os.O_RDONLY))
+        self.send(Directories(has_spool=False, finishes=True), os.open(self.directory, os.O_RDONLY))
         descriptor = os.open(self.directory / "file", os.O_RDWR | os.O_CREAT)
         self.send(Open(number, RecordFormat.ADHOC, False, 0, b"file", b"", ""), descriptor)
         self.send(Join(1, number, 0))
@@ -234,9 +235,50 @@ def test_a_record_that_takes_long_is_waited_for(stage):
     assert stage.arrivals() == [1]
 
 
+def test_a_file_is_moved_where_it_was_made(stage, tmp_path):
+    """Whatever directories are used meanwhile; and none stays open without need."""
+    made = []
+    for name in ("old", "new"):
+        directory = tmp_path / name
+        (directory / "spool").mkdir(parents=True)
+        descriptors = [os.open(path, os.O_RDONLY) for path in (directory, directory / "spool")]
+        stage.send(Directories(has_spool=True, finishes=False), *descriptors)
+        file = directory / "spool" / "file.1"
+        made.append((directory, Open(len(made) + 1, RecordFormat.ADHOC, False, 0, b"file", b"file.1", "")))
+        stage.send(made[-1][1], os.open(file, os.O_RDWR | os.O_CREAT))
+        stage.turn()
+    for directory, about in made:
+        assert os.listdir(directory) == ["spool"]
+        stage.send(Close(about.output, stage.clocks.monotonic))
+        stage.turn()
+        stage.clocks.go_on(1)
+        stage.turn()
+        assert stage.answers() == [Ended(about.output, 0, True, "")]
+        assert sorted(os.listdir(directory)) == ["file", "spool"]
+        assert os.listdir(directory / "spool") == []
+    opened = [os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
+    assert [path for path in opened if path.startswith(str(tmp_path))] == [
+        str(tmp_path / "new"),
+        str(tmp_path / "new/spool"),
+    ]
+
+
+def test_files_that_go_on_are_no_leftovers(stage, tmp_path):
+    """For a process that takes the place of a dead one; they have no lock then."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    (spool / "x").write_bytes(b"")
+    for finishes in (False, True):
+        descriptors = [os.open(path, os.O_RDONLY) for path in (tmp_path, spool)]
+        stage.send(Directories(True, finishes), *descriptors)
+        stage.turn()
+        assert stage.answers() == ([Found(b"x", 0, True, "")] if finishes else [])
+        assert (spool / "x").exists() != finishes
+
+
 def test_privileges_are_given_up_once(stage):
     for _ in range(2):
-        stage.send(Directories(is_spooling=False), os.open(stage.directory, os.O_RDONLY))
+        stage.send(Directories(has_spool=False, finishes=True), os.open(stage.directory, os.O_RDONLY))
     stage.turn()
     assert len(stage.gave_up) == 1
 

@@ -1,5 +1,6 @@
 """Recordings with the process that writes them: names, contents, beginnings and ends, and what goes wrong."""
 
+import errno
 import logging
 import os
 import resource
@@ -39,7 +40,7 @@ def payloads(data):
 def test_both_components_of_a_side(running):
     before = time.time()
     side = running.record(session_with_ports())
-    assert running.names() == ["call=f.o.rtcp", "call=f.o.rtp"]
+    assert running.unfinished() == ["call=f.o.rtcp", "call=f.o.rtp"]
     running.send(side, b"one", b"two")
     running.send(side, b"rtcp", component=1, source=("192.0.2.9", 4001))
     assert running.recorder.counts() == {"files_open": 2, "packets_recorded": 3, "packets_lost": 0}
@@ -56,7 +57,7 @@ def test_the_other_side_and_a_name(running):
     session = session_with_ports()
     running.record(session, Role.CALLEE)
     running.record(session, Role.CALLER, b"any \xff name")
-    assert sorted(os.listdir(os.fsencode(running.recordings))) == [
+    assert sorted(os.listdir(os.fsencode(running.spool))) == [
         *(b"any \xff name.rtcp", b"any \xff name.rtp"),
         *(b"call=f.a.rtcp", b"call=f.a.rtp"),
     ]
@@ -66,7 +67,7 @@ def test_rtcp_is_left_out_if_asked(tmp_path):
     with RunningRecorder(tmp_path, leaves_rtcp_out=True) as running:
         side = running.record(session_with_ports())
         assert len(side.streams) == 1
-        assert running.names() == ["call=f.o.rtp"]
+        assert running.unfinished() == ["call=f.o.rtp"]
 
 
 def test_only_what_arrived_before_the_stop_is_in_the_file(running):
@@ -101,7 +102,7 @@ def test_one_file_for_all_streams(tmp_path, kind):
         caller = running.record(session, Role.CALLER, is_single=True)
         callee = running.record(session, Role.CALLEE, is_single=True)
         name = f"call=f.{kind.value}"
-        assert running.names() == [name]
+        assert running.unfinished() == [name]
         running.send(caller, b"caller")
         running.send(callee, b"callee", source=("192.0.2.8", 5000))
         caller.stop(time.monotonic())
@@ -137,18 +138,18 @@ def test_rtcp_in_one_file_is_shown_as_it_leaves(tmp_path):
 def test_a_single_file_with_a_name_has_just_that_name(tmp_path):
     with RunningRecorder(tmp_path, RecordFormat.PCAP) as running:
         running.record(session_with_ports(), name=b"name", is_single=True)
-        assert running.names() == ["name"]
+        assert running.unfinished() == ["name"]
 
 
 def test_one_file_is_not_for_the_adhoc_format(running):
     running.record(session_with_ports(), is_single=True)
-    assert running.names() == ["call=f.o.rtcp", "call=f.o.rtp"]
+    assert running.unfinished() == ["call=f.o.rtcp", "call=f.o.rtp"]
 
 
 def test_a_second_media_line_gets_its_number_into_the_name(running):
     running.record(session_with_ports(from_tag=b"f;1"))
     running.record(session_with_ports(from_tag=b"f;2"))
-    assert running.names() == ["call=f.o.rtcp", "call=f.o.rtp", "call=f;2.o.rtcp", "call=f;2.o.rtp"]
+    assert running.unfinished() == ["call=f.o.rtcp", "call=f.o.rtp", "call=f;2.o.rtcp", "call=f;2.o.rtp"]
 
 
 def test_one_name_is_one_recording(running):
@@ -181,7 +182,7 @@ def test_a_spool_has_files_until_they_end(spooling):
     side = spooling.record(session)
     spooling.send(side, b"first")
     assert spooling.names() == []
-    assert len(list(spooling.spool.iterdir())) == 2
+    assert len(spooling.unfinished()) == 2
     side.stop(time.monotonic())
     again = spooling.record(session)
     spooling.send(again, b"second")
@@ -189,6 +190,27 @@ def test_a_spool_has_files_until_they_end(spooling):
     spooling.wait_until_all_ended()
     assert not list(spooling.spool.iterdir())
     assert payloads(spooling.content("call=f.o.rtp")) == [b"second"]
+
+
+@pytest.mark.parametrize("name", [b"n", b"n" * 255], ids=["short", "longest"])
+def test_names_in_the_spool_are_their_own(tmp_path, name):
+    """The second recording of a name is the third file, and another has the name that it would have for that."""
+    with RunningRecorder(tmp_path, RecordFormat.PCAP) as running:
+        for number, one in enumerate((name, name[:253] + b".3", name)):
+            side = running.record(session_with_ports(b"call%d" % number), name=one, is_single=True)
+            running.send(side, b"%d" % number)
+            side.stop(time.monotonic())
+        assert len(set(running.unfinished())) == 3
+        running.wait_until_all_ended()
+        read = {one: [packet.payload for packet in read_pcap(running.recordings / one)] for one in running.names()}
+    assert read == {name.decode(): [b"2"], (name[:253] + b".3").decode(): [b"1"]}
+
+
+def test_the_two_files_of_a_recording_get_two_names(running):
+    """Also where they differ only behind the bytes that are left of the longest names."""
+    running.recorder._spooled = {b"n" * 250 + b".rtp", b"n" * 250 + b".rtcp", b"n" * 250 + b".rt.1"}
+    running.record(session_with_ports(), name=b"n" * 250)
+    assert running.unfinished() == ["n" * 250 + ".rt.2", "n" * 250 + ".rt.3"]
 
 
 def test_closing_finishes_all(spooling):
@@ -314,11 +336,12 @@ def test_a_process_that_dies_again_and_again_is_not_started_at_once(running, cap
 
 def test_a_file_that_is_gone_when_the_process_died(running, caplog):
     side = running.record(session_with_ports())
-    (running.recordings / "call=f.o.rtp").unlink()
+    (running.spool / "call=f.o.rtp").unlink()
     os.kill(running.pid, signal.SIGKILL)
     running.wait_for(lambda: running.ended == [side], "the end of the recording")
     running.wait_until_all_ended()
-    assert "failed: the file is gone" in caplog.text
+    assert "0 packets in call=f.o.rtp, call=f.o.rtcp; failed: the file is gone" in caplog.messages[-1].split(": ", 2)[2]
+    assert running.names() == ["call=f.o.rtcp"]
 
 
 def limit_file_size(pid, most):
@@ -331,18 +354,17 @@ def test_a_full_disk_ends_the_recording_with_one_line(tmp_path, caplog, with_spo
     with RunningRecorder(tmp_path, with_spool=with_spool) as running:
         side = running.record(session_with_ports())
         running.send(side, b"x" * 70)
-        where = running.spool if with_spool else running.recordings
-        running.wait_for(lambda: (where / "call=f.o.rtp").stat().st_size == 100, "the packet to be written")
+        running.wait_for(lambda: (running.spool / "call=f.o.rtp").stat().st_size == 100, "the packet to be written")
         limit_file_size(running.pid, 450)
         running.send(side, *[b"x" * 70] * 9)
         running.wait_for(lambda: running.ended == [side], "the end of the recording")
         running.wait_until_all_ended()
-        assert (where / "call=f.o.rtp").stat().st_size == 400
+        assert (running.spool / "call=f.o.rtp").stat().st_size == 400
         lines = [line for line in caplog.messages if "recording of" in line]
         assert len(lines) == 1
         assert "4 packets in call=f.o.rtp, call=f.o.rtcp, 6 lost; failed: File too large" in lines[0]
-        assert ("left in the spool: call=f.o.rtp" in lines[0]) == with_spool
-        assert running.names() == (["call=f.o.rtcp"] if with_spool else ["call=f.o.rtcp", "call=f.o.rtp"])
+        assert lines[0].endswith(f"; left in {running.spool}: call=f.o.rtp")
+        assert running.names() == ["call=f.o.rtcp"]
 
 
 def test_a_process_that_does_not_read_holds_nobody_up(running, caplog, monkeypatch):
@@ -396,7 +418,7 @@ def test_the_process_has_no_descriptor_left_for_the_file(running, caplog):
     first = running.record(session_with_ports(b"one"))
     running.wait_for(lambda: os.readlink(f"/proc/{running.pid}/cwd") == str(running.recordings), "its start")
     running.send(first, b"data")
-    running.wait_for(lambda: (running.recordings / "one=f.o.rtp").stat().st_size, "the first file to be open")
+    running.wait_for(lambda: (running.spool / "one=f.o.rtp").stat().st_size, "the first file to be open")
     _, hard = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (first_free(running.pid), hard))
     second = running.record(session_with_ports(b"two"))
@@ -422,6 +444,25 @@ def test_a_directory_that_is_gone(running):
     assert payloads(running.content("call=f.o.rtp")) == [b"data"]
 
 
+def test_directories_that_cannot_be_handed_over_at_once(running, monkeypatch):
+    """The next recording tries again: without, its files would not be found at their end."""
+    running.carrier.ensure()
+
+    def refuse():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.carrier, "tell_directories", refuse)
+        for _ in range(2):
+            with pytest.raises(RecordingError, match="cannot hand the new directory over: Too many open files"):
+                running.record(session_with_ports())
+    side = running.record(session_with_ports())
+    running.send(side, b"data")
+    side.stop(time.monotonic())
+    running.wait_until_all_ended()
+    assert payloads(running.content("call=f.o.rtp")) == [b"data"]
+
+
 def test_a_process_that_cannot_be_started(running, monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(RecordingError, match="cannot start the process for recordings and copies: No such file"):
@@ -429,16 +470,17 @@ def test_a_process_that_cannot_be_started(running, monkeypatch):
     assert running.names() == []
 
 
-def test_what_a_killed_relay_left_in_the_spool_is_told(tmp_path, caplog):
-    (tmp_path / "spool").mkdir()
-    (tmp_path / "spool" / "left=f.o.rtp").write_bytes(b"")
-    (tmp_path / "spool" / "x.wav").write_bytes(b"RIFF")
-    with RunningRecorder(tmp_path, with_spool=True) as running:
+@pytest.mark.parametrize("with_spool", [False, True])
+def test_what_a_killed_relay_left_in_the_spool_is_told(tmp_path, caplog, with_spool):
+    with RunningRecorder(tmp_path, with_spool=with_spool) as running:
+        running.spool.mkdir(exist_ok=True)
+        (running.spool / "left=f.o.rtp").write_bytes(b"")
+        (running.spool / "x.wav").write_bytes(b"RIFF")
         running.recorder.start()
         running.wait_for(lambda: "x.wav" in caplog.text, "the report")
         assert running.names() == ["left=f.o.rtp"]
-    assert "spool: left=f.o.rtp was left by a killed relay, and is finished: 0 packets" in caplog.messages
-    assert "spool: x.wav was left by a killed relay, and stays there: it is no recording" in caplog.messages
+    assert f"{running.spool}/left=f.o.rtp was left by a killed relay, and is finished: 0 packets" in caplog.messages
+    assert f"{running.spool}/x.wav was left by a killed relay, and stays there: it is no recording" in caplog.messages
 
 
 def test_no_process_is_started_before_there_is_something_to_do(spooling):

@@ -29,9 +29,8 @@ from tests.recording.running import RunningRecorder, session_with_ports
 STEP_S, SHORTLY_S = 3600, 0.000_2
 with tempfile.TemporaryDirectory() as directory, RunningRecorder(pathlib.Path(directory)) as running:
     side = running.record(session_with_ports())
-    file = running.recordings / "call=f.o.rtp"
     running.send(side, b"first")
-    running.wait_for(lambda: file.stat().st_size, "the process that writes")
+    running.wait_for(lambda: (running.spool / "call=f.o.rtp").stat().st_size, "the process that writes")
     distance, begin = time.time() - time.monotonic(), time.monotonic()
     time.clock_settime(time.CLOCK_REALTIME, time.time() + STEP_S)
     try:
@@ -41,7 +40,7 @@ with tempfile.TemporaryDirectory() as directory, RunningRecorder(pathlib.Path(di
         running.send(side, b"later", now=later)
         side.stop(later)
         running.wait_until_all_ended()
-        arrived = [one.arrived - distance for one in read_adhoc(file.read_bytes())]
+        arrived = [one.arrived - distance for one in read_adhoc(running.content("call=f.o.rtp"))]
         assert abs(arrived[1] - (begin - SHORTLY_S)) < 0.001, arrived
         assert abs(arrived[2] - (later + STEP_S)) < 0.1, arrived
     finally:
