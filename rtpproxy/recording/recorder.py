@@ -208,6 +208,7 @@ class Recorder:
             self._active[name] = recording
             self._spooled.add(spool_name)
             self._open(recording, file, made.descriptor, is_continued=False)
+        log.info("%s begins in %s", recording.title, recording.names)
         return recording
 
     def _open(self, recording: Recording, file: File, descriptor: int, *, is_continued: bool) -> None:

@@ -36,13 +36,18 @@ class Recording(Group):
         """The files."""
         return self.files
 
+    @property
+    def names(self) -> str:
+        """Names of the files, as they are written in the log."""
+        return ", ".join(_written(file.name) for file in self.files)
+
     def result(self) -> tuple[str, bool]:
         """Tell in one line what became of it, and whether all is well."""
         packets = sum(file.ended.packets for file in self.files if file.ended is not None)
         left = [file for file in self.files if file.ended is not None and not file.ended.is_in_place]
-        names = ", ".join(_written(file.spool_name) for file in left if file.spool_name)
-        where = f"; left in {self.spool}: {names}" if names else ""
-        return self.outcome(f"{packets} packets in {', '.join(_written(file.name) for file in self.files)}", where)
+        left_names = ", ".join(_written(file.spool_name) for file in left if file.spool_name)
+        where = f"; left in {self.spool}: {left_names}" if left_names else ""
+        return self.outcome(f"{packets} packets in {self.names}", where)
 
 
 def _written(name: bytes) -> str:

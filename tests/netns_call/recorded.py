@@ -397,7 +397,7 @@ class Recordings:
     def _lines(self) -> list[str]:
         """What the log tells of recordings that have ended."""
         lines = self.relay.log.splitlines()
-        return [line.rpartition(": ")[2] for line in lines if ": recording of " in line]
+        return [line.rpartition(": ")[2] for line in lines if ": recording of " in line and " packets in " in line]
 
     @contextmanager
     def _stopping(self, *keys: tuple[Call, Role]) -> Iterator[bool]:

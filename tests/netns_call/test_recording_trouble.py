@@ -133,7 +133,7 @@ def test_a_disk_that_stalls(disk, record, topology, way, places):
             assert is_waiting_for_a_disk(writer)
             assert names(places[0]) == []
         wait_for_names(places[0], "c1=f.o.rtcp", "c1=f.o.rtp")
-        wait_for(lambda: "recording of what the caller sends" in relay.log, DEADLINE_S, "the line in the log")
+        wait_for(lambda: "recording of what the caller sends: " in relay.log, DEADLINE_S, "the line in the log")
         lost = told(relay, "packets_lost")
     numbers = [number_of(one.payload) for one in read_pcap(places[0] / "c1=f.o.rtp")]
     assert len(numbers) + lost == sender.sent
@@ -246,7 +246,7 @@ def test_directories_that_are_removed(record, topology, way, places):
             shutil.rmtree(place)
         sender.burst()
         assert relay.ask(f"N {call.tags}") == "0"
-        wait_for(lambda: "recording of what the caller sends" in relay.log, DEADLINE_S, "the line in the log")
+        wait_for(lambda: "recording of what the caller sends: " in relay.log, DEADLINE_S, "the line in the log")
         assert relay.log.count("failed: it cannot be moved out of the spool: No such file or directory") == 1
         assert relay.ask(f"R {call.tags}") == "E50"
         sender.burst()

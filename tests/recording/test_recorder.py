@@ -53,6 +53,21 @@ def test_both_components_of_a_side(running):
     assert running.recorder.counts() == {"files_open": 0, "packets_recorded": 3, "packets_lost": 0}
 
 
+def test_the_log_tells_which_recordings_begin(tmp_path, caplog):
+    """A side that joins a file begins none."""
+    caplog.set_level(logging.INFO)
+    with RunningRecorder(tmp_path, RecordFormat.PCAP) as running:
+        session = session_with_ports()
+        for role in Role:
+            running.record(session, role, is_single=True)
+            running.record(session, role, b"%d\n" % role)
+    assert [line for line in caplog.messages if " begins " in line] == [
+        "call media 1: recording of both sides begins in call=f.pcap",
+        r"call media 1: recording of what the callee sends begins in 0\n.rtp, 0\n.rtcp",
+        r"call media 1: recording of what the caller sends begins in 1\n.rtp, 1\n.rtcp",
+    ]
+
+
 def test_the_other_side_and_a_name(running):
     session = session_with_ports()
     running.record(session, Role.CALLEE)
