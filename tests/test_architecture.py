@@ -166,6 +166,7 @@ SENDS_AS_TOLD = {"media", "recording", "playback"}
 BROAD = {
     "offload.compiler": "a process of its own ends; the exception is raised again",
     "process.daemon": "a process of its own ends; the exception is raised again",
+    "recording.disk": "a thread ends; the exception is told and raised again",
     "service.events": "an observer may fail in any way, which is logged: no call and no other observer suffers",
 }
 """Where any exception is caught, and why."""

@@ -66,6 +66,9 @@ class _Work(Generic[_T]):
             except RecordingError as error:
                 self._error = error
                 return
+            except Exception as error:  # the disk is not to blame; the trace goes to standard error
+                self._error = RecordingError(f"unexpected error: {error!r}")
+                raise
             with self._lock:
                 self._result.append(result)
                 is_late = self._is_given_up

@@ -57,6 +57,16 @@ def test_an_error_of_the_work():
     assert ours.do(lambda: 7, nothing) == 7
 
 
+def test_an_unexpected_error_of_the_work(monkeypatch):
+    """It is told as it is, not as a disk that does not answer, and ends the thread, with a trace."""
+    ours, ended = Disk(), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda about: ended.set())
+    with pytest.raises(RecordingError, match="unexpected error: ZeroDivisionError"):
+        ours.do(lambda: 1 // 0, nothing)
+    assert ended.wait(DEADLINE_S)
+    assert ours.do(lambda: 7, nothing) == 7
+
+
 def test_what_is_given_up_is_undone_once_it_is_done(hanging):
     ours, undone = hanging.disk, []
     with pytest.raises(RecordingError, match=r"the disk has not answered for 0\.01 s"):
