@@ -157,20 +157,14 @@ class Directories:
             self._opened[number : number + 1] = [directory]
 
     def reopen(self, name: bytes, spool_name: bytes, identity: Identity) -> tuple[Made, bool] | None:
-        """Open a file again that was made here, if it is still there. True says that it was moved already."""
+        """Open a file again that was made here, if it is still there. True says that it was moved already.
+
+        Waits for the disk no longer than `disk.WAIT_S`. Raises RecordingError.
+        """
         places = [(name, self._opened[0].descriptor, True)]
         if spool_name:
             places.insert(0, (spool_name, self._opened[-1].descriptor, False))
-        for one, directory, is_in_place in places:
-            try:
-                descriptor = os.open(one, _AGAIN, dir_fd=directory)
-            except OSError:
-                continue
-            if _identity(os.fstat(descriptor)) == identity:
-                spool.lock(descriptor)
-                return Made(descriptor, identity), is_in_place
-            os.close(descriptor)
-        return None
+        return self._disk.do(lambda: _find(places, identity), _let_go)
 
 
 def of_config(config: Config) -> Directories | None:
@@ -261,6 +255,24 @@ def _liken(descriptor: int, directory: os.stat_result) -> None:
             os.fchown(descriptor, owner, group)
     with suppress(OSError):
         os.fchmod(descriptor, stat.S_IMODE(directory.st_mode))
+
+
+def _find(places: Sequence[tuple[bytes, int, bool]], identity: Identity) -> tuple[Made, bool] | None:
+    for name, directory, is_in_place in places:
+        try:
+            descriptor = os.open(name, _AGAIN, dir_fd=directory)
+        except OSError:
+            continue
+        if _identity(os.fstat(descriptor)) == identity:
+            spool.lock(descriptor)
+            return Made(descriptor, identity), is_in_place
+        os.close(descriptor)
+    return None
+
+
+def _let_go(found: tuple[Made, bool] | None) -> None:
+    if found is not None:
+        os.close(found[0].descriptor)
 
 
 def _make(directory: int, name: bytes) -> Made:

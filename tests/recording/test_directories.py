@@ -259,6 +259,30 @@ def test_a_disk_that_hangs_holds_nobody_up_for_long(directories, tmp_path, monke
     make(directories, b"z")
 
 
+def test_a_file_that_a_hanging_disk_has_is_not_waited_for_long(directories, monkeypatch):
+    """A process died, and another is to go on with its files. Whoever waits is the event loop."""
+    identity = make(directories, b"x").identity
+    monkeypatch.setattr(disk, "WAIT_S", 0.01)
+    answers = threading.Event()
+    opened = os.open
+
+    def hang(*args, **kwargs):
+        answers.wait(DEADLINE_S)
+        return opened(*args, **kwargs)
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "open", hang)
+    for words in (r"the disk has not answered for 0\.01 s", "the disk still does not answer"):
+        with pytest.raises(RecordingError, match=words):
+            directories.reopen(b"x", b"x", identity)
+    answers.set()
+    wait_for(lambda: not directories._disk.is_busy, DEADLINE_S, "the disk")
+    assert os.listdir("/proc/self/fd") == before
+    monkeypatch.setattr(disk, "WAIT_S", DEADLINE_S)
+    again, _ = directories.reopen(b"x", b"x", identity)
+    os.close(again.descriptor)
+
+
 @pytest.mark.parametrize(
     ("paths", "what"), [(("/nowhere", ""), "-r /nowhere: No such"), (("/etc", "/etc/hostname"), "-S /etc/h.*: Not a d")]
 )
