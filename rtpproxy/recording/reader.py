@@ -60,6 +60,8 @@ _PROGRESS = MAX_BYTES // 32
 """Copies of which one message tells how far they are."""
 RECORDS = 10_000
 """Packets of the ring that are read before what is due is done."""
+HELD_UP_NS = 1_000_000_000
+"""Time that a processor may take to finish a packet in the ring, while this process has to begin or to end."""
 RING_NS = 10_000_000
 """Time between two looks at the ring while there is an output; no more than the window of `outputs`."""
 
@@ -128,8 +130,7 @@ class Reader:
             if self._outputs.work(now_ns, read_ns):
                 self._tell_progress()
         else:
-            while read_ns < now_ns:
-                read_ns = self._read_ring(now_ns)
+            self._read_rest(now_ns)
             self._outputs.finish(now_ns)
         return is_open
 
@@ -158,6 +159,19 @@ class Reader:
             # There are more, or a processor that was held up has not finished one, and others wait behind that.
             self._ring_read_ns = min(now_ns, max(self._ring_read_ns, arrived_ns))
         return self._ring_read_ns
+
+    def _read_rest(self, until_ns: int) -> None:
+        """Take all packets that were in the ring at a time; no longer than `HELD_UP_NS` wait for one to be finished."""
+        ring, consumed, waits_since_ns = self._ring, -1, 0
+        while ring is not None and self._read_ring(until_ns) < until_ns:
+            now_ns = self._look_at_clocks()
+            if ring.consumed != consumed:
+                consumed, waits_since_ns = ring.consumed, now_ns
+            elif now_ns - waits_since_ns >= HELD_UP_NS:
+                waiting = f"{ring.produced - consumed} bytes of the ring wait"
+                with contextlib.suppress(OSError):  # nobody may read it
+                    print(f"recordings: {waiting} for a packet that is not finished", file=sys.stderr, flush=True)
+                return
 
     def _look_at_clocks(self, *, has_waited: bool = False) -> int:
         before_ns = time.monotonic_ns()
@@ -233,9 +247,7 @@ class Reader:
         (descriptor,) = descriptors  # without it, this process must end: the next one may have room for a descriptor
         self._ring = Ring(descriptor, message.size_bytes, message.numbers, message.record_bytes)
         os.close(descriptor)
-        now_ns = self._look_at_clocks()
-        while self._read_ring(now_ns) < now_ns:
-            pass
+        self._read_rest(self._look_at_clocks())
 
     def _enter(self, message: Directories, descriptors: Sequence[int]) -> None:
         """Work in the directories from now on, and finish what a killed relay left in the spool, if told to."""

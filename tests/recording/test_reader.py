@@ -235,6 +235,30 @@ def test_a_record_that_takes_long_is_waited_for(stage):
     assert stage.arrivals() == [1]
 
 
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_an_end_does_not_wait_for_ever_for_a_record(stage, monkeypatch, capfd, is_finished):
+    """The processor never goes on, or does after a while; files are finished in any case, and what is amiss is told."""
+    stage.open()
+    begin_ns = stage.clocks.monotonic
+    stage.packet(1, begin_ns)
+    stage.turn()
+    ring = stage.reader._ring = HalfWritten(begin_ns + 1_000_000)
+    monkeypatch.setattr(stage.clocks, "time_ns", lambda: pass_time(stage, ring, begin_ns, is_finished))
+    stage.relay.shutdown(socket.SHUT_WR)
+    assert not stage.turn()
+    assert stage.arrivals() == [0, 1] if is_finished else [0]
+    assert stage.answers() == [Ended(1, 1 + is_finished, True, "", int(is_finished))]
+    text = "recordings: 264 bytes of the ring wait for a packet that is not finished\n"
+    assert capfd.readouterr().err == ("" if is_finished else text)
+
+
+def pass_time(stage, ring, begin_ns, is_finished):
+    """Each look at the clocks takes 10 ms; the processor goes on after half a second, if it does."""
+    stage.clocks.go_on(0.01)
+    ring.is_finished = is_finished and stage.clocks.monotonic - begin_ns > S // 2
+    return stage.clocks.wall
+
+
 def test_a_file_is_moved_where_it_was_made(stage, tmp_path):
     """Whatever directories are used meanwhile; and none stays open without need."""
     made = []
