@@ -5,8 +5,9 @@ Every default of an option is here and nowhere else: `--help`, manual page and d
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from ipaddress import IPv4Network, IPv6Network
+from typing import ClassVar
 
 DEFAULT_CONTROL_PATH = "/var/run/rtpproxy.sock"
 DEFAULT_CONTROL_PORT = 22222
@@ -30,6 +31,9 @@ MAX_NOTIFY_TARGETS = 64
 MAX_NOTIFY_WILDCARDS = 2
 MAX_SOCKET_PATH_BYTES = 107
 """Longest path that `sun_path` can hold beside its NUL."""
+DEFAULT_CAPTURE_ID = 101
+DEFAULT_CDR_FILE = "rtpproxy_acct.csv"
+"""In the directory that the relay is started in (protocol.md 13.1)."""
 DEFAULT_SOCKET_MODE = 0o755
 """Permission bits of Unix control sockets if `-u` names a group and `-w` is not given (protocol.md 1.7)."""
 
@@ -193,6 +197,61 @@ class RecordFormat(Enum):
     """pcapng, which also says how many packets are missing, and where."""
 
 
+class ModuleKind(IntEnum):
+    """Modules of the C RTPproxy, by the number that commands name them by; names in lower case (protocol.md 13)."""
+
+    ACCT_CSV = 1
+    ACCT_RTCP_HEP = 2
+    CATCH_DTMF = 3
+    DTLS_GW = 4
+    ICE_LITE = 5
+
+    @property
+    def module(self) -> str:
+        """Its name, as in a configuration file."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class CdrSettings:
+    """Write a line for each session that ends (`acct_csv`, protocol.md 13.1)."""
+
+    path: str = DEFAULT_CDR_FILE
+    kind: ClassVar = ModuleKind.ACCT_CSV
+
+
+class HepTransport(Enum):
+    """How HEP messages get to the collector. Values are those of `capt_ptype`, and prefixes of `--hep`."""
+
+    UDP = "udp"
+    TCP = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class HepSettings:
+    """Send received RTCP to a collector by HEP (`acct_rtcp_hep`, protocol.md 13.2)."""
+
+    host: str = "10.0.0.1"
+    """Numeric once the relay runs."""
+    port: int = 9060
+    transport: HepTransport = HepTransport.UDP
+    capture_id: int = DEFAULT_CAPTURE_ID
+    """Tells the collector which relay a message is of, 32 bits."""
+    kind: ClassVar = ModuleKind.ACCT_RTCP_HEP
+
+
+@dataclass(frozen=True, slots=True)
+class DtmfSettings:
+    """Report the DTMF of sessions for which a command asks (`catch_dtmf`, protocol.md 13.3)."""
+
+    target: NotifyTarget | None = None
+    """Gets the reports of sessions without a notification target; None: such a session cannot be watched."""
+    kind: ClassVar = ModuleKind.CATCH_DTMF
+
+
+ModuleSettings = CdrSettings | HepSettings | DtmfSettings
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the command line decides."""
@@ -268,6 +327,8 @@ class Config:
     """Directory that prompts must be in; empty to play any file (protocol.md 9.1)."""
     tee_memory_mb: int = 32
     """Size of the ring for packets of recorded streams, in units of 2^20 bytes; a power of two."""
+    modules: tuple[ModuleSettings, ...] = ()
+    """Modules to start. Instances of one kind count from 1, in this order."""
 
     @property
     def half_open_timeout_s(self) -> int:

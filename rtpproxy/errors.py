@@ -63,3 +63,7 @@ class NoPromptError(RtpproxyError):
 
 class CodecMissingError(RtpproxyError):
     """The library of a codec is not installed; the message says how to install it."""
+
+
+class ModuleError(RtpproxyError):
+    """A module cannot do what a command asks it for."""

@@ -1,7 +1,7 @@
 """Which room may import which, and what is allowed in one place only, read from the sources.
 
 5  cli -> process -> instance                     composition: these put the parts together
-4  control                                        front ends: they know the service, which never knows them
+4  control   modules                              front ends, observers: they know the service, which never knows them
 3  service                                        use cases: adapters come as arguments
 2  media   offload -> network   outbound   recording   playback   adapters: sockets, files, bcc, netlink; no use case
    media -> notes                                 notes: what a relay tells other relays of the host
@@ -50,8 +50,10 @@ KNOWS = {
     "makeann": set(),
     "service": {"rtp", "session"},
     "control": {"session", "service", "buffers"},
+    "modules": {"session", "service"},
     "instance": {
         *("session", "media", "network", "notes", "offload", "outbound", "recording", "playback", "service", "control"),
+        "modules",
     },
     "process": {"instance"},
     "cli": {"process"},
@@ -81,7 +83,7 @@ PURE_MODULES = {
     *("control.parser", "control.replies", "network.vlan", "offload.entry", "outbound.backlog"),
     *("offload.btf", "offload.contradictions", "offload.patience", "offload.progress", "offload.refusing"),
     *("cli.media_addresses", "cli.networks", "cli.options", "cli.readers", "media.age_limit", "media.ranges"),
-    "notes.contents",
+    *("notes.contents", "control.modules", "modules.module", "modules.registry"),
     *("playback.frames", "playback.player", "playback.wheel"),
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
@@ -179,6 +181,8 @@ UNTESTED = {
     "__main__": "calls cli.early and cli.command; process/test_daemon runs it",
     "errors": "names only",
     "control.execute": "a limit and the name of a type: test_connections and test_datagrams",
+    "control.modules": "words without rules: test_parser and test_dispatch",
+    "modules.module": "a base that refuses: modules/test_registry",
     "control.messages": "values without rules: test_parser makes them, test_replies reads their numbers",
     "service.requests": "values without rules: control/test_parser makes them, tests/service executes them",
     "service.answers": "values without rules: tests/service",
@@ -410,8 +414,8 @@ def test_exceptions_are_still_needed():
 @pytest.mark.parametrize(
     "folder",
     [
-        *("cli", "control", "instance", "makeann", "media", "network", "notes", "offload", "outbound", "playback"),
-        *("process", "recording", "rtp", "session"),
+        *("cli", "control", "instance", "makeann", "media", "modules", "network", "notes", "offload", "outbound"),
+        *("playback", "process", "recording", "rtp", "session"),
     ],
 )
 def test_test_files_are_named_for_a_module(folder):

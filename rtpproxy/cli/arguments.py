@@ -18,9 +18,12 @@ from rtpproxy.config import (
     MAX_NOTIFY_TARGETS,
     MAX_NOTIFY_WILDCARDS,
     NOTIFY_WILDCARD,
+    CdrSettings,
     Config,
     ControlAddress,
     ControlKind,
+    DtmfSettings,
+    ModuleSettings,
     NotifyTarget,
     OffloadMode,
     PortsMode,
@@ -29,7 +32,7 @@ from rtpproxy.config import (
 from rtpproxy.errors import ConfigError
 
 _KINDS_BY_PREFIX = {kind.value: kind for kind in ControlKind}
-_MADE_HERE = {"control", "listen", "notify", "user", "socket_mode", "is_asymmetric", "tos"}
+_MADE_HERE = {"control", "listen", "notify", "user", "socket_mode", "is_asymmetric", "tos", "modules"}
 """Fields whose value is computed from several options, or from their text."""
 _HOST_AND_PORT = re.compile(r"(?:(?P<host>[^/]*):)?(?P<port>[0-9]+)")
 """Matches a text that most likely lacks its prefix: `HOST:PORT` or a port alone, and no path."""
@@ -60,6 +63,7 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
         socket_mode=_socket_mode(values["socket_mode"], group),
         is_pid_file_required="pid_file" in given,
         record_format=RecordFormat.PCAP if values["is_pcap"] else plain.record_format,
+        modules=_modules(values, resolve),
     )
     if values["control"]:
         config = replace(config, control=_control(values))
@@ -77,6 +81,8 @@ def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
         said.append("--bridge_symmetric has no effect outside bridge mode")
     if config.records_all and not config.record_directory:
         said.append("-a records nothing without a directory for recordings, -r")
+    if values["hep_id"] is not None and values["hep"] is None:
+        said.append("--hep-id has no effect without --hep")
     return said
 
 
@@ -240,38 +246,42 @@ def _notify(texts: Sequence[str], resolve: Resolve) -> tuple[NotifyTarget, ...]:
     return tuple(_resolved(target, resolve) for target in targets)
 
 
-def _resolved(target: NotifyTarget, resolve: Resolve) -> NotifyTarget:
+def _resolved(target: NotifyTarget, resolve: Resolve, flag: str = "-n") -> NotifyTarget:
     if not target.host:
         return target
+    return replace(target, host=_look_up(f"{flag} {target.text}", target.host, resolve))
+
+
+def _look_up(what: str, host: str, resolve: Resolve) -> str:
     try:
-        return replace(target, host=_numeric(target.host) or resolve(target.host, None))
+        return _numeric(host) or resolve(host, None)
     except ConfigError as error:
-        raise ConfigError(f"-n {target.text}: not an address, {error}") from error
+        raise ConfigError(f"{what}: not an address, {error}") from error
 
 
-def parse_notify_target(text: str) -> NotifyTarget:
+def parse_notify_target(text: str, flag: str = "-n") -> NotifyTarget:
     """Read the argument of `-n` (protocol.md 10.1). A text with neither `unix:` nor `tcp:` is a path.
 
     Raises ConfigError for an empty path, for a tcp: target that is not HOST:PORT, and for HOST:PORT without a prefix.
-    Names are not looked up here.
+    Names are not looked up here. `flag` is for errors.
     """
     if text.startswith("tcp:"):
-        return _parse_tcp_target(text)
+        return _parse_tcp_target(text, flag)
     path = text.removeprefix("unix:")
     if not path:
-        raise ConfigError(f"option -n {text!r}: the path is empty")
+        raise ConfigError(f"option {flag} {text!r}: the path is empty")
     if path == text:
-        _check_is_path("option -n", text, "tcp", "tcp")
+        _check_is_path(f"option {flag}", text, "tcp", "tcp")
     return NotifyTarget(path=path, text=f"unix:{path}")
 
 
-def _parse_tcp_target(text: str) -> NotifyTarget:
+def _parse_tcp_target(text: str, flag: str) -> NotifyTarget:
     host, _, port_text = text.removeprefix("tcp:").rpartition(":")
-    port = _read_port(f"option -n {text}", port_text)
+    port = _read_port(f"option {flag} {text}", port_text)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if not host or "[" in host or "]" in host:
-        raise ConfigError(f"option -n {text}: not tcp:HOST:PORT")
+        raise ConfigError(f"option {flag} {text}: not tcp:HOST:PORT")
     return NotifyTarget(host="" if host == NOTIFY_WILDCARD else host, port=port, text=text)
 
 
@@ -284,3 +294,20 @@ def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:
         raise ConfigError(
             f"option -n: {wildcards} targets with {NOTIFY_WILDCARD}; at most {MAX_NOTIFY_WILDCARDS} are allowed"
         )
+
+
+# Modules
+
+
+def _modules(values: Mapping[str, Any], resolve: Resolve) -> tuple[ModuleSettings, ...]:
+    made: list[ModuleSettings] = []
+    if values["cdr"] is not None:
+        made.append(CdrSettings(values["cdr"]))
+    if values["hep"] is not None:
+        hep = values["hep"]
+        hep = replace(hep, host=_look_up(f"--hep {hep.host}:{hep.port}", hep.host, resolve))
+        made.append(hep if values["hep_id"] is None else replace(hep, capture_id=values["hep_id"]))
+    if values["dtmf_notify"] is not None:
+        flag = "--dtmf-notify"
+        made.append(DtmfSettings(_resolved(parse_notify_target(values["dtmf_notify"], flag), resolve, flag)))
+    return tuple(made)

@@ -14,13 +14,16 @@ from rtpproxy.cli.readers import (
     member_of,
     number_between,
     one_of,
+    read_collector,
     read_level,
     read_mode,
     read_nothing,
+    read_path,
     read_tee_memory,
     read_user,
 )
 from rtpproxy.config import (
+    DEFAULT_CAPTURE_ID,
     DEFAULT_CONTROL_PORT,
     DEFAULT_SOCKET_MODE,
     FIRST_FREE_PORT,
@@ -38,6 +41,7 @@ _MOST_SECONDS = 1 << 31
 _MOST_FILES = 1 << 30
 _MOST_WAIT_MS = 60_000
 _FIRST_NICE, _LAST_NICE = -20, 20
+_LAST_CAPTURE_ID = 0xFFFFFFFF
 DEFAULTS = {field.name: field.default for field in fields(Config)}
 """The value of each field of the configuration when no option sets it."""
 
@@ -390,6 +394,44 @@ GROUPS = (
         ),
     ),
     Group(
+        "Call records, RTCP reports and DTMF",
+        (
+            Option(
+                "--cdr",
+                "cdr",
+                "Append a line for each session that ends to this file (CSV, as module acct_csv).",
+                metavar="FILE",
+                read=read_path,
+            ),
+            Option(
+                "--hep",
+                "hep",
+                "Send the RTCP reports of all sessions to this collector, such as Homer, by HEP version 3 (as module "
+                "acct_rtcp_hep).",
+                metavar="[udp:|tcp:]HOST:PORT",
+                read=read_collector,
+                more="Without a prefix they go over UDP.",
+            ),
+            Option(
+                "--hep-id",
+                "hep_id",
+                "Number by which the collector of --hep tells this relay from others.",
+                metavar="N",
+                read=number_between(0, _LAST_CAPTURE_ID),
+                more=f"Without this option it is {DEFAULT_CAPTURE_ID}.",
+            ),
+            Option(
+                "--dtmf-notify",
+                "dtmf_notify",
+                "Report DTMF (as module catch_dtmf) for the sessions whose commands ask for it (&& M3:1), to the "
+                "notification target of the session or, where it has none, to this one: unix:PATH, tcp:HOST:PORT, or "
+                "tcp:%%CC_SELF%%:PORT for the host that the command came from.",
+                metavar="TARGET",
+            ),
+        ),
+        note="Not supported so far: the relay refuses to start with one of these options.",
+    ),
+    Group(
         "Timers",
         (
             Option(
@@ -509,8 +551,8 @@ GROUPS = (
     Group(
         "Of the C RTPproxy, not supported so far",
         (
-            Option("--config", "modules", "Configuration of modules.", "FILE", read_nothing("modules are")),
-            Option("--dso", "module", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
+            Option("--config", "config_file", "Configuration of modules.", "FILE", read_nothing("modules are")),
+            Option("--dso", "module_files", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
         ),
         note="The relay refuses to start with one of these options, so that nobody relies on what is missing.",
     ),

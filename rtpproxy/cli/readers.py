@@ -5,6 +5,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TypeVar
 
+from rtpproxy.addr import is_ipv6
+from rtpproxy.config import HepSettings, HepTransport
 from rtpproxy.errors import ConfigError
 from rtpproxy.process.syslog import FACILITIES, LEVELS
 
@@ -96,6 +98,30 @@ def read_tee_memory(text: str) -> int:
     if size & (size - 1):
         raise ConfigError(f"{size} is not a power of two; use {1 << size.bit_length() - 1} or {1 << size.bit_length()}")
     return size
+
+
+def read_collector(text: str) -> HepSettings:
+    """Read `[udp:|tcp:]HOST:PORT`; an IPv6 host has brackets. A name is not looked up."""
+    prefix, colon, rest = text.partition(":")
+    transport = HepTransport.UDP
+    if colon and prefix in [member.value for member in HepTransport]:
+        transport, text = HepTransport(prefix), rest
+    host, _, port = text.rpartition(":")
+    has_brackets = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if has_brackets else host
+    if not bare or is_ipv6(bare) != has_brackets or "[" in bare or "]" in bare:
+        raise ConfigError("not HOST:PORT; an IPv6 address needs brackets: [2001:db8::1]:9060")
+    try:
+        return HepSettings(bare, number_between(1, 65535)(port), transport)
+    except ConfigError as error:
+        raise ConfigError(f"port {port!r}: {error}") from error
+
+
+def read_path(text: str) -> str:
+    """Read the name of a file."""
+    if not text:
+        raise ConfigError("the name of the file is empty")
+    return text
 
 
 def read_nothing(what: str) -> Callable[[str], object]:

@@ -17,6 +17,7 @@ from rtpproxy.control.messages import (
     GetStats,
     Info,
     LookupCommand,
+    ModuleCommand,
     Playback,
     QueryCommand,
     Recording,
@@ -28,6 +29,7 @@ from rtpproxy.control.messages import (
     printable,
     refuse,
 )
+from rtpproxy.control.modules import Modules, NoModules
 from rtpproxy.control.parser import Parser, is_verbose_query
 from rtpproxy.control.refusals import Refusals
 from rtpproxy.control.replies import (
@@ -43,6 +45,7 @@ from rtpproxy.control.replies import (
     encode_totals,
 )
 from rtpproxy.errors import (
+    ModuleError,
     NoCodecsError,
     NoPortsError,
     NotificationOffError,
@@ -151,8 +154,9 @@ class _UnknownLookupError(RtpproxyError):
 class Dispatcher:
     """Executes command texts on a service, for all transports."""
 
-    def __init__(self, service: Service, parser: Parser) -> None:
+    def __init__(self, service: Service, parser: Parser, modules: Modules | None = None) -> None:
         self._service = service
+        self._modules = modules or NoModules()
         self._parse = parser.parse
         self._counts = CommandCounts()
         self._refusals = Refusals()
@@ -292,7 +296,7 @@ class Dispatcher:
         for subcommand in subcommands:
             try:
                 results.append(self._run(subcommand, issuer, now))
-            except (NoPortsError, SessionNotFoundError, RecordingError) as error:
+            except (NoPortsError, SessionNotFoundError, RecordingError, ModuleError) as error:
                 self._refusals.failed(issuer.session.label, str(error), now)
                 results.append(FAILED)
                 break
@@ -313,4 +317,6 @@ class Dispatcher:
                 self._service.drop(issuer, subcommand, now)
             case Feed():
                 self._service.feed(issuer, subcommand, now)
+            case ModuleCommand(module, instance, arguments):
+                return self._modules.run(module, instance, arguments, issuer, now)
         return b""

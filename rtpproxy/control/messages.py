@@ -136,7 +136,16 @@ class Answer:
     media: MediaDescription
 
 
-Subcommand = SetTimeout | SetTos | DropReference | Answer | Feed
+@dataclass(frozen=True, slots=True)
+class ModuleCommand:
+    """`&& M`: hands arguments to an instance of a module; both numbers are 1 at least."""
+
+    module: int
+    instance: int
+    arguments: tuple[bytes, ...]
+
+
+Subcommand = SetTimeout | SetTos | DropReference | Answer | Feed | ModuleCommand
 
 
 @dataclass(frozen=True, slots=True)

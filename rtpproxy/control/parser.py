@@ -20,6 +20,7 @@ from rtpproxy.control.messages import (
     GetStats,
     Info,
     LookupCommand,
+    ModuleCommand,
     QueryCommand,
     Subcommand,
     Uncopyable,
@@ -30,6 +31,7 @@ from rtpproxy.control.messages import (
     refuse,
 )
 from rtpproxy.control.modifiers import read_codecs, read_media
+from rtpproxy.control.modules import Modules, NoModules
 from rtpproxy.service.requests import (
     CopyTo,
     Delete,
@@ -64,15 +66,17 @@ _MOST_PASSES, _COUNT_DIGITS = 1 << 30, 10
 _PORT = re.compile(r"[0-9]{1,9}")
 _COPY_PREFIX = b"udp:"
 _SETTING = re.compile(rb"(ttl|tos)=([0-9]{1,9})")
+_MODULE = re.compile(rb"[mM]([0-9]{1,9}):([0-9]{1,9})")
 
 Tokens = list[bytes]
 
 
 class Parser:
-    """Reads commands. Knows the relay's local addresses, because some modifiers name one."""
+    """Reads commands. Knows the relay's local addresses and modules, because commands may name one."""
 
-    def __init__(self, local_addresses: LocalAddresses) -> None:
+    def __init__(self, local_addresses: LocalAddresses, modules: Modules | None = None) -> None:
         self._locals = local_addresses
+        self._modules = modules or NoModules()
 
     def parse(self, text: bytes) -> Command:
         """Read the command of one datagram, line or connection, cookie removed.
@@ -83,7 +87,15 @@ class Parser:
         read = _COMMANDS.get(tokens[0][0])
         if read is None:
             refuse(ErrorCode.UNKNOWN_COMMAND, f"unknown command {printable(tokens[0][:1])}")
-        return read(tokens, subcommands, self._locals)
+        command = read(tokens, subcommands, self._locals)
+        if subcommands and isinstance(command, UpdateCommand | LookupCommand | QueryCommand):
+            self._check_modules(command.subcommands)
+        return command
+
+    def _check_modules(self, subcommands: tuple[Subcommand, ...]) -> None:
+        for one in subcommands:
+            if isinstance(one, ModuleCommand) and not self._modules.has(one.module, one.instance):
+                refuse(ErrorCode.SUBCOMMAND, f"no module {one.module}:{one.instance} runs")
 
 
 def is_verbose_query(query: QueryCommand) -> bool:
@@ -348,4 +360,7 @@ def _read_setting_or_drop(tokens: Tokens) -> Subcommand:
         if setting is not None and int(setting[2]) > 0:
             make = SetTimeout if setting[1] == b"ttl" else SetTos
             return make(int(setting[2]), modifiers == b"r")
+    module = _MODULE.fullmatch(tokens[0])
+    if module is not None:
+        return ModuleCommand(int(module[1]), int(module[2]), tuple(tokens[1:]))
     refuse(ErrorCode.SUBCOMMAND, f"no sub-command {printable(b' '.join(tokens))} after this command")

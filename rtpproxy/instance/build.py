@@ -15,6 +15,7 @@ from rtpproxy.control.parser import Parser
 from rtpproxy.control.server import ControlServer
 from rtpproxy.errors import StartError
 from rtpproxy.instance.later import Later
+from rtpproxy.instance.modules import build_modules
 from rtpproxy.instance.ports import MediaPorts, build_kernel, build_ports
 from rtpproxy.instance.verdicts import VerdictReport
 from rtpproxy.media.age_limit import AgeLimit
@@ -130,6 +131,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     stack.callback(later.close)
     players = Players(loop, clocks.monotonic, Files(config.prompt_directory), Disk(loop), random.SystemRandom())
     stack.callback(players.close)
+    modules = build_modules(config.modules, stack)
     service = Service(
         config,
         local_addresses,
@@ -141,7 +143,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         tees,
         players,
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
-        (TimeoutNotification(notifier),),
+        (TimeoutNotification(notifier), *modules.modules),
         _capacity(config, is_steered=ports.programs is not None),
         later.call,
     )
@@ -161,7 +163,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         raise StartError(f"cannot ask for this host's addresses, to keep media from them: netlink: {error}") from error
     stack.callback(host_networks.close)
     stack.callback(background.close)
-    dispatcher = Dispatcher(service, Parser(local_addresses))
+    dispatcher = Dispatcher(service, Parser(local_addresses, modules), modules)
     return Parts(
         *(config, notes, local_addresses, ports, kernel, verdicts, recorder, service),
         *(host_networks, dispatcher, server),

@@ -11,7 +11,15 @@ from dataclasses import replace
 
 import uvloop
 
-from rtpproxy.config import MAX_SOCKET_PATH_BYTES, Config, ControlKind
+from rtpproxy.config import (
+    MAX_SOCKET_PATH_BYTES,
+    CdrSettings,
+    Config,
+    ControlKind,
+    DtmfSettings,
+    ModuleSettings,
+    NotifyTarget,
+)
 from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.instance.build import Clocks
 from rtpproxy.instance.serve import serve
@@ -73,23 +81,36 @@ def with_absolute_paths(config: Config) -> Config:
     control = tuple(
         replace(address, path=os.path.abspath(address.path)) if address.path else address for address in config.control
     )
-    notify = tuple(
-        replace(target, path=os.path.abspath(target.path)) if target.path else target for target in config.notify
-    )
-    for target in notify:
-        if len(os.fsencode(target.path)) > MAX_SOCKET_PATH_BYTES:
-            raise ConfigError(f"option -n {target.path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    notify = tuple(_absolute_target(target, "-n") for target in config.notify)
     directories = config.record_directory, config.spool_directory, config.prompt_directory
     record, spool, prompts = (os.path.abspath(path) if path else "" for path in directories)
     return replace(
         config,
         control=control,
         notify=notify,
+        modules=tuple(map(_absolute_module, config.modules)),
         pid_file=os.path.abspath(config.pid_file),
         record_directory=record,
         spool_directory=spool,
         prompt_directory=prompts,
     )
+
+
+def _absolute_target(target: NotifyTarget, flag: str) -> NotifyTarget:
+    if not target.path:
+        return target
+    path = os.path.abspath(target.path)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"option {flag} {path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    return replace(target, path=path)
+
+
+def _absolute_module(settings: ModuleSettings) -> ModuleSettings:
+    if isinstance(settings, CdrSettings):
+        return replace(settings, path=os.path.abspath(settings.path))
+    if isinstance(settings, DtmfSettings) and settings.target is not None:
+        return replace(settings, target=_absolute_target(settings.target, "--dtmf-notify"))
+    return settings
 
 
 def start_log(config: Config) -> None:

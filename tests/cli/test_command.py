@@ -12,9 +12,13 @@ from click.testing import CliRunner
 from rtpproxy.cli import command as cli
 from rtpproxy.cli.options import GROUPS
 from rtpproxy.config import (
+    CdrSettings,
     Config,
     ControlAddress,
     ControlKind,
+    DtmfSettings,
+    HepSettings,
+    HepTransport,
     LatchingMode,
     ListenAddress,
     MediaNetwork,
@@ -32,7 +36,7 @@ OPTIONS = [option for group in GROUPS for option in group.options]
 FLAGS = "-2 -6 -A -a -b -C -c -D -d -F -f -i -L -l -M -m -n -P -p -R -r -S -s -T -t -u -V -v -W -w --bridge_symmetric"
 FLAGS += " --config --dso --force_asymmetric --nice --no_redirect --no_resolve --overload_prot"
 FLAGS += " --offload --interface --ports --latching --control-allow --media-allow --media-deny --max-wait -h --help"
-FLAGS += " --record-format --prompt-directory --tee-memory --version"
+FLAGS += " --record-format --prompt-directory --tee-memory --version --cdr --hep --hep-id --dtmf-notify"
 
 
 class Started:
@@ -123,7 +127,7 @@ def test_every_option(config):
         *("-L", "5000", "--nice", "-5", "-c", "rr", "--no_redirect", "--force_asymmetric", "--latching", "strict"),
         *("-n", "unix:/n", "-n", "tcp:%%CC_SELF%%:99", "-n", "tcp:192.0.2.3:98", "--no_resolve", "-6", "x@::1=y"),
         *("--media-allow", "10.1.0.0/16:9-99", "--media-deny", "10.0.0.0/8", "--media-deny", "::/0"),
-        *("--max-wait", "150"),
+        *("--max-wait", "150", "--dtmf-notify", "unix:/d", "--hep-id", "7", "--hep", "tcp:[::1]:99", "--cdr", "/c"),
     )
     assert made == Config(
         control=(ControlAddress(ControlKind.UNIX, "/a"), ControlAddress(ControlKind.UDP, port=9000)),
@@ -162,6 +166,11 @@ def test_every_option(config):
         offload=OffloadMode.XDP,
         ports=PortsMode.STEERED,
         interfaces=("eth0", "eth1"),
+        modules=(
+            CdrSettings("/c"),
+            HepSettings("::1", 99, HepTransport.TCP, 7),
+            DtmfSettings(NotifyTarget("/d", text="unix:/d")),
+        ),
     )
 
 

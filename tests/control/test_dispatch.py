@@ -1,6 +1,7 @@
 """Texts in, texts out: the service call that each command makes, and its reply (protocol.md 2.6, 3.3, 11.4)."""
 
 import logging
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
 from rtpproxy.control.parser import Parser
 from rtpproxy.errors import (
+    ModuleError,
     NoCodecsError,
     NoPortsError,
     NotificationOffError,
@@ -44,7 +46,8 @@ OFFER_TO = OFFER + b" t"
 ANSWER = b"L c 192.0.2.1 5000 f t"
 MEDIA = MediaDescription(Endpoint("192.0.2.1", 5000))
 C, ELSEWHERE = Query(b"c", b"f", None), Endpoint("192.0.2.9", 5)
-PARSER = Parser(LocalAddresses((ListenAddress(),), False, {}.get))
+LOCALS = LocalAddresses((ListenAddress(),), False, {}.get)
+PARSER = Parser(LOCALS)
 COUNTS = b"Gv ncmds_rcvd ncmds_rcvd_ndups ncmds_succd ncmds_errs ncmds_repld"
 
 
@@ -441,6 +444,56 @@ def test_an_answer_without_a_session_is_logged(
     with caplog.at_level(logging.INFO, logger="rtpproxy"):
         dispatcher.execute(ANSWER, 0.0)
     assert caplog.messages == [f'command "{ANSWER.decode()}" refused with 0: no such session']
+
+
+class FakeModules:
+    """Module 3 runs, and answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.answer: bytes | Exception = b""
+
+    def has(self, number: int, instance: int) -> bool:
+        return (number, instance) == (3, 1)
+
+    def run(self, *arguments: Any) -> bytes:
+        self.calls.append(arguments)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("command", [OFFER, ANSWER, b"Q c f t"])
+@pytest.mark.parametrize(
+    ("answer", "result", "is_last"),
+    [
+        (b"", b" && 0 && 35004 192.0.2.1", False),
+        (b"text of it", b" && text of it && 35004 192.0.2.1", False),
+        (ModuleError("not so"), b" && -1", True),
+        (SessionNotFoundError("gone"), b" && -1", True),
+    ],
+)
+def test_a_module_is_handed_its_command(
+    service: FakeService, command: bytes, answer: bytes | Exception, result: bytes, is_last: bool
+) -> None:
+    modules = FakeModules()
+    modules.answer = answer
+    dispatcher = Dispatcher(service, Parser(LOCALS, modules), modules)
+    main = dispatcher.execute(command, 5.0)
+    issuer = service.issuer.peer if command is ANSWER else service.issuer
+    reply = dispatcher.execute(command + b" && M3:1 a b", 5.0)
+    assert modules.calls == [(3, 1, (b"a", b"b"), issuer, 5.0)]
+    shown = b"" if answer == b"" else result.removesuffix(b" && 35004 192.0.2.1")
+    assert reply == main[:-1] + shown + b"\n"
+    if command is OFFER:
+        with_answer = dispatcher.execute(OFFER_TO + b" && M3:1 a && L 192.0.2.1 5000", 5.0)
+        assert with_answer == main[:-1] + result + b"\n"
+        assert (service.calls[-1][0] == "answer") is not is_last
+
+
+def test_nothing_is_done_for_a_module_that_does_not_run(dispatcher: Dispatcher, service: FakeService) -> None:
+    assert dispatcher.execute(OFFER + b" && M3:1 D", 0.0) == b"E3\n"
+    assert service.calls == []
 
 
 ALMOST_COMMANDS = st.lists(

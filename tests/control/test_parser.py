@@ -16,6 +16,7 @@ from rtpproxy.control.messages import (
     GetStats,
     Info,
     LookupCommand,
+    ModuleCommand,
     QueryCommand,
     Subcommand,
     Uncopyable,
@@ -23,6 +24,7 @@ from rtpproxy.control.messages import (
     UpdateCommand,
     Version,
 )
+from rtpproxy.control.modules import NoModules
 from rtpproxy.control.parser import Parser, is_verbose_query
 from rtpproxy.service.requests import (
     CopyTo,
@@ -50,7 +52,8 @@ WEAK = MediaDescription(REMOTE, is_weak=True)
 U = b"U c 192.0.2.1 5000 f"
 L = b"L c 192.0.2.1 5000 f"
 
-parse = Parser(LocalAddresses((ListenAddress(),), False, {}.get)).parse
+LOCALS = LocalAddresses((ListenAddress(),), False, {}.get)
+parse = Parser(LOCALS).parse
 
 
 def refusal(text: bytes) -> ErrorCode:
@@ -380,6 +383,46 @@ def test_subcommands_keep_their_order() -> None:
 def test_subcommand_refused(command: bytes, text: bytes) -> None:
     assert refusal(command + b" && " + text) == ErrorCode.SUBCOMMAND
     assert refusal(command + b" && S ttl=5 && " + text + b" && D") == ErrorCode.SUBCOMMAND
+
+
+class OneModule(NoModules):
+    """Module 3 in two instances."""
+
+    def has(self, number: int, instance: int) -> bool:
+        return number == 3 and instance in (1, 2)
+
+
+WITH_MODULE = Parser(LOCALS, OneModule())
+
+
+@pytest.mark.parametrize("command", [U, U + b" t", L + b" t", b"Q c f t"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"M3:1 D", ModuleCommand(3, 1, (b"D",))),
+        (b"m3:2", ModuleCommand(3, 2, ())),
+        (b"M03:01 a%20b 101 h", ModuleCommand(3, 1, (b"a%20b", b"101", b"h"))),
+        (b"M3:1" + b" x" * 22, ModuleCommand(3, 1, (b"x",) * 22)),
+    ],
+)
+def test_a_module_that_runs_gets_its_arguments(command: bytes, text: bytes, expected: ModuleCommand) -> None:
+    read = WITH_MODULE.parse(command + b" && S ttl=5 && " + text)
+    assert isinstance(read, UpdateCommand | LookupCommand | QueryCommand)
+    assert read.subcommands[1] == expected
+
+
+@pytest.mark.parametrize("command", [U, U + b" t", L + b" t", b"Q c f t"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"M3 x", b"M3: x", b"M:1 x", b"M x", b"M3:0 x", b"M3:3 x", b"M0:1 x", b"M1:1 x", b"M31 x", b"M3:1:1 x"),
+        *(b"M-3:1 x", b"M+3:1", b"M3:1h x", b"M3 :1", b"M3.1 x", b"M\xb3:1", b"M" + 4000 * b"3" + b":1", b"M3:1" * 2),
+    ],
+)
+def test_a_module_that_does_not_run_is_refused(command: bytes, text: bytes) -> None:
+    with pytest.raises(CommandError) as caught:
+        WITH_MODULE.parse(command + b" && M3:1 D && " + text)
+    assert caught.value.code == ErrorCode.SUBCOMMAND
 
 
 # Any bytes
