@@ -10,6 +10,7 @@ from typing import Any
 from rtpproxy.addr import parse_ipv4, parse_ipv6
 from rtpproxy.cli.host import check_no_interface
 from rtpproxy.cli.media_addresses import Asked, Resolve, read_listening
+from rtpproxy.cli.modules import MAX_FILE_BYTES, read_configuration
 from rtpproxy.cli.options import DEFAULTS, WITHOUT_EFFECT
 from rtpproxy.config import (
     DEFAULT_CONTROL_PORT,
@@ -23,6 +24,7 @@ from rtpproxy.config import (
     ControlAddress,
     ControlKind,
     DtmfSettings,
+    HepSettings,
     ModuleSettings,
     NotifyTarget,
     OffloadMode,
@@ -301,13 +303,36 @@ def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:
 
 def _modules(values: Mapping[str, Any], resolve: Resolve) -> tuple[ModuleSettings, ...]:
     made: list[ModuleSettings] = []
+    if values["config_file"] is not None:
+        made += _configured(values["config_file"], resolve)
+    made += values["module_files"]
     if values["cdr"] is not None:
         made.append(CdrSettings(values["cdr"]))
     if values["hep"] is not None:
-        hep = values["hep"]
-        hep = replace(hep, host=_look_up(f"--hep {hep.host}:{hep.port}", hep.host, resolve))
+        hep = _with_address(values["hep"], "--hep", resolve)
         made.append(hep if values["hep_id"] is None else replace(hep, capture_id=values["hep_id"]))
     if values["dtmf_notify"] is not None:
         flag = "--dtmf-notify"
         made.append(DtmfSettings(_resolved(parse_notify_target(values["dtmf_notify"], flag), resolve, flag)))
+    paths = [os.path.abspath(one.path) for one in made if isinstance(one, CdrSettings)]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(f"module acct_csv is to write to the same file twice: {paths[0]}")
     return tuple(made)
+
+
+def _configured(path: str, resolve: Resolve) -> list[ModuleSettings]:
+    what = f"--config {path}"
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # a path with a zero byte
+        raise ConfigError(f"{what}: {error.strerror if isinstance(error, OSError) else error}") from error
+    try:
+        made = read_configuration(content)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    return [_with_address(one, f"{what}: capt_host", resolve) if isinstance(one, HepSettings) else one for one in made]
+
+
+def _with_address(hep: HepSettings, what: str, resolve: Resolve) -> HepSettings:
+    return replace(hep, host=_look_up(f"{what} {hep.host}", hep.host, resolve))

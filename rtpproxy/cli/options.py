@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
+from rtpproxy.cli.modules import read_module_file
 from rtpproxy.cli.networks import read_media_network, read_network
 from rtpproxy.cli.readers import (
     member_of,
@@ -17,13 +18,13 @@ from rtpproxy.cli.readers import (
     read_collector,
     read_level,
     read_mode,
-    read_nothing,
     read_path,
     read_tee_memory,
     read_user,
 )
 from rtpproxy.config import (
     DEFAULT_CAPTURE_ID,
+    DEFAULT_CDR_FILE,
     DEFAULT_CONTROL_PORT,
     DEFAULT_SOCKET_MODE,
     FIRST_FREE_PORT,
@@ -428,8 +429,28 @@ GROUPS = (
                 "tcp:%%CC_SELF%%:PORT for the host that the command came from.",
                 metavar="TARGET",
             ),
+            Option(
+                "--config",
+                "config_file",
+                "Start the modules that this file names, in the form of the C RTPproxy: modules { acct_csv {} }.",
+                metavar="FILE",
+                read=read_path,
+                more="The modules are built in: load = FILE in a section names one by the base name of its file, which "
+                "need not exist. acct_rtcp_hep has the keys capt_host, capt_port, capt_ptype and capt_id; acct_csv "
+                f"writes to {DEFAULT_CDR_FILE} in the directory that the relay is started in. Other sections are "
+                "ignored. dtls_gw and ice_lite are not supported, and prevent the start.",
+            ),
+            Option(
+                "--dso",
+                "module_files",
+                f"Start the module of this file of the C RTPproxy, such as rtpp_acct_csv.so. {_ANY_TIMES}",
+                metavar="FILE",
+                read=read_module_file,
+                is_repeatable=True,
+                more="The file need not exist. acct_rtcp_hep needs --hep or --config.",
+            ),
         ),
-        note="Not supported so far: the relay refuses to start with one of these options.",
+        note="--hep and --dtmf-notify are not supported so far, and prevent the start; so are their modules.",
     ),
     Group(
         "Timers",
@@ -547,14 +568,6 @@ GROUPS = (
             Option("-C", "shows_clock", "Print the name of the clock in use, and exit."),
             Option("-h", "shows_help", "Print this text, and exit.", alias="--help"),
         ),
-    ),
-    Group(
-        "Of the C RTPproxy, not supported so far",
-        (
-            Option("--config", "config_file", "Configuration of modules.", "FILE", read_nothing("modules are")),
-            Option("--dso", "module_files", "Load a module.", "FILE", read_nothing("modules are"), is_repeatable=True),
-        ),
-        note="The relay refuses to start with one of these options, so that nobody relies on what is missing.",
     ),
     Group(
         "Of the C RTPproxy, accepted without effect",

@@ -122,12 +122,3 @@ def read_path(text: str) -> str:
     if not text:
         raise ConfigError("the name of the file is empty")
     return text
-
-
-def read_nothing(what: str) -> Callable[[str], object]:
-    """Make a reader that refuses an unsupported option; `what` is the subject and verb of the error: `modules are`."""
-
-    def read(_: str) -> object:
-        raise ConfigError(f"{what} not supported so far; leave the option out to start without")
-
-    return read

@@ -376,8 +376,27 @@ def test_versions():
         (["-S", "/tmp"], "-S /tmp: a spool needs the directory that files are moved to, -r"),
         (["-P", "--record-format", "pcapng"], "-P is --record-format pcap, and not pcapng"),
         (["--record-format", "wav"], "--record-format wav: not one of adhoc, pcap, pcapng"),
-        (["--config", "/x"], "--config /x: modules are not supported"),
-        (["--dso", "x.so"], "--dso x.so: modules are not supported"),
+        (["--config", "/no/where"], "--config /no/where: No such file or directory"),
+        (["--config", "/tmp"], "--config /tmp: Is a directory"),
+        (["--config", ""], "--config: the name of the file is empty"),
+        (["--dso", "x.so"], "--dso x.so: 'x.so' is no module, whose file is named rtpp_NAME.so"),
+        (["--dso", "rtpp_dtls_gw.so"], "--dso rtpp_dtls_gw.so: module dtls_gw is not supported"),
+        (["--cdr", ""], "--cdr: the name of the file is empty"),
+        (["--cdr", "x", "--cdr", "y", "--dso", "rtpp_acct_csv.so", "--dso", "rtpp_acct_csv.so"], "same file twice: "),
+        (["--cdr", "./rtpproxy_acct.csv", "--dso", "rtpp_acct_csv.so"], "module acct_csv is to write to the same file"),
+        (["--hep", "192.0.2.1"], "--hep 192.0.2.1: not HOST:PORT"),
+        (["--hep", "::1:9060"], "--hep ::1:9060: not HOST:PORT; an IPv6 address needs brackets"),
+        (["--hep", "[192.0.2.1]:9060"], "--hep [192.0.2.1]:9060: not HOST:PORT"),
+        (["--hep", "192.0.2.1:0"], "--hep 192.0.2.1:0: port '0': argument is out of range"),
+        (["--hep", "sctp:192.0.2.1:9060"], "--hep sctp:192.0.2.1:9060: not HOST:PORT"),
+        (
+            ["--hep", "localhost:9060", "--no_resolve"],
+            "--hep localhost: not an address, and --no_resolve forbids names",
+        ),
+        (["--hep-id", "4294967296"], "--hep-id 4294967296: argument is out of range"),
+        (["--dtmf-notify", "tcp:192.0.2.1"], "option --dtmf-notify tcp:192.0.2.1: port"),
+        (["--dtmf-notify", ""], "option --dtmf-notify '': the path is empty"),
+        (["--dtmf-notify", "192.0.2.1:99"], "option --dtmf-notify 192.0.2.1:99: write tcp:192.0.2.1:99"),
         (["-d", "FATAL"], "-d FATAL: not a level; use one of DBUG, INFO"),
         (["-d", ""], "-d: not a level"),
         (["-d", "INFO:nowhere"], "NOWHERE is not a syslog facility"),
@@ -467,3 +486,22 @@ def test_status_of_the_daemon_is_that_of_the_program(monkeypatch):
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 1
+
+
+def test_modules_of_a_configuration_come_first(config, refused, tmp_path):
+    """Instances are counted in this order."""
+    file = tmp_path / "modules.conf"
+    file.write_text("modules { acct_csv {} acct_rtcp_hep { capt_host = localhost } }\n")
+    made = config("--cdr", "/c", "--dso", "/x/rtpp_catch_dtmf.so", "--config", str(file), "--hep", "udp:127.0.0.1:99")
+    hosts = [one.host for one in made.modules if isinstance(one, HepSettings)]
+    assert hosts[0] in ("127.0.0.1", "::1")
+    assert made.modules == (
+        CdrSettings("rtpproxy_acct.csv"),
+        HepSettings(hosts[0]),
+        DtmfSettings(),
+        CdrSettings("/c"),
+        HepSettings("127.0.0.1", 99),
+    )
+    file.write_text("modules {\nacct_csv { name = x }\n}")
+    line = refused("--config", str(file), status=2)
+    assert line == f"rtpproxy: --config {file}: line 2: acct_csv: name: module acct_csv has no such key"

@@ -37,8 +37,7 @@ WITHOUT_FIELD = {
     "is_bridge_symmetric": "goes into `is_asymmetric`",
     "is_pcap": "goes into `record_format`",
     **dict.fromkeys(("shows_protocol", "shows_version", "shows_clock", "shows_help"), "prints something and exits"),
-    **dict.fromkeys(("config_file", "module_files"), "is refused"),
-    **dict.fromkeys(("cdr", "hep", "hep_id", "dtmf_notify"), "goes into `modules`"),
+    **dict.fromkeys(("cdr", "hep", "hep_id", "dtmf_notify", "config_file", "module_files"), "goes into `modules`"),
     **dict.fromkeys(WITHOUT_EFFECT, "has no effect"),
 }
 """Options that set no field of the configuration under their name, and why."""
@@ -46,7 +45,7 @@ WITHOUT_OPTION = {
     "is_bridging": "set by -l A/B",
     "group": "set by -u USER:GROUP",
     "is_pid_file_required": "set by -p",
-    "modules": "set by --cdr, --hep, --dtmf-notify",
+    "modules": "set by --cdr, --hep, --dtmf-notify, --config, --dso",
 }
 """Fields that no option is named for, and what sets them."""
 

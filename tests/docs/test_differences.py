@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,13 +28,16 @@ def run(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("arguments", ["--config file", "--dso file"])
-def test_refused_options(arguments: str) -> None:
-    (row,) = re.findall(r"^\| (`--config`.*) are refused \|", PAGE, re.MULTILINE)
-    assert f"`{arguments.split()[0]}`" in row
-    refused = run(arguments.split())
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"rtpproxy: {arguments}: ")
+@pytest.mark.parametrize("module", ["dtls_gw", "ice_lite"])
+def test_refused_modules(module: str, tmp_path: Path) -> None:
+    (row,) = re.findall(r"^\| (`dtls_gw`.*) prevent the start \|", PAGE, re.MULTILINE)
+    assert f"`{module}`" in row
+    file = tmp_path / "modules.conf"
+    file.write_text(f"modules {{\n{module} {{}}\n}}\n")
+    for arguments, where in ((f"--dso rtpp_{module}.so", ""), (f"--config {file}", "line 2: ")):
+        refused = run(arguments.split())
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"rtpproxy: {arguments}: {where}module {module} is not supported")
 
 
 def test_shown_mistakes() -> None:
