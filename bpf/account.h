@@ -95,6 +95,7 @@ static __always_inline enum account_result account_unusual(struct port_counters 
 			c->arrived_ns = 0;
 			c->is_jitter_new = 1;
 			ev->ssrc_changed_ns = now_ns;
+			ev->ssrc_changes++;
 			account_memory(ev, mark, now_ns);
 			return ACCOUNT_MEASURE;
 		}

@@ -424,6 +424,7 @@ static __always_inline __u32 count_rtp(const struct frame *f)
 	enum account_result result = ACCOUNT_MEASURE;
 	__u32 index = f->index;
 
+	counters->payload_type = f->mark.payload_type;
 	if (!is_next || account_is_memory_due(counters, f->now_ns)) {
 		struct port_events *events = port_events.lookup(&index);
 		/* Userspace compares these times with its own. */

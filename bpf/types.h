@@ -100,7 +100,8 @@ struct port_counters {
 	__u32 longest_gap;   /* between two packets, in 1024 ns */
 	__u8 is_running;     /* `ssrc` and `highest` are valid */
 	__u8 is_jitter_new;  /* no packet of `ssrc` was measured yet; an SSRC that comes back starts anew, too */
-	__u8 reserved[2];
+	__u8 payload_type;   /* of the latest RTP packet */
+	__u8 reserved;
 };
 _Static_assert(sizeof(struct port_counters) == 64, "counters are one cache line");
 
@@ -113,14 +114,13 @@ _Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a 
  * never reset. `lowest` and what follows is part of the state of the statistics.
  */
 struct port_events {
-	__u32 window_since;        /* start of the second that `suspects` counts in: units of 2^20 ns, modulo 2^32 */
-	__u16 reserved2;
-	__u16 suspects;            /* packets that may be in a loop, or are too many (account.h) */
+	__u32 window_since;        /* start of the second of `suspects`: units of 2^20 ns, modulo 2^32 */
+	__u32 ssrc_changes;        /* the first SSRC of a stream is one */
 	__u64 tee_missed;          /* packets that were forwarded and not written into the ring: no room, or too long */
 	__u64 ssrc_changed_ns;     /* when the SSRC last changed; 0: no RTP seen */
 	__u64 sequence_set_ns;     /* when `sequence` was set */
 	__u16 sequence;            /* a recent one of the SSRC, host order */
-	__u16 reserved;
+	__u16 suspects;            /* packets that may be in a loop, or are too many (account.h) */
 	__u32 lost;                /* sent but not received; goes down when a late packet comes */
 	__u32 duplicates;
 	__u32 parse_errors;        /* forwarded though they are not RTP */

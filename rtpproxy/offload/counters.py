@@ -39,7 +39,7 @@ class CounterTables(ByPort):
         self._cpus = possible_cpus()
         state = (
             *("ssrc", "last_seen_ns", "arrived_ns", "highest", "timestamp", "jitter", "jitter_max", "longest_gap"),
-            *("is_running", "is_jitter_new"),
+            *("is_running", "is_jitter_new", "payload_type"),
         )
         counters, events = self._counters.layout, self._events.layout
         self._counter_struct = counters.packer("packets", "jitter_sum", "jitter_count", *state)
@@ -50,6 +50,7 @@ class CounterTables(ByPort):
             *run,
         )
         self._event_at = events.offset("ssrc_changed_ns")
+        self._ssrc_changes_of = self._events.numbers("ssrc_changes")
         self._run_struct, self._run_at = events.packer(*run), events.offset(run[0])
         self._ring = BitRing(events.member_bytes("missing"))
         self._packets_of, self._seen_ns_of = (self._counters.numbers(name) for name in ("packets", "last_seen_ns"))
@@ -62,7 +63,7 @@ class CounterTables(ByPort):
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
         del self._last_seen_ns, self._packets, self._parse_errors
-        for numbers in (self._packets_of, self._seen_ns_of, self._tee_missed_of):
+        for numbers in (self._packets_of, self._seen_ns_of, self._tee_missed_of, self._ssrc_changes_of):
             numbers.release()
         for array in (self._counters, self._events):
             array.close()
@@ -79,7 +80,7 @@ class CounterTables(ByPort):
         changed, refreshed, sequence, lost, duplicates, parse_errors, lowest, settled, missing = (
             self._event_struct.unpack_from(self._events.memory, self._events.offset(row) + self._event_at)
         )
-        is_running, is_jitter_new = flags
+        is_running, is_jitter_new, payload_type = flags
         state = RtpState(
             ssrc if is_running else None,
             highest,
@@ -92,6 +93,7 @@ class CounterTables(ByPort):
             jitter / _JITTER_UNITS,
             jitter_max / _JITTER_UNITS,
             bool(is_jitter_new),
+            payload_type if is_running else RtpState().payload_type,
         )
         return PortCounters(
             packets=packets,
@@ -100,7 +102,10 @@ class CounterTables(ByPort):
             ssrc_changed_at=changed / _NS,
             sequence_set_at=refreshed / _NS,
             state=state,
-            totals=RtpTotals(lost, duplicates, parse_errors, jitter_sum / _JITTER_UNITS, jitter_count),
+            totals=RtpTotals(
+                *(lost, duplicates, parse_errors, jitter_sum / _JITTER_UNITS, jitter_count),
+                ssrc_changes=self._ssrc_changes_of[row],
+            ),
         )
 
     def write_state(self, row: int, state: RtpState) -> None:
@@ -120,6 +125,7 @@ class CounterTables(ByPort):
             _bounded(state.longest_gap_s * _NS / _GAP_NS),
             state.ssrc is not None,
             state.is_jitter_new,
+            max(state.payload_type, 0),
         )
         self._run_struct.pack_into(
             self._events.memory,

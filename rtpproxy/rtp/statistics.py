@@ -18,6 +18,7 @@ MAX_JUMP = 536
 
 _SEQUENCES = 1 << 16
 _NO_RUN = -1
+_NO_PAYLOAD_TYPE = -1
 _TOTALS = 1 << 32
 
 
@@ -44,6 +45,8 @@ class RtpState(NamedTuple):
     jitter_max: float = 0.0
     is_jitter_new: bool = True
     """No packet of `ssrc` was measured yet."""
+    payload_type: int = _NO_PAYLOAD_TYPE
+    """Of the latest RTP packet; -1 before the first."""
 
 
 class RtpTotals(NamedTuple):
@@ -54,6 +57,7 @@ class RtpTotals(NamedTuple):
     parse_errors: int = 0
     jitter_total: float = 0.0
     jitter_count: int = 0
+    ssrc_changes: int = 0
 
 
 _NOTHING_FORWARDED = RtpTotals()
@@ -95,10 +99,13 @@ class SequenceTracker:
         "_sent_before",
         "_ssrc",
         "duplicates",
+        "first_seen_at",
         "jitter",
         "longest_gap_s",
         "parse_errors",
+        "payload_type",
         "received",
+        "ssrc_changes",
     )
 
     def __init__(self) -> None:
@@ -109,6 +116,13 @@ class SequenceTracker:
         """Packets that are not RTP."""
         self.longest_gap_s = 0.0
         """Longest time between two packets, seconds."""
+        self.first_seen_at = 0.0
+        """Arrival of the first packet, seconds, monotonic; 0.0 for none. If the kernel forwarded it: of the first one
+        of the SSRC that the kernel forwarded last when its packets were first absorbed."""
+        self.payload_type = _NO_PAYLOAD_TYPE
+        """Of the latest RTP packet; -1 before the first."""
+        self.ssrc_changes = 0
+        """Changes of the SSRC; the first one counts, too."""
         self._seen_at = float("inf")
         self._ssrc: int | None = None
         self._next = _NO_RUN
@@ -129,6 +143,11 @@ class SequenceTracker:
         return self._ssrc
 
     @property
+    def seen_at(self) -> float:
+        """Arrival of the latest packet, seconds, monotonic; 0.0 for none."""
+        return 0.0 if self._seen_at == float("inf") else self._seen_at
+
+    @property
     def sent(self) -> int:
         """Packets that were sent, by their sequence numbers."""
         return self._sent_before + (0 if self._next == _NO_RUN else self._highest - self._lowest + 1)
@@ -146,8 +165,10 @@ class SequenceTracker:
         self._seen_at = now
         if header is None:
             self.parse_errors += 1
+            self.first_seen_at = self.first_seen_at or now
             return Arrival.NOT_RTP
         ssrc, sequence, timestamp, payload_type, _ = header
+        self.payload_type = payload_type
         if sequence == self._next and ssrc == self._ssrc:
             self._next = (sequence + 1) & 0xFFFF
             self._highest += 1
@@ -175,23 +196,25 @@ class SequenceTracker:
             highest=self._highest,
             lowest=self._lowest,
             missing=frozenset(number for number in self._missing if number >= oldest) if self._missing else frozenset(),
-            seen_at=0.0 if self._seen_at == float("inf") else self._seen_at,
+            seen_at=self.seen_at,
             longest_gap_s=self.longest_gap_s,
             timestamp=jitter.timestamp if jitter else 0,
             arrived_at=jitter.arrived_at if jitter else 0.0,
             jitter=jitter.last if jitter and jitter.count else self.jitter.last,
             jitter_max=self.jitter.maximum,
             is_jitter_new=jitter is None or not jitter.count,
+            payload_type=self.payload_type,
         )
 
     def skip_forwarded(self, totals: RtpTotals) -> None:
         """Leave out what the kernel counted so far: it belongs to another stream, or is absorbed already."""
         self._forwarded = totals
 
-    def absorb_forwarded(self, packets: int, state: RtpState, totals: RtpTotals) -> None:
+    def absorb_forwarded(self, packets: int, state: RtpState, totals: RtpTotals, ssrc_changed_at: float = 0.0) -> None:
         """Count `packets` that the kernel forwarded since the last time, and go on from its state.
 
-        The kernel must have started from `state()` of this tracker. A change of SSRC that it saw is not reported again.
+        The kernel must have started from `state()` of this tracker. A change of SSRC that it saw is not reported again;
+        `ssrc_changed_at` is the time of the latest one, 0.0 if there was none.
         """
         before, self._forwarded = self._forwarded, totals
         duplicates = (totals.duplicates - before.duplicates) % _TOTALS
@@ -203,10 +226,14 @@ class SequenceTracker:
         self.parse_errors += parse_errors
         self.received += received
         self.longest_gap_s = max(self.longest_gap_s, state.longest_gap_s)
+        self.ssrc_changes += (totals.ssrc_changes - before.ssrc_changes) % _TOTALS
         if state.seen_at:
             self._seen_at = state.seen_at
+        if packets and not self.first_seen_at:
+            self.first_seen_at = ssrc_changed_at if state.ssrc is not None else state.seen_at
         if state.ssrc is None:
             return
+        self.payload_type = state.payload_type
         if state.ssrc != self._ssrc:
             self._switch(state.ssrc)
         self._highest, self._lowest = state.highest, state.lowest
@@ -240,8 +267,10 @@ class SequenceTracker:
 
     def _place(self, header: RtpHeader, now: float) -> Arrival:
         """Count a packet that does not follow the highest one of its SSRC."""
+        self.first_seen_at = self.first_seen_at or now
         if header.ssrc != self._ssrc:
             is_first = self._ssrc is None
+            self.ssrc_changes += 1
             self._switch(header.ssrc)
             self._start_run(header.sequence)
             return Arrival.RUN_STARTED if is_first else Arrival.SSRC_CHANGED

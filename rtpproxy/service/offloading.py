@@ -111,7 +111,7 @@ class Offloading:
             verdict = stream.latch.absorb_forwarded(
                 counters.ssrc, counters.sequence, counters.sequence_set_at, changed_at, now
             )
-        tracker.absorb_forwarded(packets, counters.state, counters.totals)
+        tracker.absorb_forwarded(packets, counters.state, counters.totals, counters.ssrc_changed_at)
         if verdict is Verdict.LEARNED:
             self._observers.learned(session, stream, now)
 

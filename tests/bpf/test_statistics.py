@@ -61,7 +61,8 @@ class Stream:
     def absorb(self) -> None:
         """Let userspace take over the counts of the kernel."""
         counters = self._plane.tables.counts.counters(self.key)
-        self.tracker.absorb_forwarded(counters.packets - self._packets, counters.state, counters.totals)
+        packets = counters.packets - self._packets
+        self.tracker.absorb_forwarded(packets, counters.state, counters.totals, counters.ssrc_changed_at)
         self._packets = counters.packets
 
     def _age(self, seconds: float) -> None:
@@ -96,7 +97,7 @@ class Stream:
 
 
 def counts(tracker):
-    names = "ssrc", "sent", "received", "lost", "duplicates", "parse_errors"
+    names = "ssrc", "sent", "received", "lost", "duplicates", "parse_errors", "payload_type", "ssrc_changes"
     return {name: getattr(tracker, name) for name in names}
 
 
@@ -108,6 +109,21 @@ def check(stream):
     stream.absorb()
     assert counts(stream.tracker) == counts(stream.alone)
     assert stream.tracker.longest_gap_s == pytest.approx(stream.alone.longest_gap_s, abs=MICROSECONDS)
+
+
+def test_first_packet_that_the_kernel_forwards(place):
+    """It is the one that userspace would have seen, too; a change of the SSRC after that was absorbed is none."""
+    stream = Stream(place)
+    before = time.monotonic()
+    stream.send(Packet(rtp(7), after_s=0.0))
+    after = time.monotonic()
+    stream.send(Packet(rtp(8), after_s=0.0))
+    stream.absorb()
+    first = stream.tracker.first_seen_at
+    assert before - MICROSECONDS <= first <= after + MICROSECONDS
+    stream.send(Packet(rtp(8, ssrc=2), after_s=0.0))
+    check(stream)
+    assert stream.tracker.first_seen_at == first
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,10 @@ def test_counters_are_seconds_and_host_order(plane, tables):
         "longest_gap": 1_000_000,
         "is_running": 1,
         "is_jitter_new": 0,
+        "payload_type": 101,
     }
     events = {
+        "ssrc_changes": 0xFFFFFFFD,
         "ssrc_changed_ns": 1_500_000_000,
         "sequence_set_ns": 2_000_000_000,
         "sequence": 65535,
@@ -65,8 +67,9 @@ def test_counters_are_seconds_and_host_order(plane, tables):
             jitter=1.5,
             jitter_max=2.5,
             is_jitter_new=False,
+            payload_type=101,
         ),
-        totals=RtpTotals(0xFFFFFFFF, 5, 6, float(1 << 32), 8),
+        totals=RtpTotals(0xFFFFFFFF, 5, 6, float(1 << 32), 8, 0xFFFFFFFD),
     )
     assert tables.counts.counters(port) == expected
     assert tables.counts.last_seen()[tables.ports.row(port)] == tables.counts.seen_at(port) == 5.25
@@ -79,7 +82,7 @@ def test_seed_touches_no_total_and_no_neighbour(plane, tables):
         plane.run(received(port, rtp()))
         plane.run(received(neighbour, rtp()))
     before, other = tables.counts.counters(port), tables.counts.counters(neighbour)
-    state = RtpState(5, 300, 200, frozenset({250, 299}), 3.0, 0.5, 77, 2.0, 4.0, 6.0, False)
+    state = RtpState(5, 300, 200, frozenset({250, 299}), 3.0, 0.5, 77, 2.0, 4.0, 6.0, False, 96)
     tables.ports.seed(port, state)
     after = tables.counts.counters(port)
     shifted = {"highest": 65536 + 300, "lowest": 65536 + 200, "missing": {65536 + 250, 65536 + 299}}

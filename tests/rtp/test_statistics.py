@@ -101,8 +101,11 @@ def test_longest_gap_counts_every_packet():
 # What the kernel forwarded
 
 
-def forward(tracker, *packets, totals=None):
-    """Let the kernel, played by another tracker, count packets given as (number, seconds), and absorb its counts."""
+def forward(tracker, *packets, totals=None, changed_at=0.0):
+    """Let the kernel, played by another tracker, count packets given as (number, seconds), and absorb its counts.
+
+    `changed_at` is when it saw the SSRC change.
+    """
     kernel = SequenceTracker()
     kernel.absorb_forwarded(0, tracker.state(), RtpTotals())
     before = kernel.sent - kernel.received
@@ -115,8 +118,9 @@ def forward(tracker, *packets, totals=None):
         start.parse_errors + kernel.parse_errors,
         start.jitter_total + kernel.jitter.total,
         (start.jitter_count + kernel.jitter.count) % 2**32,
+        (start.ssrc_changes + kernel.ssrc_changes) % 2**32,
     )
-    tracker.absorb_forwarded(len(packets), kernel.state(), totals)
+    tracker.absorb_forwarded(len(packets), kernel.state(), totals, changed_at)
     return totals
 
 
@@ -209,6 +213,68 @@ def test_memory_of_ssrcs_that_only_the_kernel_saw_is_bounded():
         packets = [(rtp(number, ssrc, 160 * number), 0.02 * number) for number in range(3)]
         totals = forward(tracker, *packets, (rtp(9, ssrc + 1000), 1.0), totals=totals)
     assert len(tracker.jitter._all) <= 10
+
+
+# First and last packet, SSRCs and payload type
+
+
+def seen(tracker):
+    return tracker.first_seen_at, tracker.seen_at
+
+
+def test_first_and_last_packet():
+    tracker = SequenceTracker()
+    assert seen(tracker) == (0.0, 0.0)
+    for at, packet in [(5.0, rtp(1)), (5.02, rtp(2)), (7.0, None)]:
+        tracker.observe(packet, at)
+    assert seen(tracker) == (5.0, 7.0)
+    forward(tracker, (rtp(9, ssrc=2), 8.0), (rtp(10, ssrc=2), 8.5), changed_at=8.0)
+    assert seen(tracker) == (5.0, 8.5)
+    tracker.observe(rtp(1, ssrc=3), 9.0)
+    assert seen(tracker) == (5.0, 9.0)
+
+
+def test_first_packet_that_is_no_rtp():
+    tracker = SequenceTracker()
+    tracker.observe(None, 5.0)
+    tracker.observe(rtp(1), 6.0)
+    assert seen(tracker) == (5.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("packets", "changed_at", "expected"),
+    [
+        ([(1, 3.0), (2, 4.0)], 3.0, (3.0, 4.0)),
+        ([(None, 4.0)], 1.0, (4.0, 4.0)),  # the SSRC changed before, in another stream of the port
+        ([], 1.0, (0.0, 0.0)),
+    ],
+)
+def test_first_packet_that_the_kernel_forwarded(packets, changed_at, expected):
+    tracker = SequenceTracker()
+    forward(tracker, *packets, changed_at=changed_at)
+    assert seen(tracker) == expected
+
+
+def test_payload_type_of_the_latest_packet():
+    tracker = SequenceTracker()
+    assert tracker.payload_type == -1
+    for packet, expected in ((None, -1), (rtp(1, payload_type=8), 8), (rtp(1, payload_type=101), 101), (None, 101)):
+        tracker.observe(packet, 1.0)
+        assert tracker.payload_type == expected
+    totals = forward(tracker, (None, 2.0))
+    assert tracker.payload_type == 101
+    forward(tracker, (rtp(2, payload_type=0), 2.0), totals=totals)
+    assert tracker.payload_type == 0
+
+
+def test_changes_of_the_ssrc_are_counted():
+    tracker = track(rtp(1, 5), rtp(2, 5), rtp(2, 6), rtp(3, 5), None)
+    assert (tracker.ssrc_changes, track(None).ssrc_changes) == (3, 0)
+    start = RtpTotals(ssrc_changes=2**32 - 1)
+    tracker.skip_forwarded(start)
+    kernel = forward(tracker, totals=start)
+    tracker.absorb_forwarded(0, tracker.state(), kernel._replace(ssrc_changes=4))
+    assert tracker.ssrc_changes == 8
 
 
 def model(packets):
