@@ -67,6 +67,7 @@ def read_media(modifiers: bytes, address: bytes, port: bytes, local_addresses: L
         found.directions,
         found.packet_ms,
         found.codecs,
+        is_null,
     )
 
 

@@ -78,6 +78,9 @@ class Legs:
         """Take over what a request says of a leg (protocol.md 5.2)."""
         self._packets.repacketizing.set_length(leg.rtp, media.packet_ms, now)
         leg.codecs, leg.packet_ms = media.codecs, media.packet_ms
+        if media.is_hold or media.remote is not None:
+            leg.is_on_hold = media.is_hold
+            leg.holds += media.is_hold
         is_asymmetric = self._is_asymmetric if media.is_asymmetric is None else media.is_asymmetric
         remotes = (None, None) if media.remote is None else self._destinations.signalled(session, leg, media.remote)
         for stream, remote in zip(leg.streams, remotes, strict=True):

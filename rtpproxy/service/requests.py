@@ -31,6 +31,8 @@ class MediaDescription:
     """Milliseconds of the packets that the other party gets, of prompts, too; 0 for as they come."""
     codecs: tuple[int, ...] | None = None
     """Payload types that the party offers, in its order; None if none are named."""
+    is_hold: bool = False
+    """A null endpoint was given, which puts the party on hold (protocol.md 5.7); media flows on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,10 @@ class Leg:
     """Milliseconds of the packets that the peer is to get, by the party's latest command; 0 for as they come."""
     has_own_timeout: bool = False
     """A command set the leg's idle timeout, so completion of the session does not change it."""
+    is_on_hold: bool = False
+    """The last address that a command named for the party was null (protocol.md 5.7). Changes nothing else."""
+    holds: int = 0
+    """Commands that named a null address."""
 
     @property
     def local(self) -> LocalAddress:

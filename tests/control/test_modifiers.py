@@ -246,12 +246,16 @@ def test_trap_of_a_bridge_between_families() -> None:
         (b"a.long.host.name.example.com", b"-1", None),
         (b"x" * 6, b"x", None),
         (b"x" * 16, b"x", None),
-        (b"0.0.0.0", b"5", None),
-        (b"0x0.0.0", b"5", None),
     ],
 )
 def test_remote(addr: bytes, port: bytes, remote: Endpoint | None) -> None:
     assert media(b"", addr, port) == MediaDescription(remote)
+
+
+@pytest.mark.parametrize(("modifiers", "addr"), [(b"", b"0.0.0.0"), (b"", b"0x0.0.0"), (b"6", b"::"), (b"6", b"0::0")])
+def test_a_null_address_is_hold(modifiers: bytes, addr: bytes) -> None:
+    described = media(modifiers, addr, b"5000", ours=addresses(FIRST, LABELLED6))
+    assert (described.remote, described.is_hold) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +263,6 @@ def test_remote(addr: bytes, port: bytes, remote: Endpoint | None) -> None:
     [
         (b"2001:db8::9", b"5000", REMOTE6),
         (b"2001:DB8:0:0::9", b"5000", REMOTE6),
-        (b"::", b"5000", None),
-        (b"0::0", b"5000", None),
         (b"::1", b"0", Endpoint("::1", 0)),
         (b"1", b"x", None),
         (b"1" * 46, b"x", None),
