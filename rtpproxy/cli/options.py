@@ -403,6 +403,9 @@ GROUPS = (
                 "Append a line for each session that ends to this file (CSV, as module acct_csv).",
                 metavar="FILE",
                 read=read_path,
+                more="Sessions that a relay still has when it stops get their line, too. A file that was moved away or "
+                "removed is replaced; for that, the user of -u must be permitted to make files in its directory. A "
+                "thread of its own writes, so that no call waits for a disk.",
             ),
             Option(
                 "--hep",
@@ -450,7 +453,7 @@ GROUPS = (
                 more="The file need not exist. acct_rtcp_hep needs --hep or --config.",
             ),
         ),
-        note="--hep and --dtmf-notify are not supported so far, and prevent the start; so are their modules.",
+        note="--hep, --dtmf-notify and their modules are not supported so far, and prevent the start.",
     ),
     Group(
         "Timers",

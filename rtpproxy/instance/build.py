@@ -23,6 +23,7 @@ from rtpproxy.media.bound import BoundMedia
 from rtpproxy.media.sending import plain_sender
 from rtpproxy.media.sockets import check_local, route_source
 from rtpproxy.media.steered import SteeredMedia
+from rtpproxy.modules.registry import Registry
 from rtpproxy.network.background import Background
 from rtpproxy.network.host_networks import HostNetworks, HostNetworksFollower
 from rtpproxy.notes.notes import Notes
@@ -41,6 +42,7 @@ from rtpproxy.recording.directories import of_config
 from rtpproxy.recording.off import NoRecorder, NoTees
 from rtpproxy.recording.recorder import Recorder
 from rtpproxy.service.copies import UserspaceCopier
+from rtpproxy.service.events import Ending
 from rtpproxy.service.notification import TimeoutNotification
 from rtpproxy.service.sessions import Service
 from rtpproxy.session.local import LocalAddresses
@@ -76,6 +78,7 @@ class Parts:
     recorder: Recorder | NoRecorder
     service: Service
     host_networks: HostNetworksFollower
+    modules: Registry
     dispatcher: Dispatcher
     server: ControlServer
 
@@ -131,7 +134,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     stack.callback(later.close)
     players = Players(loop, clocks.monotonic, Files(config.prompt_directory), Disk(loop), random.SystemRandom())
     stack.callback(players.close)
-    modules = build_modules(config.modules, stack)
+    modules = build_modules(config.modules, clocks.monotonic, clocks.wall, identity(config), stack)
     service = Service(
         config,
         local_addresses,
@@ -147,6 +150,9 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         _capacity(config, is_steered=ports.programs is not None),
         later.call,
     )
+    if config.modules:
+        # They may want to hear of the sessions that a relay still has when it stops.
+        stack.callback(lambda: service.delete_all(clocks.monotonic(), Ending.STOPPED))
     verdicts.add(service.dropped)
 
     def on_host_networks(networks: HostNetworks) -> None:
@@ -166,7 +172,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     dispatcher = Dispatcher(service, Parser(local_addresses, modules), modules)
     return Parts(
         *(config, notes, local_addresses, ports, kernel, verdicts, recorder, service),
-        *(host_networks, dispatcher, server),
+        *(host_networks, modules, dispatcher, server),
     )
 
 

@@ -1,24 +1,43 @@
 """Builds the modules that the configuration names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from rtpproxy.config import ModuleSettings
+from rtpproxy.config import CdrSettings, ModuleSettings
 from rtpproxy.errors import StartError
+from rtpproxy.modules.acct_csv import AcctCsv
+from rtpproxy.modules.appender import Appender
+from rtpproxy.modules.line_file import LineFile
 from rtpproxy.modules.module import Module
+from rtpproxy.modules.records import HEADER
 from rtpproxy.modules.registry import Registry
 
 
-def build_modules(settings: Sequence[ModuleSettings], stack: ExitStack) -> Registry:
-    """Make a module from each of the settings. What takes them down is pushed on `stack`. Raises StartError."""
+def build_modules(
+    settings: Sequence[ModuleSettings],
+    clock: Callable[[], float],
+    wall: Callable[[], float],
+    owner: tuple[int, int] | None,
+    stack: ExitStack,
+) -> Registry:
+    """Make a module from each of the settings. What takes them down is pushed on `stack`. Raises StartError.
+
+    `owner` is the user and group that the relay is going to be; None where it stays who it is.
+    """
     made = []
     for one in settings:
-        module = _make(one)
+        module = _make(one, clock, wall, owner)
         stack.callback(module.close)
         made.append((one.kind, module))
     return Registry(made)
 
 
-def _make(settings: ModuleSettings) -> Module:
+def _make(
+    settings: ModuleSettings, clock: Callable[[], float], wall: Callable[[], float], owner: tuple[int, int] | None
+) -> Module:
     """Make one module; what it needs beside its settings is for this function to ask for, as an argument."""
+    if isinstance(settings, CdrSettings):
+        appender = Appender(LineFile(settings.path, HEADER, owner))
+        appender.open()
+        return AcctCsv(settings.path, appender, clock, wall)
     raise StartError(f"module {settings.kind.module} is not supported so far; leave it out to start without")

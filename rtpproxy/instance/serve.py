@@ -49,6 +49,7 @@ async def serve(
             if config.user:
                 parts.kernel.load_rest(give_up)
             parts.recorder.start()
+            parts.modules.start()
             log.info("rtpproxy started")
         await stop.wait()
     log.info("rtpproxy stopped")

@@ -17,5 +17,8 @@ class Module(Observer):
         """
         raise ModuleError("the module takes no commands")
 
+    def start(self) -> None:
+        """Begin, because the relay serves now, as the user that it stays. Raises StartError."""
+
     def close(self) -> None:
         """Finish within a bounded time, because the relay stops."""

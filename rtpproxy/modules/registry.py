@@ -24,6 +24,11 @@ class Registry:
         """All of them, in the order in which they were given."""
         return tuple(self._modules.values())
 
+    def start(self) -> None:
+        """Tell all of them that the relay serves."""
+        for module in self._modules.values():
+            module.start()
+
     def has(self, number: int, instance: int) -> bool:
         """Tell whether that instance runs."""
         return (number, instance) in self._modules

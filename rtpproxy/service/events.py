@@ -3,8 +3,8 @@
 An observer watches sessions without taking part in them: totals, timeout notification, and whatever else derives from
 `Observer` and is in the list that `instance.py` hands to the service. For each session, `created` comes first and
 `ended` last. Observers are told one after the other, in the turn of the event loop in which the event happens, so they
-must not wait, and must neither change what they are given nor call the service. A relay that stops tells nothing: the
-sessions that it still has get no `ended`.
+must not wait, and must neither change what they are given nor call the service. Sessions that a relay still has when it
+stops get an `ended` if there is a module that may want it, and none if the relay is killed.
 """
 
 import logging
@@ -28,6 +28,7 @@ class Ending(Enum):
     """A request deleted every session."""
     TIMED_OUT = "timed out"
     """It was idle for too long."""
+    STOPPED = "the relay stops"
 
 
 class Observer:

@@ -187,11 +187,11 @@ class Service:
         for session, is_reverse in found:
             self._drop(session, is_reverse, request.is_weak, now)
 
-    def delete_all(self, now: float) -> None:
-        """Drop every session."""
+    def delete_all(self, now: float, why: Ending = Ending.ALL_DELETED) -> None:
+        """Drop every session, on request or because the relay stops."""
         for session in self._table:
-            self._end(session, "all sessions deleted", now)
-            self._observers.ended(session, Ending.ALL_DELETED, now)
+            self._end(session, why.value, now)
+            self._observers.ended(session, why, now)
 
     def find(self, request: Query) -> Issuer:
         """Find the session whose tags match exactly, and the leg of the from-tag. Raises SessionNotFoundError."""

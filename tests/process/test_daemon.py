@@ -18,7 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from rtpproxy.config import NOTES_DIRECTORY, Config, ControlAddress, ControlKind, NotifyTarget
+from rtpproxy.config import (
+    NOTES_DIRECTORY,
+    CdrSettings,
+    Config,
+    ControlAddress,
+    ControlKind,
+    DtmfSettings,
+    HepSettings,
+    NotifyTarget,
+)
 from rtpproxy.errors import ConfigError
 from rtpproxy.notes.contents import parse
 from rtpproxy.process import daemon
@@ -964,6 +973,7 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
             pid_file="c",
             record_directory="d",
             prompt_directory="e/../e",
+            modules=(CdrSettings("d"), HepSettings(), DtmfSettings(NotifyTarget("e")), DtmfSettings()),
         )
     )
     assert (made.record_directory, made.spool_directory, made.prompt_directory) == (
@@ -971,6 +981,8 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
         "",
         f"{tmp_path}/e",
     )
+    dtmf = DtmfSettings(NotifyTarget(f"{tmp_path}/e")), DtmfSettings()
+    assert made.modules == (CdrSettings(f"{tmp_path}/d"), HepSettings(), *dtmf)
     assert [address.path for address in made.control] == [f"{tmp_path}/a", ""]
     assert made.notify == (NotifyTarget(f"{tmp_path}/b"), NotifyTarget(port=9))
     assert made.pid_file == f"{tmp_path}/c"
