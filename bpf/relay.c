@@ -289,6 +289,8 @@ static __always_inline __u32 judge(struct frame *f, enum hook hook)
 	if (d->payload_bytes < DOUBLED_BYTES)
 		return VERDICT(up_doubled);
 	f->is_rtp = f->entry.row.is_rtp && parse_rtp(f->data_end, d, &f->mark);
+	if (f->is_rtp && verdict_is_of_type(&f->mark, f->entry.row.hidden_type))
+		return VERDICT(up_hidden);
 	return frame_check_sum(f, hook);
 }
 
@@ -464,6 +466,14 @@ static __always_inline __u32 count_forwarded(struct frame *f)
 	return verdict;
 }
 
+/* Is a packet that is about to be forwarded to be written into the ring? */
+static __always_inline bool is_teed(const struct frame *f)
+{
+	const struct port_row *row = &f->entry.row;
+
+	return row->tee && (!row->tee_type || (f->is_rtp && verdict_is_of_type(&f->mark, row->tee_type)));
+}
+
 /* Before the rewrite of a packet that is to be written into the ring: keep what will be changed. */
 static __always_inline void begin_tee(const struct frame *f)
 {
@@ -483,11 +493,17 @@ static __always_inline void end_tee(const void *data, const void *data_end, cons
 	struct tee_record *kept = tee_kept.lookup(&zero);
 	struct port_events *events;
 
-	if (ring && kept &&
-	    tee_write(ring, kept, data, data_end, sizeof(struct ethhdr) + tag_bytes + ip_bytes + sizeof(struct udphdr)))
-		return;
+	bool is_written =
+		ring && kept &&
+		tee_write(ring, kept, data, data_end, sizeof(struct ethhdr) + tag_bytes + ip_bytes + sizeof(struct udphdr));
+	if (is_written && !f->entry.row.tee_type)
+		return; /* all that are forwarded are: userspace counts them */
 	events = port_events.lookup(&index);
-	if (events)
+	if (!events)
+		return;
+	if (is_written)
+		__sync_fetch_and_add(&events->tee_chosen, 1);
+	else
 		__sync_fetch_and_add(&events->tee_missed, 1);
 }
 
@@ -504,13 +520,14 @@ int on_xdp(struct xdp_md *ctx)
 	if (verdict == FORWARD)
 		verdict = judge(&f, HOOK_XDP);
 	if (verdict == FORWARD) {
-		if (f.entry.row.tee)
+		f.is_teed = is_teed(&f);
+		if (f.is_teed)
 			begin_tee(&f);
 		verdict = hook_xdp_rewrite(ctx, &f);
 		if (verdict == FORWARD)
 			verdict = count_forwarded(&f);
 		if (verdict == FORWARD) {
-			if (f.entry.row.tee)
+			if (f.is_teed)
 				end_tee((void *)(long)ctx->data, (void *)(long)ctx->data_end, &f,
 					f.out.tag_bytes & TAG_BYTES_MASK);
 			return bpf_redirect(f.out.xdp_ifindex, 0);
@@ -542,13 +559,14 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 	if (verdict == FORWARD)
 		verdict = judge(&f, hook);
 	if (verdict == FORWARD) {
-		if (f.entry.row.tee)
+		f.is_teed = is_teed(&f);
+		if (f.is_teed)
 			begin_tee(&f);
 		verdict = hook_tc_rewrite(skb, &f);
 		if (verdict == FORWARD)
 			verdict = count_forwarded(&f);
 		if (verdict == FORWARD) {
-			if (f.entry.row.tee)
+			if (f.is_teed)
 				end_tee((void *)(long)skb->data, (void *)(long)skb->data_end, &f, 0);
 			return bpf_redirect(f.out.ifindex, 0);
 		}

@@ -27,6 +27,11 @@
 #error "EXPECTED_PER_SECOND and HOST_EXPECTED_PER_SECOND must be given"
 #endif
 
+/* Bit of a payload type in a row, which tells 0 from none. */
+#ifndef TYPE_GIVEN
+#error "TYPE_GIVEN must be given"
+#endif
+
 /*
  * One row per media port of every port space, written by the controller, only read here. It holds two things:
  * `is_open` (the port belongs to a stream, so its packets are steered to the controller's socket), and the
@@ -59,7 +64,8 @@ struct port_row {
 	__u32 next_hop;          /* number in `next_hops` */
 	__u32 ingress_ifindex;   /* interface of the route back to the locked source; 0: none is known */
 	__u8 ingress_mac[6];     /* its MAC: most frames come by it, untagged, and so need no other look-up */
-	__u8 reserved3[2];
+	__u8 tee_type;           /* TYPE_GIVEN and the payload type of the only packets that are written; 0: all are */
+	__u8 hidden_type;        /* TYPE_GIVEN and the payload type of packets that are not forwarded; 0: none */
 	__u32 tee;               /* number in the records of what arrives here, which is also written into the ring; 0: it is not */
 };
 _Static_assert(sizeof(struct port_row) == 64, "a row is one cache line");
@@ -116,7 +122,8 @@ _Static_assert(MISSING_BITS > MAX_JUMP, "all numbers that may still come have a 
 struct port_events {
 	__u32 window_since;        /* start of the second of `suspects`: units of 2^20 ns, modulo 2^32 */
 	__u32 ssrc_changes;        /* the first SSRC of a stream is one */
-	__u64 tee_missed;          /* packets that were forwarded and not written into the ring: no room, or too long */
+	__u32 tee_missed;          /* packets that were forwarded and not written into the ring: no room, or too long */
+	__u32 tee_chosen;          /* packets that were written into the ring for their payload type (tee_type) */
 	__u64 ssrc_changed_ns;     /* when the SSRC last changed; 0: no RTP seen */
 	__u64 sequence_set_ns;     /* when `sequence` was set */
 	__u16 sequence;            /* a recent one of the SSRC, host order */

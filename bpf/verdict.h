@@ -42,6 +42,7 @@ struct verdicts {
 	__u64 dropped_host_limit;   /* over this second's limit of its kind for the whole host */
 	__u64 dropped_fragment;     /* not the first of its packet, and over the limit of its source for this second */
 	__u64 dropped_rtcp_rate;    /* more RTCP than a stream may have each second */
+	__u64 up_hidden;            /* of a payload type that is not relayed: userspace shows it to witnesses, and drops it */
 };
 
 /* The number of a counter in `struct verdicts`, by its name. */
@@ -129,6 +130,12 @@ static __always_inline bool verdict_is_locked_source(const struct entry *e, cons
 	if (d->is_ipv6)
 		return e->row.is_ipv6 && verdict_is_same(&d->ipv6->saddr, &e->remote_host6);
 	return !e->row.is_ipv6 && d->ip->saddr == e->row.remote_host;
+}
+
+/* Is the RTP packet of a payload type that the row names? */
+static __always_inline bool verdict_is_of_type(const struct rtp_mark *mark, __u8 type)
+{
+	return type == (TYPE_GIVEN | mark->payload_type);
 }
 
 /* Is it sent to the local address of the entry? */

@@ -20,6 +20,7 @@ from rtpproxy.media.age_limit import AgeLimit
 from rtpproxy.offload.entry import ForwardingEntry, NotOffloaded, Owner, PortCounters
 from rtpproxy.rtp.statistics import RtpState, RtpTotals, SequenceTracker
 from rtpproxy.service.playback import Party
+from rtpproxy.service.taps import Tap
 from rtpproxy.service.witnesses import Line
 from rtpproxy.session.latch import KnownSource, Latch
 from rtpproxy.session.local import LocalAddress
@@ -151,6 +152,7 @@ class FakeOffload:
         """How many times entries were applied."""
         self.dropped = 0
         self.tee_missed_by_key: dict[int, int] = {}
+        self.tee_chosen_by_key: dict[int, int] = {}
         self._counters: dict[int, PortCounters] = {}
         self._last_seen = np.zeros(4 * 65536)
 
@@ -189,6 +191,9 @@ class FakeOffload:
 
     def tee_missed(self, key: int) -> int:
         return self.tee_missed_by_key.get(key, 0)
+
+    def tee_chosen(self, key: int) -> int:
+        return self.tee_chosen_by_key.get(key, 0)
 
     def seen_at(self, key: int) -> float:
         return self.counters(key).state.seen_at
@@ -377,6 +382,7 @@ class FakeRecordedStream:
     def __init__(self, stream: Stream, *, is_teed: bool = False) -> None:
         self.stream = stream
         self.is_teed = is_teed
+        self.payload_type: int | None = None
         self.looked_again_at = -1.0
         self.taken: list[tuple[bytes, tuple[str, int], str, float]] = []
 
@@ -544,3 +550,57 @@ class FakeTees:
             return 0
         self.last += 1
         return self.last
+
+
+class FakeTap:
+    """A tap that only notes what it gets, and on which a test may find something."""
+
+    def __init__(
+        self, title: str, tap: Tap, on_found: Callable[[bytes], None], on_end: Callable[[float], None]
+    ) -> None:
+        self.title = title
+        self.tap = tap
+        self.on_found = on_found
+        self.on_end = on_end
+        self.streams = [FakeRecordedStream(stream, is_teed=True) for stream in tap.streams]
+        for stream in self.streams:
+            stream.payload_type = tap.payload_type
+        self.has_begun = False
+        self.stopped_at: float | None = None
+
+    @property
+    def packets(self) -> list[bytes]:
+        """Payloads of all streams, one stream after the other."""
+        return [data for stream in self.streams for data, *_ in stream.taken]
+
+    def begin(self) -> None:
+        self.has_begun = True
+
+    def stop(self, now: float) -> None:
+        assert self.stopped_at is None
+        self.stopped_at = now
+
+
+class FakeTapper:
+    """Makes taps, or refuses them while there is a `refusal`."""
+
+    def __init__(self) -> None:
+        self.refusal = ""
+        self.made: list[FakeTap] = []
+
+    def tap(
+        self,
+        title: str,
+        tap: Tap,
+        *,
+        on_found: Callable[[bytes], None],
+        on_end: Callable[[float], None],
+        absorb: Callable[[float], None],
+    ) -> FakeTap:
+        if self.refusal:
+            raise RecordingError(self.refusal)
+        self.made.append(FakeTap(title, tap, on_found, on_end))
+        return self.made[-1]
+
+    def counts(self) -> Mapping[str, int]:
+        return {"taps_open": sum(one.stopped_at is None for one in self.made)} if self.made else {}

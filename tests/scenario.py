@@ -31,6 +31,7 @@ from tests.fakes import (
     FakeOffload,
     FakePlayers,
     FakeRecorder,
+    FakeTapper,
     FakeTees,
     Journal,
     JournalledPorts,
@@ -90,6 +91,7 @@ class Scenario:
         self.offload = FakeOffload(self.journal)
         self.notifier = FakeNotifier()
         self.recorder = FakeRecorder()
+        self.tapper = FakeTapper()
         self.tees = FakeTees()
         self.later = FakeLater(now)
         self.players = FakePlayers()
@@ -108,6 +110,7 @@ class Scenario:
             counters or self.offload,
             recorder or self.recorder,
             copier or UserspaceCopier(self.media),
+            self.tapper,
             tees or self.tees,
             self.players,
             new_ports,

@@ -45,7 +45,7 @@ KNOWS = {
     "network": {"buffers"},
     "offload": {"rtp", "session", "network", "trust"},
     "outbound": set(),
-    "recording": {"session", "buffers"},
+    "recording": {"rtp", "session", "buffers"},
     "playback": {"rtp"},
     "makeann": set(),
     "service": {"rtp", "session"},
@@ -97,6 +97,7 @@ PURE_MODULES = {
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
     *("recording.wall_clock", "makeann.resampler"),
+    *("recording.dtmf", "recording.handlers", "recording.live_output", "recording.tap_output"),
 }
 """Single files of other rooms without I/O."""
 
@@ -111,7 +112,7 @@ IO_STANDARD = {
 }
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
-    *("service.destinations", "service.contests", "service.recordings", "service.feeds"),
+    *("service.destinations", "service.contests", "service.recordings", "service.feeds", "service.taps"),
     "service.playback",
     "control.dispatch",
 }
@@ -159,6 +160,7 @@ PACKERS = {
     "recording.reader": "descriptors beside a message",
     "makeann.sounds": "samples of a headerless file",
     "rtp.header": "RTP headers",
+    "rtp.telephone_events": "payloads of telephone events, and what is told of them to another process",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",
     "recording.ring": "positions and headers of the kernel's ring",
@@ -212,6 +214,8 @@ UNTESTED = {
     "recording.supervisor": _RECORDER,
     "recording.carrier": "recording/test_recorder and test_copier run the process",
     "recording.recording": "state without rules: recording/test_recorder",
+    "recording.live_output": "recording/test_copy_output and test_tap_output",
+    "recording.handlers": "a list: recording/test_tapper runs what it names",
     "recording.taken": "state without rules: recording/test_recorder and test_copier",
     "session.session": "values without rules: tests/service",
 }

@@ -39,8 +39,9 @@ from rtpproxy.recording.arrivals import Arrivals
 from rtpproxy.recording.carrier import Carrier
 from rtpproxy.recording.copier import Copier
 from rtpproxy.recording.directories import of_config
-from rtpproxy.recording.off import NoRecorder, NoTees
+from rtpproxy.recording.off import NoRecorder
 from rtpproxy.recording.recorder import Recorder
+from rtpproxy.recording.tapper import Tapper
 from rtpproxy.service.copies import UserspaceCopier
 from rtpproxy.service.events import Ending
 from rtpproxy.service.notification import TimeoutNotification
@@ -118,8 +119,8 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         # Media and service know each other; no datagram comes before the event loop runs again.
         service.datagram(key, data, source, local_host, now)
 
-    is_recording = bool(config.record_directory)
-    limit = AgeLimit(config.max_wait_ms / 1000, clocks.monotonic, clocks.wall, is_noted=is_recording)
+    is_noted = bool(config.record_directory or config.modules)
+    limit = AgeLimit(config.max_wait_ms / 1000, clocks.monotonic, clocks.wall, is_noted=is_noted)
     ports = build_ports(config, notes, local_addresses, on_datagram, limit, stack)
     verdicts = VerdictReport(ports.programs.tables.counts.verdicts if ports.programs else dict)
     background = Background(asyncio.get_running_loop())
@@ -128,7 +129,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
-    recorder, copier, tees = _build_recorder(config, clocks, ports.media, programs, stack)
+    recorder, copier, carrier = _build_recorder(config, clocks, ports.media, programs, stack)
     loop = asyncio.get_running_loop()
     later = Later(loop, clocks.monotonic)
     stack.callback(later.close)
@@ -143,13 +144,16 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         kernel.counters,
         recorder,
         copier,
-        tees,
+        Tapper(carrier),
+        carrier,
         players,
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
         (TimeoutNotification(notifier), *modules.modules),
         _capacity(config, is_steered=ports.programs is not None),
         later.call,
     )
+    for module in modules.modules:
+        module.begin(service.taps)
     if config.modules:
         # They may want to hear of the sessions that a relay still has when it stops.
         stack.callback(lambda: service.delete_all(clocks.monotonic(), Ending.STOPPED))
@@ -184,13 +188,11 @@ def note_directories() -> list[str]:
 
 def _build_recorder(
     config: Config, clocks: Clocks, media: SteeredMedia | BoundMedia, programs: Programs | None, stack: ExitStack
-) -> tuple[Recorder | NoRecorder, Copier | UserspaceCopier, Carrier | NoTees]:
-    """Build what records and copies, and what lets the kernel tee for both. `programs` is None without kernel tier."""
+) -> tuple[Recorder | NoRecorder, Copier | UserspaceCopier, Carrier]:
+    """Build what records and copies, and what brings packets to it. `programs` is None without kernel tier."""
     directories = of_config(config)
     if directories is not None:
         stack.callback(directories.close)
-    if directories is None and programs is None:
-        return NoRecorder(), UserspaceCopier(media), NoTees()
     open_ring = programs.tee.open if programs is not None else None
     arrivals = Arrivals(clocks.monotonic, clocks.wall_ns, media.stamp)
     carrier = Carrier(

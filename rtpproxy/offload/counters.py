@@ -55,6 +55,7 @@ class CounterTables(ByPort):
         self._ring = BitRing(events.member_bytes("missing"))
         self._packets_of, self._seen_ns_of = (self._counters.numbers(name) for name in ("packets", "last_seen_ns"))
         self._tee_missed_of = self._events.numbers("tee_missed")
+        self._tee_chosen_of = self._events.numbers("tee_chosen")
         self._last_seen_ns = self._counters.column("last_seen_ns")
         self._packets = self._counters.column("packets")
         self._parse_errors = self._events.column("parse_errors")
@@ -63,7 +64,8 @@ class CounterTables(ByPort):
     def close(self) -> None:
         """Unmap everything. No method may be called afterwards."""
         del self._last_seen_ns, self._packets, self._parse_errors
-        for numbers in (self._packets_of, self._seen_ns_of, self._tee_missed_of, self._ssrc_changes_of):
+        tee = self._tee_missed_of, self._tee_chosen_of
+        for numbers in (self._packets_of, self._seen_ns_of, self._ssrc_changes_of, *tee):
             numbers.release()
         for array in (self._counters, self._events):
             array.close()
@@ -146,9 +148,13 @@ class CounterTables(ByPort):
     def tee_missed(self, key: int) -> int:
         """Packets forwarded from this port that were to be written into the tee's ring, but found no room there.
 
-        Those with more payload than 9,152 bytes are among them.
+        Those with more payload than 9,152 bytes are among them. The number has 32 bits.
         """
         return self._tee_missed_of[self.row(key)]
+
+    def tee_chosen(self, key: int) -> int:
+        """Packets forwarded from this port that were written into the tee's ring for their payload type; 32 bits."""
+        return self._tee_chosen_of[self.row(key)]
 
     def total_forwarded(self) -> int:
         """Packets forwarded from all ports since the programs were loaded, without those that drivers did not send."""

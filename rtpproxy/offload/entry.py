@@ -36,6 +36,10 @@ class ForwardingEntry:
     """Number of the port space that `port` belongs to (`session.local`)."""
     tee: int = 0
     """Number under which the kernel also writes what it forwards into the tee's ring, as it arrived; 0: it does not."""
+    tee_type: int | None = None
+    """Only RTP packets of this payload type are written; None for all packets."""
+    hidden_type: int | None = None
+    """RTP packets of this payload type are not forwarded, and go to userspace; None for no such packets."""
 
     @property
     def key(self) -> int:
@@ -126,7 +130,7 @@ LINK_LOCAL = NotOffloaded("a link-local address does not tell its interface")
 CONTESTED = NotOffloaded("several sources take a stream of the session in turn")
 DENIED = NotOffloaded("nothing may be sent to the peer's address")
 REPACKETIZED = NotOffloaded("userspace repacketizes its packets")
-WITNESSED = NotOffloaded("userspace records or copies its packets")
+WITNESSED = NotOffloaded("userspace records, copies or watches its packets")
 PLAYED = NotOffloaded("a prompt is played to the peer")
 FED = NotOffloaded("the session gets copies of another session's packets, and none of its own")
 REFLECTED = NotOffloaded("the peer may be the sender itself, to whom nothing is sent back")
@@ -189,6 +193,8 @@ def _plan_stream(stream: Stream, peer: Stream) -> ForwardingEntry | NotOffloaded
         tos=peer.tos,
         slot=stream.local.slot,
         tee=stream.tee,
+        tee_type=stream.tee_type,
+        hidden_type=stream.hidden_type,
     )
 
 

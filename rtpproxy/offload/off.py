@@ -63,6 +63,10 @@ class NoCounters:
         """Return 0."""
         return 0
 
+    def tee_chosen(self, key: int) -> int:
+        """Return 0."""
+        return 0
+
     def last_seen(self) -> None:
         """Return None: there are no rows."""
 

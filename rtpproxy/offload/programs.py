@@ -17,7 +17,7 @@ from rtpproxy.offload.host_maps import HostMaps
 from rtpproxy.offload.loading import BeingLoadedError, Loading
 from rtpproxy.offload.refusals import Refusals
 from rtpproxy.offload.syscall import attach_sk_lookup, program_id
-from rtpproxy.offload.tables import Tables
+from rtpproxy.offload.tables import TYPE_GIVEN, Tables
 from rtpproxy.offload.tee import Tee
 from rtpproxy.offload.tracing import Traced
 from rtpproxy.rtp.statistics import MAX_JUMP
@@ -72,6 +72,7 @@ LIMITS = {
     "HOST_LEARNING_PER_SECOND": str(HOST_LEARNING_PER_SECOND),
     "HOST_KNOWN_PER_SECOND": str(HOST_KNOWN_PER_SECOND),
     "FRAGMENTS_PER_SECOND": str(FRAGMENTS_PER_SECOND),
+    "TYPE_GIVEN": str(TYPE_GIVEN),
 }
 """Macros that the programs cannot be compiled without."""
 _MOST_KNOWN = UNNUMBERED_PER_SECOND, RTCP_PER_SECOND

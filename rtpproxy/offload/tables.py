@@ -22,10 +22,13 @@ from rtpproxy.rtp.statistics import RtpState
 _IPV4_VERSION_IHL = 0x45
 _DONT_FRAGMENT = 0x4000
 _UDP = 17
+TYPE_GIVEN = 0x80
+"""Bit of a payload type in a row, which tells 0 from none."""
 _ENTRY = (
     *("is_forwarding", "is_any_source_port", "is_rtp", "is_ipv6", "is_to_ipv6", "tos", "ttl"),
     *("remote_host", "local_host", "from_host", "to_host", "from_port", "to_port", "remote_port"),
-    *("udp_delta", "ip_sum", "pseudo_sum", "next_hop", "ingress_ifindex", "ingress_mac", "tee"),
+    *("udp_delta", "ip_sum", "pseudo_sum", "next_hop", "ingress_ifindex", "ingress_mac"),
+    *("tee_type", "hidden_type", "tee"),
 )
 """Members of a row that an entry is written to, in the order of their offsets."""
 _NEXT_HOP = "ifindex", "xdp_ifindex", "mtu", "to_mac", "from_mac", "tags", "tag_bytes"
@@ -118,6 +121,7 @@ class PortTable(ByPort):
             next_hop,
             ingress.ifindex,
             mac_bytes(ingress.mac),
+            *map(_type, (entry.tee_type, entry.hidden_type)),
             entry.tee,
         )
 
@@ -162,3 +166,7 @@ class NextHopTable:
         xdp_ifindex, tags = (hop.xdp_way.ifindex, hop.xdp_way.tags) if hop.xdp_way else (0, ())
         macs = mac_bytes(hop.to_mac), mac_bytes(hop.from_mac)
         self._writer.write(number, hop.ifindex, xdp_ifindex, hop.mtu, *macs, tag_bytes(tags), TAG_BYTES * len(tags))
+
+
+def _type(payload_type: int | None) -> int:
+    return 0 if payload_type is None else TYPE_GIVEN | payload_type

@@ -1,8 +1,8 @@
-"""The way of packets to the process that writes recordings and sends copies: by messages, and by the kernel's ring.
+"""The way of packets to the process that writes, sends and watches: by messages, and by the kernel's ring.
 
-Whoever wants packets there (`recorder`, `copier`) makes a group of sinks and streams that go into them. All else is the
-same for both: packets that userspace relays, numbers for those that the kernel tees, counts, the end, and what happens
-when the process dies.
+Whoever wants packets there (`recorder`, `copier`, `tapper`) makes a group of sinks and streams that go into them. All
+else is the same for them: packets that userspace relays, numbers for those that the kernel tees, counts, the end, and
+what happens when the process dies.
 """
 
 import logging
@@ -73,7 +73,7 @@ class Carrier:
             ring = self._open_ring()
             self._supervisor.read_ring(ring)
         except (OffloadError, OSError) as error:
-            log.warning("userspace relays streams that are recorded or copied: %s", error)
+            log.warning("userspace relays streams that are recorded, copied or watched: %s", error)
         else:
             self._ring = ring
 

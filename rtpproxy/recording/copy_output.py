@@ -7,38 +7,22 @@ import errno
 import os
 import socket
 
-from rtpproxy.recording.messages import Aim, OpenCopy, Sent
+from rtpproxy.recording.live_output import LiveOutput
+from rtpproxy.recording.messages import Aim, OpenCopy
 from rtpproxy.recording.packet import Packet
 
 
-class CopyOutput:
-    """Sends packets as they come. What the kernel does not take is lost, as on any other way of packets."""
+class CopyOutput(LiveOutput):
+    """Sends packets as they come. What the kernel does not take is lost, as on any other way of packets.
+
+    Its packets were sent or, while there was no place to send them to, withheld.
+    """
 
     def __init__(self, about: OpenCopy) -> None:
+        super().__init__(about)
         self.about = about
-        self.packets = about.packets
-        """Packets that were sent or withheld."""
-        self.withheld = about.withheld
-        """Of these, packets that came while there was no place to send them to."""
-        self.teed = 0
-        """Packets of the ring that belong to the copy."""
-        self.lost = 0
-        """Packets that should have been sent and were not."""
-        self.why = ""
-        """Why packets were not sent, in words; empty while all is well."""
-        self.is_over = False
-        """True once nothing more is sent."""
         self._socket: socket.socket | None = None
         self._to: tuple[str, int] | tuple[str, int, int, int] | None = None
-        self._told = self.packets
-
-    def begin(self, unread: int = 0) -> None:
-        """Find out what is lost of a copy that another process began.
-
-        That one is known not to have read `unread` packets of the ring: they are still to come.
-        """
-        self.teed = max(0, self.about.teed - unread)
-        self.miss(max(0, self.about.given + self.teed - self.packets))
 
     def aim(self, message: Aim, descriptor: int | None) -> None:
         """Send to another place from now on. The descriptor, a UDP socket that does not block, becomes the copy's."""
@@ -68,18 +52,7 @@ class CopyOutput:
         else:
             self.packets += 1
 
-    def miss(self, packets: int) -> None:
-        """Take note of packets that were lost on the way."""
-        self.lost += packets
-
-    def progress(self) -> Sent | None:
-        """Tell how far it is, if it went on since this was asked last."""
-        if self.packets == self._told:
-            return None
-        self._told = self.packets
-        return Sent(self.about.output, self.packets, self.withheld)
-
-    def flush(self) -> None:
+    def flush(self, now_ns: int) -> None:
         """Do nothing: nothing waits."""
 
     def finish(self, wall_ns: int) -> None:

@@ -81,7 +81,7 @@ class FileOutput:
         self.lost += packets
         self._lost_before += packets
 
-    def flush(self) -> None:
+    def flush(self, now_ns: int = 0) -> None:
         """Write what waits."""
         if self.is_over or not self._buffer:
             return

@@ -1,4 +1,4 @@
-"""Messages between the relay and the process that writes recordings and sends copies, as values and as bytes.
+"""Messages between the relay and the process that writes, sends and watches, as values and as bytes.
 
 Each is one message of a SOCK_SEQPACKET socket. Descriptors that belong to it travel beside it (SCM_RIGHTS). Numbers are
 in host order: both ends are on one host.
@@ -18,13 +18,15 @@ ROOM_BYTES = 128 << 10
 """Room that any message fits into."""
 _FORMATS = tuple(RecordFormat)
 _DIRECTORIES, _NO_DIRECTORY, _RING, _OPEN, _OPEN_COPY, _AIM, _JOIN, _TEED, _PACKETS, _LOST, _LEAVE, _CLOSE = range(12)
-_ENDED, _FOUND, _PROGRESS = range(12, 15)
+_ENDED, _FOUND, _PROGRESS, _OPEN_TAP, _NOTICED = range(12, 17)
+_NO_TYPE = 255
 
 _KIND = struct.Struct("=B")
 _SPOOLED = struct.Struct("=??")
 _RECORDS = struct.Struct("=QI")
 _FILE = struct.Struct("=IBBQQHHH")
 _COPY = struct.Struct("=IQQQQ")
+_TAP = struct.Struct("=IQQQBHH")
 _AIMED = struct.Struct("=I??HI")
 _NUMBER = struct.Struct("=I")
 _JOINED = struct.Struct("=IIQ?BHH")
@@ -93,6 +95,28 @@ class OpenCopy:
     withheld: int = 0
     teed: int = 0
     tees: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTap:
+    """Begins to look at packets. Its members mean the same as those of `OpenCopy`."""
+
+    output: int
+    kind: str
+    """What looks at them (`handlers.KINDS`)."""
+    settings: bytes = b""
+    """For that."""
+    payload_type: int | None = None
+    """Only RTP packets of this payload type are meant; None for all packets."""
+    given: int = 0
+    packets: int = 0
+    teed: int = 0
+    tees: tuple[int, ...] = ()
+
+    @property
+    def withheld(self) -> int:
+        """Nothing: there is no packet that a tap leaves alone."""
+        return 0
 
 
 class To(NamedTuple):
@@ -187,7 +211,7 @@ class Ended:
 
 
 class Sent(NamedTuple):
-    """How far a copy is: packets that were sent or withheld, and of these the withheld ones."""
+    """How far a copy or tap is: packets that it is done with, and of these the withheld ones."""
 
     output: int
     packets: int
@@ -196,9 +220,17 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Tells how far copies are, about once a second: what a process that dies does not tell at their end."""
+    """Tells how far copies and taps are, about once a second: what a process that dies does not tell at their end."""
 
     sent: tuple[Sent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Tells what a tap found, in its own words."""
+
+    output: int
+    found: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +245,9 @@ class Found:
     """Why it is still there, in words."""
 
 
-ToReader = Directories | NoDirectory | MapRing | Open | OpenCopy | Aim | Join | Teed | Packets | Lost | Leave | Close
-ToRelay = Ended | Found | Progress
+Opening = Open | OpenCopy | OpenTap
+ToReader = Directories | NoDirectory | MapRing | Opening | Aim | Join | Teed | Packets | Lost | Leave | Close
+ToRelay = Ended | Found | Progress | Noticed
 Message = ToReader | ToRelay
 
 
@@ -234,6 +267,8 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
             counts = message.given, message.packets, message.withheld, message.teed
             head = _COPY.pack(message.output, *counts)
             return _KIND.pack(_OPEN_COPY) + head + _encode_numbers(message.tees)
+        case OpenTap():
+            return _encode_open_tap(message)
         case Aim():
             host, port, zone = message.to or ("", 0, 0)
             head = _AIMED.pack(message.output, message.to is not None, message.has_socket, port, zone)
@@ -255,6 +290,8 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
             return _KIND.pack(_ENDED) + _OUTCOME.pack(message.output, *counts) + message.why.encode()
         case Progress():
             return b"".join((_KIND.pack(_PROGRESS), *(_SENT.pack(*one) for one in message.sent)))
+        case Noticed():
+            return _KIND.pack(_NOTICED) + _NUMBER.pack(message.output) + message.found
         case Found():
             head = _LEFT.pack(message.packets, message.is_in_place, len(message.name))
             return _KIND.pack(_FOUND) + head + message.name + message.why.encode()
@@ -287,6 +324,13 @@ def _encode_open(message: Open) -> bytes:
     return _KIND.pack(_OPEN) + head + names + _encode_numbers(message.tees)
 
 
+def _encode_open_tap(message: OpenTap) -> bytes:
+    kind, given = message.kind.encode(), (message.given, message.packets, message.teed)
+    wanted = _NO_TYPE if message.payload_type is None else message.payload_type
+    head = _TAP.pack(message.output, *given, wanted, len(kind), len(message.settings))
+    return _KIND.pack(_OPEN_TAP) + head + kind + message.settings + _encode_numbers(message.tees)
+
+
 def _encode_numbers(numbers: Iterable[int]) -> bytes:
     return b"".join(map(_NUMBER.pack, numbers))
 
@@ -315,6 +359,18 @@ def _decode_open(body: bytes) -> Open:
 def _decode_open_copy(body: bytes) -> OpenCopy:
     output, given, packets, withheld, teed = _COPY.unpack_from(body)
     return OpenCopy(output, given, packets, withheld, teed, _decode_numbers(body[_COPY.size :]))
+
+
+def _decode_open_tap(body: bytes) -> OpenTap:
+    output, given, packets, teed, wanted, kind_bytes, settings_bytes = _TAP.unpack_from(body)
+    rest = body[_TAP.size :]
+    end = kind_bytes + settings_bytes
+    about = rest[:kind_bytes].decode(), rest[kind_bytes:end], None if wanted == _NO_TYPE else wanted
+    return OpenTap(output, *about, given, packets, teed, _decode_numbers(rest[end:]))
+
+
+def _decode_noticed(body: bytes) -> Noticed:
+    return Noticed(_NUMBER.unpack_from(body)[0], body[_NUMBER.size :])
 
 
 def _decode_aim(body: bytes) -> Aim:
@@ -377,6 +433,7 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _RING: _decode_ring,
     _OPEN: _decode_open,
     _OPEN_COPY: _decode_open_copy,
+    _OPEN_TAP: _decode_open_tap,
     _AIM: _decode_aim,
     _JOIN: _decode_join,
     _TEED: _decode_teed,
@@ -387,4 +444,5 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _ENDED: _decode_ended,
     _FOUND: _decode_found,
     _PROGRESS: _decode_progress,
+    _NOTICED: _decode_noticed,
 }

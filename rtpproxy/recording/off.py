@@ -1,10 +1,10 @@
-"""Stands in for the recorder where there is no directory for recordings (`-r`), and for the tee where there is none."""
+"""Stands in for the recorder where there is no directory for recordings (`-r`)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from rtpproxy.errors import RecordingError
 from rtpproxy.recording.taken import Side
-from rtpproxy.session.session import Role, Session, Witness
+from rtpproxy.session.session import Role, Session
 
 
 class NoRecorder:
@@ -31,11 +31,3 @@ class NoRecorder:
     def counts(self) -> Mapping[str, int]:
         """Return no counts."""
         return {}
-
-
-class NoTees:
-    """Same interface as `carrier.Carrier` has for the service: the kernel tees nothing."""
-
-    def tee(self, witnesses: Sequence[Witness]) -> int:
-        """Return 0."""
-        return 0

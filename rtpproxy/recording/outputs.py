@@ -1,7 +1,8 @@
-"""Where packets go in the process that writes recordings and sends copies: of which stream to which outputs, and when.
+"""Where packets go in the process that writes, sends and watches: of which stream to which outputs, and when.
 
-An output is a file (`FileOutput`) or a copy (`CopyOutput`). Pure but for these. Packets and the ends of streams and
-outputs are put into the order of their times (`merge`), so that it does not matter by which way a packet came.
+An output is a file (`FileOutput`), a copy (`CopyOutput`) or a tap (`TapOutput`). Pure but for these. Packets and the
+ends of streams and outputs are put into the order of their times (`merge`), so that it does not matter by which way a
+packet came.
 """
 
 import os
@@ -10,9 +11,11 @@ from typing import NamedTuple
 
 from rtpproxy.recording.copy_output import CopyOutput
 from rtpproxy.recording.file_output import FileOutput
+from rtpproxy.recording.live_output import LiveOutput
 from rtpproxy.recording.merge import Merge
 from rtpproxy.recording.messages import Aim, Close, Join, Leave, Lost, Sent, Teed
 from rtpproxy.recording.packet import Packet, Place
+from rtpproxy.recording.tap_output import TapOutput
 
 WINDOW_NS = 20_000_000
 """Time by which a packet may come later than one that arrived after it."""
@@ -21,7 +24,7 @@ FLUSH_NS = 1_000_000_000
 EARLY_NS = 10_000_000_000
 """Time by which a packet of the ring may come earlier than the message about its number."""
 
-Output = FileOutput | CopyOutput
+Output = FileOutput | CopyOutput | TapOutput
 
 
 class _Stream(NamedTuple):
@@ -51,6 +54,8 @@ class Outputs:
         """Numbers of tees, by stream."""
         self._early: dict[int, list[Packet]] = {}
         """Packets of the ring, by number of the tee, of which no message has told yet."""
+        self._taps = 0
+        """Open taps: they have something to do once a second."""
         self._flushed_ns = 0
         self._is_waiting = False
         """Something may wait to be written."""
@@ -61,6 +66,7 @@ class Outputs:
     def open(self, output: Output) -> None:
         """Take an open output."""
         self._outputs[output.about.output] = output
+        self._taps += isinstance(output, TapOutput)
         self._is_waiting = True
         output.begin(sum(len(self._early.get(tee, ())) for tee in output.about.tees))
         self._look_after(output)
@@ -107,7 +113,7 @@ class Outputs:
             self._flushed_ns = now_ns
             self._is_waiting = False
             for output in list(self._outputs.values()):
-                output.flush()
+                output.flush(now_ns)
                 self._look_after(output)
             for tee in [tee for tee, early in self._early.items() if early[0].arrived_ns < now_ns - EARLY_NS]:
                 del self._early[tee]
@@ -118,14 +124,14 @@ class Outputs:
         """Return the time until something is due, in nanoseconds; None if nothing is."""
         if len(self._merge):
             return WINDOW_NS
-        if self._is_waiting:
+        if self._is_waiting or self._taps:
             return max(0, self._flushed_ns + FLUSH_NS - now_ns)
         return None
 
     def progress(self) -> list[Sent]:
-        """List the copies that went on since this was asked last."""
-        copies = (output for output in self._outputs.values() if isinstance(output, CopyOutput))
-        return [sent for output in copies if (sent := output.progress()) is not None]
+        """List the copies and taps that went on since this was asked last."""
+        live = (output for output in self._outputs.values() if isinstance(output, LiveOutput))
+        return [sent for output in live if (sent := output.progress()) is not None]
 
     def finish(self, now_ns: int) -> None:
         """Write and send everything, and close all outputs."""
@@ -179,6 +185,7 @@ class Outputs:
         output = self._outputs.pop(number, None)
         if output is None:
             return
+        self._taps -= isinstance(output, TapOutput)
         for stream in self._of_output.pop(number, ()):
             self._streams.pop(stream, None)
             self._forget_tees(stream)

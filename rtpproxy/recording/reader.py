@@ -1,4 +1,4 @@
-"""The process that writes recordings and sends copies: reads packets from the relay, and brings them where it is told.
+"""The process that writes recordings, sends copies and watches streams: takes packets where it is told to.
 
 It has no privileges, and gets descriptors of two directories, of open files and of sockets from the relay. A slow disk
 holds up this process alone. When the relay is gone, however it ended, the socket is closed: then all files are
@@ -23,6 +23,8 @@ from rtpproxy.recording.clock_steps import ClockSteps
 from rtpproxy.recording.copy_output import CopyOutput
 from rtpproxy.recording.file_output import FileOutput
 from rtpproxy.recording.frames import Frames
+from rtpproxy.recording.handlers import KINDS
+from rtpproxy.recording.live_output import LiveOutput
 from rtpproxy.recording.messages import (
     MAX_BYTES,
     ROOM_BYTES,
@@ -38,6 +40,7 @@ from rtpproxy.recording.messages import (
     NoDirectory,
     Open,
     OpenCopy,
+    OpenTap,
     Packets,
     Progress,
     Teed,
@@ -47,6 +50,7 @@ from rtpproxy.recording.messages import (
 )
 from rtpproxy.recording.outputs import Output, Outputs
 from rtpproxy.recording.ring import Ring, read_ip
+from rtpproxy.recording.tap_output import TapOutput
 from rtpproxy.recording.wall_clock import WallClock
 
 BATCH = 64
@@ -57,7 +61,7 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 """Signals for the relay, which a terminal or a service manager may send to all its processes. Its end is ours."""
 _NS_PER_MS = 1_000_000
 _PROGRESS = MAX_BYTES // 32
-"""Copies of which one message tells how far they are."""
+"""Copies and taps of which one message tells how far they are."""
 RECORDS = 10_000
 """Packets of the ring that are read before what is due is done."""
 HELD_UP_NS = 1_000_000_000
@@ -214,6 +218,8 @@ class Reader:
                 self._outputs.tee(message)
             case OpenCopy():
                 self._outputs.open(CopyOutput(message))
+            case OpenTap():
+                self._outputs.open(TapOutput(message, KINDS[message.kind](message.settings), self._tell))
             case NoDirectory():
                 self._give_up(None)
                 os.chdir("/")
@@ -271,8 +277,9 @@ class Reader:
         if isinstance(about, Open):
             why, is_in_place = self._move(about, output.why)
             self._tell(Ended(about.output, output.packets, is_in_place, why, output.teed))
-        elif isinstance(output, CopyOutput):
-            self._tell(Ended(about.output, output.packets, True, output.why, output.teed, output.withheld))
+        else:
+            withheld = output.withheld if isinstance(output, LiveOutput) else 0
+            self._tell(Ended(about.output, output.packets, True, output.why, output.teed, withheld))
 
     def _move(self, about: Open, why: str) -> tuple[str, bool]:
         """Move a file out of the spool, unless something went wrong. Returns what did, and whether it is in place."""

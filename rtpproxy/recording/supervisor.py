@@ -1,4 +1,4 @@
-"""Keeps the process that writes recordings and sends copies running: starts it when it is first needed, and again."""
+"""Keeps the process that writes, sends and watches running: starts it when it is first needed, and again."""
 
 import logging
 import os
@@ -44,9 +44,9 @@ class Supervisor:
         outputs: Callable[[], int],
         resume: Callable[[], None],
     ) -> None:
-        """`outputs` tells how many files and copies go on. `resume` hands these to a process that was started for them.
+        """`outputs` tells how many files, copies and taps go on.
 
-        Without directories there are no files.
+        `resume` hands these to a process that was started for them. Without directories there are no files.
         """
         self._loop = loop
         self._directories = directories
@@ -129,7 +129,7 @@ class Supervisor:
         has_lasted = self._loop.time() - self._started_at >= SHORT_S
         self.pause_s = 0.0 if has_lasted else self._next_pause_s()
         log.error(
-            "%s died (%s); %d files and copies go on, without what it had not written or sent",
+            "%s died (%s); %d files, copies and taps go on, without what it had not written or sent",
             *(_PROCESS, how, self._outputs()),
         )
         self._restart = self._loop.call_later(self.pause_s, self._start_again)

@@ -14,7 +14,7 @@ MOST_TEES = 64
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sink:
-    """What packets go into (a file, a copy), from its making until the process says that it ended."""
+    """What packets go into (a file, a copy, a tap), from its making until the process says that it ended."""
 
     number: int
     given: int = 0
@@ -33,7 +33,10 @@ class Sink:
 
 
 class Owner(Protocol):
-    """Makes sinks, and knows what they are: `recorder.Recorder` or `copier.Copier`. Sinks come as numbers."""
+    """Makes sinks, and knows what they are: `recorder.Recorder`, `copier.Copier` or `tapper.Tapper`.
+
+    Sinks come as numbers.
+    """
 
     def look_again(self, stream: "Taken", now: float) -> None:
         """Take note that the addresses of a stream's session may have changed."""
@@ -63,7 +66,7 @@ class Group:
 
     @property
     def sinks(self) -> Sequence[Sink]:
-        """Files, or copies."""
+        """Files, copies or taps."""
         raise NotImplementedError
 
     @property
@@ -120,10 +123,12 @@ class Taken:
     """The other leg, if the packets, which are RTCP, are shown as leaving there (protocol.md 8.5)."""
     shown: tuple[str, int, str, int] | None = None
     """Where they are shown to leave from, and for whom, as the process was told last."""
+    payload_type: int | None = None
+    """It takes only RTP packets of this payload type; None for all packets."""
     port: int = 0
     """Ours, that its packets arrived at when it began."""
-    received_before: int = 0
-    """Packets that the stream had received when it began."""
+    teed_before: int = 0
+    """Packets that had been teed when it began."""
     missed_before: int = 0
     """Packets that had not been teed by then."""
     given: int = 0
@@ -135,7 +140,7 @@ class Taken:
     missing: int = 0
     """Packets that there was no room for, since the process was told last."""
     teed: int | None = None
-    """Packets that the kernel wrote to the ring; None while it goes on."""
+    """Packets that the kernel wrote to the ring, of all payload types if others want them; None while it goes on."""
     tees: deque[int] = field(default_factory=lambda: deque(maxlen=MOST_TEES))
     """Numbers under which the kernel writes, or wrote, its packets to the ring."""
 
@@ -154,12 +159,12 @@ class Taken:
         """Packets that the kernel wrote to the ring, up to when they were last absorbed."""
         if self.teed is not None or not self.tees:
             return self.teed or 0
-        return max(0, self.stream.received_packets - self.received_before - self.given - self.missed)
+        return max(0, self.stream.teed_packets - self.teed_before)
 
     def begin(self) -> None:
         """Count from now on: what the stream received before is not taken."""
         self.port = self.stream.local_port
-        self.received_before, self.missed_before = self.stream.received_packets, self.stream.tee_missed_packets
+        self.teed_before, self.missed_before = self.stream.teed_packets, self.stream.tee_missed_packets
 
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Take a packet that the stream accepted."""

@@ -162,6 +162,11 @@ class _RelayedLine:
     def stream(self) -> Stream:
         return self.line.stream
 
+    @property
+    def payload_type(self) -> int | None:
+        """All packets are copied."""
+        return None
+
     def look_again(self, now: float) -> None:
         """Do nothing: where copies go is judged with each packet."""
 

@@ -18,6 +18,9 @@ from rtpproxy.service.events import Observers
 from rtpproxy.session.latch import KnownSource, Verdict
 from rtpproxy.session.session import Component, Session, Stream
 
+_TEE_MASK = 0xFFFFFFFF
+"""The kernel's counters of the tee have 32 bits."""
+
 
 class Entries(Protocol):
     """Installs and withdraws entries: `offload.forwarder.Forwarder` or `offload.off.NoEntries`. Ports come as keys."""
@@ -43,6 +46,7 @@ class KernelCounters(Protocol):
     def forwarded(self, key: int) -> int: ...
     def seen_at(self, key: int) -> float: ...
     def tee_missed(self, key: int) -> int: ...
+    def tee_chosen(self, key: int) -> int: ...
     def last_seen(self) -> npt.NDArray[np.float64] | None: ...
     def row(self, key: int) -> int: ...
     def total_forwarded(self) -> int: ...
@@ -78,6 +82,7 @@ class Offloading:
         """Start counting for a stream that got its port."""
         stream.forwarded_packets = self._counters.forwarded(stream.key)
         stream.tee_missed_before = self._counters.tee_missed(stream.key)
+        stream.tee_chosen_before = self._counters.tee_chosen(stream.key)
 
     def remove(self, session: Session, stream: Stream, reason: str, now: float) -> None:
         """Stop forwarding for a stream that is about to lose its port, and count what was forwarded."""
@@ -88,10 +93,7 @@ class Offloading:
         """Add what the kernel forwarded for a stream since the last time, and tell what the latch learned from it."""
         if not (session.is_complete and stream.local_port):
             return
-        # Apart from the packets: the kernel counts it after them.
-        tee_missed = self._counters.tee_missed(stream.key)
-        stream.tee_missed_packets += tee_missed - stream.tee_missed_before
-        stream.tee_missed_before = tee_missed
+        self._absorb_tee(stream)
         if self._counters.forwarded(stream.key) == stream.forwarded_packets:
             return
         counters = self._counters.counters(stream.key)
@@ -101,6 +103,8 @@ class Offloading:
         stream.forwarded_packets = counters.packets
         stream.received_packets += packets
         stream.relayed_packets += packets
+        if stream.tee and stream.tee_type is None:
+            stream.teed_packets += packets
         if stream.component is not Component.RTP:
             return
         tracker = stream.tracker
@@ -115,6 +119,17 @@ class Offloading:
         if verdict is Verdict.LEARNED:
             self._observers.learned(session, stream, now)
 
+    def _absorb_tee(self, stream: Stream) -> None:
+        """Add what the kernel counted of the tee, apart from the packets: that is counted after them."""
+        missed = self._counters.tee_missed(stream.key) - stream.tee_missed_before & _TEE_MASK
+        stream.tee_missed_before = stream.tee_missed_before + missed & _TEE_MASK
+        stream.tee_missed_packets += missed
+        if stream.tee and stream.tee_type is None:
+            stream.teed_packets -= missed
+        chosen = self._counters.tee_chosen(stream.key) - stream.tee_chosen_before & _TEE_MASK
+        stream.tee_chosen_before = stream.tee_chosen_before + chosen & _TEE_MASK
+        stream.teed_packets += chosen
+
     def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> Arrival:
         """Count a packet that userspace accepted, and tell how it follows those before.
 
@@ -128,7 +143,8 @@ class Offloading:
             tracker = stream.tracker = SequenceTracker()
         if not self._entries.is_wanted(stream.key):
             return tracker.observe(header, now)
-        self._entries.came_up(stream.key, now)
+        if header is None or not stream.hides(header):
+            self._entries.came_up(stream.key, now)
         # The kernel must not count between `absorb` and `seed`.
         self._entries.hold(stream.key)
         try:

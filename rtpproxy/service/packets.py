@@ -134,8 +134,15 @@ class Packets:
         if peer.is_played_to:
             self._drop(stream)
             return
-        for witness in stream.witnesses:
-            witness.packet(data, source, local_host, now)
+        if stream.witnesses or stream.hidden_type is not None:
+            header = parse_rtp(data) if stream.component is Component.RTP else None
+            payload_type = None if header is None else header.payload_type
+            for witness in stream.witnesses:
+                if witness.payload_type in (None, payload_type):
+                    witness.packet(data, source, local_host, now)
+            if header is not None and stream.hides(header):
+                self._drop(stream)
+                return
         self._relay(stream, peer, source, data)
 
     def _relay(self, stream: Stream, peer: Stream, source: tuple[str, int], data: bytes) -> None:

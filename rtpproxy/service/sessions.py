@@ -50,6 +50,7 @@ from rtpproxy.service.requests import (
     StopRecording,
     Update,
 )
+from rtpproxy.service.taps import Tapper, Taps
 from rtpproxy.service.timers import Timers
 from rtpproxy.service.witnesses import Arrived, Copier, Tees, Witnesses
 from rtpproxy.session.local import LocalAddresses
@@ -84,6 +85,7 @@ class Service:
         kernel_counters: KernelCounters,
         recorder: Recorder,
         copier: Copier,
+        tapper: Tapper,
         tees: Tees,
         players: Players,
         new_ports: Callable[[], PortAllocator],
@@ -125,6 +127,8 @@ class Service:
             *(parties, players, media, self._offloading, self._destinations, self._timers, totals),
             is_doubling=config.is_doubling,
         )
+        self.taps = Taps(tapper, self._table, witnesses)
+        """For modules."""
         self._feeds = Feeds(copier, witnesses, self._offloading, self._destinations, self._timers)
         self._counters = Counters(totals, entries, kernel_counters, media, self._offloading, self._timers)
         # Bound here, not called by a method of its own: this saves 50 ns for each packet in userspace.
@@ -211,7 +215,8 @@ class Service:
 
     def tiers(self) -> Tiers:
         """Count the streams by tier, and frames by verdict."""
-        return self._counters.tiers(self._packets.streams, self.dropped(), self._recordings.counts())
+        counts = {**self._recordings.counts(), **self.taps.counts()}
+        return self._counters.tiers(self._packets.streams, self.dropped(), counts)
 
     def dropped(self) -> dict[str, int]:
         """Count the packets that userspace dropped by a rule that has a name: those that are not 0."""
@@ -369,6 +374,7 @@ class Service:
         self._legs.describe(session, caller, media, now)
         if self._config.records_all:
             self._recordings.record_all(session, now)
+        self.taps.created(session, now)
         if log.isEnabledFor(logging.INFO):
             log.info("%s: session created, port %d", session.label, callee.rtp.local_port)
         self._warn_of_limit()
@@ -432,6 +438,7 @@ class Service:
         """End a session; the caller tells the observers. `reason` is for the log."""
         self._recordings.end(session, now)
         self._playback.end(session)
+        self.taps.end(session, now)
         self._feeds.end(session, now)
         for leg in session.legs:
             if leg.has_ports:

@@ -1,4 +1,4 @@
-"""Witnesses of streams: recordings and copies, which get what streams receive, by userspace or by the kernel's tee.
+"""Witnesses of streams: recordings, copies and taps, which get what streams receive, by userspace or the kernel's tee.
 
 Packets that have arrived are taken before something begins or ends: so those that arrived before the reply to the
 command do not belong to it at its start, and do at its end.
@@ -20,7 +20,7 @@ class WitnessOf(Witness, Protocol):
 
 
 class Watch(Protocol):
-    """Witnesses of streams of one session, until they are stopped: a recording or copies, of one side or of both."""
+    """Witnesses of streams of one session, until they are stopped: a recording, copies or a tap, of a side or both."""
 
     @property
     def streams(self) -> Sequence[WitnessOf]: ...
@@ -55,7 +55,7 @@ class Copier(Protocol):
 
 
 class Tees(Protocol):
-    """Numbers what the kernel tees: `recording.carrier.Carrier`, or `recording.off.NoTees`."""
+    """Numbers what the kernel tees: `recording.carrier.Carrier`."""
 
     def tee(self, witnesses: Sequence[Witness]) -> int:
         """Choose a number for packets of one stream that are for these; 0 if userspace has to give it to them."""
@@ -87,9 +87,7 @@ class Witnesses:
     def begin(self, session: Session, watch: Watch, now: float) -> None:
         """Give to these witnesses what the session's streams receive from now on."""
         # What arrived while it was made does not belong to it, so it must not be counted as if it did.
-        self._arrived.take_waiting()
-        for one in watch.streams:
-            self._offloading.absorb(session, one.stream, now)
+        self.take_in(session, [one.stream for one in watch.streams], now)
         watch.begin()
         for one in watch.streams:
             self._set(one.stream, (*one.stream.witnesses, one))
@@ -97,13 +95,30 @@ class Witnesses:
 
     def end(self, session: Session, watch: Watch, now: float, *, is_ending: bool = False) -> None:
         """Stop these witnesses; with the session itself, if that is ending."""
-        self._arrived.take_waiting()
+        self.take_in(session, [one.stream for one in watch.streams], now)
         for one in watch.streams:
             self._set(one.stream, tuple(witness for witness in one.stream.witnesses if witness is not one))
         if not is_ending:
             self._offloading.replan(session, now)
         watch.stop(now)
 
+    def replan(self, session: Session, now: float) -> None:
+        """Take note that other packets are hidden than before."""
+        self._offloading.replan(session, now)
+
+    def take_in(self, session: Session, streams: Sequence[Stream], now: float) -> None:
+        """Take the packets that have arrived, and bring the counts of streams up to date."""
+        self._arrived.take_waiting()
+        for stream in streams:
+            self._offloading.absorb(session, stream, now)
+
     def _set(self, stream: Stream, witnesses: tuple[Witness, ...]) -> None:
         stream.witnesses = witnesses
         stream.tee = self._tees.tee(witnesses)
+        stream.tee_type = wanted_type(witnesses)
+
+
+def wanted_type(witnesses: Sequence[Witness]) -> int | None:
+    """Find the one payload type that all these witnesses want; None if they want others, too."""
+    types = {witness.payload_type for witness in witnesses}
+    return types.pop() if len(types) == 1 else None

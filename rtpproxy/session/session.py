@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from rtpproxy.config import NotifyTarget
+from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.rtp.resizer import Resizer
 from rtpproxy.rtp.statistics import SequenceTracker
 from rtpproxy.session.latch import Latch
@@ -32,7 +33,11 @@ class Component(IntEnum):
 
 
 class Witness(Protocol):
-    """Gets every packet that a stream accepts, beside the peer: a recording or a copy (protocol.md 6.1)."""
+    """Gets packets that a stream accepts, beside the peer: a recording, a copy or a tap (protocol.md 6.1)."""
+
+    @property
+    def payload_type(self) -> int | None:
+        """It gets only RTP packets of this payload type; None for all packets."""
 
     def packet(self, data: bytes, source: tuple[str, int], local_host: str, now: float) -> None:
         """Take a packet. `local_host` is our address that it came to, empty if unknown; `now` is its arrival."""
@@ -80,13 +85,25 @@ class Stream:
     loop_guard: LoopGuard | None = None
     """Made by the first packet that may be going round between relays."""
     witnesses: tuple[Witness, ...] = ()
-    """Recordings and copies of what it receives."""
+    """Recordings, copies and taps of what it receives."""
     resizer: Resizer | None = None
     """Repacketizes what it receives."""
     is_played_to: bool = False
     """A prompt is played to its party, which gets nothing of what the peer receives meanwhile (protocol.md 9.4)."""
     tee: int = 0
     """Number under which the kernel tees what it forwards from its port, for the witnesses; 0: for none."""
+    tee_type: int | None = None
+    """Only RTP packets of this payload type are teed; None for all packets."""
+    teed_packets: int = 0
+    """Packets that the kernel teed, up to when they were last absorbed."""
+    tee_chosen_before: int = 0
+    """Value of the kernel's counter of packets teed by type, of the port, up to which these are absorbed."""
+    hidden_type: int | None = None
+    """RTP packets of this payload type are for the witnesses alone, and not relayed; None for no such packets."""
+
+    def hides(self, header: RtpHeader) -> bool:
+        """Tell if an RTP packet is for the witnesses alone."""
+        return header.payload_type == self.hidden_type
 
     def settle(self, local: LocalAddress, port: int, now: float) -> None:
         """Move the stream to a port."""

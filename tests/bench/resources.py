@@ -1,5 +1,6 @@
 """Memory and open files of a relay that holds calls, and the time of its idle check."""
 
+import asyncio
 import os
 import random
 import re
@@ -12,7 +13,9 @@ from typing import Any
 from rtpproxy.config import Config
 from rtpproxy.offload.off import NoEntries
 from rtpproxy.offload.programs import Programs
-from rtpproxy.recording.off import NoRecorder, NoTees
+from rtpproxy.recording.carrier import Carrier
+from rtpproxy.recording.off import NoRecorder
+from rtpproxy.recording.tapper import Tapper
 from rtpproxy.service.copies import UserspaceCopier
 from rtpproxy.service.requests import Lookup, MediaDescription, Update
 from rtpproxy.service.sessions import Service
@@ -61,10 +64,12 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
     def new_ports() -> PortAllocator:
         return PortAllocator(2048, 65000, True, random.Random())
 
+    loop = asyncio.new_event_loop()
+    carrier = Carrier(loop, None, time.monotonic)
     try:
         service = Service(
             *(config, local_addresses, media := _NoMedia(), NoEntries("not measured"), programs.tables.counts),
-            *(NoRecorder(), UserspaceCopier(media), NoTees(), FakePlayers(), new_ports),
+            *(NoRecorder(), UserspaceCopier(media), Tapper(carrier), carrier, FakePlayers(), new_ports),
             observers=(),
             capacity=2 * calls,
             later=lambda *_: None,
@@ -83,6 +88,7 @@ def measure_idle_check(plan: Plan) -> dict[str, Any]:
             times.append(time.perf_counter() - start)
     finally:
         programs.close()
+        loop.close()
     return {
         "streams": 4 * calls,
         "checks": _CHECKS,

@@ -12,7 +12,7 @@ SIZES = {
     "port_counters": (4, 64),
     "port_events": (4, 128),
     "next_hops": (4, 64),
-    "verdicts": (4, 248),
+    "verdicts": (4, 256),
     "port_sources": (4, 64),
     "port_budgets": (4, 24),
     "host_budgets": (4, 64),
@@ -80,7 +80,8 @@ MEMBERS = {
         ("next_hop", "I", 44),
         ("ingress_ifindex", "I", 48),
         ("ingress_mac", "6s", 52),
-        ("reserved3", "2s", 58),
+        ("tee_type", "B", 58),
+        ("hidden_type", "B", 59),
         ("tee", "I", 60),
     ],
     "port_hosts6": [
@@ -109,7 +110,8 @@ MEMBERS = {
     "port_events": [
         ("window_since", "I", 0),
         ("ssrc_changes", "I", 4),
-        ("tee_missed", "Q", 8),
+        ("tee_missed", "I", 8),
+        ("tee_chosen", "I", 12),
         ("ssrc_changed_ns", "Q", 16),
         ("sequence_set_ns", "Q", 24),
         ("sequence", "H", 32),
@@ -205,6 +207,7 @@ VERDICTS = [
     "dropped_host_limit",
     "dropped_fragment",
     "dropped_rtcp_rate",
+    "up_hidden",
 ]
 
 

@@ -4,6 +4,8 @@ import time
 from dataclasses import replace
 
 import pytest
+from scapy.layers.rtp import RTP
+from scapy.packet import Raw
 
 from tests.bpf.data_plane import DataPlane
 from tests.bpf.frames import HOP, forwarded, received, rtp
@@ -175,6 +177,96 @@ def test_one_record_of_a_packet_that_xdp_leaves_to_tc(loaded, tables, ring):
         assert Written(ring) == []
         assert behind.run(frame).action == XDP_REDIRECT
         assert Written(ring) == [(NUMBER, packet_of(frame))]
+
+
+# One payload type
+
+
+def chosen(plane, entry):
+    return plane.tables.counts.tee_chosen(entry.port)
+
+
+def of_type(payload_type, sequence=1, marker=0):
+    return bytes(RTP(payload_type=payload_type, sequence=sequence, marker=marker, sourcesync=1) / Raw(b"abcd"))
+
+
+@families
+def test_only_one_payload_type_is_written(plane, ring, families):
+    """With and without the marker; and all are forwarded."""
+    entry = teed(plane, families, tee_type=101)
+    payloads = [of_type(0, 1), of_type(101, 2, marker=1), of_type(100, 3), of_type(101, 4), of_type(5, 5)]
+    frames = [received(entry.port, payload, is_ipv6=families[0]) for payload in payloads]
+    for payload, frame in zip(payloads, frames, strict=True):
+        assert plane.run(frame) == (XDP_REDIRECT, forwarded(entry, payload), {"forwarded": 1})
+    assert Written(ring) == [(NUMBER, packet_of(frames[1])), (NUMBER, packet_of(frames[3]))]
+    assert (chosen(plane, entry), missed(plane, entry)) == (2, 0)
+
+
+def test_type_0_is_one_as_well(plane, ring):
+    entry = teed(plane, tee_type=0)
+    frames = [received(entry.port, of_type(kind, kind)) for kind in (0, 1)]
+    for frame in frames:
+        plane.run(frame)
+    assert Written(ring) == [(NUMBER, packet_of(frames[0]))]
+
+
+def test_what_is_no_rtp_has_no_payload_type(plane, ring):
+    """Not even RTCP whose second byte would be one, with the marker: 201 is 73."""
+    entry = teed(plane, tee_type=73)
+    for payload in (b"\x80\x49", bytes.fromhex("80c90001") + bytes(8), bytes.fromhex("40490001") + bytes(8)):
+        assert plane.run(received(entry.port, payload)).action == XDP_REDIRECT
+    assert Written(ring) == []
+    rtcp = teed(plane, tee_type=101, is_rtp=False)
+    assert plane.run(received(rtcp.port, of_type(101))).action == XDP_REDIRECT
+    assert Written(ring) == []
+    assert (chosen(plane, entry), missed(plane, entry)) == (0, 0)
+
+
+def test_all_packets_are_not_counted_as_chosen(plane, ring):
+    """They are those that are forwarded."""
+    entry = teed(plane)
+    plane.run(received(entry.port, of_type(101)))
+    assert len(Written(ring)) == 1
+    assert chosen(plane, entry) == 0
+
+
+def test_chosen_packets_that_find_no_room(plane):
+    entry = teed(plane, tee_type=101)
+    for kind in (101, 0, 101):
+        assert plane.run(received(entry.port, of_type(kind))).action == XDP_REDIRECT
+    assert (chosen(plane, entry), missed(plane, entry)) == (0, 2)
+
+
+def test_type_without_a_tee_is_nothing(plane, ring):
+    entry = plane.install(tee_type=101)
+    assert plane.run(received(entry.port, of_type(101))).action == XDP_REDIRECT
+    assert Written(ring) == []
+
+
+# Hidden packets
+
+
+@families
+def test_hidden_packets_go_to_userspace(plane, ring, families):
+    entry = teed(plane, families, hidden_type=101)
+    hidden, other = (received(entry.port, of_type(kind), is_ipv6=families[0]) for kind in (101, 8))
+    assert plane.run(hidden) == (XDP_PASS, hidden, {"up_hidden": 1})
+    assert plane.run(other).action == XDP_REDIRECT
+    assert Written(ring) == [(NUMBER, packet_of(other))]
+    assert plane.tables.counts.counters(entry.port).packets == 1
+
+
+def test_hidden_packets_of_a_stranger_are_a_strangers(plane):
+    entry = plane.install(hidden_type=101)
+    assert plane.run(received(entry.port, of_type(101), sport=9)).counted == {"up_other_source": 1}
+
+
+def test_nothing_else_is_hidden(plane):
+    entry = plane.install(hidden_type=73)
+    for payload in (of_type(0), b"\x80\x49", bytes.fromhex("80c90001") + bytes(8)):
+        assert plane.run(received(entry.port, payload)).action == XDP_REDIRECT
+    rtcp = plane.install(hidden_type=101, is_rtp=False)
+    assert plane.run(received(rtcp.port, of_type(101))).action == XDP_REDIRECT
 
 
 # Time

@@ -164,12 +164,14 @@ def test_frames_that_were_not_sent_are_not_forwarded(loaded, plane, tables):
     count_not_sent(0)
 
 
-def test_what_the_tee_missed(plane, tables):
+@pytest.mark.parametrize("counter", ["tee_missed", "tee_chosen"])
+def test_what_the_tee_missed_and_chose(plane, tables, counter):
     """Of each port by itself, and never set back."""
     port, neighbour = plane.install(tee=3).port, plane.install().port
-    assert tables.counts.tee_missed(port) == 0
-    plane.poke("port_events", port, "tee_missed", 1 << 40)
-    assert (tables.counts.tee_missed(port), tables.counts.tee_missed(neighbour)) == (1 << 40, 0)
+    counted = getattr(tables.counts, counter)
+    assert counted(port) == 0
+    plane.poke("port_events", port, counter, 1 << 31)
+    assert (counted(port), counted(neighbour)) == (1 << 31, 0)
     tables.ports.seed(port, RtpState())
     tables.ports.withdraw(port)
-    assert tables.counts.tee_missed(port) == 1 << 40
+    assert counted(port) == 1 << 31

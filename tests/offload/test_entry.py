@@ -81,6 +81,21 @@ def test_streams_that_are_teed():
     assert wanted[35000] == entry(tee=5)
 
 
+def test_streams_that_are_teed_by_payload_type():
+    session = learned_session()
+    stream = session.caller.rtp
+    stream.witnesses, stream.tee, stream.tee_type = (FakeRecordedStream(stream),), 5, 0
+    assert plan(session, nobody)[35000] == entry(tee=5, tee_type=0)
+
+
+def test_hidden_packets_leave_the_rest_in_the_kernel():
+    session = learned_session()
+    session.caller.rtp.hidden_type = 101
+    wanted = plan(session, nobody)
+    assert wanted[35000] == entry(hidden_type=101)
+    assert wanted[36000] == CALLEE_ENTRY
+
+
 def test_userspace_has_streams_with_witnesses_that_are_not_teed():
     session = learned_session()
     session.caller.rtp.witnesses = (FakeRecordedStream(session.caller.rtp),)

@@ -62,6 +62,17 @@ def test_tee_goes_into_the_row_and_out(row, tables):
     assert row("tee", "is_forwarding") == (0, 0)
 
 
+@pytest.mark.vm
+def test_payload_types_go_into_the_row_and_out(row, tables):
+    """Type 0 is not none."""
+    for teed, hidden, expected in ((0, 127, (0x80, 0xFF)), (101, None, (0xE5, 0)), (None, 0, (0, 0x80))):
+        changed = replace(ENTRY, tee=5, tee_type=teed, hidden_type=hidden)
+        tables.ports.install(changed, RELAY_OUT, 77, TTL, INGRESS)
+        assert row("tee_type", "hidden_type", "tee") == (*expected, 5)
+    tables.ports.withdraw(ENTRY.port)
+    assert row("tee_type", "hidden_type", "tee") == (0, 0, 0)
+
+
 def test_address_that_packets_leave_from_is_the_callers_word(row, tables):
     tables.ports.install(replace(ENTRY, from_host=""), "172.16.0.1", 0, TTL, INGRESS)
     assert row("from_host") == (number("172.16.0.1"),)

@@ -238,7 +238,7 @@ def test_a_process_that_dies_is_started_again_with_other_sockets(stage, caplog):
     with caplog.at_level(logging.INFO):
         side.stop(time.monotonic())
         stage.wait_until_all_ended()
-    assert "died (killed by signal 9); 1 files and copies go on" in caplog.text
+    assert "died (killed by signal 9); 1 files, copies and taps go on" in caplog.text
     assert "call: copies: 5 packets sent, 6 lost, among them 4 of the stream at port 0" in caplog.messages
     assert stage.copier.counts() == {"copies_open": 0, "copies_sent": 5, "copies_withheld": 0, "copies_lost": 6}
 
@@ -293,7 +293,7 @@ def test_what_the_kernel_teed_and_missed_is_counted(stage, caplog):
     side = stage.copy(stage.line(None))
     (taken,) = side.streams
     taken.tees.append(1)
-    taken.stream.received_packets, taken.stream.tee_missed_packets = 5, 2
+    taken.stream.teed_packets, taken.stream.tee_missed_packets = 3, 2
     assert stage.copier.counts()["copies_lost"] == 2
     side.stop(time.monotonic())
     assert stage.absorbed

@@ -3,7 +3,7 @@
 import pytest
 
 from rtpproxy.errors import RecordingError
-from rtpproxy.recording.off import NoRecorder, NoTees
+from rtpproxy.recording.off import NoRecorder
 from rtpproxy.session.session import Role
 from tests.fakes import make_session
 
@@ -16,7 +16,3 @@ def test_nothing_is_recorded():
         )
     recorder.start()
     assert recorder.counts() == {}
-
-
-def test_nothing_is_teed():
-    assert NoTees().tee([]) == 0

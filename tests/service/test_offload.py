@@ -114,6 +114,15 @@ def test_what_the_tee_missed_is_told_with_the_counters(talk):
         assert stream.tee_missed_packets == missed
 
 
+def test_the_counter_of_what_the_tee_missed_goes_round(talk):
+    """It has 32 bits."""
+    stream = teed(talk, FACES_CALLEE)
+    for missed in (2**32 - 3, 4):
+        talk.offload.tee_missed_by_key[FACES_CALLEE] = missed
+        talk.counters("call f t npkts_ina")
+    assert stream.tee_missed_packets == 2**32 + 4
+
+
 def test_what_the_tee_missed_is_not_lost_with_the_last_packet(talk):
     """The kernel counts it after the packet, so the packet may have been absorbed before."""
     stream = teed(talk, FACES_CALLEE)
@@ -133,3 +142,55 @@ def test_what_the_tee_missed_before_is_another_streams():
     play.offload.tee_missed_by_key[FACES_CALLEE] = 42
     play.counters("call f t npkts_ina")
     assert stream.tee_missed_packets == 2
+
+
+# Packets that the kernel teed
+
+
+def teed_type(play, key, payload_type):
+    stream = teed(play, key)
+    stream.tee_type = payload_type
+    return stream
+
+
+def test_what_is_teed_is_what_was_forwarded_and_not_missed(talk):
+    stream = teed(talk, FACES_CALLEE)
+    talk.offload.tee_missed_by_key[FACES_CALLEE] = 3
+    talk.offload.forward(FACES_CALLEE, 10, talk.now, ssrc=0x1234, sequence=110)
+    talk.counters("call f t npkts_ina")
+    assert stream.teed_packets == 7
+
+
+def test_of_one_payload_type_the_kernel_counts_what_is_teed(talk):
+    """Modulo 2^32, and whatever the port had counted before."""
+    talk.offload.tee_chosen_by_key[FACES_CALLEE] = 2**32 - 1
+    stream = teed_type(talk, FACES_CALLEE, 101)
+    talk.counters("call f t npkts_ina")
+    before = stream.teed_packets
+    talk.offload.tee_chosen_by_key[FACES_CALLEE] = 2
+    talk.offload.tee_missed_by_key[FACES_CALLEE] = 5
+    talk.offload.forward(FACES_CALLEE, 100, talk.now, ssrc=0x1234, sequence=200)
+    talk.counters("call f t npkts_ina")
+    assert stream.teed_packets - before == 3
+    assert stream.tee_missed_packets == 5
+
+
+def test_what_was_teed_before_is_another_streams():
+    play = Scenario(listen_host=OUR_HOST)
+    play.offload.tee_chosen_by_key[FACES_CALLEE] = 40
+    play.call()
+    play.packet(CALLEE, FACES_CALLEE, rtp(100), TO_CALLER)
+    stream = teed_type(play, FACES_CALLEE, 101)
+    play.offload.tee_chosen_by_key[FACES_CALLEE] = 42
+    play.counters("call f t npkts_ina")
+    assert stream.teed_packets == 2
+
+
+def test_hidden_packets_do_not_contradict_the_entry(talk):
+    """They come to userspace as they should, even while the phone sends no others."""
+    stream = talk.offload.owners[FACES_CALLEE]._stream(FACES_CALLEE)
+    stream.hidden_type = 0
+    before = len(talk.offload.came_up_at)
+    talk.packet(CALLEE, FACES_CALLEE, rtp(101))
+    assert len(talk.offload.came_up_at) == before
+    assert not talk.offload.held

@@ -269,7 +269,7 @@ def test_a_recorded_stream_comes_to_userspace_and_the_other_stays(play):
     assert isinstance(play.offload.installed[FACES_CALLEE], ForwardingEntry)
     play.packet(CALLER, FACES_CALLER, rtp(206), TO_CALLEE)
     assert made(play).packets == [rtp(206)]
-    assert "userspace, userspace records or copies its packets: 2" in play.ask("It")
+    assert "userspace, userspace records, copies or watches its packets: 2" in play.ask("It")
     assert "recording files_open: 2" in play.ask("It")
     play.command("N call f t", "0")
     assert play.offload.entry(FACES_CALLER) is not None
