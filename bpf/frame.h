@@ -33,7 +33,6 @@ struct frame {
 	bool is_precise;
 	bool is_rtp;
 	struct rtp_mark mark;
-	bool is_teed;   /* it is written into the ring once it is rewritten */
 	bool is_summed; /* the checksum was computed */
 	__be16 check;
 };

@@ -510,6 +510,7 @@ static __always_inline void end_tee(const void *data, const void *data_end, cons
 int on_xdp(struct xdp_md *ctx)
 {
 	struct frame f;
+	bool is_written;
 	__u32 verdict;
 
 	frame_begin(&f, HOOK_XDP, ctx->ingress_ifindex);
@@ -520,14 +521,14 @@ int on_xdp(struct xdp_md *ctx)
 	if (verdict == FORWARD)
 		verdict = judge(&f, HOOK_XDP);
 	if (verdict == FORWARD) {
-		f.is_teed = is_teed(&f);
-		if (f.is_teed)
+		is_written = is_teed(&f);
+		if (is_written)
 			begin_tee(&f);
 		verdict = hook_xdp_rewrite(ctx, &f);
 		if (verdict == FORWARD)
 			verdict = count_forwarded(&f);
 		if (verdict == FORWARD) {
-			if (f.is_teed)
+			if (is_written)
 				end_tee((void *)(long)ctx->data, (void *)(long)ctx->data_end, &f,
 					f.out.tag_bytes & TAG_BYTES_MASK);
 			return bpf_redirect(f.out.xdp_ifindex, 0);
@@ -542,6 +543,7 @@ int on_xdp(struct xdp_md *ctx)
 static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 {
 	struct frame f;
+	bool is_written;
 	__u32 verdict;
 
 	frame_begin(&f, hook, skb->ifindex);
@@ -559,14 +561,14 @@ static __always_inline int serve_tc(struct __sk_buff *skb, enum hook hook)
 	if (verdict == FORWARD)
 		verdict = judge(&f, hook);
 	if (verdict == FORWARD) {
-		f.is_teed = is_teed(&f);
-		if (f.is_teed)
+		is_written = is_teed(&f);
+		if (is_written)
 			begin_tee(&f);
 		verdict = hook_tc_rewrite(skb, &f);
 		if (verdict == FORWARD)
 			verdict = count_forwarded(&f);
 		if (verdict == FORWARD) {
-			if (f.is_teed)
+			if (is_written)
 				end_tee((void *)(long)skb->data, (void *)(long)skb->data_end, &f, 0);
 			return bpf_redirect(f.out.ifindex, 0);
 		}

@@ -345,9 +345,11 @@ class FakeNotifier:
 
     def __init__(self) -> None:
         self.told: list[tuple[NotifyTarget, str, bytes]] = []
+        self.minor = 0
 
-    def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None:
-        self.told.append((target, controller_host, tag))
+    def notify(self, target: NotifyTarget, controller_host: str, text: bytes, *, is_minor: bool = False) -> None:
+        self.told.append((target, controller_host, text))
+        self.minor += is_minor
 
 
 class FakeRecorded:

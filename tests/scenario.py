@@ -10,12 +10,14 @@ Media ports are given away in ascending order from 20000, so that they can be wr
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.config import Config, ListenAddress
 from rtpproxy.control.dispatch import Dispatcher
 from rtpproxy.control.parser import Parser
+from rtpproxy.instance.modules import build_modules
 from rtpproxy.service.copies import UserspaceCopier
 from rtpproxy.service.events import Observer
 from rtpproxy.service.notification import TimeoutNotification
@@ -95,6 +97,9 @@ class Scenario:
         self.tees = FakeTees()
         self.later = FakeLater(now)
         self.players = FakePlayers()
+        modules = build_modules(
+            config.get("modules", ()), self.notifier, lambda: self.now, lambda: self.now, None, ExitStack()
+        )
         self.all_ports: list[JournalledPorts] = []
         self.locals = LocalAddresses(config["listen"], config.get("is_bridging", False), (routes or {}).get)
 
@@ -114,14 +119,16 @@ class Scenario:
             tees or self.tees,
             self.players,
             new_ports,
-            (TimeoutNotification(self.notifier), *observers),
+            (TimeoutNotification(self.notifier), *observers, *modules.modules),
             capacity,
             self.later.call,
         )
         self.ports = self.all_ports[0]
         self.now = now
         self._start = now
-        self._dispatcher = Dispatcher(self.service, Parser(self.locals))
+        for module in modules.modules:
+            module.begin(self.service.taps)
+        self._dispatcher = Dispatcher(self.service, Parser(self.locals, modules), modules)
 
     def at(self, second: float) -> None:
         """It is so many seconds after the start now."""

@@ -92,7 +92,8 @@ PURE_MODULES = {
         "media.age_limit",
         "media.ranges",
     ),
-    *("notes.contents", "control.modules", "modules.module", "modules.records", "modules.registry"),
+    *("notes.contents", "control.modules"),
+    *("modules.catch_dtmf", "modules.module", "modules.records", "modules.registry"),
     *("playback.frames", "playback.player", "playback.wheel"),
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
@@ -114,7 +115,7 @@ LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
     *("service.destinations", "service.contests", "service.recordings", "service.feeds", "service.taps"),
     "service.playback",
-    "control.dispatch",
+    *("control.dispatch", "modules.catch_dtmf"),
 }
 """Modules without I/O that may log."""
 
@@ -132,7 +133,7 @@ FOREIGN = {
     "pyroute2": {"network.rtnl"},
     "threading": {"recording.disk", "playback.disk", "modules.appender"},
     "uvloop": {"process.daemon"},
-    "urllib": {"control.parser"},
+    "urllib": {"service.notification"},
     "time": {"process.daemon", "recording.reader"},
     "gc": {"process.daemon"},
 }

@@ -453,7 +453,7 @@ GROUPS = (
                 more="The file need not exist. acct_rtcp_hep needs --hep or --config.",
             ),
         ),
-        note="--hep, --dtmf-notify and their modules are not supported so far, and prevent the start.",
+        note="--hep and its module are not supported so far, and prevent the start.",
     ),
     Group(
         "Timers",

@@ -48,6 +48,7 @@ SUPPORTED_EXTENSIONS: dict[bytes, str] = {
     b"20150617": "wildcard in the notification target",
     b"20191015": "sub-commands",
     b"20200226": "stopping a recording",
+    b"20230205": "hiding packets of the DTMF module",
     b"20230314": "query fused with delete",
     b"20230424": "longest interval and jitter counters",
     b"20250523": "local port of a copied stream",

@@ -7,7 +7,6 @@ arguments, and last the sub-commands. Limits: protocol.md 1.5; commands: 2.1 to 
 
 import re
 from collections.abc import Callable
-from urllib.parse import unquote_to_bytes
 
 from rtpproxy.addr import Endpoint, is_ipv6, parse_ipv4, parse_ipv6
 from rtpproxy.control.messages import (
@@ -32,6 +31,7 @@ from rtpproxy.control.messages import (
 )
 from rtpproxy.control.modifiers import read_codecs, read_media
 from rtpproxy.control.modules import Modules, NoModules
+from rtpproxy.service.notification import decode_tag
 from rtpproxy.service.requests import (
     CopyTo,
     Delete,
@@ -59,7 +59,6 @@ MAX_COUNTERS = 11
 """Most names in one `Q`."""
 
 _TOKEN = re.compile(rb"[^ \t\r\n]+")
-_ESCAPED = re.compile(rb"(?:[^%]|%[0-9a-fA-F]{2})*", re.DOTALL)
 _PLAY_COUNT = re.compile(rb"[-+]?[0-9]+")
 _MOST_PASSES, _COUNT_DIGITS = 1 << 30, 10
 """Prompts are played no more often than this: for years."""
@@ -226,9 +225,10 @@ def _read_update(tokens: Tokens, subcommands: list[Tokens], local_addresses: Loc
 
 
 def _decode_tag(text: bytes) -> bytes:
-    if not _ESCAPED.fullmatch(text):
+    tag = decode_tag(text)
+    if tag is None:
         refuse(ErrorCode.NOTIFY_TAG, "a % without two hexadecimal digits in the notification tag")
-    return unquote_to_bytes(text.replace(b"+", b" "))
+    return tag
 
 
 def _read_lookup(tokens: Tokens, subcommands: list[Tokens], local_addresses: LocalAddresses) -> Command:

@@ -135,7 +135,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     stack.callback(later.close)
     players = Players(loop, clocks.monotonic, Files(config.prompt_directory), Disk(loop), random.SystemRandom())
     stack.callback(players.close)
-    modules = build_modules(config.modules, clocks.monotonic, clocks.wall, identity(config), stack)
+    modules = build_modules(config.modules, notifier, clocks.monotonic, clocks.wall, identity(config), stack)
     service = Service(
         config,
         local_addresses,

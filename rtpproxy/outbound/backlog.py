@@ -28,9 +28,12 @@ class Backlog:
         """Count the waiting messages."""
         return len(self._waiting)
 
-    def append(self, message: bytes) -> bool:
-        """Queue a message; False when there is no room for it."""
-        if len(self._waiting) >= self._max_messages or self._waiting_bytes + len(message) > self._max_bytes:
+    def append(self, message: bytes, *, is_minor: bool = False) -> bool:
+        """Queue a message; False when there is no room for it. Minor ones leave half of the room to others."""
+        parts = 2 if is_minor else 1
+        if len(self._waiting) >= self._max_messages // parts:
+            return False
+        if self._waiting_bytes + len(message) > self._max_bytes // parts:
             return False
         self._waiting.append(message)
         self._waiting_bytes += len(message)

@@ -79,9 +79,9 @@ class Channel:
         """Number of messages that are not wholly written yet."""
         return len(self._backlog)
 
-    def push(self, message: bytes) -> None:
-        """Send a message, soon, if there is room for it. Never blocks, never raises."""
-        if self._backlog.append(message):
+    def push(self, message: bytes, *, is_minor: bool = False) -> None:
+        """Send a message, soon, if there is room for it (`Backlog.append`). Never blocks, never raises."""
+        if self._backlog.append(message, is_minor=is_minor):
             # Not here and now: messages of one tick share a connection attempt, a write, a line in the log.
             self._proceed_soon()
             return

@@ -1,4 +1,4 @@
-"""Timeout notifications: one line to the controller's socket for each session that timed out (protocol.md 10)."""
+"""Notifications: lines to the sockets of controllers, as of sessions that timed out (protocol.md 10)."""
 
 import logging
 from asyncio import AbstractEventLoop
@@ -21,7 +21,7 @@ _SELF = "127.0.0.1"
 
 
 class Notifier:
-    """The connections to controllers that want to know of timeouts. All calls from the event loop's thread."""
+    """The connections to controllers that want to be told. All calls from the event loop's thread."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -29,8 +29,8 @@ class Notifier:
         """By the address to send to, and the other one to try. Least recently used first."""
         self._crowded_out = 0
 
-    def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None:
-        """Send `tag` and LF, soon. Never blocks, never raises.
+    def notify(self, target: NotifyTarget, controller_host: str, text: bytes, *, is_minor: bool = False) -> None:
+        """Send `text` and LF, soon. Never blocks, never raises. What is minor cannot displace what is not.
 
         `controller_host` is the numeric address that the session's command came from, empty for this host; only
         wildcard targets need it.
@@ -48,7 +48,7 @@ class Notifier:
                 )
             return
         self._channels[addresses] = channel
-        channel.push(tag + b"\n")
+        channel.push(text + b"\n", is_minor=is_minor)
 
     def close(self) -> None:
         """Close all connections at once. What waits to be sent is dropped, which is logged."""
@@ -57,7 +57,7 @@ class Notifier:
             channel.close()
         self._channels.clear()
         if dropped:
-            log.error("%d timeout notifications were not sent before the end", dropped)
+            log.error("%d notifications were not sent before the end", dropped)
 
     def _open(self, address: Address, otherwise: Address | None) -> Channel | None:
         """Open a channel, in place of an idle one if there are too many; None if all are busy."""

@@ -9,6 +9,7 @@ import logging
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from rtpproxy.addr import is_ipv6
 from rtpproxy.errors import OffloadError, RecordingError
@@ -22,6 +23,8 @@ from rtpproxy.recording.taken import Group, Side, Sink, Taken
 from rtpproxy.session.session import Leg, Stream, Witness
 
 log = logging.getLogger(__name__)
+
+_Group = TypeVar("_Group", bound=Group)
 
 CLOSE_S = 5.0
 """Time that a relay which ends waits for its recordings to be written."""
@@ -85,9 +88,9 @@ class Carrier:
         """Tell which directories are used from now on. Raises OSError."""
         self._supervisor.tell_directories()
 
-    def going_on(self) -> set[Group]:
-        """Return the groups that have not ended, with their counts up to date."""
-        groups = set(self._groups.values())
+    def going_on(self, kind: type[_Group]) -> set[_Group]:
+        """Return the groups of a kind that have not ended, with their counts up to date."""
+        groups = {group for group in self._groups.values() if isinstance(group, kind)}
         for group in groups:
             for side in group.sides:
                 side.absorb(self._clock())

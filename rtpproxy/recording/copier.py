@@ -122,7 +122,7 @@ class Copier:
 
     def counts(self) -> Mapping[str, int]:
         """Count the copies that go on, and packets: sent, not to be sent for now, and known to be lost."""
-        going_on = [group for group in self._carrier.going_on() if isinstance(group, CopyGroup)]
+        going_on = self._carrier.going_on(CopyGroup)
         opened = [one for group in going_on for one in group.copies if one.ended is None]
         streams = [stream for group in going_on for stream in group.streams if stream.sink.ended is None]
         return {

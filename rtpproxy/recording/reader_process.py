@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 _BUFFER_BYTES = 4 << 20
 _DEATH_S = 1.0
 """Time that the process may take to end once its socket is closed."""
+_BATCH = 64
+"""Messages of the process that are read before others get their turn."""
 _REAP_S = 0.02
 """Time between two looks whether it has ended."""
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from rtpproxy.recording.reader import main; main()"
@@ -99,7 +101,7 @@ class ReaderProcess:
         self._socket.close()
 
     def _on_readable(self) -> None:
-        while True:
+        for _ in range(_BATCH):
             try:
                 data = self._socket.recv(ROOM_BYTES)
             except BlockingIOError:

@@ -92,7 +92,7 @@ class Recorder:
 
     def counts(self) -> Mapping[str, int]:
         """Count the files that are open, packets in files, and those that are known to be lost, also by stream."""
-        going_on = [one for one in self._carrier.going_on() if isinstance(one, Recording)]
+        going_on = self._carrier.going_on(Recording)
         opened = [file for one in going_on for file in one.files if file.ended is None]
         streams = [stream for one in going_on for stream in one.streams if stream.sink.ended is None]
         refused = sum(stream.refused for stream in streams)

@@ -96,7 +96,7 @@ class Tapper:
         """Count the taps that go on, and packets: looked at, and known to be lost; empty before the first one."""
         if not self._taps and not self._packets + self._lost:
             return {}
-        going_on = [group for group in self._carrier.going_on() if isinstance(group, TapGroup)]
+        going_on = self._carrier.going_on(TapGroup)
         opened = [one for group in going_on for one in group.taps if one.ended is None]
         streams = [stream for group in going_on for stream in group.streams if stream.sink.ended is None]
         return {

@@ -18,7 +18,7 @@ SILENCE_NS = 1_000_000_000
 DIGITS = b"0123456789*#ABCD "
 """Characters of the events that are told, by code; that of a hook flash (16) is a space."""
 MOST_BLOCKS = 8
-"""Events that one packet may have, one after the other (RFC 4733 2.5.1.5)."""
+"""Events that one packet may have, one after the other (RFC 4733)."""
 
 _block = Struct(">BBH")
 _extension_words = Struct(">2xH").unpack_from

@@ -1,8 +1,10 @@
 """Timeout notification: finds the target that a request names, and notifies it of a timeout (protocol.md 2.4, 10)."""
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from rtpproxy.config import NotifyTarget, find_target
 from rtpproxy.service.events import Observer
@@ -11,11 +13,13 @@ from rtpproxy.session.session import Notification, Session
 
 log = logging.getLogger(__name__)
 
+_ESCAPED = re.compile(rb"(?:[^%]|%[0-9a-fA-F]{2})*", re.DOTALL)
+
 
 class Notifier(Protocol):
     """Sends notifications to controllers: `outbound.notify.Notifier`."""
 
-    def notify(self, target: NotifyTarget, controller_host: str, tag: bytes) -> None: ...
+    def notify(self, target: NotifyTarget, controller_host: str, text: bytes, *, is_minor: bool = False) -> None: ...
 
 
 class TimeoutNotification(Observer):
@@ -40,3 +44,8 @@ def find_notification(
         log.error("%s: no notification: %r is none of the targets given with -n", session.label, wanted.target)
         return None
     return Notification(target, controller_host, wanted.tag)
+
+
+def decode_tag(text: bytes) -> bytes | None:
+    """Decode the URL escapes of a tag (protocol.md 2.4); None if one of them is none."""
+    return unquote_to_bytes(text.replace(b"+", b" ")) if _ESCAPED.fullmatch(text) else None

@@ -160,6 +160,7 @@ class Service:
             if not request.media.is_weak:
                 session.is_strong = True
             tell = self._observers.changed
+        session.controller_host = controller_host
         session.notification = None
         if request.notify is not None:
             session.notification = find_notification(session, request.notify, self._config.notify, controller_host)

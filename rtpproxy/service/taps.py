@@ -111,6 +111,7 @@ class Taps:
             self.remove(session, tap.purpose, now)
         self._running.setdefault(session, {})[tap.purpose] = _Running(tap, watch)
         if tap.is_hiding:
+            self._witnesses.take_in(session, tap.streams, now)
             self._set_hidden(tap, tap.payload_type)
         self._witnesses.begin(session, watch, now)
 

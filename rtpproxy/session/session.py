@@ -184,6 +184,8 @@ class Session:
     feeders: tuple[Witness, ...] = ()
     """The copies that its parties get."""
     notification: Notification | None = None
+    controller_host: str = ""
+    """Host that the newest `U` came from; empty for this host."""
 
     @property
     def label(self) -> str:

@@ -31,11 +31,23 @@ from tests.bench.relays import make_room_for_connections
 from tests.bench.resources import measure_idle_check, measure_memory
 from tests.bench.runs import MeasuringError
 from tests.bench.walk import measure_walks
+from tests.bench.watched import measure_watched
 from tests.running import PROGRAM
 from tests.workers import enter_own_namespaces
 
 _FORMAT = 1
-_PARTS = "forwarding", "program", "recorded", "userspace", "control", "loaded", "playback", "churn", "resources"
+_PARTS = (
+    "forwarding",
+    "program",
+    "recorded",
+    "watched",
+    "userspace",
+    "control",
+    "loaded",
+    "playback",
+    "churn",
+    "resources",
+)
 _TOOLS = "ip", "ethtool", "nft"
 
 
@@ -109,6 +121,7 @@ def _steps(
         steps.append(("forwarding", put("relays", lambda: measure_before(plan, before_program), results["before"])))
     steps.append(("program", put("program", lambda: measure_walks(plan, programs))))
     steps.append(("recorded", put("recorded", lambda: measure_recorded(plan))))
+    steps.append(("watched", put("watched", lambda: measure_watched(plan))))
     steps.append(("userspace", put("userspace", lambda: measure_userspace(plan))))
     if peer:
         steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))

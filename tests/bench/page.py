@@ -36,7 +36,7 @@ yours; it should do nothing else meanwhile.
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about three minutes |
-| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `userspace`, `control`, `loaded`, `playback`, `churn` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `watched`, `userspace`, `control`, `loaded`, `playback`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json`; with the option for one part as well, puts that part into this page, as a run of its own |
@@ -108,6 +108,7 @@ def _tables(results: Results) -> list[str]:
         ("relays", _before),
         ("program", _program),
         ("recorded", _recorded),
+        ("watched", _watched),
         ("userspace", _userspace),
         ("peer", _peer),
         ("control", _control),
@@ -312,6 +313,36 @@ def _recorded(results: Results) -> str:
                 written,
             ),
         )
+    )
+
+
+def _watched(results: Results) -> str:
+    rows = [
+        (
+            row["relay"],
+            f"{row['streams']:,}",
+            f"{row['packet_ns']:.0f}",
+            _with_range(row, "added_ns", sign="+"),
+            _ratio(row["of_unwatched"]),
+            _share(row["lost"]),
+            f"{row['events']:,}",
+            f"{row['missing']:,}",
+            f"{row['watcher_us']:.1f}",
+        )
+        for row in results["watched"]
+    ]
+    head = (
+        *("relay", "watched", "ns", "ns added (middle half)", "of those not watched", "lost"),
+        *("events told", "packets missing", "µs a packet of an event"),
+    )
+    return _section(
+        "Streams watched for DTMF",
+        "Of the calls of one relay, one half is watched for events of a payload type (`&& M3:1`) that the packets do not have. Both halves send as fast "
+        "as possible in turn, before and while one is watched. *ns* is the time that generator, relay and sink take for a packet of a stream that is not "
+        "watched; *ns added* is how much longer one of a watched stream takes, less what the halves differed by before; *of those not watched* is the "
+        "ratio of packets/s, likewise. Then each watched stream sends an event of seven packets, and each must be told once. *µs* is the processor time "
+        "of the process that watches.",
+        _table(head, rows),
     )
 
 

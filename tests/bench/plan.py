@@ -53,6 +53,8 @@ class Plan:
     prompts_s: float = 60.0
     prompt_set_ups: int = 5000
     """A second, meanwhile."""
+    watched: int = 2000
+    """Streams that are watched for DTMF, of twice as many."""
     held_calls: int = 15_000
     """For memory and for the idle check."""
 
@@ -81,5 +83,6 @@ QUICK = replace(
     recorded_s=1.0,
     prompts=100,
     prompts_s=3.0,
+    watched=200,
     held_calls=1000,
 )

@@ -12,6 +12,7 @@ import pytest
 from tests.clients import opensips
 from tests.clients.opensips import CallFailedError, Media, Node, Stream, Udp
 from tests.ports import free_port
+from tests.recording.dtmf_packets import pressed
 from tests.recording.packets import read_adhoc
 from tests.running import RunningRelay, own_namespace, rtp
 from tests.waiting import DEADLINE_S, wait_for
@@ -327,6 +328,27 @@ def test_timeout_is_notified(start):
     assert told == {("timeout", "3a1.1f"), ("timeout", "3a1.2f")}
     assert source[0] == HOST
     assert opensips.error_number(node.ask("D c1@h ftag")) == 50
+
+
+def test_dtmf_is_notified(start):
+    """By the exact line of 14.2, in bridge mode as there; the call is offered with a codec list."""
+    target = f"tcp:%%CC_SELF%%:{NOTIFY_PORT}"
+    with socket.create_server((HOST, NOTIFY_PORT)) as listening, phone() as caller, phone() as callee:
+        listening.settimeout(DEADLINE_S)
+        options = "-n", target, "--dso", "/usr/local/lib/rtpproxy/rtpp_catch_dtmf.so"
+        _, node = start("udp", *options, listen=("-l", f"{HOST}/127.0.0.2", "--bridge_symmetric"))
+        (host, port), (callee_host, callee_port) = caller.getsockname(), callee.getsockname()
+        offer = f"UEIZ20c0,8 c2@h {host} {port} {TAGS} {target} T3a1.5f && M3:1 Dd3a1.5f 101"
+        assert node.offer(offer) == node.offer(offer)
+        to_caller = node.answer(f"LEI c2@h {callee_host} {callee_port} {TAGS} && M3:1 Dc2@h 101")
+        for packet in pressed(8000, code=7):
+            caller.sendto(packet, (to_caller.host, to_caller.port))
+            assert callee.recv(2048) == packet
+        connection, source = listening.accept()
+        with connection, connection.makefile("r") as lines:
+            connection.settimeout(DEADLINE_S)
+            assert opensips.notified(lines.readline().removesuffix("\n")) == ("dtmf", "d3a1.5f 7 10 800 0")
+    assert source[0] == HOST
 
 
 def test_bridging_letters(start):

@@ -9,6 +9,7 @@ from tests.clients import opensips
 from tests.clients.opensips import Node, Udp
 from tests.clients.pages import QUICK, blocks, options, placed
 from tests.docs.pages import DOCS, text
+from tests.recording.dtmf_packets import pressed
 from tests.running import RunningRelay, own_namespace
 from tests.waiting import DEADLINE_S, wait_for
 
@@ -81,6 +82,26 @@ def test_silent_call_is_notified(run):
             connection.settimeout(DEADLINE_S)
             assert opensips.notified(lines.readline().removesuffix("\n")) == ("timeout", "3a1.5f")
     assert source == CONTROL[0]
+
+
+def test_digits_are_notified(run):
+    """The page's offer, and a line of its form."""
+    _, node = run("DTMF", 0, {"192.0.2.10": INSIDE})
+    host, port = notify_socket().removeprefix("tcp:").split(":")
+    offer = blocks(PAGE, "DTMF")[1].strip()
+    with (
+        socket.create_server((host, int(port))) as listening,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone,
+    ):
+        listening.settimeout(DEADLINE_S)
+        node.offer(offer)
+        to_caller = node.answer("L c1@h 198.51.100.9 30000 ftag;1 ttag;1")
+        for packet in pressed(8000):
+            phone.sendto(packet, (to_caller.host, to_caller.port))
+        connection, _ = listening.accept()
+        with connection, connection.makefile("r") as lines:
+            connection.settimeout(DEADLINE_S)
+            assert lines.readline() == "Dd3a1.5f 5 10 800 0\n"
 
 
 @pytest.mark.parametrize("number", [0, 1])

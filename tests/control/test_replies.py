@@ -162,11 +162,10 @@ def test_error() -> None:
 
 
 def test_extensions_say_what_works() -> None:
-    """Of the extensions of protocol.md 2.2, only modules are missing."""
-    missing = {b"20230205"}
+    """All extensions of protocol.md 2.2."""
     every = (
         b"20040107 20050322 20060704 20071116 20071218 20080403 20081102 20081224 20090810 20140323 20140617 20141004"
         b" 20150330 20150420 20150617 20191015 20200226 20230205 20230314 20230424 20250523 20251015 20260306 20260308"
         b" 20260309"
     ).split()
-    assert list(SUPPORTED_EXTENSIONS) == [date for date in every if date not in missing]
+    assert list(SUPPORTED_EXTENSIONS) == every

@@ -28,11 +28,7 @@ GROUPS = load()
 MISSING_GROUPS: dict[str, str] = {}
 """Groups that are not replayed at all, with the reason."""
 
-MISSING_ROWS: dict[str, dict[str, str]] = {
-    "version": {
-        "VF 20230205": "modules",
-    },
-}
+MISSING_ROWS: dict[str, dict[str, str]] = {}
 """By group: requests that are answered differently today, and the feature that they need."""
 
 IMPROVED: dict[str, dict[str, tuple[str, str]]] = {

@@ -5,18 +5,19 @@ from contextlib import ExitStack
 
 import pytest
 
-from rtpproxy.config import CdrSettings, DtmfSettings, HepSettings
+from rtpproxy.config import CdrSettings, DtmfSettings, HepSettings, ModuleKind
 from rtpproxy.errors import StartError
 from rtpproxy.instance.modules import build_modules
 from rtpproxy.modules.acct_csv import AcctCsv
 from rtpproxy.modules.records import HEADER
+from tests.fakes import FakeNotifier
 
 
 def build(stack, *settings):
-    return build_modules(settings, lambda: 0.0, lambda: 0.0, None, stack)
+    return build_modules(settings, FakeNotifier(), lambda: 0.0, lambda: 0.0, None, stack)
 
 
-@pytest.mark.parametrize("settings", [HepSettings(), DtmfSettings()])
+@pytest.mark.parametrize("settings", [HepSettings()])
 def test_what_is_not_there_yet_prevents_the_start(settings):
     with ExitStack() as stack, pytest.raises(StartError, match=f"{settings.kind.module} is not supported so far"):
         build(stack, settings)
@@ -43,3 +44,8 @@ def test_a_file_that_cannot_be_written_prevents_the_start(tmp_path):
     path.write_text("something else\n")
     with ExitStack() as stack, pytest.raises(StartError, match=f"{path}: it exists, and does not begin with"):
         build(stack, CdrSettings(str(path)))
+
+
+def test_dtmf():
+    with ExitStack() as stack:
+        assert build(stack, DtmfSettings()).has(ModuleKind.CATCH_DTMF, 1)

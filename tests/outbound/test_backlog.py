@@ -36,6 +36,15 @@ def test_there_is_room_for_so_many_bytes():
     assert backlog.append(b"12345")
 
 
+def test_minor_messages_leave_room():
+    backlog = Backlog(4, 100)
+    assert [backlog.append(b"x", is_minor=True) for _ in range(3)] == [True, True, False]
+    assert [backlog.append(b"x") for _ in range(3)] == [True, True, False]
+    backlog = Backlog(100, 10)
+    assert [backlog.append(b"123", is_minor=True) for _ in range(2)] == [True, False]
+    assert backlog.append(b"1234567")
+
+
 def test_batch_is_bounded():
     backlog = Backlog(100, 1 << 30)
     for _ in range(100):

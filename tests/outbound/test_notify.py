@@ -183,7 +183,7 @@ def test_close_does_not_wait_and_counts_what_is_lost(told, side, caplog):
         told.notifier.close()
 
     told.call(storm_and_close)
-    assert texts(caplog) == ["7 timeout notifications were not sent before the end"]
+    assert texts(caplog) == ["7 notifications were not sent before the end"]
 
 
 def test_nothing_is_said_at_the_end_when_nothing_waits(told, side, caplog):

@@ -222,7 +222,7 @@ def test_the_same_digit_soon_after_is_another_event():
 
 
 def test_events_that_follow_each_other_in_one_packet():
-    """RFC 4733 2.5.1.5: the next one begins where the one before it ended."""
+    """RFC 4733: the next one begins where the one before it ended."""
     both = block(1, is_end=True, duration=800) + block(2, duration=400)
     ended = block(1, is_end=True, duration=800) + block(2, is_end=True, duration=800)
     found = events([packet(both, 8000), packet(both, 8000), packet(ended, 8000), *train(2, 8800)])

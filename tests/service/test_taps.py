@@ -18,6 +18,7 @@ from tests.scenario import (
     FACES_CALLEE_RTCP,
     FACES_CALLER,
     FACES_CALLER_RTCP,
+    OUR_HOST,
     RTCP,
     TO_CALLEE,
     TO_CALLER,
@@ -153,13 +154,17 @@ def test_putting_it_again_hides_or_shows(play):
     assert (made(play, 0).packets, made(play, 1).packets) == ([], [event(202, 96)])
 
 
-def test_what_arrived_before_the_command_is_not_looked_at_nor_hidden(play):
+@pytest.mark.parametrize("is_hiding", [False, True])
+def test_what_arrived_before_the_command_is_not_looked_at_nor_hidden(play, is_hiding):
+    """And what arrived before it ends still is."""
     start_talking(play)
-    taken = []
-    play.media.take_waiting = lambda: taken.append((len(session_of(play).caller.rtp.witnesses), entry(play)))
-    put(play)
+    sent = len(play.media.sent)
+    play.media.waiting.append(lambda: play.service.datagram(FACES_CALLER, event(201), CALLER, OUR_HOST, play.now))
+    put(play, is_hiding=is_hiding)
+    assert (len(play.media.sent) - sent, made(play).packets) == (1, [])
+    play.media.waiting.append(lambda: play.service.datagram(FACES_CALLER, event(202), CALLER, OUR_HOST, play.now))
     play.service.taps.remove(session_of(play), "here", play.now)
-    assert taken == [(0, (0, None, None)), (1, (1, 101, None))]
+    assert (len(play.media.sent) - sent, made(play).packets) == (1 if is_hiding else 2, [event(202)])
 
 
 def test_it_ends_with_its_session(play):
