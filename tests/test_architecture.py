@@ -70,6 +70,7 @@ ALSO = {
     ("instance.serve", "process.signals"): "signals ask the relay to stop",
     ("recording.reader", "process.privileges"): "it is a process of its own, and gives up its privileges",
     ("recording.reader", "process.clock"): "it is a process of its own, and its clock may not be the kernel's",
+    ("recording.collector", "outbound.backlog"): "packets wait for a collector as notifications do for their targets",
     ("cli.command", "control.messages"): "`-v` prints the versions of the protocol",
     ("cli.host", "network.addresses"): _INTERFACE_ADDRESSES,
     ("cli.host", "network.netlink"): _INTERFACE_ADDRESSES,
@@ -99,15 +100,16 @@ PURE_MODULES = {
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
     *("recording.wall_clock", "makeann.resampler"),
     *("recording.dtmf", "recording.handlers", "recording.live_output", "recording.tap_output"),
+    *("recording.hep", "recording.rtcp_json"),
 }
 """Single files of other rooms without I/O."""
 
 PURE_STANDARD = {
-    *("array", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "math"),
+    *("array", "bisect", "collections", "dataclasses", "enum", "functools", "ipaddress", "itertools", "json", "math"),
     *("operator", "random", "re", "struct", "textwrap", "typing"),
 }
 IO_STANDARD = {
-    *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "json", "logging", "mmap", "os", "pathlib"),
+    *("asyncio", "contextlib", "ctypes", "errno", "fcntl", "hashlib", "logging", "mmap", "os", "pathlib"),
     *("grp", "importlib", "pwd", "resource", "select", "signal", "socket", "stat", "subprocess", "sys", "termios"),
     "weakref",
 }
@@ -131,7 +133,7 @@ FOREIGN = {
     "soundfile": {"makeann.codecs", "makeann.sounds"},
     "soxr": {"makeann.resampler"},
     "pyroute2": {"network.rtnl"},
-    "threading": {"recording.disk", "playback.disk", "modules.appender"},
+    "threading": {"recording.disk", "recording.resolving", "playback.disk", "modules.appender"},
     "uvloop": {"process.daemon"},
     "urllib": {"service.notification"},
     "time": {"process.daemon", "recording.reader"},
@@ -162,6 +164,9 @@ PACKERS = {
     "makeann.sounds": "samples of a headerless file",
     "rtp.header": "RTP headers",
     "rtp.telephone_events": "payloads of telephone events, and what is told of them to another process",
+    "rtp.rtcp": "RTCP packets",
+    "recording.collector": "the answer of an ioctl",
+    "recording.hep": "chunks of HEP packets",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",
     "recording.ring": "positions and headers of the kernel's ring",
