@@ -232,7 +232,7 @@ class HepSettings:
     """Send received RTCP to a collector by HEP (`acct_rtcp_hep`, protocol.md 13.2)."""
 
     host: str = "10.0.0.1"
-    """Numeric once the relay runs."""
+    """An address or a name, which is looked up again for each connection."""
     port: int = 9060
     transport: HepTransport = HepTransport.UDP
     capture_id: int = DEFAULT_CAPTURE_ID

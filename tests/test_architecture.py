@@ -71,6 +71,7 @@ ALSO = {
     ("recording.reader", "process.privileges"): "it is a process of its own, and gives up its privileges",
     ("recording.reader", "process.clock"): "it is a process of its own, and its clock may not be the kernel's",
     ("recording.collector", "outbound.backlog"): "packets wait for a collector as notifications do for their targets",
+    ("modules.acct_rtcp_hep", "recording.collectors"): "the settings of a tap are for what looks at its packets",
     ("cli.command", "control.messages"): "`-v` prints the versions of the protocol",
     ("cli.host", "network.addresses"): _INTERFACE_ADDRESSES,
     ("cli.host", "network.netlink"): _INTERFACE_ADDRESSES,
@@ -99,7 +100,7 @@ PURE_MODULES = {
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
     *("recording.wall_clock", "makeann.resampler"),
-    *("recording.dtmf", "recording.handlers", "recording.live_output", "recording.tap_output"),
+    *("recording.dtmf", "recording.live_output", "recording.tap_output"),
     *("recording.hep", "recording.rtcp_json"),
 }
 """Single files of other rooms without I/O."""
@@ -166,6 +167,7 @@ PACKERS = {
     "rtp.telephone_events": "payloads of telephone events, and what is told of them to another process",
     "rtp.rtcp": "RTCP packets",
     "recording.collector": "the answer of an ioctl",
+    "recording.collectors": "the settings of a tap",
     "recording.hep": "chunks of HEP packets",
     "outbound.channel": "the answer of an ioctl",
     "session.reaper": "its own arrays, which it works on as a whole",

@@ -36,6 +36,7 @@ from rtpproxy.errors import ConfigError
 _KINDS_BY_PREFIX = {kind.value: kind for kind in ControlKind}
 _MADE_HERE = {"control", "listen", "notify", "user", "socket_mode", "is_asymmetric", "tos", "modules"}
 """Fields whose value is computed from several options, or from their text."""
+_MOST_NAME_CHARACTERS = 253
 _HOST_AND_PORT = re.compile(r"(?:(?P<host>[^/]*):)?(?P<port>[0-9]+)")
 """Matches a text that most likely lacks its prefix: `HOST:PORT` or a port alone, and no path."""
 
@@ -304,12 +305,12 @@ def check_notify_targets(targets: Sequence[NotifyTarget]) -> None:
 def _modules(values: Mapping[str, Any], resolve: Resolve) -> tuple[ModuleSettings, ...]:
     made: list[ModuleSettings] = []
     if values["config_file"] is not None:
-        made += _configured(values["config_file"], resolve)
+        made += _configured(values["config_file"], values["is_numeric"])
     made += values["module_files"]
     if values["cdr"] is not None:
         made.append(CdrSettings(values["cdr"]))
     if values["hep"] is not None:
-        hep = _with_address(values["hep"], "--hep", resolve)
+        hep = _check_host(values["hep"], "--hep", values["is_numeric"])
         made.append(hep if values["hep_id"] is None else replace(hep, capture_id=values["hep_id"]))
     if values["dtmf_notify"] is not None:
         flag = "--dtmf-notify"
@@ -320,7 +321,7 @@ def _modules(values: Mapping[str, Any], resolve: Resolve) -> tuple[ModuleSetting
     return tuple(made)
 
 
-def _configured(path: str, resolve: Resolve) -> list[ModuleSettings]:
+def _configured(path: str, is_numeric: bool) -> list[ModuleSettings]:
     what = f"--config {path}"
     try:
         with open(path, "rb") as file:
@@ -331,8 +332,14 @@ def _configured(path: str, resolve: Resolve) -> list[ModuleSettings]:
         made = read_configuration(content)
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
-    return [_with_address(one, f"{what}: capt_host", resolve) if isinstance(one, HepSettings) else one for one in made]
+    what = f"{what}: capt_host"
+    return [_check_host(one, what, is_numeric) if isinstance(one, HepSettings) else one for one in made]
 
 
-def _with_address(hep: HepSettings, what: str, resolve: Resolve) -> HepSettings:
-    return replace(hep, host=_look_up(f"{what} {hep.host}", hep.host, resolve))
+def _check_host(hep: HepSettings, what: str, is_numeric: bool) -> HepSettings:
+    """Refuse a name if `--no_resolve` does. Else it is looked up once the relay runs: calls need no collector."""
+    if len(hep.host) > _MOST_NAME_CHARACTERS or not hep.host.isprintable() or " " in hep.host:
+        raise ConfigError(f"{what} {hep.host!r}: neither an address nor the name of a host")
+    if is_numeric and not _numeric(hep.host):
+        raise ConfigError(f"{what} {hep.host}: not an address, and --no_resolve forbids names")
+    return hep

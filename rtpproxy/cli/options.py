@@ -414,7 +414,8 @@ GROUPS = (
                 "acct_rtcp_hep).",
                 metavar="[udp:|tcp:]HOST:PORT",
                 read=read_collector,
-                more="Without a prefix they go over UDP.",
+                more="Without a prefix they go over UDP. A name is looked up once calls come, and again for each "
+                "connection; a collector that is down, slow or unknown costs nothing but its reports.",
             ),
             Option(
                 "--hep-id",
@@ -453,7 +454,6 @@ GROUPS = (
                 more="The file need not exist. acct_rtcp_hep needs --hep or --config.",
             ),
         ),
-        note="--hep and its module are not supported so far, and prevent the start.",
     ),
     Group(
         "Timers",

@@ -129,7 +129,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     notifier = Notifier(asyncio.get_running_loop())
     stack.callback(notifier.close)
     programs = ports.programs if isinstance(kernel, KernelTier) else None
-    recorder, copier, carrier = _build_recorder(config, clocks, ports.media, programs, stack)
+    recorder, copier, tapper, carrier = _build_recorder(config, clocks, ports.media, programs, stack)
     loop = asyncio.get_running_loop()
     later = Later(loop, clocks.monotonic)
     stack.callback(later.close)
@@ -144,7 +144,7 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
         kernel.counters,
         recorder,
         copier,
-        Tapper(carrier),
+        tapper,
         carrier,
         players,
         _ports_maker(config, {address.port for address in server.opened if address.kind.is_datagram}),
@@ -188,7 +188,7 @@ def note_directories() -> list[str]:
 
 def _build_recorder(
     config: Config, clocks: Clocks, media: SteeredMedia | BoundMedia, programs: Programs | None, stack: ExitStack
-) -> tuple[Recorder | NoRecorder, Copier | UserspaceCopier, Carrier]:
+) -> tuple[Recorder | NoRecorder, Copier | UserspaceCopier, Tapper, Carrier]:
     """Build what records and copies, and what brings packets to it. `programs` is None without kernel tier."""
     directories = of_config(config)
     if directories is not None:
@@ -200,11 +200,13 @@ def _build_recorder(
         open_ring,
         arrivals.arrived_ns,
     )
+    tapper = Tapper(carrier)
+    stack.callback(tapper.log_end)
     stack.callback(lambda: carrier.close(clocks.monotonic()))
     recorder = NoRecorder() if directories is None else Recorder(config, directories, carrier)
     if programs is None or not isinstance(media, SteeredMedia):
-        return recorder, UserspaceCopier(media), carrier
-    return recorder, Copier(carrier, plain_sender), carrier
+        return recorder, UserspaceCopier(media), tapper, carrier
+    return recorder, Copier(carrier, plain_sender), tapper, carrier
 
 
 def _ports_maker(config: Config, excluded: Collection[int]) -> Callable[[], PortAllocator]:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from rtpproxy.config import CdrSettings, DtmfSettings, ModuleSettings
-from rtpproxy.errors import StartError
 from rtpproxy.modules.acct_csv import AcctCsv
+from rtpproxy.modules.acct_rtcp_hep import AcctRtcpHep
 from rtpproxy.modules.appender import Appender
 from rtpproxy.modules.catch_dtmf import CatchDtmf
 from rtpproxy.modules.line_file import LineFile
@@ -49,4 +49,4 @@ def _make(
         return AcctCsv(settings.path, appender, clock, wall)
     if isinstance(settings, DtmfSettings):
         return CatchDtmf(settings, notifier)
-    raise StartError(f"module {settings.kind.module} is not supported so far; leave it out to start without")
+    return AcctRtcpHep(settings)

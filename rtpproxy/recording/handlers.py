@@ -1,11 +1,12 @@
 """What taps are for: makes of each kind what looks at the packets, in the process that writes, sends and watches.
 
-To add a kind, write a class with the methods of `Handler`, and name it in `KINDS`.
+To add a kind, write a class with the methods of `Handler`, and name it in `Handlers`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from rtpproxy.recording import collectors
 from rtpproxy.recording.dtmf import DtmfHandler
 from rtpproxy.recording.packet import Packet
 
@@ -29,5 +30,15 @@ class Handler(Protocol):
         """Give up what it holds."""
 
 
-KINDS: Mapping[str, Callable[[bytes], Handler]] = {"dtmf": DtmfHandler}
-"""By name: takes the settings of a tap."""
+class Handlers:
+    """Makes handlers, and keeps what those of one kind share."""
+
+    def __init__(self, collectors_of_rtcp: collectors.Collectors) -> None:
+        self._kinds: Mapping[str, Callable[[bytes], Handler]] = {
+            "dtmf": DtmfHandler,
+            collectors.KIND: collectors_of_rtcp.handler,
+        }
+
+    def make(self, kind: str, settings: bytes) -> Handler:
+        """Make the handler of one tap."""
+        return self._kinds[kind](settings)

@@ -4,6 +4,7 @@ Each is one message of a SOCK_SEQPACKET socket. Descriptors that belong to it tr
 in host order: both ends are on one host.
 """
 
+import operator
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ ROOM_BYTES = 128 << 10
 """Room that any message fits into."""
 _FORMATS = tuple(RecordFormat)
 _DIRECTORIES, _NO_DIRECTORY, _RING, _OPEN, _OPEN_COPY, _AIM, _JOIN, _TEED, _PACKETS, _LOST, _LEAVE, _CLOSE = range(12)
-_ENDED, _FOUND, _PROGRESS, _OPEN_TAP, _NOTICED = range(12, 17)
+_ENDED, _FOUND, _PROGRESS, _OPEN_TAP, _NOTICED, _COLLECTED = range(12, 18)
 _NO_TYPE = 255
 
 _KIND = struct.Struct("=B")
@@ -36,6 +37,7 @@ _OUTCOME = struct.Struct("=IQQQ?")
 _SENT = struct.Struct("=IQQ")
 _DATAGRAM = struct.Struct("=IQBHHI")
 _LEFT = struct.Struct("=Q?H")
+_REPORTED = struct.Struct("=qqqqq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class OpenTap:
 
     output: int
     kind: str
-    """What looks at them (`handlers.KINDS`)."""
+    """What looks at them (`handlers`)."""
     settings: bytes = b""
     """For that."""
     payload_type: int | None = None
@@ -245,9 +247,42 @@ class Found:
     """Why it is still there, in words."""
 
 
+class Reports(NamedTuple):
+    """What became of RTCP that was to be reported to Homer."""
+
+    sent: int = 0
+    """Packets that were sent to a collector."""
+    lost: int = 0
+    """Packets that were to be sent, and were not."""
+    malformed: int = 0
+    """Datagrams that could not be read, or not to their end."""
+    encrypted: int = 0
+    """Datagrams that are SRTCP, and so left out."""
+    without_report: int = 0
+    """Datagrams of which there is nothing to report, malformed ones included."""
+
+    def plus(self, more: "Reports") -> "Reports":
+        """Add each of the counts."""
+        return Reports(*map(operator.add, self, more))
+
+    def minus(self, before: "Reports") -> "Reports":
+        """Subtract each of the counts."""
+        return Reports(*map(operator.sub, self, before))
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Tells how the counts of reports changed since the last such message (`collectors`)."""
+
+    changes: Reports
+    """Some may be negative: packets that were told as sent may turn out not to have been taken."""
+    why: str
+    """Why the latest packets were lost, in words; empty if none ever were."""
+
+
 Opening = Open | OpenCopy | OpenTap
 ToReader = Directories | NoDirectory | MapRing | Opening | Aim | Join | Teed | Packets | Lost | Leave | Close
-ToRelay = Ended | Found | Progress | Noticed
+ToRelay = Ended | Found | Progress | Noticed | Collected
 Message = ToReader | ToRelay
 
 
@@ -290,6 +325,8 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
             return _KIND.pack(_ENDED) + _OUTCOME.pack(message.output, *counts) + message.why.encode()
         case Progress():
             return b"".join((_KIND.pack(_PROGRESS), *(_SENT.pack(*one) for one in message.sent)))
+        case Collected():
+            return _KIND.pack(_COLLECTED) + _REPORTED.pack(*message.changes) + message.why.encode()
         case Noticed():
             return _KIND.pack(_NOTICED) + _NUMBER.pack(message.output) + message.found
         case Found():
@@ -427,6 +464,10 @@ def _decode_found(body: bytes) -> Found:
     return Found(rest[:length], packets, is_in_place, rest[length:].decode())
 
 
+def _decode_collected(body: bytes) -> Collected:
+    return Collected(Reports(*_REPORTED.unpack_from(body)), body[_REPORTED.size :].decode())
+
+
 _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _DIRECTORIES: lambda body: Directories(*_SPOOLED.unpack(body)),
     _NO_DIRECTORY: lambda _: NoDirectory(),
@@ -444,5 +485,6 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _ENDED: _decode_ended,
     _FOUND: _decode_found,
     _PROGRESS: _decode_progress,
+    _COLLECTED: _decode_collected,
     _NOTICED: _decode_noticed,
 }

@@ -20,10 +20,11 @@ from rtpproxy.process.clock import monotonic_offset_ns
 from rtpproxy.process.privileges import become, forbid_new, nobody
 from rtpproxy.recording import formats, spool
 from rtpproxy.recording.clock_steps import ClockSteps
+from rtpproxy.recording.collectors import Collectors
 from rtpproxy.recording.copy_output import CopyOutput
 from rtpproxy.recording.file_output import FileOutput
 from rtpproxy.recording.frames import Frames
-from rtpproxy.recording.handlers import KINDS
+from rtpproxy.recording.handlers import Handlers
 from rtpproxy.recording.live_output import LiveOutput
 from rtpproxy.recording.messages import (
     MAX_BYTES,
@@ -102,6 +103,8 @@ class Reader:
         self._directories_of: dict[int, _Directories] = {}
         """By number of each open file: where it was made, which later ones may not be."""
         self._outputs = Outputs(self._wall_clock.since_1970, self._ended)
+        self._collectors = Collectors()
+        self._handlers = Handlers(self._collectors)
         self._ring: Ring | None = None
         self._ring_read_ns = 0
         """Time up to which everything that arrived was taken out of the ring."""
@@ -136,13 +139,15 @@ class Reader:
         else:
             self._read_rest(now_ns)
             self._outputs.finish(now_ns)
+        self._tell_news(now_ns, is_last=not is_open)
         return is_open
 
     def _due_ns(self, now_ns: int) -> int | None:
         """Return the time until something is due, in nanoseconds; None if nothing is."""
         if self._is_behind:
             return 0
-        due_ns = self._outputs.due_ns(now_ns)
+        dues = self._outputs.due_ns(now_ns), self._collectors.due_ns(now_ns)
+        due_ns = min((due for due in dues if due is not None), default=None)
         if self._ring is None or not len(self._outputs):
             return due_ns
         # Also where packets came while others were written: a look that finds only a few costs more than they do.
@@ -219,7 +224,7 @@ class Reader:
             case OpenCopy():
                 self._outputs.open(CopyOutput(message))
             case OpenTap():
-                self._outputs.open(TapOutput(message, KINDS[message.kind](message.settings), self._tell))
+                self._outputs.open(TapOutput(message, self._handlers.make(message.kind, message.settings), self._tell))
             case NoDirectory():
                 self._give_up(None)
                 os.chdir("/")
@@ -301,6 +306,16 @@ class Reader:
         sent = self._outputs.progress()
         for first in range(0, len(sent), _PROGRESS):
             self._tell(Progress(tuple(sent[first : first + _PROGRESS])))
+
+    def _tell_news(self, now_ns: int, *, is_last: bool) -> None:
+        """Go on with what is under way to collectors, or end it, and tell what became of it."""
+        if is_last:
+            news = self._collectors.close(now_ns)
+        else:
+            self._collectors.work(now_ns)
+            news = self._collectors.news(now_ns)
+        if news is not None:
+            self._tell(news)
 
     def _tell(self, message: ToRelay) -> None:
         try:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rtpproxy.recording.carrier import Carrier
-from rtpproxy.recording.messages import Noticed, OpenTap, Progress, ToRelay
+from rtpproxy.recording.collected import CollectedCounts
+from rtpproxy.recording.messages import Collected, Noticed, OpenTap, Progress, ToRelay
 from rtpproxy.recording.taken import Group, Side, Sink, Taken
 from rtpproxy.session.session import Stream
 
@@ -64,6 +65,7 @@ class Tapper:
         self._taps: dict[int, tuple[TapGroup, TapSink]] = {}
         """By number of each tap that has not ended."""
         self._packets = self._lost = 0
+        self._collected = CollectedCounts()
 
     def tap(
         self,
@@ -104,7 +106,12 @@ class Tapper:
             "taps_packets": self._packets + sum(one.packets for one in opened),
             "taps_lost": self._lost + sum(stream.lost for stream in streams),
             **self._carrier.losses(going_on),
+            **self._collected.counts(),
         }
+
+    def log_end(self) -> None:
+        """Tell what became of all reports, when the process has ended."""
+        self._collected.log_end()
 
     # As owner of taps
 
@@ -131,6 +138,8 @@ class Tapper:
             found = self._taps.get(message.output)
             if found is not None:
                 found[1].on_found(message.found)
+        elif isinstance(message, Collected):
+            self._collected.take(message)
         elif isinstance(message, Progress):
             for number, packets, _ in message.sent:
                 if number in self._taps:

@@ -24,7 +24,7 @@ class Tap:
     purpose: Hashable
     """Tells it from the other taps of its session."""
     kind: str
-    """What looks at the packets, in a process of its own (`recording.handlers.KINDS`)."""
+    """What looks at the packets, in a process of its own (`recording.handlers`)."""
     streams: Sequence[Stream]
     """Of one session."""
     on_found: Callable[[bytes], None]

@@ -390,6 +390,18 @@ def test_versions():
         (["--hep", "192.0.2.1:0"], "--hep 192.0.2.1:0: port '0': argument is out of range"),
         (["--hep", "sctp:192.0.2.1:9060"], "--hep sctp:192.0.2.1:9060: not HOST:PORT"),
         (
+            ["--hep", "a host:9060"],
+            "--hep 'a host': neither an address nor the name of a host",
+        ),
+        (
+            ["--hep", "\udcff:9060"],
+            "--hep '\\udcff': neither an address nor the name of a host",
+        ),
+        (
+            ["--hep", f"{'x' * 254}:9060"],
+            f"--hep '{'x' * 254}': neither an address nor the name of a host",
+        ),
+        (
             ["--hep", "localhost:9060", "--no_resolve"],
             "--hep localhost: not an address, and --no_resolve forbids names",
         ),
@@ -489,19 +501,19 @@ def test_status_of_the_daemon_is_that_of_the_program(monkeypatch):
 
 
 def test_modules_of_a_configuration_come_first(config, refused, tmp_path):
-    """Instances are counted in this order."""
+    """Instances are counted in this order. The name of a collector stays one."""
     file = tmp_path / "modules.conf"
     file.write_text("modules { acct_csv {} acct_rtcp_hep { capt_host = localhost } }\n")
     made = config("--cdr", "/c", "--dso", "/x/rtpp_catch_dtmf.so", "--config", str(file), "--hep", "udp:127.0.0.1:99")
-    hosts = [one.host for one in made.modules if isinstance(one, HepSettings)]
-    assert hosts[0] in ("127.0.0.1", "::1")
     assert made.modules == (
         CdrSettings("rtpproxy_acct.csv"),
-        HepSettings(hosts[0]),
+        HepSettings("localhost"),
         DtmfSettings(),
         CdrSettings("/c"),
         HepSettings("127.0.0.1", 99),
     )
+    line = refused("--no_resolve", "--config", str(file), status=2)
+    assert line == f"rtpproxy: --config {file}: capt_host localhost: not an address, and --no_resolve forbids names"
     file.write_text("modules {\nacct_csv { name = x }\n}")
     line = refused("--config", str(file), status=2)
     assert line == f"rtpproxy: --config {file}: line 2: acct_csv: name: module acct_csv has no such key"

@@ -79,6 +79,6 @@ def test_what_was_built_is_taken_down_when_a_later_part_fails(monkeypatch):
         return stack.called
 
     assert in_a_loop(build) == [
-        *("Players.close", "Later.close", "_build_recorder.<locals>.<lambda>", "Notifier.close"),
+        *("Players.close", "Later.close", "_build_recorder.<locals>.<lambda>", "Tapper.log_end", "Notifier.close"),
         *("BoundMedia.close_all", "Notes.close"),
     ]

@@ -9,18 +9,13 @@ from rtpproxy.config import CdrSettings, DtmfSettings, HepSettings, ModuleKind
 from rtpproxy.errors import StartError
 from rtpproxy.instance.modules import build_modules
 from rtpproxy.modules.acct_csv import AcctCsv
+from rtpproxy.modules.acct_rtcp_hep import AcctRtcpHep
 from rtpproxy.modules.records import HEADER
 from tests.fakes import FakeNotifier
 
 
 def build(stack, *settings):
     return build_modules(settings, FakeNotifier(), lambda: 0.0, lambda: 0.0, None, stack)
-
-
-@pytest.mark.parametrize("settings", [HepSettings()])
-def test_what_is_not_there_yet_prevents_the_start(settings):
-    with ExitStack() as stack, pytest.raises(StartError, match=f"{settings.kind.module} is not supported so far"):
-        build(stack, settings)
 
 
 def test_no_module_unless_asked_for():
@@ -44,6 +39,13 @@ def test_a_file_that_cannot_be_written_prevents_the_start(tmp_path):
     path.write_text("something else\n")
     with ExitStack() as stack, pytest.raises(StartError, match=f"{path}: it exists, and does not begin with"):
         build(stack, CdrSettings(str(path)))
+
+
+def test_rtcp_to_homer():
+    with ExitStack() as stack:
+        registry = build(stack, HepSettings("192.0.2.1"), HepSettings("192.0.2.2"))
+        assert [type(one) for one in registry.modules] == [AcctRtcpHep, AcctRtcpHep]
+        assert registry.has(ModuleKind.ACCT_RTCP_HEP, 2)
 
 
 def test_dtmf():

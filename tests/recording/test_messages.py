@@ -10,6 +10,7 @@ from rtpproxy.recording.messages import (
     ROOM_BYTES,
     Aim,
     Close,
+    Collected,
     Directories,
     Ended,
     Found,
@@ -24,6 +25,7 @@ from rtpproxy.recording.messages import (
     OpenTap,
     Packets,
     Progress,
+    Reports,
     Sent,
     Teed,
     To,
@@ -66,6 +68,7 @@ messages = st.one_of(
     st.builds(Leave, number, time_ns),
     st.builds(Close, number, time_ns),
     st.builds(Ended, number, count, st.booleans(), text, count, count),
+    st.builds(Collected, st.builds(Reports, *[st.integers(-(2**63), 2**63 - 1)] * 5), text),
     st.builds(Progress, st.lists(st.builds(Sent, number, count, count), max_size=9).map(tuple)),
     st.builds(Found, name, count, st.booleans(), text),
 )
