@@ -28,6 +28,7 @@ from tests.bench.priority import put_first
 from tests.bench.progress import say
 from tests.bench.recorded import measure_recorded
 from tests.bench.relays import make_room_for_connections
+from tests.bench.reported import measure_reported
 from tests.bench.resources import measure_idle_check, measure_memory
 from tests.bench.runs import MeasuringError
 from tests.bench.walk import measure_walks
@@ -41,6 +42,7 @@ _PARTS = (
     "program",
     "recorded",
     "watched",
+    "reported",
     "userspace",
     "control",
     "loaded",
@@ -122,6 +124,7 @@ def _steps(
     steps.append(("program", put("program", lambda: measure_walks(plan, programs))))
     steps.append(("recorded", put("recorded", lambda: measure_recorded(plan))))
     steps.append(("watched", put("watched", lambda: measure_watched(plan))))
+    steps.append(("reported", put("reported", lambda: measure_reported(plan))))
     steps.append(("userspace", put("userspace", lambda: measure_userspace(plan))))
     if peer:
         steps.append(("userspace", put("peer", lambda: measure_peer(plan, peer))))

@@ -36,7 +36,7 @@ yours; it should do nothing else meanwhile.
 |---|---|
 | `make bench` | everything below; prints the tables and writes `bench.json` |
 | `make bench ARGS=--quick` | a rough version, in about three minutes |
-| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `watched`, `userspace`, `control`, `loaded`, `playback`, `churn` or `resources` |
+| `make bench ARGS=--only=forwarding` | one part: `forwarding`, `program`, `recorded`, `watched`, `reported`, `userspace`, `control`, `loaded`, `playback`, `churn` or `resources` |
 | `make bench BEFORE=../other` | also the kernel tiers of another checkout of this relay, in turn with this one |
 | `make bench PEER="rtpproxy -d ERR"` | also media in userspace and call set-ups of another program with the same command line |
 | `make bench ARGS=--publish` | everything below, and writes this page and `benchmarks.json`; with the option for one part as well, puts that part into this page, as a run of its own |
@@ -109,6 +109,7 @@ def _tables(results: Results) -> list[str]:
         ("program", _program),
         ("recorded", _recorded),
         ("watched", _watched),
+        ("reported", _reported),
         ("userspace", _userspace),
         ("peer", _peer),
         ("control", _control),
@@ -346,6 +347,30 @@ def _watched(results: Results) -> str:
     )
 
 
+def _reported(results: Results) -> str:
+    reported = results["reported"]
+    names = {"none": "none", "udp": "UDP", "tcp": "TCP"}
+    rows = [
+        (
+            names[one["way"]],
+            f"{one['reports']:,}",
+            _percents(one, "relay_share"),
+            _percents(one, "process_share"),
+            f"{one['packet_us']:.0f}" if one["reports"] else "",
+        )
+        for one in reported["ways"]
+    ]
+    return _section(
+        "RTCP to a collector",
+        f"{reported['calls']:,} calls in the kernel by XDP, whose callers send {reported['packets_per_s']:,} RTCP packets/s (a sender "
+        "report with a block and a description of the source) for "
+        f"{reported['seconds']:.0f} s in each of {reported['rounds']} rounds. Relays that send them to a collector by HEP (`--hep`) and one that does not "
+        "run in turn. Every packet must arrive at the callee, and every report at the collector, or the benchmark ends. The shares are "
+        "of a core, of all processor time that the kernel puts down to the relay and to the process that reports.",
+        _table(("collector", "reports", "relay (middle half)", "process (middle half)", "µs a packet"), rows),
+    )
+
+
 def _userspace(results: Results) -> str:
     rows = [
         (
@@ -545,6 +570,12 @@ def _with_range(row: Results, name: str, sign: str = "", digits: int = 0) -> str
         return ""
     low, high = row[f"{name}_quartiles"]
     return f"{row[name]:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+
+
+def _percents(row: Results, name: str) -> str:
+    """A share of a core, with its quartiles."""
+    low, high = row[f"{name}_quartiles"]
+    return f"{row[name]:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _plain(value: object) -> str:

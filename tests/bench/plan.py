@@ -55,6 +55,10 @@ class Plan:
     """A second, meanwhile."""
     watched: int = 2000
     """Streams that are watched for DTMF, of twice as many."""
+    reported_rate: int = 3000
+    """RTCP packets that go to a collector, of all calls: what 7,500 calls send, each party every five seconds."""
+    reported_rounds: int = 5
+    reported_s: float = 5.0
     held_calls: int = 15_000
     """For memory and for the idle check."""
 
@@ -84,5 +88,7 @@ QUICK = replace(
     prompts=100,
     prompts_s=3.0,
     watched=200,
+    reported_rounds=3,
+    reported_s=2.0,
     held_calls=1000,
 )
