@@ -19,7 +19,7 @@ ROOM_BYTES = 128 << 10
 """Room that any message fits into."""
 _FORMATS = tuple(RecordFormat)
 _DIRECTORIES, _NO_DIRECTORY, _RING, _OPEN, _OPEN_COPY, _AIM, _JOIN, _TEED, _PACKETS, _LOST, _LEAVE, _CLOSE = range(12)
-_ENDED, _FOUND, _PROGRESS, _OPEN_TAP, _NOTICED, _COLLECTED = range(12, 18)
+_ENDED, _FOUND, _PROGRESS, _OPEN_TAP, _NOTICED, _COLLECTED, _SEVERAL = range(12, 19)
 _NO_TYPE = 255
 
 _KIND = struct.Struct("=B")
@@ -169,6 +169,13 @@ class Packets:
 
 
 @dataclass(frozen=True, slots=True)
+class Several:
+    """Messages without descriptors, in their order. Each message wakes the process, so those of one turn share one."""
+
+    messages: tuple["Message", ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """Tells that packets of a stream are missing at this point: there was no room for them on the way."""
 
@@ -281,7 +288,7 @@ class Collected:
 
 
 Opening = Open | OpenCopy | OpenTap
-ToReader = Directories | NoDirectory | MapRing | Opening | Aim | Join | Teed | Packets | Lost | Leave | Close
+ToReader = Directories | NoDirectory | MapRing | Opening | Aim | Join | Teed | Packets | Several | Lost | Leave | Close
 ToRelay = Ended | Found | Progress | Noticed | Collected
 Message = ToReader | ToRelay
 
@@ -314,6 +321,8 @@ def encode(message: Message) -> bytes:  # noqa: C901 - a table of all kinds
             return _KIND.pack(_TEED) + _encode_numbers((message.tee, *message.streams))
         case Packets():
             return encode_packets(encode_packet(stream, packet) for stream, packet in message.packets)
+        case Several():
+            return encode_several(map(encode, message.messages))
         case Lost():
             return _KIND.pack(_LOST) + _MISSING.pack(message.stream, message.at_ns, message.packets)
         case Leave():
@@ -349,6 +358,11 @@ def encode_packet(stream: int, packet: Packet) -> bytes:
 def encode_packets(encoded: Iterable[bytes]) -> bytes:
     """Make one message of packets that `encode_packet` encoded."""
     return b"".join((_KIND.pack(_PACKETS), *encoded))
+
+
+def encode_several(encoded: Iterable[bytes]) -> bytes:
+    """Make one message of several that `encode` encoded."""
+    return b"".join((_KIND.pack(_SEVERAL), *(_NUMBER.pack(len(one)) + one for one in encoded)))
 
 
 def _encode_open(message: Open) -> bytes:
@@ -449,6 +463,19 @@ def _each_packet(body: bytes) -> Iterator[tuple[int, Packet]]:
         yield stream, Packet(arrived_ns, source, to, body[last:at])
 
 
+def _decode_several(body: bytes) -> Several:
+    return Several(tuple(_each_message(body)))
+
+
+def _each_message(body: bytes) -> Iterator[Message]:
+    at = 0
+    while at < len(body):
+        (length,) = _NUMBER.unpack_from(body, at)
+        at += _NUMBER.size
+        yield decode(body[at : at + length])
+        at += length
+
+
 def _decode_ended(body: bytes) -> Ended:
     output, packets, teed, withheld, is_in_place = _OUTCOME.unpack_from(body)
     return Ended(output, packets, is_in_place, body[_OUTCOME.size :].decode(), teed, withheld)
@@ -479,6 +506,7 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     _JOIN: _decode_join,
     _TEED: _decode_teed,
     _PACKETS: _decode_packets,
+    _SEVERAL: _decode_several,
     _LOST: lambda body: Lost(*_MISSING.unpack(body)),
     _LEAVE: lambda body: Leave(*_STOP.unpack(body)),
     _CLOSE: lambda body: Close(*_STOP.unpack(body)),

@@ -44,6 +44,7 @@ from rtpproxy.recording.messages import (
     OpenTap,
     Packets,
     Progress,
+    Several,
     Teed,
     ToRelay,
     decode,
@@ -217,6 +218,9 @@ class Reader:
             case Packets():
                 for stream, packet in message.packets:
                     self._outputs.packet(stream, packet)
+            case Several():
+                for one in message.messages:
+                    self._take(one, ())
             case Join() | Lost() | Leave() | Close():
                 self._outputs.note(message)
             case Teed():

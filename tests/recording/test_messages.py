@@ -27,12 +27,14 @@ from rtpproxy.recording.messages import (
     Progress,
     Reports,
     Sent,
+    Several,
     Teed,
     To,
     decode,
     encode,
     encode_packet,
     encode_packets,
+    encode_several,
 )
 from rtpproxy.recording.packet import Packet, Place
 
@@ -77,6 +79,13 @@ messages = st.one_of(
 @given(messages)
 def test_what_is_encoded_is_decoded(message):
     assert decode(encode(message)) == message
+
+
+@given(st.lists(messages, max_size=5))
+def test_several(parts):
+    message = Several(tuple(parts))
+    assert decode(encode(message)) == message
+    assert encode_several(map(encode, parts)) == encode(message)
 
 
 def test_packets_that_were_encoded_one_by_one():

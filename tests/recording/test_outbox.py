@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from rtpproxy.recording import outbox
-from rtpproxy.recording.messages import MAX_BYTES, ROOM_BYTES, Lost, Packets, decode, encode, encode_packet
+from rtpproxy.recording.messages import MAX_BYTES, ROOM_BYTES, Lost, Packets, Several, decode, encode, encode_packet
 from rtpproxy.recording.outbox import Outbox
 from tests.recording.packets import packet
 from tests.waiting import DEADLINE_S, wait_for
@@ -73,6 +73,45 @@ def test_messages_and_packets_keep_their_order(stage):
     stage.add(3)
     stage.run()
     assert stage.received() == [packets(1, 2), LOST, packets(3)]
+
+
+def test_messages_of_one_turn_share_one(stage):
+    """So do those of several turns soon after each other. Those with descriptors are sent at once."""
+    others = [Lost(number, 2, 3) for number in range(4)]
+    for one in others[:2]:
+        stage.outbox.send(encode(one))
+    assert stage.received() == []
+    stage.add(1)
+    for one in others[2:]:
+        stage.outbox.send(encode(one))
+    found = []
+
+    def collect():
+        stage.run()
+        found.extend(stage.received())
+        return len(found) == 3
+
+    wait_for(collect, DEADLINE_S, "three messages")
+    assert found == [Several(tuple(others[:2])), packets(1), Several(tuple(others[2:]))]
+    stage.outbox.send(encode(LOST))
+    stage.outbox.send(encode(others[0]), [os.open("/dev/null", os.O_RDONLY)])
+    assert stage.received() == [LOST, others[0]]
+
+
+def test_messages_share_no_longer_ones_than_the_limit(stage):
+    one = encode(Lost(1, 2, 3))
+    count = 2 * MAX_BYTES // len(one)
+    for _ in range(count):
+        stage.outbox.send(one)
+    found = []
+
+    def collect():
+        stage.run()
+        found.extend(stage.received())
+        return sum(len(message.messages) for message in found) == count
+
+    wait_for(collect, DEADLINE_S, "all messages")
+    assert max(len(encode(message)) for message in found) <= MAX_BYTES + 1
 
 
 def test_a_message_grows_no_longer_than_the_limit(stage):
