@@ -96,7 +96,7 @@ PURE_MODULES = {
     ),
     *("notes.contents", "control.modules"),
     *("modules.catch_dtmf", "modules.module", "modules.records", "modules.registry"),
-    *("playback.frames", "playback.player", "playback.wheel"),
+    *("playback.budget", "playback.frames", "playback.player", "playback.wheel"),
     *("recording.adhoc", "recording.arrivals", "recording.formats", "recording.frames", "recording.merge"),
     *("recording.messages", "recording.names", "recording.packet", "recording.pcap", "recording.pcapng"),
     *("recording.wall_clock", "makeann.resampler"),

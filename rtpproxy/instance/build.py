@@ -133,7 +133,9 @@ def build(config: Config, clocks: Clocks, notes: Notes, server: ControlServer, s
     loop = asyncio.get_running_loop()
     later = Later(loop, clocks.monotonic)
     stack.callback(later.close)
-    players = Players(loop, clocks.monotonic, Files(config.prompt_directory), Disk(loop), random.SystemRandom())
+    players = Players(
+        loop, clocks.monotonic, Files(config.prompt_directory), Disk(loop, clocks.monotonic), random.SystemRandom()
+    )
     stack.callback(players.close)
     modules = build_modules(config.modules, notifier, clocks.monotonic, clocks.wall, identity(config), stack)
     service = Service(

@@ -9,18 +9,16 @@ from random import Random
 from typing import Protocol
 
 from rtpproxy.errors import PlaybackError
-from rtpproxy.playback.disk import Worker
+from rtpproxy.playback.disk import Worker, directory_of
 from rtpproxy.playback.files import Files, Found, Version
 from rtpproxy.playback.frames import Cut, cut_of
+from rtpproxy.playback.openings import Openings
 from rtpproxy.playback.player import Block, Player, Start
 from rtpproxy.playback.prompt import Prompt, close
 from rtpproxy.playback.wheel import Wheel
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 0.02
-"""Time that a command waits at most for a file to be opened. If that takes longer, it succeeds, and what becomes of the
-file is in the log; as long as such a file is being opened, no command waits."""
 PATIENCE_S = 5.0
 """A prompt whose disk does not answer for this long ends."""
 
@@ -112,9 +110,9 @@ class Players:
         self._prompts: dict[tuple[bytes, Version], Prompt] = {}
         self._waiting: dict[Playing, None] = {}
         """Those that wait for the disk."""
-        self._opening_late: dict[tuple[bytes, tuple[int, ...]], list[Playing]] = {}
-        """Who plays a file whose opening took too long for the command; by prompt and payload types."""
-        self._is_looking = False
+        self._openings = Openings[Playing](files, disk, clock, self._begin, self._not_opened)
+        self._looking: set[bytes] = set()
+        """Directories whose files are being looked at."""
 
     def close(self) -> None:
         """Send nothing more, and close every file."""
@@ -130,36 +128,14 @@ class Players:
         """Play a prompt so many times, or for ever (None), from the file of the first payload type that has one.
 
         Its packets last `packet_ms`, or 10 ms where that is 0. The outlet is not called before this has returned.
-        Raises PlaybackError if there is no such file.
+        Raises PlaybackError if there is no such file. If the disk is slow this returns before that is known: what
+        becomes of the file is in the log then.
         """
-        playing = Playing(self, outlet, self._clock(), packet_ms, passes)
         if not payload_types:
             raise PlaybackError("no payload type is named")
-        key = prompt, tuple(payload_types)
-        if key in self._opening_late:
-            self._opening_late[key].append(playing)
+        playing = Playing(self, outlet, self._clock(), packet_ms, passes)
+        if not self._openings.open(prompt, payload_types, playing):
             self._waiting[playing] = None
-            return playing
-        asked = [playing]
-        failures: list[PlaybackError] = []
-
-        def opened(outcome: Callable[[], Found]) -> None:
-            is_late = self._opening_late.pop(key, None) is not None
-            try:
-                self._begin(asked, outcome())
-            except PlaybackError as error:
-                failures.append(error)
-                for one in asked if is_late else ():
-                    if one.state is _State.OPENING:
-                        log.error("%s: not played: %s", one.outlet.title, error)
-                        self.end(one)
-
-        job = self._disk.do(lambda: self._files.open(prompt, payload_types), opened)
-        if not job.wait(0 if self._opening_late else WAIT_S):
-            self._opening_late[key] = asked
-            self._waiting[playing] = None
-        if failures:
-            raise failures[0]
         return playing
 
     def tick(self, now: float) -> None:
@@ -168,9 +144,7 @@ class Players:
         for playing in late:
             log.error("%s: not played any more: the disk has not answered for %.0f s", playing.outlet.title, PATIENCE_S)
             self.end(playing)
-        for asked in self._opening_late.values():
-            # In place: the job has the same list. A disk may hang for days, and prompts be asked for all the time.
-            asked[:] = [playing for playing in asked if playing.state is _State.OPENING]
+        self._openings.forget(lambda playing: playing.state is not _State.OPENING)
         self._look()
 
     # For `Playing`
@@ -210,6 +184,13 @@ class Players:
                     self._begin_one(playing, prompt)
         finally:
             self._release(prompt)
+
+    def _not_opened(self, asked: Sequence[Playing], error: PlaybackError) -> None:
+        """End those who were told that something is played to them, and who have not ended."""
+        for playing in asked:
+            if playing.state is _State.OPENING:
+                log.error("%s: not played: %s", playing.outlet.title, error)
+                self.end(playing)
 
     def _begin_one(self, playing: Playing, prompt: Prompt) -> None:
         payload_type = prompt.found.payload_type
@@ -289,25 +270,28 @@ class Players:
             user.has_failed()
 
     def _look(self) -> None:
-        """Find files that have changed, in a thread; not while one that was asked before does not answer."""
-        if self._is_looking or not self._prompts:
-            return
-        prompts = tuple(self._prompts.values())
+        """Find files that have changed, in threads; not where the last look has not ended."""
+        directories: dict[bytes, list[Prompt]] = {}
+        for prompt in self._prompts.values():
+            directories.setdefault(directory_of(prompt.found.path), []).append(prompt)
+        for directory in directories.keys() - self._looking:
+            try:
+                self._look_in(directory, directories[directory])
+            except PlaybackError as error:
+                log.error("prompts are not watched: %s", error)
+                return
 
+    def _look_in(self, directory: bytes, prompts: Sequence[Prompt]) -> None:
         def look() -> list[tuple[Prompt, str]]:
             return [(prompt, why) for prompt in prompts if (why := self._objection(prompt.found))]
 
-        try:
-            self._disk.do(look, self._has_looked)
-        except PlaybackError as error:
-            log.error("prompts are not watched: %s", error)
-        else:
-            self._is_looking = True
+        def has_looked(outcome: Callable[[], list[tuple[Prompt, str]]]) -> None:
+            self._looking.remove(directory)
+            for prompt, why in outcome():
+                self._fail(prompt, why)
 
-    def _has_looked(self, outcome: Callable[[], list[tuple[Prompt, str]]]) -> None:
-        self._is_looking = False
-        for prompt, why in outcome():
-            self._fail(prompt, why)
+        self._disk.do(directory, look, has_looked)
+        self._looking.add(directory)
 
     def _objection(self, found: Found) -> str:
         """Say in words why a file should not be played any more; in the thread."""

@@ -6,7 +6,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from rtpproxy.errors import PlaybackError
-from rtpproxy.playback.disk import Worker
+from rtpproxy.playback.disk import Worker, directory_of
 from rtpproxy.playback.files import Found, read_block
 from rtpproxy.playback.player import BLOCK_BYTES, Block
 
@@ -53,6 +53,7 @@ class Prompt:
         self._reading.add(number)
         try:
             self._disk.do(
+                directory_of(self.found.path),
                 lambda: read_block(self.found.descriptor, position, size),
                 lambda outcome: self._has_read(number, outcome),
             )
@@ -81,6 +82,6 @@ def close(found: Found, disk: Worker) -> None:
     """Close a file in a thread: a file system in userspace may let whoever does that wait."""
     try:
         # Nothing was written, so whatever close(2) says does not matter.
-        disk.do(lambda: os.close(found.descriptor), lambda _: None)
+        disk.do(directory_of(found.path), lambda: os.close(found.descriptor), lambda _: None)
     except PlaybackError:
         os.close(found.descriptor)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -334,7 +335,8 @@ def leased(path):
 
 @one_way
 def test_a_disk_that_hangs(relay, call, prompt):
-    """Commands and media go on; the prompt begins when the disk answers."""
+    """Commands and media go on, and so do other prompts; the prompt begins when the disk answers."""
+    shutil.copy(f"{prompt}.8", prompt.with_name("other.8"))
     with leased(Path(f"{prompt}.0")):
         for _ in range(20):
             assert relay.ask(f"P c1 {prompt} 0 f t") == "0"
@@ -342,11 +344,19 @@ def test_a_disk_that_hangs(relay, call, prompt):
         wait_for(lambda: call.quote()["ndropped"] == 1, DEADLINE_S, "the callee's packet")
         call.caller.send(rtp(1))
         assert call.callee.rtp.expect() == [(rtp(1), call.callee.to)]
-        assert relay.ask(f"P c1 {prompt} 8 t f") == "0"
+        assert relay.ask(f"P c1 {prompt.with_name('other')} 8 t f") == "0"
         heard(call.callee.rtp, PACKETS, call.callee.to)
     heard(call.caller.rtp, PACKETS, call.caller.to)
     wait_for_end(relay, 21)
     assert players(relay) == [21, 21, 2 * PACKETS]
+
+
+@one_way
+def test_a_disk_that_hangs_hides_no_file_that_is_missing(relay, call, prompt):
+    with leased(Path(f"{prompt}.0")):
+        assert relay.ask(f"P c1 {prompt} 0 f t") == "0"
+        missing = f"P c1 {prompt.with_name('none')} 0 t f"
+        wait_for(lambda: relay.ask(missing) == "E60", DEADLINE_S, "the command to fail")
 
 
 @one_way

@@ -9,6 +9,7 @@ import pytest
 from scapy.layers.rtp import RTP
 
 from rtpproxy.errors import PlaybackError
+from rtpproxy.playback.budget import MOST_S
 from rtpproxy.playback.files import Files
 from rtpproxy.playback.player import BLOCK_BYTES
 from rtpproxy.playback.players import PATIENCE_S, Players
@@ -49,11 +50,14 @@ class Stage:
     def __init__(self, directory):
         self.directory = directory
         self.now = 5000.0
-        self.disk = FakeDisk()
+        self.disk = FakeDisk(self._pass)
         self.timers = []
         self.players = Players(
             SimpleNamespace(call_later=self._call_later), lambda: self.now, Files(""), self.disk, random.Random(1)
         )
+
+    def _pass(self, seconds):
+        self.now += seconds
 
     def _call_later(self, delay, callback):
         timer = SimpleNamespace(at=self.now + delay, callback=callback)
@@ -137,7 +141,7 @@ def test_a_file_is_read_once_for_all_players(stage):
     assert len(stage.players._prompts) == 1
     reads = []
     do = stage.disk.do
-    stage.disk.do = lambda work, on_done: reads.append(work) or do(work, on_done)
+    stage.disk.do = lambda *job: reads.append(job) or do(*job)
     stage.run(13)
     assert [outlet.payload for outlet in outlets] == [data] * 50
     assert len(reads) <= 4, "three blocks at most, and the end"
@@ -217,6 +221,31 @@ def test_a_slow_disk(stage):
     assert [outlet.payload for outlet in outlets] == [data, data]
 
 
+def test_a_disk_that_hangs_lets_the_other_prompts_fail_as_they_should(stage):
+    """The command for a file that is not there gets its error, however long the open of another one hangs."""
+    stage.disk.hangs = True
+    stage.play()
+    stage.disk.hangs = False
+    stage.now += 1
+    with pytest.raises(PlaybackError, match=r"none\.0: No such file"):
+        stage.play(name="none")
+    data = stage.make(name="other")
+    outlet = stage.play(name="other")
+    assert outlet.playing.state.name == "DUE"
+    stage.run(1)
+    assert outlet.payload == data
+
+
+def test_a_slow_disk_holds_nobody_up_for_long(stage):
+    data = [stage.make(160 + number, name=str(number))[:160] for number in range(100)]
+    stage.disk.takes = 0.015
+    begun_at = stage.now
+    outlets = [stage.play(name=str(number)) for number in range(100)]
+    assert 0.9 * MOST_S < stage.now - begun_at < 1.1 * MOST_S
+    stage.run(1)
+    assert [outlet.payload for outlet in outlets] == data
+
+
 def test_a_slow_disk_is_asked_once_for_each_prompt(stage):
     """So that those who ask again and again take no thread from others."""
     data = stage.make()
@@ -273,7 +302,8 @@ def test_nothing_is_kept_of_those_who_gave_up_on_a_disk(stage):
         stage.run(PATIENCE_S + 1)
         stage.tick()
         assert [outlet.ends for outlet in outlets] == [0] + [1] * 9
-    assert [list(asked) for asked in stage.players._opening_late.values()] == [[]]
+    ((_, askers),) = stage.players._openings._queues[os.fsencode(stage.directory / "moh")].items()
+    assert askers == []
     assert not stage.players._waiting
     assert len(stage.disk.jobs) == 1
 
@@ -368,6 +398,28 @@ def test_files_are_not_looked_at_while_the_disk_hangs(stage):
     for _ in range(5):
         stage.tick()
     assert len(stage.disk.jobs) == 1
+
+
+def test_a_directory_that_hangs_keeps_none_from_being_looked_at(stage):
+    for name in ("one", "other"):
+        (stage.directory / name).mkdir()
+        stage.make(name=f"{name}/moh")
+    hangs = stage.play(None, name="one/moh")
+    stage.run(1)
+    stage.disk.hangs = True
+    stage.tick()
+    (job,) = stage.disk.jobs
+    stage.disk.jobs.clear()  # it does not answer
+    stage.disk.hangs = False
+    outlet = stage.play(None, name="other/moh")
+    stage.run(1)
+    for name in ("one", "other"):
+        (stage.directory / name / "moh.0").unlink()
+    stage.tick()
+    assert (hangs.ends, outlet.ends) == (0, 1)
+    stage.disk.jobs.append(job)
+    stage.disk.answer()
+    assert hangs.ends == 1
 
 
 def test_a_disk_that_is_too_busy(stage, caplog):
