@@ -18,6 +18,8 @@ _READ = os.O_RDONLY | os.O_CLOEXEC
 _OPENAT2 = 437
 """Number of openat2(2), the same on all architectures. Python has no function for it."""
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
+CUT_SHORT = "it has been cut short"
+"""What is said of a file that ends before it did when it was opened."""
 _RACES = 32
 """How many times a name is looked up again that is being renamed meanwhile (EAGAIN of openat2)."""
 
@@ -108,7 +110,7 @@ def read_block(descriptor: int, position: int, size: int) -> bytes:
     while size:
         part = os.pread(descriptor, size, position)
         if not part:
-            raise PlaybackError("it has been cut short")
+            raise PlaybackError(CUT_SHORT)
         parts.append(part)
         position += len(part)
         size -= len(part)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rtpproxy.errors import PlaybackError
 from rtpproxy.playback.disk import Worker, directory_of
-from rtpproxy.playback.files import Files, Found, Version
+from rtpproxy.playback.files import CUT_SHORT, Files, Found, Version
 from rtpproxy.playback.frames import Cut, cut_of
 from rtpproxy.playback.openings import Openings
 from rtpproxy.playback.player import Block, Player, Start
@@ -139,7 +139,7 @@ class Players:
         return playing
 
     def tick(self, now: float) -> None:
-        """End what the disk does not answer for, and look after files that have changed. To be called every second."""
+        """End what the disk does not answer for, and look after the files. To be called every second."""
         late = [playing for playing in self._waiting if now - playing.since >= PATIENCE_S]
         for playing in late:
             log.error("%s: not played any more: the disk has not answered for %.0f s", playing.outlet.title, PATIENCE_S)
@@ -270,7 +270,7 @@ class Players:
             user.has_failed()
 
     def _look(self) -> None:
-        """Find files that have changed, in threads; not where the last look has not ended."""
+        """Find files that are gone or cut short, in threads; not where the last look has not ended."""
         directories: dict[bytes, list[Prompt]] = {}
         for prompt in self._prompts.values():
             directories.setdefault(directory_of(prompt.found.path), []).append(prompt)
@@ -294,15 +294,20 @@ class Players:
         self._looking.add(directory)
 
     def _objection(self, found: Found) -> str:
-        """Say in words why a file should not be played any more; in the thread."""
+        """Say in words why a file should not be played any more; in the thread.
+
+        What has another file at its path is played on from the one that is open: whoever asks now gets the other one.
+        """
         try:
             version = self._files.version(found.path)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             return f"it is gone: {error.strerror}"
-        if version == found.version:
+        except OSError:
+            # Something has the name. That it cannot be opened now is nothing to those who have it open; if it cannot be
+            # read either, that ends them.
             return ""
         is_same = (version.device, version.inode) == (found.version.device, found.version.inode)
-        return "it has been written to" if is_same else "it has been replaced"
+        return CUT_SHORT if is_same and version.size < found.version.size else ""
 
 
 def _name(prompt: Prompt) -> str:

@@ -288,7 +288,7 @@ def test_files_that_are_not_there(relay, call, prompt, tmp_path):
     assert "fifo.0: it is no regular file" in relay.log
 
 
-@pytest.mark.parametrize("change", ["remove", "replace", "truncate"])
+@pytest.mark.parametrize("change", ["remove", "truncate"])
 @one_way
 def test_a_file_that_does_not_stay_as_it_is(relay, call, prompt, change):
     path = Path(f"{prompt}.0")
@@ -296,14 +296,31 @@ def test_a_file_that_does_not_stay_as_it_is(relay, call, prompt, change):
     call.caller.rtp.expect()
     if change == "remove":
         path.unlink()
-    elif change == "replace":
-        (path.parent / "new").write_bytes(bytes(800))
-        (path.parent / "new").rename(path)
     else:
         os.truncate(path, 100)
     wait_for_end(relay)
-    assert re.search(rf"prompt {path}: it .*; players that end: 1", relay.log)
+    why = {"remove": "it is gone: No such file or directory", "truncate": "it has been cut short"}[change]
+    assert f"prompt {path}: {why}; players that end: 1" in relay.log
     assert relay.ask("V") == "20040107"
+
+
+@one_way
+def test_a_new_version_of_a_file(relay, call, prompt):
+    """Those who hear the old one go on with it, those who ask from now on get the new one."""
+    path = Path(f"{prompt}.0")
+    old = path.read_bytes()[: 80 * PACKETS]
+    assert relay.ask(f"P-1 c1 {prompt} 0 f t") == "0"
+    heard(call.caller.rtp, 1, call.caller.to)
+    new = path.with_name("new")
+    new.write_bytes(bytes(80 * PACKETS))
+    new.rename(path)
+    assert relay.ask(f"P c1 {prompt} 0 t f") == "0"
+    _, payloads = heard(call.callee.rtp, PACKETS, call.callee.to)
+    assert b"".join(payloads) == bytes(80 * PACKETS)
+    _, payloads = heard(call.caller.rtp, 300, call.caller.to)  # three seconds: files are looked at each second
+    assert set(payloads) == {old[at : at + 80] for at in range(0, len(old), 80)}
+    assert players(relay)[:2] == [2, 1]
+    assert "players that end" not in relay.log
 
 
 @one_way

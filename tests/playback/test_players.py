@@ -337,34 +337,85 @@ def test_what_is_awaited_comes_in_time(stage):
     assert outlet.ends == 1
 
 
+def put(path, content):
+    """Put new content in the place of a file, as mv does."""
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").rename(path)
+
+
+def put_in_a_directory(path):
+    path.unlink()
+    path.parent.rename(path.parent.with_name("old"))
+    path.parent.write_bytes(b"no directory")
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         (lambda path: path.unlink(), "it is gone: No such file or directory"),
         (lambda path: path.rename(path.with_suffix(".old")), "it is gone: No such file or directory"),
-        (lambda path: os.truncate(path, 100), "it has been written to"),
-        (lambda path: path.write_bytes(bytes(801)), "it has been written to"),
-        (lambda path: (path.with_suffix(".new").write_bytes(b"x"), path.with_suffix(".new").rename(path)), "replaced"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "it is gone: it is no regular file"),
+        (put_in_a_directory, "it is gone: Not a directory"),
+        (lambda path: (path.unlink(), path.symlink_to("nothing")), "it is gone: No such file or directory"),
+        (lambda path: os.truncate(path, 799), "it has been cut short"),
     ],
 )
-def test_a_file_that_changes_ends_its_players_at_the_next_tick(stage, caplog, change, why):
-    stage.make()
+def test_a_file_that_is_gone_or_shorter_ends_its_players_at_the_next_tick(stage, caplog, change, why):
+    (stage.directory / "sub").mkdir()
+    stage.make(name="sub/moh")
     stage.make(name="other")
-    outlets, other = [stage.play(None), stage.play(None)], stage.play(None, name="other")
+    outlets, other = [stage.play(None, name="sub/moh") for _ in range(2)], stage.play(None, name="other")
     stage.run(1)
     stage.tick()
     assert [outlet.ends for outlet in outlets] == [0, 0]
-    change(stage.directory / "moh.0")
+    change(stage.directory / "sub" / "moh.0")
     stage.run(1)
     assert [outlet.ends for outlet in outlets] == [0, 0]
     stage.tick()
     assert [outlet.ends for outlet in (*outlets, other)] == [1, 1, 0]
-    (line,) = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert line.startswith(f"prompt {stage.directory}/moh.0: ")
-    assert why in line
-    assert line.endswith("players that end: 2")
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        f"prompt {stage.directory}/sub/moh.0: {why}; players that end: 2"
+    ]
     stage.tick()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: put(path, b"x"),
+        lambda path: put(path, bytes(100 * BLOCK_BYTES)),
+        lambda path: os.utime(path),
+        lambda path: path.write_bytes(path.read_bytes() + b"more"),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), path.symlink_to(path.name)),
+    ],
+    ids=["replaced by a short one", "by a long one", "touched", "longer", "a FIFO", "a directory", "a circle of links"],
+)
+def test_what_is_open_is_played_on_whatever_has_its_name(stage, caplog, change):
+    """Through all blocks, some of which are read after that."""
+    data = stage.make(3 * BLOCK_BYTES)
+    outlet = stage.play(2)
+    stage.run(0.1)
+    change(stage.directory / "moh.0")
+    for _ in range(30):
+        stage.run(1)
+        stage.tick()
+    assert outlet.payload == 2 * data
+    assert outlet.ends == 1
+    assert "ERROR" not in {record.levelname for record in caplog.records}
+
+
+def test_what_was_replaced_ends_when_the_name_is_gone(stage):
+    stage.make()
+    old = stage.play(None)
+    stage.run(0.5)
+    put(stage.directory / "moh.0", bytes(1600))
+    new = stage.play(None)
+    stage.tick()
+    assert (old.ends, new.ends) == (0, 0)
+    (stage.directory / "moh.0").unlink()
+    stage.tick()
+    assert (old.ends, new.ends) == (1, 1)
 
 
 def test_a_file_that_is_cut_short_before_the_tick(stage, caplog):
@@ -378,15 +429,16 @@ def test_a_file_that_is_cut_short_before_the_tick(stage, caplog):
 
 
 def test_a_new_version_is_played_to_those_who_come_later(stage):
-    stage.make(1600)
+    data = stage.make(1600)
     old = stage.play(None)
     stage.run(0.5)
-    path = stage.directory / "moh.0"
-    path.with_suffix(".new").write_bytes(bytes(1600))
-    path.with_suffix(".new").rename(path)
+    put(stage.directory / "moh.0", bytes(1600))
+    stage.tick()
     new = stage.play()
     stage.run(1)
+    stage.tick()
     assert new.payload == bytes(1600)
+    assert old.payload == data * 7 + data[: len(old.payload) % 1600]
     assert old.ends == 0
 
 
