@@ -162,6 +162,28 @@ def test_what_is_repacketized_is_dropped_as_well(talk):
     assert talk.media.sent[-1].to == CALLEE, "nothing since"
 
 
+def test_what_waits_to_be_repacketized_is_not_sent_into_a_prompt(talk):
+    """By the timer, which comes while the prompt is played; nor is it recorded (protocol.md 6.1, 9.4)."""
+    talk.command("Lz60 call 10.0.2.2 5000 f t", "20002")
+    talk.command("R call f t", "0")
+    talk.command("R call t f", "0")
+    talk.packet(CALLEE, FACES_CALLEE, rtp(200))
+    talk.command("P call /x/prompt 0 f t", "0")
+    before = len(talk.media.sent)
+    talk.at(1.0)
+    assert talk.stats("npkts_resizer_in npkts_resizer_out") == {"npkts_resizer_in": 1, "npkts_resizer_out": 1}
+    assert len(talk.media.sent) == before
+    assert talk.counters("call f t ndropped")["ndropped"] == 1
+    assert [witness.taken for made in talk.recorder.made for witness in made.streams] == [[]] * 4
+    talk.packet(CALLEE, FACES_CALLEE, rtp(210))
+    talk.command("S call f t", "0")
+    talk.at(2.0)
+    heard = talk.media.sent[-1]
+    assert (len(talk.media.sent), heard.to, heard.data[4:]) == (before + 1, CALLER, rtp(210)[4:]), (
+        "the prompt has ended"
+    )
+
+
 # When the party can be reached
 
 
