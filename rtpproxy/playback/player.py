@@ -4,11 +4,10 @@ from typing import NamedTuple, Protocol
 
 from rtpproxy.playback.frames import Cut
 from rtpproxy.rtp.framing import UNITS_PER_MS
-from rtpproxy.rtp.header import pack_rtp
+from rtpproxy.rtp.header import MARKER, pack_rtp
 
 BLOCK_BYTES = 32_000
 """A prompt is read in blocks of this size, the last of which may be shorter: of G.711 4 s."""
-_MARKER = 0x80
 
 
 class Block:
@@ -60,7 +59,7 @@ class Player:
         self._passes = passes if self._packets else 0
         self._last = (self._packets * cut.size - 1) // BLOCK_BYTES
         """Number of the last block."""
-        self._kind = _MARKER | payload_type
+        self._kind = MARKER | payload_type
         self._ssrc, self._sequence, self._timestamp = start
         self._left = self._packets
         """Packets until this pass ends."""
@@ -93,7 +92,7 @@ class Player:
                 return None
             payload = crossing
         packet = pack_rtp(self._kind, self._sequence, self._timestamp, self._ssrc) + payload
-        self._kind &= ~_MARKER
+        self._kind &= ~MARKER
         self._sequence = (self._sequence + 1) & 0xFFFF
         self._timestamp = (self._timestamp + self._units) & 0xFFFFFFFF
         self._left -= 1

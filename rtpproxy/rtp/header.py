@@ -8,7 +8,8 @@ HEADER_BYTES = 12
 
 _PLAIN = 0x80
 """First byte of version 2 without padding, extension and CSRC list."""
-_MARKER = 0x80
+MARKER = 0x80
+"""Bit of the second byte, beside the payload type."""
 _PADDING = 0x20
 _EXTENSION = 0x10
 _RTCP_FIRST, _RTCP_LAST = 200, 213
@@ -66,7 +67,7 @@ def make_packet(header: bytes, extension: bytes, sequence: int, timestamp: int, 
     """
     flags, kind, _, _, ssrc = _unpack_header(header)
     flags = flags & ~(_PADDING | _EXTENSION) | (_EXTENSION if extension else 0)
-    fixed = _HEADER.pack(flags, kind & 0x7F | (_MARKER if marker else 0), sequence, timestamp, ssrc)
+    fixed = _HEADER.pack(flags, kind & 0x7F | (MARKER if marker else 0), sequence, timestamp, ssrc)
     return b"".join((fixed, header[HEADER_BYTES:], extension, payload))
 
 
