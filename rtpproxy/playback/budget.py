@@ -1,7 +1,8 @@
 """Bounds how long commands may wait for files, which holds everything else up. Pure; times are seconds, monotonic."""
 
-MOST_S = 0.02
-"""What may be waited at once."""
+MOST_S = 0.25
+"""What may be waited at once: a disk that hangs holds everything up for so long, once. A thread that waits for a busy
+processor must not make a missing file look like a slow disk."""
 PER_SECOND_S = 0.02
 """What may be waited in each second, from then on."""
 SHORT_S = 0.001

@@ -285,7 +285,7 @@ def test_a_disk_that_does_not_answer_at_all(stage, caplog):
     stage.make()
     stage.disk.hangs = True
     outlet = stage.play()
-    stage.run(PATIENCE_S - 0.1)
+    stage.run(PATIENCE_S - MOST_S - 0.1)
     stage.tick()
     assert outlet.ends == 0
     stage.run(0.2)
