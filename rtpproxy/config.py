@@ -253,6 +253,16 @@ ModuleSettings = CdrSettings | HepSettings | DtmfSettings
 
 
 @dataclass(frozen=True, slots=True)
+class OverloadLimits:
+    """The loads at which new sessions are refused and accepted again (`--overload_prot`); 1 is a full processor."""
+
+    low: float = 0.85
+    """Below it they are accepted again."""
+    high: float = 0.90
+    """Above it they are refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that the command line decides."""
 
@@ -299,6 +309,8 @@ class Config:
     """Scheduling priority, -20 to 20; None to leave it."""
     realtime_policy: str = ""
     """`fifo`, `rr`, or empty for ordinary scheduling."""
+    overload: OverloadLimits | None = None
+    """When to refuse new sessions for want of processor time; None for never."""
     keeps_directory: bool = False
     """A daemon stays in the directory it was started in."""
     keeps_descriptors: bool = False

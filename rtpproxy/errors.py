@@ -41,6 +41,10 @@ class StoppingError(RtpproxyError):
     """A new session was refused because the relay is stopping slowly."""
 
 
+class OverloadError(RtpproxyError):
+    """A new session was refused because the relay has too little processor time for those that it has."""
+
+
 class NotificationOffError(RtpproxyError):
     """A command asks for notification, but no target is configured."""
 

@@ -117,7 +117,7 @@ IO_STANDARD = {
 LOGS = {
     *("service.sessions", "service.legs", "service.port_pairs", "service.events", "service.notification"),
     *("service.destinations", "service.contests", "service.recordings", "service.feeds", "service.taps"),
-    "service.playback",
+    *("service.playback", "service.overload"),
     *("control.dispatch", "modules.catch_dtmf"),
 }
 """Modules without I/O that may log."""

@@ -11,7 +11,7 @@ from rtpproxy.addr import parse_ipv4, parse_ipv6
 from rtpproxy.cli.host import check_no_interface
 from rtpproxy.cli.media_addresses import Asked, Resolve, read_listening
 from rtpproxy.cli.modules import MAX_FILE_BYTES, read_configuration
-from rtpproxy.cli.options import DEFAULTS, WITHOUT_EFFECT
+from rtpproxy.cli.options import DEFAULTS
 from rtpproxy.config import (
     DEFAULT_CONTROL_PORT,
     DEFAULT_SOCKET_MODE,
@@ -75,7 +75,7 @@ def make_config(values: Mapping[str, Any], asked: Sequence[Asked], resolve: Reso
 
 def remarks(values: Mapping[str, Any], config: Config) -> list[str]:
     """List the warnings about options that have no effect; the relay starts all the same."""
-    said = [f"{flag} has no effect" for field, flag in WITHOUT_EFFECT.items() if values[field] not in (None, False)]
+    said = []
     if values["advertised"] is not None and not config.is_bridging:
         said.append("-A has no effect outside bridge mode; write ADDR=NAME in -l or -6")
     if config.control_allow and not any(_has_hosts(address.kind) for address in config.control):

@@ -18,6 +18,7 @@ from rtpproxy.cli.readers import (
     read_collector,
     read_level,
     read_mode,
+    read_overload,
     read_path,
     read_tee_memory,
     read_user,
@@ -33,6 +34,7 @@ from rtpproxy.config import (
     Config,
     LatchingMode,
     OffloadMode,
+    OverloadLimits,
     PortsMode,
     RecordFormat,
 )
@@ -42,6 +44,7 @@ _MOST_SECONDS = 1 << 31
 _MOST_FILES = 1 << 30
 _MOST_WAIT_MS = 60_000
 _FIRST_NICE, _LAST_NICE = -20, 20
+_LIMITS = OverloadLimits()
 _LAST_CAPTURE_ID = 0xFFFFFFFF
 DEFAULTS = {field.name: field.default for field in fields(Config)}
 """The value of each field of the configuration when no option sets it."""
@@ -547,6 +550,17 @@ GROUPS = (
                 metavar="fifo|rr",
                 read=one_of("fifo", "rr"),
             ),
+            Option(
+                "--overload_prot",
+                "overload",
+                "Refuse new sessions (E98) while the relay has too little processor time for those that it has.",
+                metavar="LOW/HIGH",
+                read=read_overload,
+                may_lack_argument=True,
+                more="They are refused once the load is above HIGH, until it is below LOW: "
+                f"{_LIMITS.low:.2f}/{_LIMITS.high:.2f} without the argument. A load of 1 is one full processor. "
+                "Sessions that exist are not touched. See [when to use it](operations.md#refuse-calls-under-overload).",
+            ),
         ),
     ),
     Group(
@@ -572,19 +586,4 @@ GROUPS = (
             Option("-h", "shows_help", "Print this text, and exit.", alias="--help"),
         ),
     ),
-    Group(
-        "Of the C RTPproxy, accepted without effect",
-        (
-            Option(
-                "--overload_prot",
-                "overload",
-                "Overload protection, which has no effect in the C RTPproxy, either.",
-                metavar="LIMITS",
-                may_lack_argument=True,
-            ),
-        ),
-        note="The relay starts, and a warning says that the option has no effect.",
-    ),
 )
-WITHOUT_EFFECT = {option.field: option.flag for option in GROUPS[-1].options}
-"""Fields and flags of the options that only cause a warning."""

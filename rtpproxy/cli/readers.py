@@ -6,11 +6,12 @@ from enum import Enum
 from typing import TypeVar
 
 from rtpproxy.addr import is_ipv6
-from rtpproxy.config import HepSettings, HepTransport
+from rtpproxy.config import HepSettings, HepTransport, OverloadLimits
 from rtpproxy.errors import ConfigError
 from rtpproxy.process.syslog import FACILITIES, LEVELS
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
+_LOADS = re.compile(r"(0?\.[0-9]{1,6})/(0?\.[0-9]{1,6})")
 _HIGHEST_MODE = 0o7777
 _OWNER_ACCESS = 0o600
 _MOST_TEE_MB = 2048
@@ -98,6 +99,17 @@ def read_tee_memory(text: str) -> int:
     if size & (size - 1):
         raise ConfigError(f"{size} is not a power of two; use {1 << size.bit_length() - 1} or {1 << size.bit_length()}")
     return size
+
+
+def read_overload(text: str) -> OverloadLimits:
+    """Read `LOW/HIGH`, two loads between 0 and 1; the defaults where nothing is given."""
+    if not text:
+        return OverloadLimits()
+    loads = _LOADS.fullmatch(text)
+    low, high = map(float, loads.groups()) if loads else (0.0, 0.0)
+    if not 0 < low < high:
+        raise ConfigError("argument is invalid: write LOW/HIGH, two loads between 0 and 1, such as 0.85/0.90")
+    return OverloadLimits(low, high)
 
 
 def read_collector(text: str) -> HepSettings:

@@ -49,6 +49,7 @@ from rtpproxy.errors import (
     NoCodecsError,
     NoPortsError,
     NotificationOffError,
+    OverloadError,
     PlaybackError,
     RecordingError,
     RtpproxyError,
@@ -90,7 +91,7 @@ class Service(Protocol):
         """Tell whether a notification socket was configured."""
 
     def update(self, request: Update, controller_host: str, now: float) -> tuple[PortLine, Issuer]:
-        """Create or update a session. Raises NoPortsError, NotificationOffError, StoppingError."""
+        """Create or update a session. Raises NoPortsError, NotificationOffError, StoppingError, OverloadError."""
 
     def lookup(self, request: Lookup, now: float) -> tuple[PortLine, Issuer] | None:
         """Describe the answering leg; None if there is no such session. Raises NoPortsError."""
@@ -147,6 +148,15 @@ class Service(Protocol):
         """Send another session's packets to the parties. Raises SessionNotFoundError, RecordingError."""
 
 
+_CODES: dict[type[RtpproxyError], ErrorCode] = {
+    SessionNotFoundError: ErrorCode.SESSION_NOT_FOUND,
+    NotificationOffError: ErrorCode.NOTIFY_OFF,
+    OverloadError: ErrorCode.OVERLOADED,
+    StoppingError: ErrorCode.STOPPING,
+}
+"""Errors that have one code, whatever command they refuse."""
+
+
 class _UnknownLookupError(RtpproxyError):
     """Refuses an `L` for a session that does not exist."""
 
@@ -179,16 +189,12 @@ class Dispatcher:
             reply, reason = _NO_SESSION, str(error)
         except CommandError as error:
             reply, reason = encode_error(error.code), error.reason
-        except SessionNotFoundError as error:
-            reply, reason = encode_error(ErrorCode.SESSION_NOT_FOUND), str(error)
         except NoPortsError as error:
             is_new = error.is_new_session
             code = ErrorCode.NO_PORTS_CREATE if is_new else ErrorCode.NO_PORTS_UPDATE
             reply, reason = encode_error(code), str(error)
-        except NotificationOffError as error:
-            reply, reason = encode_error(ErrorCode.NOTIFY_OFF), str(error)
-        except StoppingError as error:
-            reply, reason = encode_error(ErrorCode.STOPPING), str(error)
+        except tuple(_CODES) as error:
+            reply, reason = encode_error(_CODES[type(error)]), str(error)
         if reason is not None:
             self._refusals.refused(text, controller_host, reply, reason, now)
         counts.succeeded += reason is None

@@ -96,6 +96,7 @@ class ErrorCode(IntEnum):
     NO_PORTS_UPDATE = 71
     NO_PORTS_CREATE = 72
     NOTIFY_OFF = 75
+    OVERLOADED = 98
     STOPPING = 99
 
 

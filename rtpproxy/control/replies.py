@@ -144,7 +144,7 @@ def _join(values: Sequence[tuple[bytes, bytes]], is_verbose: bool) -> bytes:
 
 def encode_tiers(tiers: Tiers) -> bytes:
     """Encode what `It`, our extension, adds: streams by tier, those of userspace by reason, frames by verdict,
-    and what is recorded.
+    what is recorded, and what overload protection did.
     """
     lines = [f"streams by {program}: {count}" for program, count in tiers.kernel.items()]
     lines.append(f"streams by userspace: {sum(tiers.userspace.values())}")
@@ -155,6 +155,7 @@ def encode_tiers(tiers: Tiers) -> bytes:
         lines.append(f"userspace, other reasons: {others}")
     lines += [f"frames {name}: {count}" for name, count in tiers.frames.items()]
     lines += [f"recording {name}: {count}" for name, count in tiers.recordings.items()]
+    lines += [f"overload {name}: {count}" for name, count in tiers.overload.items()]
     return "\n".join(lines).encode()
 
 
@@ -169,5 +170,5 @@ def encode_totals(totals: Totals, with_load: bool) -> bytes:
         b"packets transmitted: %d" % (totals.packets_relayed + totals.packets_played),
     ]
     if with_load:
-        lines.append(b"average load: 0.000000")  # never measured, as in the C RTPproxy
+        lines.append(b"average load: %f" % totals.load)
     return b"\n".join(lines)

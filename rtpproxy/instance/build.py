@@ -64,6 +64,8 @@ class Clocks(NamedTuple):
     """Seconds since 1970, as in the kernel's timestamps; somebody may step it."""
     wall_ns: Callable[[], int]
     """The same in nanoseconds."""
+    busy: Callable[[], float]
+    """Seconds for which this thread ran, or waited for a processor, since it began."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from rtpproxy.config import Config
 from rtpproxy.instance.build import Clocks, build, note_directories, open_control
+from rtpproxy.instance.load import LoadMeter
 from rtpproxy.instance.start import start, warnings
 from rtpproxy.instance.stop import Stop
 from rtpproxy.instance.ticks import Ticks
@@ -44,6 +45,7 @@ async def serve(
         stop.follow(parts.service.stop_slowly)
         start(parts, stop, stack)
         Ticks(parts, loop, clocks.monotonic, stop).start()
+        LoadMeter(parts.service, loop, clocks, stop).start()
         if not stop.is_asked:
             give_up = on_ready(warnings(parts))
             if config.user:

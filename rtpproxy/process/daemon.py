@@ -1,5 +1,6 @@
 """Runs a relay as a process: checks if it may start, goes to the background, sets up its log and clock."""
 
+import contextlib
 import errno
 import gc
 import logging
@@ -24,6 +25,7 @@ from rtpproxy.errors import ConfigError, RtpproxyError, StartError
 from rtpproxy.instance.build import Clocks
 from rtpproxy.instance.serve import serve
 from rtpproxy.process import limits, privileges
+from rtpproxy.process.busy import BusyTime
 from rtpproxy.process.clock import monotonic_offset_ns
 from rtpproxy.process.pid_file import PidFile
 from rtpproxy.process.syslog import DEFAULT_FACILITY, DEFAULT_PATH, FACILITIES, LEVELS, SyslogHandler
@@ -141,7 +143,7 @@ def _pid_file(config: Config) -> PidFile:
 
 def _serve(config: Config, bound: Sequence[int], tell: Callable[[Sequence[str]], None]) -> None:
     """Run the relay; `tell` is called once it serves, with the warnings of the start."""
-    clocks = Clocks(kernel_clock(), time.time, time.time_ns)
+    clock = kernel_clock()
 
     async def main() -> None:
         pid_file = _pid_file(config)
@@ -156,7 +158,8 @@ def _serve(config: Config, bound: Sequence[int], tell: Callable[[Sequence[str]],
             return give_up
 
         try:
-            await serve(config, clocks, ready, abort, bound)
+            with contextlib.closing(BusyTime(time.thread_time)) as busy:
+                await serve(config, Clocks(clock, time.time, time.time_ns, busy), ready, abort, bound)
         finally:
             pid_file.remove()
 

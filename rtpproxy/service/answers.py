@@ -53,3 +53,5 @@ class Tiers:
     """Frames by verdict of the kernel programs, and packets that userspace dropped, by reason."""
     recordings: Mapping[str, int]
     """Files and packets of recordings; empty where nothing can be recorded."""
+    overload: Mapping[str, int]
+    """What overload protection did; empty where there is none."""

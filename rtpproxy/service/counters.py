@@ -104,11 +104,13 @@ class Counters:
             packets_discarded=totals.packets_discarded + dropped,
         )
 
-    def tiers(self, streams: int, dropped: Mapping[str, int], recordings: Mapping[str, int]) -> Tiers:
+    def tiers(
+        self, streams: int, dropped: Mapping[str, int], recordings: Mapping[str, int], overload: Mapping[str, int]
+    ) -> Tiers:
         """Count the streams by tier, and frames by verdict.
 
         `streams` is the number of streams that have ports; `dropped` are packets that userspace dropped, by verdict;
-        `recordings` are passed on.
+        `recordings` and `overload` are passed on.
         """
         by_program, by_reason = self._entries.by_program(), self._entries.by_reason()
         rest = streams - sum(by_program.values()) - sum(by_reason.values())
@@ -118,7 +120,7 @@ class Counters:
             frames["forwarded_though_not_rtp"] = self._kernel.total_parse_errors()
         frames |= dropped
         by_reason = {**by_reason, self._entries.rest: rest} if rest else by_reason
-        return Tiers(by_program, by_reason, frames, recordings)
+        return Tiers(by_program, by_reason, frames, recordings, overload)
 
     def tick(self, now: float) -> None:
         """Compute the packet rate since the last call. To be called every second."""

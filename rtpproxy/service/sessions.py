@@ -28,6 +28,7 @@ from rtpproxy.service.feeds import Feeds
 from rtpproxy.service.legs import Legs, local_for_new_ports
 from rtpproxy.service.notification import find_notification
 from rtpproxy.service.offloading import Entries, Expecting, KernelCounters, Offloading
+from rtpproxy.service.overload import Overload
 from rtpproxy.service.packets import Packets, Sender
 from rtpproxy.service.playback import Parties, Playback, Players
 from rtpproxy.service.port_pairs import PortOwner, PortPairs
@@ -103,6 +104,7 @@ class Service:
         self._warn_above = WARN_SHARE * capacity
         self._is_stopping = False
         totals, activity, parties = Totals(), Activity(), Parties()
+        self._overload = Overload(config.overload, totals)
         self._observers = Observers((SessionTotals(totals), parties, *observers))
         self._timers = Timers(config, activity, kernel_counters)
         self._reach = Reach(config.listen, config.media_allow, config.media_deny)
@@ -145,7 +147,7 @@ class Service:
         """Create or change a session (protocol.md 4.4). Returns the port for the other party.
 
         `controller_host` is the address that the request came from, empty for this host. Raises NoPortsError,
-        NotificationOffError, StoppingError.
+        NotificationOffError, StoppingError, OverloadError.
         """
         if request.notify is not None and not self._config.notify:
             raise NotificationOffError("a notification was asked for, and -n was not given")
@@ -217,7 +219,7 @@ class Service:
     def tiers(self) -> Tiers:
         """Count the streams by tier, and frames by verdict."""
         counts = {**self._recordings.counts(), **self.taps.counts()}
-        return self._counters.tiers(self._packets.streams, self.dropped(), counts)
+        return self._counters.tiers(self._packets.streams, self.dropped(), counts, self._overload.counts())
 
     def dropped(self) -> dict[str, int]:
         """Count the packets that userspace dropped by a rule that has a name: those that are not 0."""
@@ -346,6 +348,10 @@ class Service:
             self._observers.ended(session, Ending.TIMED_OUT, now)
         self._counters.tick(now)
 
+    def measured(self, busy_s: float, late_s: float, now: float) -> None:
+        """Take note of how busy the event loop is, as `Overload.measured` does. To be called ten times a second."""
+        self._overload.measured(busy_s, late_s, now)
+
     def stop_slowly(self) -> None:
         """Refuse new sessions from now on."""
         self._is_stopping = True
@@ -360,6 +366,7 @@ class Service:
     def _create(self, request: Update, now: float) -> Session:
         if self._is_stopping:
             raise StoppingError("stopping slowly: no new sessions")
+        self._overload.check()
         media = request.media
         callee, caller = self._legs.make_both(media)
         session = Session(request.call_id, request.from_tag, now, callee, caller)

@@ -41,6 +41,8 @@ class Totals:
     parse_errors: int = 0
     packets_per_second: float = 0.0
     """Packets received in the last second."""
+    load: float = 0.0
+    """Share of its time for which the event loop has work, from 0 to 1, averaged over some seconds."""
 
     @property
     def active_sessions(self) -> int:

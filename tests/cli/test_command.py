@@ -24,6 +24,7 @@ from rtpproxy.config import (
     MediaNetwork,
     NotifyTarget,
     OffloadMode,
+    OverloadLimits,
     PortsMode,
     RecordFormat,
 )
@@ -250,6 +251,13 @@ def test_recording(config):
     assert config("-P", "--record-format", "pcap").record_format is RecordFormat.PCAP
 
 
+def test_overload_protection(config):
+    assert config().overload is None
+    assert config("--overload_prot").overload == OverloadLimits(0.85, 0.90)
+    assert config("--overload_prot=").overload == OverloadLimits(0.85, 0.90)
+    assert config("--overload_prot=0.5/0.6").overload == OverloadLimits(0.5, 0.6)
+
+
 def test_mode_of_control_sockets(config):
     """-w also works without a group, unlike in the C RTPproxy."""
     assert config("-u", "nobody").socket_mode is None
@@ -263,8 +271,6 @@ def test_mode_of_control_sockets(config):
     ("options", "line"),
     [
         ((), None),
-        (("--overload_prot",), "--overload_prot has no effect"),
-        (("--overload_prot=0.5/0.6",), "--overload_prot has no effect"),
         (("-P", "-R"), None),
         (("-a",), "-a records nothing without a directory for recordings, -r"),
         (("-A", "a"), "-A has no effect outside bridge mode; write ADDR=NAME in -l or -6"),

@@ -11,7 +11,7 @@ import pytest
 from rtpproxy.cli import options
 from rtpproxy.cli.arguments import make_config
 from rtpproxy.cli.host import look_nothing_up
-from rtpproxy.cli.options import GROUPS, WITHOUT_EFFECT, written
+from rtpproxy.cli.options import GROUPS, written
 from rtpproxy.config import Config
 
 OPTIONS = [option for group in GROUPS for option in group.options]
@@ -38,7 +38,6 @@ WITHOUT_FIELD = {
     "is_pcap": "goes into `record_format`",
     **dict.fromkeys(("shows_protocol", "shows_version", "shows_clock", "shows_help"), "prints something and exits"),
     **dict.fromkeys(("cdr", "hep", "hep_id", "dtmf_notify", "config_file", "module_files"), "goes into `modules`"),
-    **dict.fromkeys(WITHOUT_EFFECT, "has no effect"),
 }
 """Options that set no field of the configuration under their name, and why."""
 WITHOUT_OPTION = {

@@ -12,10 +12,11 @@ from rtpproxy.cli.readers import (
     one_of,
     read_level,
     read_mode,
+    read_overload,
     read_tee_memory,
     read_user,
 )
-from rtpproxy.config import PortsMode
+from rtpproxy.config import OverloadLimits, PortsMode
 from rtpproxy.errors import ConfigError
 from rtpproxy.process.syslog import FACILITIES
 
@@ -146,3 +147,29 @@ def test_whatever_is_given_is_a_mode_or_refused(text):
         assert 0 <= read_mode(text) <= 0o7777
     except ConfigError:
         return
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("", (0.85, 0.90)),
+        ("0.85/0.9", (0.85, 0.90)),
+        (".5/.999999", (0.5, 0.999999)),
+        ("0.01/0.02", (0.01, 0.02)),
+    ],
+)
+def test_limits_of_overload(text, limits):
+    assert read_overload(text) == OverloadLimits(*limits)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0.9", "0.9/0.85", "0.9/0.9", "85/90", "0.5/1", "0.5/1.0", "0/0.5", "0.0/0.5", "0.5/0.6/0.7", "0.5,0.6"),
+        *(" 0.5/0.6", "0.5/0.6\n", "-0.5/0.6", "nan/inf", "0.5/", "/0.5", "0.5/0." + 30 * "9", "5e-1/.6"),
+        "\N{ARABIC-INDIC DIGIT ZERO}.5/0.6",
+    ],
+)
+def test_what_are_no_limits_of_overload(text):
+    with pytest.raises(ConfigError, match="write LOW/HIGH, two loads between 0 and 1, such as"):
+        read_overload(text)

@@ -59,7 +59,8 @@ class FakeService:
     def tiers(self, *arguments: Any) -> Tiers:
         self._note("tiers", *arguments)
         many = {f"reason {number:02}": 1 for number in range(25)}
-        return Tiers({"XDP": 3, "TC": 1}, {"it is link-local": 2, **many}, {"up_no_entry": 7}, {"files_open": 4})
+        reasons = {"it is link-local": 2, **many}
+        return Tiers({"XDP": 3, "TC": 1}, reasons, {"up_no_entry": 7}, {"files_open": 4}, {"times": 1})
 
     def answer(self, *arguments: Any) -> PortLine:
         self._note("answer", *arguments)

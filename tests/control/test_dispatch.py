@@ -17,6 +17,7 @@ from rtpproxy.errors import (
     NoCodecsError,
     NoPortsError,
     NotificationOffError,
+    OverloadError,
     PlaybackError,
     RecordingError,
     SessionNotFoundError,
@@ -106,7 +107,9 @@ def test_info_with_tiers(dispatcher: Dispatcher) -> None:
         "userspace, it is link-local: 2",
     ]
     assert lines[4:23] == [f"userspace, reason {number:02}: 1" for number in range(19)]
-    assert lines[23:] == ["userspace, other reasons: 6", "frames up_no_entry: 7", "recording files_open: 4"]
+    assert lines[23:] == [
+        *("userspace, other reasons: 6", "frames up_no_entry: 7", "recording files_open: 4", "overload times: 1"),
+    ]
 
 
 @pytest.mark.parametrize("date", SUPPORTED_EXTENSIONS)
@@ -147,6 +150,7 @@ def test_lookup_of_unknown_session_is_zero(dispatcher: Dispatcher, service: Fake
         (OFFER, NoPortsError("none left"), b"E71\n"),
         (ANSWER, NoPortsError("none left"), b"E71\n"),
         (OFFER, NotificationOffError("no -n"), b"E75\n"),
+        (OFFER, OverloadError("no time"), b"E98\n"),
         (OFFER, StoppingError("stopping"), b"E99\n"),
     ],
 )

@@ -15,7 +15,7 @@ from rtpproxy.notes.notes import Notes
 from rtpproxy.notes.place import here
 from rtpproxy.offload.off import NoKernelTier
 
-CLOCKS = module.Clocks(lambda: 1.0, lambda: 1.0, lambda: 1)
+CLOCKS = module.Clocks(lambda: 1.0, lambda: 1.0, lambda: 1, lambda: 1.0)
 BOUND = Config(listen=(ListenAddress("127.0.0.1"),), ports=PortsMode.BOUND, offload=OffloadMode.OFF)
 
 

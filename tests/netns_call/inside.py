@@ -147,7 +147,7 @@ class _Inside:
 
 
 async def _serve(mode: OffloadMode, files: socket.socket) -> None:
-    clocks = Clocks(time.monotonic, time.time, time.time_ns)
+    clocks = Clocks(time.monotonic, time.time, time.time_ns, time.thread_time)
     config = Config(control=(), offload=mode, max_wait_ms=0, tee_memory_mb=1)
     stop, is_over = Stop(lambda number: None), asyncio.Event()
     with contextlib.ExitStack() as stack:

@@ -4,6 +4,7 @@ A quota of a control group keeps the time from it, however much the machine has.
 processor time stands for time, so that other work on the machine changes nothing.
 """
 
+import itertools
 import select
 import socket
 import struct
@@ -94,6 +95,10 @@ class Media:
 
     def stream_of(self, number):
         return number % len(self._to)
+
+    def port_of(self, stream):
+        """Where the caller of that stream sends to."""
+        return self._to[stream][1]
 
     def delays(self, parity):
         """How long what arrived was under way: over IPv4 (0) or IPv6 (1)."""
@@ -276,6 +281,36 @@ def test_what_comes_later_is_relayed_without_loss(topology, tmp_path, way):
 
         # A machine that is busy may still keep the relay waiting.
         media.wait(is_whole, "500 packets to be relayed")
+
+
+def test_new_sessions_are_refused_and_others_go_on(topology, tmp_path, way):
+    """With `--overload_prot`: while there is too little processor time for the packets of those that exist."""
+    number = itertools.count()
+
+    def refuses():
+        reply = relay.ask(f"U new{next(number)} {topology.caller.ip} {CALLER_PORT} f")
+        assert reply == "E98" or reply.split()[0].isdecimal()
+        return reply == "E98"
+
+    options = (*way.options, *EVERYWHERE, "--overload_prot")
+    with (
+        RunningRelay(tmp_path, *options, host=topology.relay, drops_old=True) as relay,
+        Media(relay, topology) as media,
+    ):
+        with starved(relay.process.pid, QUOTA_US):
+            media.start(20_000)
+            media.wait(refuses, "a new session to be refused")
+            assert relay.port(f"L c0- {topology.callee.ip} {CALLEE_PORT} f t") == media.port_of(0)
+            assert relay.counters("c0- f")["npkts_ina"] > 0
+            assert relay.ask("D c1- f") == "0"
+            media.start(0)
+        media.wait(lambda: not refuses(), "new sessions to be accepted again")
+        told = dict(line.split(": ") for line in relay.ask("It").splitlines())
+        assert int(told["overload sessions_refused"]) == next(number) - int(told["sessions created"]) + CALLS
+        times = int(told["overload times"])
+        assert relay.log.count("overload: new sessions are refused, since the load is above 0.9\n") == times > 0
+        # On a machine that is busy enough, it is refusing again.
+        assert relay.log.count("overload is over after ") in (times, times - 1)
 
 
 def test_commands_keep_their_turn(topology, tmp_path, way):

@@ -245,8 +245,9 @@ def test_usage_is_refused_before_there_is_a_daemon(run, tmp_path):
 
 
 def test_warnings_are_said_by_the_command_that_starts_the_daemon(run, tmp_path):
-    done = run("--overload_prot")
-    assert (done.returncode, done.stderr) == (0, f"rtpproxy: warning: --overload_prot has no effect\n{REMARK}")
+    done = run("-a")
+    warning = "rtpproxy: warning: -a records nothing without a directory for recordings, -r\n"
+    assert (done.returncode, done.stderr) == (0, f"{warning}{REMARK}")
     end(daemon_of(tmp_path), tmp_path)
 
 
