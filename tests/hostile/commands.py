@@ -92,7 +92,7 @@ class Media:
 
 @dataclass
 class Subcommand:
-    """One of `&&`: S with `seconds`, D, L with `media`, C; or one that cannot be read."""
+    """One of `&&`: S with `seconds`, D, L with `media`, C with `source`; or one that cannot be read."""
 
     text: str
     kind: str
@@ -100,6 +100,8 @@ class Subcommand:
     seconds: int = 0
     is_weak: bool = False
     media: Media | None = None
+    source: tuple[str, str, str] | None = None
+    """Call-id and tags of the session to be fed from."""
 
 
 @dataclass
@@ -147,6 +149,8 @@ def faulty(rng: Random) -> Command:
 
 class Generator:
     """Makes commands for a world."""
+
+    CODECS: tuple[str, ...] = ("c0,8", "c0,8", "c,,", "C101", "c")
 
     def __init__(
         self,
@@ -317,7 +321,7 @@ class Generator:
         return kind
 
     def _add_codecs(self, media: Media) -> str:
-        text = self._rng.choice(("c0,8", "c0,8", "c,,", "C101", "c"))
+        text = self._rng.choice(self.CODECS)
         if len(text) == 1 or media.has_codecs:
             media.error = "E14"
         media.has_codecs = True
@@ -394,9 +398,13 @@ class Generator:
             is_weak = bool(rng.getrandbits(1))
             return Subcommand("D" + "w" * is_weak, "D", is_weak=is_weak)
         if kind == "C":
-            return Subcommand("C x f t", "C")
+            return self._feed()
         media = self._media()
         return Subcommand(f"L{media.modifiers} {media.remote}", "L" if not media.error else "", media=media)
+
+    def _feed(self) -> Subcommand:
+        """`&& C`, of a session that does not exist."""
+        return Subcommand("C x f t", "C", source=("x", "f", "t"))
 
 
 def _written(subcommands: Sequence[Subcommand]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.hostile.model", "tests.hostile.played", "tests.hostile.stage")
+pytest.register_assert_rewrite(*(f"tests.hostile.{name}" for name in ("model", "played", "soaking", "stage")))
 
 from tests.hostile.stage import STAGES, stage_name, staged  # noqa: E402 - its assertions show their values, too
 

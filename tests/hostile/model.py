@@ -28,6 +28,8 @@ class SessionModel:
         self.is_played_to = [False, False]
         self.timers = timers
         self.notify: tuple[str, str] | None = None
+        self.copy_pairs: dict[int, tuple[int, int]] = {}
+        """By side: space and RTP port of the pair that copies of it leave from."""
 
     @property
     def is_held(self) -> bool:
@@ -37,7 +39,8 @@ class SessionModel:
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """Space and RTP port of each pair it has."""
-        return [(local.space, port) for local, port in zip(self.locals, self.ports, strict=True) if port is not None]
+        own = [(local.space, port) for local, port in zip(self.locals, self.ports, strict=True) if port is not None]
+        return [*own, *self.copy_pairs.values()]
 
 
 class Timers:
@@ -203,7 +206,7 @@ class Model:
         """A new pair on an address: where, and which. None when it was rightly refused."""
         joined = self.world.join(local)
         free = set() if joined is None else self._free(joined.space)
-        if not free:
+        if not free or (line == refusal and self._may_be_taken(joined.space, free)):
             assert line == refusal, "a port was given where there is none"
             return None
         shape = _PORT_LINE.fullmatch(line)
@@ -216,6 +219,10 @@ class Model:
     def _free(self, space: int) -> set[int]:
         taken = self.held | self.busy
         return {port for port in self._ports if (space, port) not in taken}
+
+    def _may_be_taken(self, space: int, free: set[int]) -> bool:
+        """Tell if others may have all these ports, although nobody said so."""
+        return False
 
     def _delete(self, call: str, from_tag: str, to_tag: str | None, is_weak: bool) -> bool:
         is_found = False
@@ -256,9 +263,12 @@ class Model:
         values, *results = reply.split(" && ")
         if command.has_default_counters:
             ttl_s, *others = map(int, values.split())
-            assert ttl_s == max(0, math.ceil(session.timers.left(now)))
+            self._check_left(session, ttl_s, now)
             assert len(others) == 4
         self._follow(command.subcommands, results, session, 1 - direction, now)
+
+    def _check_left(self, session: SessionModel, ttl_s: int, now: float) -> None:
+        assert ttl_s == max(0, math.ceil(session.timers.left(now)))
 
     def _follow(
         self, subcommands: tuple[Subcommand, ...], results: list[str], session: SessionModel, issuer: int, now: float
@@ -267,7 +277,7 @@ class Model:
         expected: list[str] = []
         for index, one in enumerate(subcommands):
             shown = results[index] if index < len(results) else ""
-            is_ok = session in self.sessions and one.kind != "C"
+            is_ok = session in self.sessions and self._can_run(one, session)
             if is_ok and one.kind == "L":
                 is_ok = self._answer(session, issuer, one.media, shown if shown != "-1" else "E71", now)
                 issuer = 1 - issuer
@@ -280,6 +290,12 @@ class Model:
         while expected and not expected[-1]:
             expected.pop()
         assert results == [one or "0" for one in expected]
+
+    def _can_run(self, one: Subcommand, session: SessionModel) -> bool:
+        if one.source is None:
+            return True
+        found = self.find(*one.source)
+        return found is not None and found[0] is not session
 
     def _run(self, one: Subcommand, session: SessionModel, issuer: int, now: float) -> None:
         if one.kind == "S":
