@@ -92,7 +92,7 @@ class Media:
 
 @dataclass
 class Subcommand:
-    """One of `&&`: S with `seconds`, D, L with `media`, C with `source`; or one that cannot be read."""
+    """One of `&&`: S with `seconds`, D, L with `media`, C with `source`, M; or one that cannot be read."""
 
     text: str
     kind: str
@@ -102,6 +102,8 @@ class Subcommand:
     media: Media | None = None
     source: tuple[str, str, str] | None = None
     """Call-id and tags of the session to be fed from."""
+    is_refused: bool = False
+    """The module refuses it."""
 
 
 @dataclass

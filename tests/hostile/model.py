@@ -293,7 +293,7 @@ class Model:
 
     def _can_run(self, one: Subcommand, session: SessionModel) -> bool:
         if one.source is None:
-            return True
+            return not one.is_refused
         found = self.find(*one.source)
         return found is not None and found[0] is not session
 

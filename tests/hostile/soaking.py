@@ -13,6 +13,9 @@ from tests.hostile.model import Model, SessionModel
 
 NAMES = ("one", "two", "three.a")
 WRONG_NAMES = ("a/b", "../one", ".one", "n" * 300)
+WATCHED = (("tag", False), ("tag 96", False), ("tag%20x 101 h", False), ("tag 0 h", False))
+NOT_WATCHED = (("tag 200", True), ("tag 101 x", True), ("%2", True))
+"""Arguments of `&& M3:1`, and that the module refuses them (protocol.md 13.3)."""
 CALLEE, CALLER = 0, 1
 LETTERS = {CALLER: "o", CALLEE: "a"}
 """In names of recordings: the caller *originates* the call, the callee *answers* it."""
@@ -82,6 +85,15 @@ class MediaGenerator(Generator):
         call, from_tag, to_tag = self._names()
         text = " ".join([self._letter(letter) + letters, call, *arguments, from_tag, *([to_tag] if to_tag else [])])
         return MediaCommand(text, letter, "", call, from_tag, to_tag, letters=letters, **about)  # type: ignore[arg-type]
+
+    def _subcommand(self, has_more: bool) -> Subcommand:
+        rng = self._rng
+        if not rng.randrange(5):
+            text, is_refused = rng.choice((*WATCHED, *NOT_WATCHED))
+            return Subcommand(f"M3:1 {text}", "M", is_refused=is_refused)
+        while (one := super()._subcommand(has_more)).text.startswith("M1:1"):
+            pass  # here this module runs
+        return one
 
     def _feed(self) -> Subcommand:
         source = self._rng.choice(CALLS), self._rng.choice(TAGS), self._rng.choice(TAGS)

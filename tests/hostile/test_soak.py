@@ -298,6 +298,7 @@ def test_nothing_is_left_of_many_commands(topology, tmp_path, recordings, way):
             str(IDLE_S),
         ),
         *("-P", "-r", str(recordings / "recordings"), "-S", str(recordings / "spool")),
+        *("--cdr", str(tmp_path / "cdr"), "--dtmf-notify", f"unix:{told_at}"),
         *("-n", f"unix:{told_at}", "-s", "udp:127.0.0.1:22222", "-F", *way.options),
     )
     running = RunningRelay(
@@ -323,10 +324,13 @@ def test_nothing_is_left_of_many_commands(topology, tmp_path, recordings, way):
             except AssertionError as error:
                 raise AssertionError(f"left: {holdings.more_than(before)}") from error
             soak.take_all_ports()
+        ended = int(relay.ask("G nsess_destroyed"))
         assert relay.stop() == 0
+        # One has the names of the columns.
+        assert (tmp_path / "cdr").read_bytes().count(b"\n") == ended + 1
         assert not re.search("unexpected|Traceback|^CRIT", relay.log, re.MULTILINE)
     assert os.listdir(recordings / "spool") == []
     assert set(os.listdir(recordings / "recordings")) <= soak.model.names
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("told", "census", relay.log_path.name, *(prompt.name for prompt in prompts)),
+        *("told", "census", "cdr", relay.log_path.name, *(prompt.name for prompt in prompts)),
     }
