@@ -314,7 +314,11 @@ def _modules(values: Mapping[str, Any], resolve: Resolve) -> tuple[ModuleSetting
         made.append(hep if values["hep_id"] is None else replace(hep, capture_id=values["hep_id"]))
     if values["dtmf_notify"] is not None:
         flag = "--dtmf-notify"
-        made.append(DtmfSettings(_resolved(parse_notify_target(values["dtmf_notify"], flag), resolve, flag)))
+        told = DtmfSettings(_resolved(parse_notify_target(values["dtmf_notify"], flag), resolve, flag))
+        if any(isinstance(one, DtmfSettings) for one in made):  # commands name the first instance, M3:1
+            made = [told if isinstance(one, DtmfSettings) else one for one in made]
+        else:
+            made.append(told)
     paths = [os.path.abspath(one.path) for one in made if isinstance(one, CdrSettings)]
     if len(set(paths)) < len(paths):
         raise ConfigError(f"module acct_csv is to write to the same file twice: {paths[0]}")

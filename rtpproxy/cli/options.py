@@ -435,6 +435,7 @@ GROUPS = (
                 "notification target of the session or, where it has none, to this one: unix:PATH, tcp:HOST:PORT, or "
                 "tcp:%%CC_SELF%%:PORT for the host that the command came from.",
                 metavar="TARGET",
+                more="With --config or --dso for catch_dtmf as well, that module gets this target.",
             ),
             Option(
                 "--config",

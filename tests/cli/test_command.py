@@ -523,3 +523,13 @@ def test_modules_of_a_configuration_come_first(config, refused, tmp_path):
     file.write_text("modules {\nacct_csv { name = x }\n}")
     line = refused("--config", str(file), status=2)
     assert line == f"rtpproxy: --config {file}: line 2: acct_csv: name: module acct_csv has no such key"
+
+
+@pytest.mark.parametrize("is_configured", [False, True])
+def test_a_target_of_dtmf_is_that_of_a_module_that_is_named_as_well(config, tmp_path, is_configured):
+    """Controllers ask for instance 1: it would have no target if the option added another."""
+    file = tmp_path / "modules.conf"
+    file.write_text("modules { catch_dtmf {} acct_csv {} }\n")
+    named = ("--config", str(file)) if is_configured else ("--dso", "rtpp_catch_dtmf.so", "--dso", "rtpp_acct_csv.so")
+    made = config(*named, "--dtmf-notify", "unix:/d")
+    assert made.modules == (DtmfSettings(NotifyTarget("/d", text="unix:/d")), CdrSettings("rtpproxy_acct.csv"))
