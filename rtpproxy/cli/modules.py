@@ -43,7 +43,7 @@ def read_module_file(path: str) -> ModuleSettings:
     """Read the argument of `--dso`. Raises ConfigError."""
     kind = _kind_of_file(path)
     if kind is ModuleKind.ACCT_RTCP_HEP:
-        raise ConfigError("this module needs a configuration; use --hep or --config")
+        raise ConfigError("this module needs a configuration; leave this out, and use --hep or --config")
     return _BUILT[kind]
 
 

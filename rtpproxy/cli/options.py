@@ -455,7 +455,7 @@ GROUPS = (
                 metavar="FILE",
                 read=read_module_file,
                 is_repeatable=True,
-                more="The file need not exist. acct_rtcp_hep needs --hep or --config.",
+                more="The file need not exist. acct_rtcp_hep is refused here: it needs --hep or --config instead.",
             ),
         ),
     ),

@@ -93,7 +93,7 @@ def test_bytes_that_are_no_text_and_files_that_are_too_long():
         ("rtpp_acct_csv.so", CdrSettings()),
         ("/usr/lib/rtpproxy/rtpp_acct_csv_debug.so", CdrSettings()),
         ("../rtpp_catch_dtmf.so", DtmfSettings()),
-        ("rtpp_acct_rtcp_hep.so", "this module needs a configuration; use --hep or --config"),
+        ("rtpp_acct_rtcp_hep.so", "this module needs a configuration; leave this out, and use --hep or --config"),
         ("x/rtpp_dtls_gw.so", "module dtls_gw is not supported; leave it out"),
         ("rtpp_ice_lite_debug.so", "module ice_lite is not supported; leave it out"),
         ("rtpp_x.so", "unknown module 'x'; the modules are acct_csv"),
