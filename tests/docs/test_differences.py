@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rtpproxy.cli.options import GROUPS
 from rtpproxy.control.messages import SUPPORTED_EXTENSIONS
 from tests.docs.pages import DOCS, ROOT, section_blocks, text
 
@@ -21,6 +22,17 @@ def test_answers_to_probes() -> None:
     assert [date.encode() for date, answer in answers if answer == "1"] == list(SUPPORTED_EXTENSIONS)
     for date in EXPLAINED:
         assert re.search(rf"^\| {date} \|.*\| [01],? .*\w", PAGE, re.MULTILINE)
+
+
+def test_added_options() -> None:
+    """Named are all options but those of the C RTPproxy, which protocol.md 12.1 lists."""
+    (sentence,) = re.findall(r"^All options of the C RTPproxy .* Added: (.*?)\.\n", PAGE, re.MULTILINE | re.DOTALL)
+    (theirs,) = re.findall(r"^### 12\.1 .*?^### ", text(DOCS / "protocol.md"), re.MULTILINE | re.DOTALL)
+    first_cells = "".join(re.findall(r"^\|(.*?) \|", theirs, re.MULTILINE))
+    known = set(re.findall(r"`(--?\w+)", first_cells))
+    ours = {flag for group in GROUPS for option in group.options for flag in option.flags}
+    assert known <= ours
+    assert sorted(re.findall(r"`(-[^`]+)`", sentence)) == sorted(ours - known)
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
