@@ -277,13 +277,13 @@ GROUPS = (
             Option(
                 "--tee-memory",
                 "tee_memory_mb",
-                "Memory for packets of recorded and copied streams, on their way from the kernel to the process that "
-                "writes and sends them: megabytes, a power of two.",
+                "Memory for packets of recorded, copied and tapped streams, on their way from the kernel to the "
+                "process that writes and sends them: megabytes, a power of two.",
                 metavar="MB",
                 read=read_tee_memory,
-                more="It is taken when a stream that the kernel forwards is first recorded or copied. The default "
-                "holds what 1,000 calls send in 1.2 s, 100 packets a second each. Packets that find no room are "
-                "missing in the recording or copy, and counted.",
+                more="It is taken when a stream that the kernel forwards is first recorded, copied or tapped (--hep, "
+                "DTMF). The default holds what 1,000 calls send in 1.2 s, 100 packets a second each. Packets that find "
+                "no room are missing in the recording, the copy or the reports, and counted.",
             ),
         ),
     ),
