@@ -77,7 +77,7 @@ class Legs:
     def describe(self, session: Session, leg: Leg, media: MediaDescription, now: float) -> None:
         """Take over what a request says of a leg (protocol.md 5.2)."""
         self._packets.repacketizing.set_length(leg.rtp, media.packet_ms, now)
-        leg.codecs, leg.packet_ms = media.codecs, media.packet_ms
+        leg.codecs = media.codecs
         if media.is_hold or media.remote is not None:
             leg.is_on_hold = media.is_hold
             leg.holds += media.is_hold

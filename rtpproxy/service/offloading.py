@@ -16,7 +16,7 @@ from rtpproxy.rtp.statistics import Arrival, SequenceTracker
 from rtpproxy.service.destinations import Destinations
 from rtpproxy.service.events import Observers
 from rtpproxy.session.latch import KnownSource, Verdict
-from rtpproxy.session.session import Component, Session, Stream
+from rtpproxy.session.session import Component, Session, Stream, Teeing
 
 _TEE_MASK = 0xFFFFFFFF
 """The kernel's counters of the tee have 32 bits."""
@@ -81,8 +81,8 @@ class Offloading:
     def add(self, stream: Stream) -> None:
         """Start counting for a stream that got its port."""
         stream.forwarded_packets = self._counters.forwarded(stream.key)
-        stream.tee_missed_before = self._counters.tee_missed(stream.key)
-        stream.tee_chosen_before = self._counters.tee_chosen(stream.key)
+        if stream.teeing is not None:
+            self._begin_teeing(stream, stream.teeing)
 
     def remove(self, session: Session, stream: Stream, reason: str, now: float) -> None:
         """Stop forwarding for a stream that is about to lose its port, and count what was forwarded."""
@@ -103,8 +103,8 @@ class Offloading:
         stream.forwarded_packets = counters.packets
         stream.received_packets += packets
         stream.relayed_packets += packets
-        if stream.tee and stream.tee_type is None:
-            stream.teed_packets += packets
+        if stream.teeing is not None and stream.teeing.number and stream.teeing.payload_type is None:
+            stream.teeing.packets += packets
         if stream.component is not Component.RTP:
             return
         tracker = stream.tracker
@@ -121,14 +121,28 @@ class Offloading:
 
     def _absorb_tee(self, stream: Stream) -> None:
         """Add what the kernel counted of the tee, apart from the packets: that is counted after them."""
-        missed = self._counters.tee_missed(stream.key) - stream.tee_missed_before & _TEE_MASK
-        stream.tee_missed_before = stream.tee_missed_before + missed & _TEE_MASK
-        stream.tee_missed_packets += missed
-        if stream.tee and stream.tee_type is None:
-            stream.teed_packets -= missed
-        chosen = self._counters.tee_chosen(stream.key) - stream.tee_chosen_before & _TEE_MASK
-        stream.tee_chosen_before = stream.tee_chosen_before + chosen & _TEE_MASK
-        stream.teed_packets += chosen
+        teeing = stream.teeing
+        if teeing is None:
+            return
+        missed = self._counters.tee_missed(stream.key) - teeing.missed_before & _TEE_MASK
+        teeing.missed_before = teeing.missed_before + missed & _TEE_MASK
+        teeing.missed_packets += missed
+        if teeing.number and teeing.payload_type is None:
+            teeing.packets -= missed
+        chosen = self._counters.tee_chosen(stream.key) - teeing.chosen_before & _TEE_MASK
+        teeing.chosen_before = teeing.chosen_before + chosen & _TEE_MASK
+        teeing.packets += chosen
+
+    def teeing(self, stream: Stream) -> Teeing:
+        """Return what is teed of a stream. The kernel counts nothing of it before it has one."""
+        if stream.teeing is None:
+            stream.teeing = Teeing()
+            self._begin_teeing(stream, stream.teeing)
+        return stream.teeing
+
+    def _begin_teeing(self, stream: Stream, teeing: Teeing) -> None:
+        teeing.missed_before = self._counters.tee_missed(stream.key)
+        teeing.chosen_before = self._counters.tee_chosen(stream.key)
 
     def count(self, session: Session, stream: Stream, header: RtpHeader | None, now: float) -> Arrival:
         """Count a packet that userspace accepted, and tell how it follows those before.

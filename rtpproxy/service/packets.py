@@ -134,7 +134,7 @@ class Packets:
         if peer.is_played_to:
             self._drop(stream)
             return
-        if stream.witnesses or stream.hidden_type is not None:
+        if stream.witnesses or stream.teeing is not None:
             header = parse_rtp(data) if stream.component is Component.RTP else None
             payload_type = None if header is None else header.payload_type
             for witness in stream.witnesses:

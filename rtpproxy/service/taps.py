@@ -168,4 +168,4 @@ class Taps:
 
     def _set_hidden(self, tap: Tap, payload_type: int | None) -> None:
         for stream in tap.streams:
-            stream.hidden_type = payload_type
+            self._witnesses.hide(stream, payload_type)

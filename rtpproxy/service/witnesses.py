@@ -106,6 +106,10 @@ class Witnesses:
         """Take note that other packets are hidden than before."""
         self._offloading.replan(session, now)
 
+    def hide(self, stream: Stream, payload_type: int | None) -> None:
+        """Hide packets of a payload type from the peer, or none; `replan` makes it so."""
+        self._offloading.teeing(stream).hidden_type = payload_type
+
     def take_in(self, session: Session, streams: Sequence[Stream], now: float) -> None:
         """Take the packets that have arrived, and bring the counts of streams up to date."""
         self._arrived.take_waiting()
@@ -114,8 +118,9 @@ class Witnesses:
 
     def _set(self, stream: Stream, witnesses: tuple[Witness, ...]) -> None:
         stream.witnesses = witnesses
-        stream.tee = self._tees.tee(witnesses)
-        stream.tee_type = wanted_type(witnesses)
+        teeing = self._offloading.teeing(stream)
+        teeing.number = self._tees.tee(witnesses)
+        teeing.payload_type = wanted_type(witnesses)
 
 
 def wanted_type(witnesses: Sequence[Witness]) -> int | None:

@@ -47,6 +47,25 @@ class Witness(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class Teeing:
+    """What the kernel is to tee of a stream, and what it has teed."""
+
+    number: int = 0
+    """The stream's `tee`."""
+    payload_type: int | None = None
+    """Its `tee_type`."""
+    hidden_type: int | None = None
+    packets: int = 0
+    """Its `teed_packets`."""
+    missed_packets: int = 0
+    """Its `tee_missed_packets`."""
+    missed_before: int = 0
+    """Value of the kernel's counter of the port up to which these are absorbed."""
+    chosen_before: int = 0
+    """Value of the kernel's counter of packets teed by type, of the port, up to which `packets` has them."""
+
+
+@dataclass(slots=True, eq=False)
 class Stream:
     """One component on one leg: one local port, one remote endpoint."""
 
@@ -74,10 +93,6 @@ class Stream:
     """Accepted packets that were not sent on."""
     forwarded_packets: int = 0
     """Value of the kernel's counter of the port up to which its packets are absorbed."""
-    tee_missed_packets: int = 0
-    """Packets that the kernel forwarded and could not tee, for want of room, up to when they were last absorbed."""
-    tee_missed_before: int = 0
-    """Value of the kernel's counter of the port up to which these are absorbed."""
     tracker: SequenceTracker | None = None
     """Sequence statistics of RTP; made by the first packet."""
     is_denied: bool = False
@@ -90,16 +105,33 @@ class Stream:
     """Repacketizes what it receives."""
     is_played_to: bool = False
     """A prompt is played to its party, which gets nothing of what the peer receives meanwhile (protocol.md 9.4)."""
-    tee: int = 0
-    """Number under which the kernel tees what it forwards from its port, for the witnesses; 0: for none."""
-    tee_type: int | None = None
-    """Only RTP packets of this payload type are teed; None for all packets."""
-    teed_packets: int = 0
-    """Packets that the kernel teed, up to when they were last absorbed."""
-    tee_chosen_before: int = 0
-    """Value of the kernel's counter of packets teed by type, of the port, up to which these are absorbed."""
-    hidden_type: int | None = None
-    """RTP packets of this payload type are for the witnesses alone, and not relayed; None for no such packets."""
+    teeing: Teeing | None = None
+    """Made with its first witness. Most streams never have one: it is apart because of their memory."""
+
+    @property
+    def tee(self) -> int:
+        """Number under which the kernel tees what it forwards from its port, for the witnesses; 0: for none."""
+        return 0 if self.teeing is None else self.teeing.number
+
+    @property
+    def tee_type(self) -> int | None:
+        """Only RTP packets of this payload type are teed; None for all packets."""
+        return None if self.teeing is None else self.teeing.payload_type
+
+    @property
+    def hidden_type(self) -> int | None:
+        """RTP packets of this payload type are for the witnesses alone, and not relayed; None for no such packets."""
+        return None if self.teeing is None else self.teeing.hidden_type
+
+    @property
+    def teed_packets(self) -> int:
+        """Packets that the kernel teed, up to when they were last absorbed."""
+        return 0 if self.teeing is None else self.teeing.packets
+
+    @property
+    def tee_missed_packets(self) -> int:
+        """Packets that the kernel forwarded and could not tee, for want of room, up to when they were last absorbed."""
+        return 0 if self.teeing is None else self.teeing.missed_packets
 
     def hides(self, header: RtpHeader) -> bool:
         """Tell if an RTP packet is for the witnesses alone."""
@@ -125,8 +157,6 @@ class Leg:
     """The leg's weak reference (protocol.md 4.5) is held."""
     codecs: tuple[int, ...] | None = None
     """Payload types that the party offered in its latest command, in its order; None if it named none."""
-    packet_ms: int = 0
-    """Milliseconds of the packets that the peer is to get, by the party's latest command; 0 for as they come."""
     has_own_timeout: bool = False
     """A command set the leg's idle timeout, so completion of the session does not change it."""
     is_on_hold: bool = False
@@ -148,6 +178,11 @@ class Leg:
     def streams(self) -> tuple[Stream, Stream]:
         """RTP and RTCP."""
         return self.rtp, self.rtcp
+
+    @property
+    def packet_ms(self) -> int:
+        """Milliseconds of the packets that the peer is to get, by the party's latest command; 0 for as they come."""
+        return 0 if self.rtp.resizer is None else self.rtp.resizer.packet_ms
 
     @property
     def has_ports(self) -> bool:

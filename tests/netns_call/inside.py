@@ -21,7 +21,7 @@ from rtpproxy.instance.stop import Stop
 from rtpproxy.notes.notes import Notes
 from rtpproxy.notes.place import here
 from rtpproxy.offload.tee import OpenRing
-from rtpproxy.session.session import Session, Stream
+from rtpproxy.session.session import Session, Stream, Teeing
 from tests.fakes import FakeRecordedStream
 from tests.netns import Host
 from tests.running import START_DEADLINE_S
@@ -120,7 +120,8 @@ class _Inside:
 
     def tee(self, port: int, number: int) -> None:
         stream = self._find(port)[1]
-        stream.witnesses, stream.tee = ((FakeRecordedStream(stream, is_teed=True),) if number else ()), number
+        stream.witnesses = (FakeRecordedStream(stream, is_teed=True),) if number else ()
+        stream.teeing = Teeing(number)
         self.replan(port)
 
     def replan(self, port: int) -> None:

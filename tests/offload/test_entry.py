@@ -21,7 +21,7 @@ from rtpproxy.offload.entry import (
 )
 from rtpproxy.rtp.header import RtpHeader
 from rtpproxy.session.local import LocalAddress
-from rtpproxy.session.session import Component, Role
+from rtpproxy.session.session import Component, Role, Teeing
 from tests.fakes import FakeRecordedStream, make_session
 
 CALLER, CALLEE = Endpoint("10.0.1.2", 5004), Endpoint("10.0.2.2", 6006)
@@ -75,7 +75,7 @@ def test_streams_that_are_teed():
     """What arrives at their port, and nothing else."""
     session = learned_session()
     for stream, number in ((session.caller.rtp, 5), (session.callee.rtcp, 6)):
-        stream.witnesses, stream.tee = (FakeRecordedStream(stream),), number
+        stream.witnesses, stream.teeing = (FakeRecordedStream(stream),), Teeing(number)
     wanted = plan(session, nobody)
     assert {key: want.tee for key, want in wanted.items()} == {35000: 5, 35001: 0, 36000: 0, 36001: 6}
     assert wanted[35000] == entry(tee=5)
@@ -84,13 +84,13 @@ def test_streams_that_are_teed():
 def test_streams_that_are_teed_by_payload_type():
     session = learned_session()
     stream = session.caller.rtp
-    stream.witnesses, stream.tee, stream.tee_type = (FakeRecordedStream(stream),), 5, 0
+    stream.witnesses, stream.teeing = (FakeRecordedStream(stream),), Teeing(5, 0)
     assert plan(session, nobody)[35000] == entry(tee=5, tee_type=0)
 
 
 def test_hidden_packets_leave_the_rest_in_the_kernel():
     session = learned_session()
-    session.caller.rtp.hidden_type = 101
+    session.caller.rtp.teeing = Teeing(hidden_type=101)
     wanted = plan(session, nobody)
     assert wanted[35000] == entry(hidden_type=101)
     assert wanted[36000] == CALLEE_ENTRY

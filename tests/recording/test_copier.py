@@ -16,7 +16,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.errors import RecordingError
 from rtpproxy.recording.copier import Copier
 from rtpproxy.session.local import LocalAddress
-from rtpproxy.session.session import Stream
+from rtpproxy.session.session import Stream, Teeing
 from tests.fakes import make_session
 from tests.recording.running import RunningProcess
 
@@ -293,7 +293,7 @@ def test_what_the_kernel_teed_and_missed_is_counted(stage, caplog):
     side = stage.copy(stage.line(None))
     (taken,) = side.streams
     taken.tees.append(1)
-    taken.stream.teed_packets, taken.stream.tee_missed_packets = 3, 2
+    taken.stream.teeing = Teeing(packets=3, missed_packets=2)
     assert stage.copier.counts()["copies_lost"] == 2
     side.stop(time.monotonic())
     assert stage.absorbed

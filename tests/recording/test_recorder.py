@@ -14,7 +14,7 @@ from rtpproxy.addr import Endpoint
 from rtpproxy.config import RecordFormat
 from rtpproxy.errors import RecordingError
 from rtpproxy.recording.carrier import MOST_LOSSES
-from rtpproxy.session.session import Role
+from rtpproxy.session.session import Role, Teeing
 from tests.recording.packets import read_adhoc, read_pcap
 from tests.recording.running import RunningRecorder, session_with_ports
 
@@ -313,7 +313,7 @@ def test_what_came_while_the_files_were_made_is_not_told_as_lost_when_the_proces
 
     def receive(packets):
         stream.received_packets += packets
-        stream.teed_packets += packets
+        stream.teeing = Teeing(packets=stream.teed_packets + packets)
 
     receive(1)
     side = running.record(session, meanwhile=lambda: receive(3))
@@ -511,7 +511,7 @@ def test_what_the_kernel_teed_and_missed_is_counted_while_it_goes_on(running, ca
     recorded.tees.append(1)
     absorbed = []
     side.absorb = absorbed.append
-    recorded.stream.teed_packets, recorded.stream.tee_missed_packets = 3, 2
+    recorded.stream.teeing = Teeing(packets=3, missed_packets=2)
     counts = {
         "files_open": 2,
         "packets_recorded": 3,
@@ -531,6 +531,6 @@ def test_streams_that_lost_most_are_named(running):
     """Whatever their number, the answer stays short."""
     for number in range(MOST_LOSSES + 5):
         (stream, _) = running.record(session_with_ports(b"%d" % number)).streams
-        stream.stream.tee_missed_packets = number
+        stream.stream.teeing = Teeing(missed_packets=number)
     named = {name: lost for name, lost in running.recorder.counts().items() if " of the stream " in name}
     assert list(named.values()) == list(range(MOST_LOSSES + 4, 4, -1))

@@ -11,7 +11,7 @@ import pytest
 
 from rtpproxy.recording.tapper import Tapper
 from rtpproxy.rtp.telephone_events import decode
-from rtpproxy.session.session import Stream
+from rtpproxy.session.session import Stream, Teeing
 from tests.recording.dtmf_packets import event_packet, pressed
 from tests.recording.running import RunningProcess, session_with_ports
 
@@ -135,6 +135,6 @@ def test_what_the_kernel_teed_and_missed_is_counted(stage):
     side = stage.tap()
     (taken,) = side.streams
     taken.tees.append(1)
-    taken.stream.teed_packets, taken.stream.tee_missed_packets = 3, 2
+    taken.stream.teeing = Teeing(packets=3, missed_packets=2)
     assert stage.tapper.counts()["taps_lost"] == 2
     assert taken.teed_so_far == 3

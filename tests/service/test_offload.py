@@ -2,6 +2,7 @@
 
 from rtpproxy.addr import Endpoint
 from rtpproxy.offload.entry import NOT_LEARNED, ForwardingEntry
+from rtpproxy.session.session import Teeing
 from tests.fakes import TOS, FakeRecordedStream
 from tests.running import rtp
 from tests.scenario import (
@@ -93,7 +94,9 @@ def test_address_of_an_ignored_packet_is_not_learned(talk):
 def teed(play, key):
     """Let the kernel tee a stream from the next plan on."""
     stream = play.offload.owners[key]._stream(key)
-    stream.witnesses, stream.tee = (FakeRecordedStream(stream),), 7
+    missed, chosen = (by_key.get(key, 0) for by_key in (play.offload.tee_missed_by_key, play.offload.tee_chosen_by_key))
+    stream.witnesses = (FakeRecordedStream(stream),)
+    stream.teeing = Teeing(7, missed_before=missed, chosen_before=chosen)
     return stream
 
 
@@ -149,7 +152,7 @@ def test_what_the_tee_missed_before_is_another_streams():
 
 def teed_type(play, key, payload_type):
     stream = teed(play, key)
-    stream.tee_type = payload_type
+    stream.teeing.payload_type = payload_type
     return stream
 
 
@@ -189,7 +192,7 @@ def test_what_was_teed_before_is_another_streams():
 def test_hidden_packets_do_not_contradict_the_entry(talk):
     """They come to userspace as they should, even while the phone sends no others."""
     stream = talk.offload.owners[FACES_CALLEE]._stream(FACES_CALLEE)
-    stream.hidden_type = 0
+    stream.teeing = Teeing(hidden_type=0)
     before = len(talk.offload.came_up_at)
     talk.packet(CALLEE, FACES_CALLEE, rtp(101))
     assert len(talk.offload.came_up_at) == before
