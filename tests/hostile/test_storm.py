@@ -32,6 +32,8 @@ EXPECTED_ERRORS = re.compile(
 )
 LINE_CLIENTS = 4
 """Each has a connection all the time."""
+PROMPT_BYTES = 8000
+"""A second of G.711."""
 MEMORY_SLACK = 1.06
 
 
@@ -41,10 +43,13 @@ class Storm:
     def __init__(self, directory, topology, *options):
         self.host = topology.relay
         cunix = directory / "cunix.sock"
+        for payload_type in (0, 8, 101):
+            (directory / f"prompt.{payload_type}").write_bytes(bytes(PROMPT_BYTES))
         self.relay = RunningRelay(
             *(directory, "-F", "-d", "WARN", "-s", f"cunix:{cunix}", "-s", f"udp:127.0.0.1:{CONTROL}"),
             *("-s", f"tcp:127.0.0.1:{CONTROL}", "-m", str(FIRST), "-M", str(LAST), "-T", "600", "-W", "600"),
-            *("-l", "10.0.1.1", "-l", "two@10.0.2.1", "-n", f"unix:{directory / 'nobody.sock'}", *options),
+            *("-l", "10.0.1.1", "-l", "two@10.0.2.1", "-n", f"unix:{directory / 'nobody.sock'}"),
+            *("--prompt-directory", str(directory), *options),
             host=topology.relay,
         )
         self.cunix = str(cunix)
@@ -122,7 +127,9 @@ class Storm:
         return self.relay.totals()["active sessions"]
 
     def descriptors(self):
-        return len(os.listdir(f"/proc/{self.relay.process.pid}/fd"))
+        """Without raw sockets: one for each of our addresses and TOS byte that prompts were sent with is kept."""
+        raw = Path(f"/proc/{self.relay.process.pid}/net/raw").read_text().splitlines()[1:]
+        return len(os.listdir(f"/proc/{self.relay.process.pid}/fd")) - len(raw)
 
     def bound_ports(self):
         table = Path(f"/proc/{self.relay.process.pid}/net/udp").read_text().splitlines()[1:]
@@ -153,7 +160,10 @@ def end_by_delete(storm):
 
 
 def end_by_time(storm):
+    """A prompt that is heard keeps its session alive, so all are ended first."""
     for session in storm.sessions():
+        for tags in (session.from_tag, f"other {session.from_tag}"):
+            assert storm.relay.ask(f"S {session.call} {tags}") == "0"
         assert not storm.relay.ask(f"Q {session.call} {session.from_tag} && S ttl=1").startswith("E")
     wait_for(lambda: storm.active() == 0, DEADLINE_S, "the sessions to end")
 
