@@ -179,9 +179,10 @@ def _look_and_make(opened: Sequence[Made], paths: Sequence[str], names: Sequence
     """
     changed = _look(opened, paths)
     made = _Outcome((changed.get(1) or opened[1]).descriptor, changed)
+    writer = os.fstat((changed.get(0) or opened[0]).descriptor).st_uid
     for name in names:
         try:
-            made.files.append(_make(made.spool, name))
+            made.files.append(_make(made.spool, name, writer))
         except OSError as error:
             made.undo(names)
             where = paths[1] if len(paths) > 1 else os.path.join(paths[0], UNFINISHED)
@@ -275,11 +276,16 @@ def _let_go(found: tuple[Made, bool] | None) -> None:
         os.close(found[0].descriptor)
 
 
-def _make(directory: int, name: bytes) -> Made:
+def _make(directory: int, name: bytes, writer: int) -> Made:
+    """Make a file, which becomes that of the user who writes it, if we are root."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
     descriptor = os.open(name, _NEW, _MODE, dir_fd=directory)
     spool.lock(descriptor)
+    if os.geteuid() == 0 and writer:
+        # So that it can be opened by name, too, to finish it after a crash. Network file systems may say no to root.
+        with suppress(OSError):
+            os.fchown(descriptor, writer, -1)
     return Made(descriptor, _identity(os.fstat(descriptor)))
 
 

@@ -102,6 +102,19 @@ def test_our_own_spool_is_its_owners_who_has_the_directory(own, places, hidden):
     assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (65534, 65533, 0o755)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("with_spool", [True, False], ids=["-S", "-r"])
+def test_a_file_is_its_owners_who_has_the_directory(places, hidden, with_spool):
+    """Who writes it is that user, and has to open it by its name after a crash."""
+    for place in places:
+        os.chown(place, 65534, 65533)
+    directories = Directories(places[0], places[1] if with_spool else "")
+    make(directories, b"x")
+    directories.close()
+    about = Path(places[1] if with_spool else hidden, "x").stat()
+    assert (about.st_uid, about.st_gid) == (65534, 0)
+
+
 def test_our_own_spool_is_removed_or_replaced(own, places, hidden):
     """By somebody who removes old and empty directories."""
     make(own, b"x")
