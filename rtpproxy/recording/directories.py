@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rtpproxy.config import Config
 from rtpproxy.errors import RecordingError, StartError
-from rtpproxy.recording import spool
+from rtpproxy.recording import names, spool
 from rtpproxy.recording.disk import Disk
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -41,6 +41,8 @@ class Made:
 
     descriptor: int
     identity: Identity
+    name: bytes = b""
+    """Of a file that was made, in the spool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,11 @@ class _Outcome:
     """Directories that have taken the place of those of before, open: of recordings (0), the spool (1)."""
     files: list[Made] = field(default_factory=list)
 
-    def undo(self, names: Sequence[bytes]) -> None:
+    def undo(self) -> None:
         """Remove the files, and close everything."""
-        for name, file in zip(names, self.files, strict=False):
+        for file in self.files:
             with suppress(OSError):
-                os.unlink(name, dir_fd=self.spool)
+                os.unlink(file.name, dir_fd=self.spool)
             os.close(file.descriptor)
         _close(self.changed.values())
 
@@ -139,14 +141,14 @@ class Directories:
         """Tell if there is anything in the spool."""
         return len(self._opened) > 1 and bool(os.listdir(self._opened[1].descriptor))
 
-    def make(self, names: Sequence[bytes]) -> tuple[list[Made], bool]:
-        """Make files of these names in the spool, all or none.
+    def make(self, wanted: Sequence[bytes]) -> tuple[list[Made], bool]:
+        """Make files of these names in the spool, or of others where another relay writes to these; all or none.
 
         If other directories have the paths by now, for instance mounted ones, these are used from now on, and True is
         returned. Waits for the disk no longer than `disk.WAIT_S`. Raises RecordingError.
         """
         opened, paths = tuple(self._opened), tuple(self._paths)
-        made = self._disk.do(lambda: _look_and_make(opened, paths, names), lambda late: late.undo(names))
+        made = self._disk.do(lambda: _look_and_make(opened, paths, wanted), _Outcome.undo)
         self._use(made.changed)
         return made.files, bool(made.changed)
 
@@ -172,7 +174,7 @@ def of_config(config: Config) -> Directories | None:
     return Directories(config.record_directory, config.spool_directory) if config.record_directory else None
 
 
-def _look_and_make(opened: Sequence[Made], paths: Sequence[str], names: Sequence[bytes]) -> _Outcome:
+def _look_and_make(opened: Sequence[Made], paths: Sequence[str], wanted: Sequence[bytes]) -> _Outcome:
     """Find directories that have changed, and make files in the spool; `opened` are those of before.
 
     For the thread of the disk: nothing that the event loop changes meanwhile is used. Raises RecordingError.
@@ -180,11 +182,11 @@ def _look_and_make(opened: Sequence[Made], paths: Sequence[str], names: Sequence
     changed = _look(opened, paths)
     made = _Outcome((changed.get(1) or opened[1]).descriptor, changed)
     writer = os.fstat((changed.get(0) or opened[0]).descriptor).st_uid
-    for name in names:
+    for name in wanted:
         try:
             made.files.append(_make(made.spool, name, writer))
         except OSError as error:
-            made.undo(names)
+            made.undo()
             where = paths[1] if len(paths) > 1 else os.path.join(paths[0], UNFINISHED)
             raise RecordingError(f"cannot make {repr(name)[2:-1]} in {where}: {error.strerror}") from error
     return made
@@ -277,16 +279,22 @@ def _let_go(found: tuple[Made, bool] | None) -> None:
 
 
 def _make(directory: int, name: bytes, writer: int) -> Made:
-    """Make a file, which becomes that of the user who writes it, if we are root."""
+    """Make a file, which becomes that of the user who writes it, if we are root.
+
+    What another process writes, a relay with the same directory or one that a killed relay left, keeps its name.
+    """
+    chosen, number = name, os.getpid()
+    while spool.is_held(chosen, directory):
+        chosen, number = names.numbered(name, number), number + 1
     with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
-    descriptor = os.open(name, _NEW, _MODE, dir_fd=directory)
+        os.unlink(chosen, dir_fd=directory)
+    descriptor = os.open(chosen, _NEW, _MODE, dir_fd=directory)
     spool.lock(descriptor)
     if os.geteuid() == 0 and writer:
         # So that it can be opened by name, too, to finish it after a crash. Network file systems may say no to root.
         with suppress(OSError):
             os.fchown(descriptor, writer, -1)
-    return Made(descriptor, _identity(os.fstat(descriptor)))
+    return Made(descriptor, _identity(os.fstat(descriptor)), chosen)
 
 
 def _open(path: str, directory: int | None = None) -> Made:

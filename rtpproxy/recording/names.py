@@ -40,6 +40,12 @@ def of_component(stem: bytes, component: Component) -> bytes:
     return stem + _SUFFIXES[component]
 
 
+def numbered(name: bytes, number: int) -> bytes:
+    """Return a name for a file that cannot have its own for now: that name, cut if need be, a dot and the number."""
+    suffix = b".%d" % number
+    return name[: MOST_BYTES - len(suffix)] + suffix
+
+
 def check(name: bytes) -> None:
     """Raise RecordingError for a name that would lead out of the directory, be hidden, or be none."""
     if not name:

@@ -201,12 +201,12 @@ class Recorder:
                     os.close(made.descriptor)
                 raise RecordingError(f"cannot hand the new directory over: {error.strerror}") from error
             self._are_directories_untold = False
-        for number, name, spool_name, made in zip(numbers, wanted, spool_names, all_made, strict=True):
-            file = File(number=number, name=name, spool_name=spool_name, identity=made.identity, format=self._format)
+        for number, name, made in zip(numbers, wanted, all_made, strict=True):
+            file = File(number=number, name=name, spool_name=made.name, identity=made.identity, format=self._format)
             recording.files.append(file)
             self._files[number] = recording, file
             self._active[name] = recording
-            self._spooled.add(spool_name)
+            self._spooled.add(made.name)
             self._open(recording, file, made.descriptor, is_continued=False)
         log.info("%s begins in %s", recording.title, recording.names)
         return recording
@@ -225,7 +225,6 @@ def _free_spool_name(name: bytes, number: int, taken: Sequence[Container[bytes]]
     """Choose the name in the spool: another one while an earlier recording of that name is being finished there."""
     chosen = name
     while any(chosen in some for some in taken):
-        suffix = b".%d" % number
-        chosen = name[: names.MOST_BYTES - len(suffix)] + suffix
+        chosen = names.numbered(name, number)
         number += 1
     return chosen

@@ -25,6 +25,20 @@ def lock(descriptor: int) -> bool:
     return True
 
 
+def is_held(name: bytes, spool: int) -> bool:
+    """Tell if a process writes the file of that name in a spool (a descriptor); False if that cannot be told."""
+    try:
+        descriptor = os.open(name, _FLAGS, dir_fd=spool)
+    except OSError:
+        return False
+    try:
+        return not lock(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def finish_all(spool: int, directory: int) -> Iterator[Found]:
     """Move what nobody writes from the spool to the directory of recordings, cut after its last whole packet.
 

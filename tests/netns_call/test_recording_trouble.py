@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from rtpproxy.config import RecordFormat
+from rtpproxy.recording.directories import UNFINISHED
 from rtpproxy.session.session import Role
 from tests.disks import disk as new_disk
 from tests.disks import is_waiting_for_a_disk
@@ -259,6 +260,32 @@ def test_directories_that_are_removed(record, topology, way, places):
     numbers = [number_of(one.payload) for one in read_adhoc((places[0] / "c1=f.o.rtp").read_bytes())]
     assert numbers == list(range(3 * BURST, 4 * BURST))
     assert relay.stop() == 0
+
+
+@one_way
+def test_two_relays_record_under_one_name(start, topology, way, places):
+    """In the same directory: each file is one relay's, and the one that is complete last stays."""
+    relays = [
+        start(*way.options, "-r", str(places[0]), "-m", str(port), "-M", str(port + 999), name=f"relay{port}")
+        for port in (35000, 40000)
+    ]
+    own = places[0] / UNFINISHED
+    for relay, phone_port in zip(relays, (4000, 4100), strict=True):
+        at = (topology.caller.ip, phone_port), (topology.callee.ip, phone_port + 1000)
+        with Call(relay, topology.caller, topology.callee, caller_at=at[0], callee_at=at[1]) as call:
+            assert relay.ask(f"C {call.name} same f t") == "0"
+            for number in range(phone_port, phone_port + 3):
+                call.cross(numbered(number))
+    whole = 3 * (30 + len(numbered(0)))
+    wait_for(lambda: [path.stat().st_size for path in own.glob("same.rtp*")] == [whole] * 2, DEADLINE_S, "both files")
+    for relay, first in zip(relays, (4000, 4100), strict=True):
+        assert relay.ask("N c1 f t") == "0"
+        wait_for(lambda relay=relay: "3 packets in same.rtp, same.rtcp" in relay.log, DEADLINE_S, "its end")
+        assert "failed" not in relay.log
+        read = read_adhoc((places[0] / "same.rtp").read_bytes())
+        assert [number_of(one.payload) for one in read] == list(range(first, first + 3))
+    assert names(places[0]) == ["same.rtcp", "same.rtp"]
+    assert not list(own.iterdir())
 
 
 @one_way

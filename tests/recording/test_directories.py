@@ -215,6 +215,22 @@ def test_a_link_is_replaced_and_not_followed(directories, tmp_path):
     assert not (tmp_path / "spool" / "x").is_symlink()
 
 
+def test_a_file_that_another_relay_writes_to_keeps_its_name(directories, places):
+    """Else that relay would move ours, in the middle of being written, and lose its own."""
+    name = b"n" * 255
+    theirs = make_open(directories, name)
+    ours = make_open(directories, name)
+    os.close(theirs.descriptor)
+    also_ours = make_open(directories, name)
+    assert (theirs.name, also_ours.name) == (name, name)
+    suffix = b".%d" % os.getpid()
+    assert ours.name == name[: -len(suffix)] + suffix
+    assert sorted(os.listdir(os.fsencode(places[1]))) == sorted([name, ours.name])
+    for made in (ours, also_ours):
+        assert os.fstat(made.descriptor).st_nlink == 1
+        os.close(made.descriptor)
+
+
 def test_a_directory_in_the_way(directories, tmp_path):
     (tmp_path / "spool" / "x").mkdir()
     with pytest.raises(RecordingError, match=r"cannot make x in .*spool: Is a directory"):

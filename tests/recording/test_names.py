@@ -62,3 +62,8 @@ def test_no_name_leads_out_of_the_directory(call_id, tag, role):
     assert os.path.dirname(path) == b"/directory"
     assert os.path.basename(path) == name
     assert not name.startswith(b".")
+
+
+def test_a_number_is_added_to_a_name_of_any_length():
+    assert names.numbered(b"x.rtp", 7) == b"x.rtp.7"
+    assert names.numbered(b"n" * 255, 12) == b"n" * 252 + b".12"

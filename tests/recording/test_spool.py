@@ -64,6 +64,23 @@ def test_what_is_being_written_is_left_alone(places):
     assert finish(places) == [Found(b"x", 3, True, "")]
 
 
+def test_whether_a_file_is_being_written(places):
+    inside, _ = places
+    (inside / "x").touch()
+    (inside / "link").symlink_to("x")
+    (inside / "directory").mkdir()
+    descriptor = os.open(inside, os.O_RDONLY | os.O_DIRECTORY)
+    names = (b"x", b"link", b"directory", b"none")
+    held = os.open(inside / "x", os.O_RDWR)
+    before = len(os.listdir("/proc/self/fd"))
+    assert [spool.is_held(name, descriptor) for name in names] == [False] * 4
+    assert spool.lock(held)
+    assert [spool.is_held(name, descriptor) for name in names] == [True, False, False, False]
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(held)
+    os.close(descriptor)
+
+
 def test_no_recording_is_replaced(places):
     inside, outside = places
     (inside / "x").write_bytes(content(RecordFormat.ADHOC))
