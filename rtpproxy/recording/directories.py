@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from rtpproxy.config import Config
@@ -87,10 +88,11 @@ class Directories:
         if len(set(identities)) < len(identities):
             self.close()
             raise StartError(f"-S {spool_directory} is the directory of -r; leave it out for a hidden spool in there")
-        if len({identity.device for identity in identities}) > 1:
+        if len({(one.identity.device, _mount(one.descriptor)) for one in self._opened}) > 1:
             self.close()
             raise StartError(
-                f"-S {spool_directory} and -r {directory} are on different file systems: recordings could not be moved"
+                f"-S {spool_directory} and -r {directory} are on different file systems, or mounts of one: "
+                "recordings could not be moved; leave -S out for a hidden spool in the directory of recordings"
             )
 
     @property
@@ -232,6 +234,8 @@ def _own_spool(directory: int, known: Identity | None) -> Made | None:
         if not _may_write(UNFINISHED, directory):
             raise OSError(errno.EACCES, "this user may not make files there")
         _check_own_spool(os.fstat(made.descriptor), os.fstat(directory))
+        if _mount(made.descriptor) != _mount(directory):
+            raise OSError(errno.EXDEV, "something is mounted there: recordings could not be moved")
         _liken(made.descriptor, os.fstat(directory))
     except OSError:
         os.close(made.descriptor)
@@ -311,6 +315,13 @@ def _may_write(path: str, directory: int | None = None) -> bool:
 def _close(opened: Iterable[Made]) -> None:
     for one in opened:
         os.close(one.descriptor)
+
+
+def _mount(descriptor: int) -> int:
+    """Number of the mount that an open file is on. No file can be moved to another, of the same file system either."""
+    info = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
+    (number,) = (line.split()[1] for line in info.splitlines() if line.startswith("mnt_id:"))
+    return int(number)
 
 
 def _identity(about: os.stat_result) -> Identity:

@@ -2,7 +2,9 @@
 
 import os
 import stat
+import subprocess
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -332,6 +334,38 @@ def test_the_same_directory_twice(places, tmp_path):
 def test_two_file_systems(places):
     with pytest.raises(StartError, match="different file systems"):
         Directories(places[0], "/proc")
+
+
+@contextmanager
+def mounted(place):
+    """A directory of the same file system is mounted there, as the volumes of a container are."""
+    place.parent.joinpath("volume").mkdir()
+    subprocess.run(["mount", "--bind", place.parent / "volume", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_two_mounts_of_one_file_system(places):
+    """rename(2) moves nothing from one to the other."""
+    with mounted(Path(places[1])), pytest.raises(StartError, match=r"or mounts of one: .*; leave -S out"):
+        Directories(*places)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_mount_in_place_of_our_own_spool(own, hidden):
+    make(own, b"x")
+    words = f"cannot use {hidden}: something is mounted there: recordings could not be moved"
+    before = len(os.listdir("/proc/self/fd"))
+    with mounted(hidden):
+        with pytest.raises(RecordingError, match=words):
+            own.make([b"y"])
+        assert own.prepare() == [words]
+    assert len(os.listdir("/proc/self/fd")) == before
+    make(own, b"y")
+    assert entries(hidden) == ["x", "y"]
 
 
 def test_a_file_is_found_again(directories, tmp_path):
