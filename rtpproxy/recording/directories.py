@@ -3,7 +3,8 @@
 Without a directory for it, the spool is one of our own, hidden in the directory of recordings (`UNFINISHED`).
 
 A name is checked before it comes here (`names`). Files are made by descriptors of the directories, so that they are in
-them whatever happens to the path, and anew: what had the name before, a link too, is replaced and not followed.
+them whatever happens to the path, and anew: a link of that name is replaced and not followed, and a file that has
+something in it keeps its name.
 """
 
 import errno
@@ -144,7 +145,7 @@ class Directories:
         return len(self._opened) > 1 and bool(os.listdir(self._opened[1].descriptor))
 
     def make(self, wanted: Sequence[bytes]) -> tuple[list[Made], bool]:
-        """Make files of these names in the spool, or of others where another relay writes to these; all or none.
+        """Make files of these names in the spool, or of others where these are needed there; all or none.
 
         If other directories have the paths by now, for instance mounted ones, these are used from now on, and True is
         returned. Waits for the disk no longer than `disk.WAIT_S`. Raises RecordingError.
@@ -285,10 +286,10 @@ def _let_go(found: tuple[Made, bool] | None) -> None:
 def _make(directory: int, name: bytes, writer: int) -> Made:
     """Make a file, which becomes that of the user who writes it, if we are root.
 
-    What another process writes, a relay with the same directory or one that a killed relay left, keeps its name.
+    What is in the spool already keeps its name: what another relay writes, and what an earlier recording left there.
     """
     chosen, number = name, os.getpid()
-    while spool.is_held(chosen, directory):
+    while spool.is_needed(chosen, directory):
         chosen, number = names.numbered(name, number), number + 1
     with suppress(FileNotFoundError):
         os.unlink(chosen, dir_fd=directory)

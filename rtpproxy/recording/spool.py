@@ -25,14 +25,14 @@ def lock(descriptor: int) -> bool:
     return True
 
 
-def is_held(name: bytes, spool: int) -> bool:
-    """Tell if a process writes the file of that name in a spool (a descriptor); False if that cannot be told."""
+def is_needed(name: bytes, spool: int) -> bool:
+    """Tell if a file in a spool (a descriptor) is being written, or has something in it; False if nobody can tell."""
     try:
         descriptor = os.open(name, _FLAGS, dir_fd=spool)
     except OSError:
         return False
     try:
-        return not lock(descriptor)
+        return os.fstat(descriptor).st_size > 0 or not lock(descriptor)
     except OSError:
         return False
     finally:

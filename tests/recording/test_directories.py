@@ -198,13 +198,23 @@ def test_a_relay_that_is_another_user_now():
         assert hidden.stat().st_uid == 65534
 
 
-def test_an_earlier_file_is_replaced_and_not_written_to(directories, places, tmp_path):
+def test_an_empty_file_is_replaced_and_not_written_to(directories, places, tmp_path):
+    earlier = tmp_path / "spool" / "x"
+    earlier.touch()
+    before = earlier.stat().st_ino
+    with earlier.open("rb"):
+        assert make(directories, b"x").name == b"x"
+        assert earlier.stat().st_ino != before
+
+
+def test_what_an_earlier_recording_left_stays(directories, places, tmp_path):
+    """The log named it, as after a full disk, or the next start still has to finish it."""
     earlier = tmp_path / "spool" / "x"
     earlier.write_bytes(b"earlier")
-    with earlier.open("rb") as held:
-        make(directories, b"x")
-        assert held.read() == b"earlier"
-    assert earlier.read_bytes() == b""
+    made = make(directories, b"x")
+    assert made.name == b"x.%d" % os.getpid()
+    assert entries(places[1]) == ["x", os.fsdecode(made.name)]
+    assert earlier.read_bytes() == b"earlier"
 
 
 def test_a_link_is_replaced_and_not_followed(directories, tmp_path):

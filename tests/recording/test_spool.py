@@ -64,7 +64,7 @@ def test_what_is_being_written_is_left_alone(places):
     assert finish(places) == [Found(b"x", 3, True, "")]
 
 
-def test_whether_a_file_is_being_written(places):
+def test_whether_a_file_is_needed(places):
     inside, _ = places
     (inside / "x").touch()
     (inside / "link").symlink_to("x")
@@ -73,11 +73,13 @@ def test_whether_a_file_is_being_written(places):
     names = (b"x", b"link", b"directory", b"none")
     held = os.open(inside / "x", os.O_RDWR)
     before = len(os.listdir("/proc/self/fd"))
-    assert [spool.is_held(name, descriptor) for name in names] == [False] * 4
+    assert [spool.is_needed(name, descriptor) for name in names] == [False] * 4
     assert spool.lock(held)
-    assert [spool.is_held(name, descriptor) for name in names] == [True, False, False, False]
+    assert [spool.is_needed(name, descriptor) for name in names] == [True, False, False, False]
     assert len(os.listdir("/proc/self/fd")) == before
+    os.write(held, b"data")
     os.close(held)
+    assert spool.is_needed(b"x", descriptor)
     os.close(descriptor)
 
 
