@@ -26,6 +26,8 @@ _AGAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MODE = 0o666
 """Permission bits, as far as the umask leaves them (protocol.md 8.2)."""
+_INHERITED = 0o1777
+"""Permission bits that our own spool is made with; it has that of the group (S_ISGID) by itself then (mkdir(2))."""
 UNFINISHED = ".unfinished"
 """Name of our own spool. No recording can have it (`names.check`)."""
 
@@ -229,7 +231,7 @@ def _own_spool(directory: int, known: Identity | None) -> Made | None:
             with suppress(OSError):
                 os.rmdir(UNFINISHED, dir_fd=directory)
     with suppress(FileExistsError):
-        os.mkdir(UNFINISHED, 0o700, dir_fd=directory)
+        os.mkdir(UNFINISHED, os.fstat(directory).st_mode & _INHERITED, dir_fd=directory)
     made = _open(UNFINISHED, directory)
     try:
         if not _may_write(UNFINISHED, directory):
@@ -261,6 +263,10 @@ def _liken(descriptor: int, directory: os.stat_result) -> None:
     for owner, group in ((directory.st_uid, -1), (-1, directory.st_gid)):
         with suppress(OSError):
             os.fchown(descriptor, owner, group)
+    has_group_id = bool(os.fstat(descriptor).st_mode & directory.st_mode & stat.S_ISGID)
+    if has_group_id and os.geteuid() != 0 and directory.st_gid not in (os.getegid(), *os.getgroups()):
+        # chmod(2) of a user who is not in the group takes that bit away, by which files get the group.
+        return
     with suppress(OSError):
         os.fchmod(descriptor, stat.S_IMODE(directory.st_mode))
 

@@ -198,6 +198,30 @@ def test_a_relay_that_is_another_user_now():
         assert hidden.stat().st_uid == 65534
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_files_get_the_group_of_a_directory_that_hands_it_on():
+    """As in the directory itself, though the relay's user is not in that group."""
+    groups = os.getgroups()
+    with TemporaryDirectory() as path:  # pytest's are root's
+        os.chown(path, 65534, 65533)
+        os.chmod(path, 0o3775)
+        own = Directories(path, "")
+        os.setgroups([])
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            assert own.prepare() == []
+            make(own, b"x")
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+            own.close()
+        hidden = Path(path, UNFINISHED)
+        assert (hidden.stat().st_gid, (hidden / "x").stat().st_gid) == (65533, 65533)
+        assert stat.S_IMODE(hidden.stat().st_mode) & 0o3700 == 0o3700
+
+
 def test_an_empty_file_is_replaced_and_not_written_to(directories, places, tmp_path):
     earlier = tmp_path / "spool" / "x"
     earlier.touch()
