@@ -190,9 +190,11 @@ class FakeOffload:
         return self.counters(key).packets
 
     def tee_missed(self, key: int) -> int:
+        assert key, "of a stream without a port"
         return self.tee_missed_by_key.get(key, 0)
 
     def tee_chosen(self, key: int) -> int:
+        assert key, "of a stream without a port"
         return self.tee_chosen_by_key.get(key, 0)
 
     def seen_at(self, key: int) -> float:

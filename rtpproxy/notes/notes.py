@@ -85,7 +85,8 @@ class Notes:
         """Take the notes of relays that were killed, but for those that another start is working on."""
         found = []
         for directory, name, fd, is_alive in self._others():
-            if is_alive or not lock.take_from_readers(fd, lock.CLEARING):
+            # Asked again: a note may have been found after it was made, and before its relay locked it.
+            if is_alive or not lock.take_from_readers(fd, lock.CLEARING) or lock.is_taken(fd, lock.ALIVE):
                 os.close(fd)
             else:
                 found.append(DeadNote(directory, name, fd, self._place))

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from rtpproxy.notes import contents, lock
 from rtpproxy.notes.contents import Claim, Mark, Place
@@ -102,12 +103,15 @@ def _create(directory: Directory) -> tuple[str, int]:
     for _ in range(_TRIES):
         name, fd = directory.create()
         try:
-            if lock.take(fd, lock.ALIVE) and os.fstat(fd).st_nlink:
+            is_ours = lock.take(fd, lock.ALIVE) and not lock.is_taken(fd, lock.CLEARING)
+            if is_ours and os.fstat(fd).st_nlink:
                 return name, fd
         except OSError:
             directory.remove(name)
             os.close(fd)
             raise
-        # Another relay that starts at this moment has found it without a lock, and removes it.
+        # Another relay that starts at this moment has found it without a lock, and may have removed it.
+        with suppress(FileNotFoundError):
+            directory.remove(name)
         os.close(fd)
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))

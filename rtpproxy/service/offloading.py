@@ -141,6 +141,9 @@ class Offloading:
         return stream.teeing
 
     def _begin_teeing(self, stream: Stream, teeing: Teeing) -> None:
+        """Count from now on, or from when the stream gets its port."""
+        if not stream.local_port:
+            return
         teeing.missed_before = self._counters.tee_missed(stream.key)
         teeing.chosen_before = self._counters.tee_chosen(stream.key)
 

@@ -128,7 +128,7 @@ def processes_of(directory):
 def command_line(pid):
     """Read the command line of a process; empty for this process, and for one that has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text() if pid != os.getpid() else ""
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace") if pid != os.getpid() else ""
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
