@@ -52,6 +52,9 @@ def build_ports(
         except OffloadError as error:
             if config.ports is PortsMode.STEERED or config.offload.is_required:
                 raise StartError(f"BPF cannot be used: {error}") from error
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMFILE:
+                # Bound ports need more of them still.
+                raise StartError(f"BPF cannot be used: {error}") from error.__cause__
             why_no_bpf = str(error)
     media = BoundMedia(asyncio.get_running_loop(), config.tos, on_datagram, limit)
     stack.callback(media.close_all)
